@@ -1,0 +1,1 @@
+"""Batched, in-graph image augmentation: pure functions of images and a seed."""

@@ -1,0 +1,350 @@
+"""CutPaste and CutPaste-Scar: cut a patch, jitter its colours, paste it elsewhere (Appendix A.2).
+
+A patch covers 15% of the image at most and a scar about 1%, so no step works on whole images:
+the patch's pixels are read from their sources as a list of fixed length, jittered as a list, and
+written to their targets. The list's length depends on the image's size and the settings alone, so
+that everything has static shapes and compiles with XLA.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from cutpaste_tf.augment import color, random
+
+# Appendix A.2.
+AREA_RATIO = (0.02, 0.15)
+ASPECT_RATIOS = ((0.3, 1.0), (1.0, 3.3))
+SCAR_WIDTH = (2, 16)
+SCAR_LENGTH = (10, 25)
+SCAR_ANGLE = 45.0
+JITTER = 0.1
+# The scar's sizes in the paper are pixels of an image with this side.
+PAPER_SIZE = 256
+
+
+class Patch(NamedTuple):
+    """Where each image's patch is cut and where it is pasted; all fields are int32 or float32 [B].
+
+    The source is the rectangle of `height` x `width` pixels whose top left pixel is
+    (`source_y`, `source_x`). It is turned by `angle` about its centre; the smallest upright box of
+    whole pixels around it, `box_height` x `box_width`, is put down with its top left pixel at
+    (`target_y`, `target_x`). Both lie inside the image.
+    """
+
+    height: tf.Tensor
+    width: tf.Tensor
+    angle: tf.Tensor | None  # radians, counter-clockwise as the image is seen; None: upright
+    source_y: tf.Tensor
+    source_x: tf.Tensor
+    box_height: tf.Tensor
+    box_width: tf.Tensor
+    target_y: tf.Tensor
+    target_x: tf.Tensor
+
+
+class Edit(NamedTuple):
+    """New values of some pixels of each image.
+
+    `index` is int32 [B, P], the pixels' positions y * W + x in their image; `pixels` is [B, P, C].
+    A pixel may occur more than once, then with the same value, so the order does not matter.
+    """
+
+    index: tf.Tensor
+    pixels: tf.Tensor
+
+
+def sample_patch(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
+    seed: tf.Tensor,
+    area_ratio: tuple[float, float] = AREA_RATIO,
+) -> Patch:
+    """Draws CutPaste's upright rectangles.
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
+      seed: int32 [2].
+      area_ratio: the patch's smallest and largest share of the image's area, uniform in between.
+
+    Returns:
+      The patches. The aspect ratio (height by width) is uniform in (0.3, 1) or (1, 3.3), each of
+      the two with probability one half.
+    """
+    area_seed, side_seed, aspect_seed, place_seed = random.split(seed, 4)
+    area = random.uniform([batch], area_seed, *area_ratio) * (size[0] * size[1])
+    wide = random.uniform([batch], aspect_seed, *ASPECT_RATIOS[0])
+    tall = random.uniform([batch], aspect_seed, *ASPECT_RATIOS[1])
+    aspect = tf.where(random.uniform([batch], side_seed, 0.0, 1.0) < 0.5, wide, tall)
+
+    def whole(length, limit):
+        return tf.cast(tf.clip_by_value(tf.round(length), 1.0, float(limit)), tf.int32)
+
+    height = whole(tf.sqrt(area * aspect), size[0])
+    width = whole(tf.sqrt(area / aspect), size[1])
+    return _place(height, width, None, size, place_seed)
+
+
+def sample_scar(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
+    seed: tf.Tensor,
+    width: tuple[int, int] = SCAR_WIDTH,
+    length: tuple[int, int] = SCAR_LENGTH,
+) -> Patch:
+    """Draws CutPaste-Scar's long, thin, turned rectangles.
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
+      seed: int32 [2].
+      width: smallest and largest width, in pixels of a 256x256 image.
+      length: smallest and largest length (upright before turning), likewise.
+
+    Returns:
+      The patches: width and length are uniform over whole pixels, after both ends of their ranges
+      are scaled by the image's shorter side over 256 and rounded, to 1 and 2 pixels at the least.
+      The angle is uniform in (-45, 45) degrees.
+    """
+    width, length = scar_range(size, width, length)
+    width_seed, length_seed, angle_seed, place_seed = random.split(seed, 4)
+    limit = SCAR_ANGLE * math.pi / 180.0
+    return _place(
+        random.integers([batch], length_seed, *length),
+        random.integers([batch], width_seed, *width),
+        random.uniform([batch], angle_seed, -limit, limit),
+        size,
+        place_seed,
+    )
+
+
+def scar_range(
+    size: tuple[int, int], width: tuple[int, int], length: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the ranges of a scar's width and length in pixels of an image of `size`."""
+    scale = min(size) / PAPER_SIZE
+
+    def scaled(interval, least):
+        return tuple(max(least, math.floor(end * scale + 0.5)) for end in interval)
+
+    # Of a length of 2 pixels or more, a pixel's centre lies inside whatever the angle.
+    return scaled(width, 1), scaled(length, 2)
+
+
+def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_RATIO) -> int:
+    """Returns the most pixels that a patch of `sample_patch` can have."""
+    area = area_ratio[1] * size[0] * size[1]
+    # Rounding adds up to half a pixel to each side; the sides' sum is largest at the extremes of
+    # the aspect ratio.
+    sides = max(math.sqrt(r) + 1.0 / math.sqrt(r) for pair in ASPECT_RATIOS for r in pair)
+    most = math.ceil(area + 0.5 * sides * math.sqrt(area) + 0.25)
+    return min(most, size[0] * size[1])
+
+
+def scar_pixels(
+    size: tuple[int, int],
+    width: tuple[int, int] = SCAR_WIDTH,
+    length: tuple[int, int] = SCAR_LENGTH,
+) -> int:
+    """Returns the most pixels that the upright box around a scar of `sample_scar` can have."""
+    (_, most_wide), (_, most_long) = scar_range(size, width, length)
+    # l cos t + w sin t and l sin t + w cos t are both largest at the angle whose tangent is the
+    # sides' ratio (the diagonal) or at 45 degrees; their product is largest at 45 degrees.
+    side = (most_wide + most_long) / math.sqrt(2.0)
+    return math.ceil(side + 1.0) ** 2
+
+
+def cut(
+    images: tf.Tensor,
+    patch: Patch,
+    pixels: int,
+    seed: tf.Tensor,
+    jitter: float = JITTER,
+) -> Edit:
+    """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
+
+    Turning takes the nearest source pixel of each target pixel, so it leaves no holes and, without
+    jitter, makes no new colour.
+
+    Args:
+      images: floating point [B, H, W, 3] in [0, 1].
+      patch: the patches' places.
+      pixels: the most pixels that a patch's upright box has (`patch_pixels`, `scar_pixels`).
+      seed: int32 [2], for the jitter.
+      jitter: the maximum intensity of the colour jitter, whose mean grey level is the patch's own.
+
+    Returns:
+      The pixels to write and where.
+    """
+    shape = tf.shape(images)
+    listed = _upright_pixels if patch.angle is None else _turned_pixels
+    source, target, inside = listed(patch, pixels, shape[2])
+    flat = tf.reshape(images, [-1, images.shape[-1]])
+    values = tf.gather(flat, source + _offsets(shape))
+    if jitter > 0:
+        drawn = color.sample(shape[0], jitter, seed)
+        values = color.apply(values, drawn, weights=tf.cast(inside, tf.float32))
+    return Edit(target, values)
+
+
+def cutpaste(
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    area_ratio: tuple[float, float] = AREA_RATIO,
+    jitter: float = JITTER,
+) -> Edit:
+    """CutPaste (Section 2.1): a large rectangular patch of each image, pasted elsewhere in it.
+
+    Args:
+      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
+      seed: int32 [2].
+      area_ratio: the patch's smallest and largest share of the image's area.
+      jitter: the maximum intensity of the patch's colour jitter.
+
+    Returns:
+      The edit to the images.
+    """
+    size = _static_size(images)
+    patch_seed, jitter_seed = random.split(seed, 2)
+    patch = sample_patch(tf.shape(images)[0], size, patch_seed, area_ratio)
+    return cut(images, patch, patch_pixels(size, area_ratio), jitter_seed, jitter)
+
+
+def cutpaste_scar(
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    width: tuple[int, int] = SCAR_WIDTH,
+    length: tuple[int, int] = SCAR_LENGTH,
+    jitter: float = JITTER,
+) -> Edit:
+    """CutPaste-Scar (Section 2.2): a long, thin, turned patch of each image, pasted elsewhere.
+
+    Args:
+      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
+      seed: int32 [2].
+      width: the scar's smallest and largest width, in pixels of a 256x256 image.
+      length: the scar's smallest and largest length, likewise.
+      jitter: the maximum intensity of the patch's colour jitter.
+
+    Returns:
+      The edit to the images.
+    """
+    size = _static_size(images)
+    patch_seed, jitter_seed = random.split(seed, 2)
+    patch = sample_scar(tf.shape(images)[0], size, patch_seed, width, length)
+    return cut(images, patch, scar_pixels(size, width, length), jitter_seed, jitter)
+
+
+def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:
+    """Writes edits into images, all in one pass.
+
+    Args:
+      images: [N, H, W, C].
+      edits: pairs of an edit to B images and the position among the N of the first of them.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    if not edits:
+        return images
+    shape = tf.shape(images)
+    area, channels = shape[1] * shape[2], images.shape[-1]
+    index = [
+        tf.reshape(edit.index + (_offsets(tf.shape(edit.index), area) + first * area), [-1, 1])
+        for first, edit in edits
+    ]
+    pixels = [tf.reshape(edit.pixels, [-1, channels]) for _, edit in edits]
+    flat = tf.tensor_scatter_nd_update(
+        tf.reshape(images, [-1, channels]), tf.concat(index, 0), tf.concat(pixels, 0)
+    )
+    return tf.reshape(flat, shape)
+
+
+def _static_size(images):
+    height, width = images.shape[1], images.shape[2]
+    if height is None or width is None:
+        raise ValueError(f"images must have a static height and width, not {images.shape}")
+    return height, width
+
+
+def _offsets(shape, area=None):
+    """The flat position of each image's first pixel, [B, 1]."""
+    area = shape[1] * shape[2] if area is None else area
+    return tf.range(shape[0])[:, None] * area
+
+
+def _place(height, width, angle, size, seed):
+    """Draws where the rectangles are cut and pasted, such that both lie inside the image."""
+    seeds = random.split(seed, 4)
+    if angle is None:
+        box_height, box_width = height, width
+    else:
+        cos, sin = tf.abs(tf.cos(angle)), tf.abs(tf.sin(angle))
+        h, w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+
+        def box(length, limit):
+            # A little less than exact, so that an unturned 7.0000001 stays 7 pixels.
+            return tf.minimum(tf.cast(tf.math.ceil(length - 1e-3), tf.int32), limit)
+
+        box_height, box_width = box(h * cos + w * sin, size[0]), box(h * sin + w * cos, size[1])
+    shape = [tf.shape(height)[0]]
+    return Patch(
+        height=height,
+        width=width,
+        angle=angle,
+        source_y=random.integers(shape, seeds[0], 0, size[0] - height),
+        source_x=random.integers(shape, seeds[1], 0, size[1] - width),
+        box_height=box_height,
+        box_width=box_width,
+        target_y=random.integers(shape, seeds[2], 0, size[0] - box_height),
+        target_x=random.integers(shape, seeds[3], 0, size[1] - box_width),
+    )
+
+
+def _upright_pixels(patch, pixels, image_width):
+    """Lists the source and target positions of upright patches' pixels.
+
+    Returns int32 [B, P] positions y * W + x of sources and targets, and bool [B, P]: which are
+    part of the patch; the others repeat its last pixel.
+    """
+    height, width = patch.height[:, None], patch.width[:, None]
+    number = tf.range(pixels)[None]
+    inside = number < height * width
+    number = tf.minimum(number, height * width - 1)
+    row = tf.truncatediv(number, width)
+    # The position of a pixel is row * W + column, and column is number - row * width.
+    position = number + row * (image_width - width)
+    source = position + (patch.source_y * image_width + patch.source_x)[:, None]
+    target = position + (patch.target_y * image_width + patch.target_x)[:, None]
+    return source, target, inside
+
+
+def _turned_pixels(patch, pixels, image_width):
+    """Lists the source and target positions of turned patches' pixels, as `_upright_pixels`."""
+    p = {name: value[:, None] for name, value in patch._asdict().items()}
+    number = tf.range(pixels)[None]
+    row, column = tf.truncatediv(number, p["box_width"]), tf.math.mod(number, p["box_width"])
+
+    def middle(index, length):  # of a pixel, from the middle of `length` pixels
+        return tf.cast(2 * index + 1 - length, tf.float32) / 2.0
+
+    # Turning back from the target to the source: the inverse rotation, y pointing down.
+    dy, dx = middle(row, p["box_height"]), middle(column, p["box_width"])
+    cos, sin = tf.cos(p["angle"]), tf.sin(p["angle"])
+    h, w = tf.cast(p["height"], tf.float32), tf.cast(p["width"], tf.float32)
+    y, x = dx * sin + dy * cos + h / 2.0, dx * cos - dy * sin + w / 2.0
+    inside = (row < p["box_height"]) & (y >= 0) & (y < h) & (x >= 0) & (x < w)
+    # The clip concerns pixels outside, which are replaced below.
+    y = tf.clip_by_value(tf.cast(tf.floor(y), tf.int32), 0, p["height"] - 1)
+    x = tf.clip_by_value(tf.cast(tf.floor(x), tf.int32), 0, p["width"] - 1)
+    source = (p["source_y"] + y) * image_width + p["source_x"] + x
+    target = (p["target_y"] + row) * image_width + p["target_x"] + column
+    # The first pixel inside stands in for all that are outside.
+    first = tf.argmax(tf.cast(inside, tf.int32), axis=1, output_type=tf.int32)[:, None]
+    source = tf.where(inside, source, tf.gather(source, first, batch_dims=1))
+    target = tf.where(inside, target, tf.gather(target, first, batch_dims=1))
+    return source, target, inside

@@ -1,0 +1,53 @@
+"""Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA."""
+
+import tensorflow as tf
+
+
+def uniform(
+    shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
+) -> tf.Tensor:
+    """Draws float32 numbers uniformly from [low, high).
+
+    Args:
+      shape: the shape of the result.
+      seed: int32 [2].
+      low: lower end, broadcastable to `shape`.
+      high: upper end, broadcastable to `shape`.
+
+    Returns:
+      float32 of `shape`.
+    """
+    # The generator is named because "auto_select" may choose another one on another device.
+    unit = tf.random.stateless_uniform(shape, seed, alg="philox")
+    return low + (high - low) * unit
+
+
+def integers(shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor):
+    """Draws int32 numbers uniformly from low, ..., high; both ends, as tensors, may vary by item.
+
+    Args:
+      shape: the shape of the result.
+      seed: int32 [2].
+      low: smallest value, broadcastable to `shape`.
+      high: largest value, broadcastable to `shape`; at least `low`.
+
+    Returns:
+      int32 of `shape`.
+    """
+    count = tf.cast(high - low + 1, tf.float32)
+    offset = tf.floor(tf.random.stateless_uniform(shape, seed, alg="philox") * count)
+    # A float32 just below 1 times a count can round up to the count itself.
+    return tf.cast(low, tf.int32) + tf.cast(tf.minimum(offset, count - 1.0), tf.int32)
+
+
+def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """Splits a seed into `count` seeds whose streams are independent of each other.
+
+    Args:
+      seed: int32 [2].
+      count: how many seeds are wanted.
+
+    Returns:
+      A list of int32 [2].
+    """
+    return tf.unstack(tf.random.split(seed, count, alg="philox"), num=count)

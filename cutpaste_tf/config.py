@@ -1,0 +1,411 @@
+"""The settings of a run: flags, a frozen dataclass, and the check of every value.
+
+Each field of `Config` declares its flag's default, help and allowed values once; the flags, the
+checks and the JSON form follow from that. Nothing here imports TensorFlow, so that `--help` and a
+wrong flag answer at once.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from cutpaste_tf.errors import UserError
+
+MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+MVTEC_OBJECTS = (
+    "bottle",
+    "cable",
+    "capsule",
+    "hazelnut",
+    "metal_nut",
+    "pill",
+    "screw",
+    "toothbrush",
+    "transistor",
+    "zipper",
+)
+# Categories of each data set; a folder's are whatever the user has there.
+CATEGORIES: dict[str, tuple[str, ...] | None] = {
+    "mvtec_ad": MVTEC_TEXTURES + MVTEC_OBJECTS,
+    "folder": None,
+    "elpv": ("mono", "poly"),
+    "textures": ("brick", "grass", "gravel"),
+}
+# Data sets that come as Python packages and need no --data_dir.
+PACKAGED = ("elpv", "textures")
+TASKS = ("cutpaste", "cutpaste_scar", "cutpaste_3way")
+EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What a flag accepts: a sentence for the message, and the test."""
+
+    allowed: str
+    test: Callable[[Any], bool]
+
+
+def _choice(*values: str) -> _Rule:
+    return _Rule(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+def _whole(low: int, high: int | None = None) -> _Rule:
+    if high is None:
+        return _Rule(f"a whole number, at least {low}", lambda value: value >= low)
+    return _Rule(f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+def _real(low: float, high: float, *, above: bool = False) -> _Rule:
+    if above:
+        return _Rule(f"a number above {low:g}, at most {high:g}", lambda x: low < x <= high)
+    return _Rule(f"a number from {low:g} to {high:g}", lambda x: low <= x <= high)
+
+
+def _interval(low: float, high: float, *, whole: bool = False) -> _Rule:
+    kind = "whole numbers" if whole else "numbers"
+    return _Rule(
+        f"two {kind} LOW,HIGH with {low:g} <= LOW <= HIGH <= {high:g}",
+        lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
+    )
+
+
+_ANY = _Rule("any text", lambda value: True)
+_BOOLEAN = _Rule("true or false", lambda value: True)
+
+
+def _field(default: Any, rule: _Rule, help_text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"rule": rule, "help": help_text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of one run: one category, one seed.
+
+    The defaults are the paper's (Appendix A.1 and A.2) where it gives a value.
+
+    Raises:
+      UserError: if a value is not allowed; the message names the flag, the value and what is
+        allowed.
+    """
+
+    dataset: str = _field(
+        "mvtec_ad", _choice(*CATEGORIES), "the data set; folder: any folder in MVTec layout"
+    )
+    data_dir: str = _field(
+        "", _ANY, "where the images are (mvtec_ad: the extracted folder or the archive's)"
+    )
+    category: str = _field("all", _ANY, "one or more categories, separated by commas, or all")
+    seed: int = _field(0, _whole(0, 2**31 - 1), "one or more seeds, separated by commas")
+    workdir: str = _field("runs", _ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
+    task: str = _field("cutpaste_3way", _choice(*TASKS), "the proxy task")
+    backbone: str = _field("resnet18", _choice("resnet18"), "the network")
+    width: float = _field(1.0, _real(0.0, 4.0, above=True), "multiplies ResNet-18's channels")
+    stem: str = _field(
+        "large",
+        _choice("large", "small"),
+        "ResNet-18's first layer; large: 7x7 stride 2 and max-pooling; small: 3x3 stride 1, "
+        "sixteen times the work",
+    )
+    head_dims: tuple[int, ...] = _field(
+        (512, 128),
+        _Rule(
+            "one or more whole numbers of at least 1, separated by commas",
+            lambda dims: len(dims) > 0 and min(dims) >= 1,
+        ),
+        "units of the projection head's layers; the last is linear",
+    )
+    image_size: int = _field(
+        256, _whole(32, 4096), "images are resized to this height and width, in pixels"
+    )
+    batch_size: int = _field(
+        32,
+        _whole(1),
+        "normal images a step; the model sees each once per class of the task (32 gives the "
+        "paper's 64, or 96 for 3-way)",
+    )
+    steps: int = _field(65536, _whole(1), "parameter updates")
+    learning_rate: float = _field(
+        0.03, _real(0.0, 100.0, above=True), "initial learning rate; falls to zero as a cosine"
+    )
+    momentum: float = _field(0.9, _real(0.0, 0.999), "momentum of SGD")
+    weight_decay: float = _field(
+        0.00003, _real(0.0, 1.0), "L2 coefficient on all weights but batch normalisation's"
+    )
+    jitter: float = _field(
+        0.1, _real(0.0, 0.5), "maximum intensity of the colour jitter on a pasted patch"
+    )
+    area_ratio: tuple[float, ...] = _field(
+        (0.02, 0.15),
+        _interval(0.0001, 0.3),
+        "smallest and largest area of the CutPaste patch, as a share of the image",
+    )
+    scar_width: tuple[int, ...] = _field(
+        (2, 16), _interval(1, 64, whole=True), "CutPaste-Scar's width in pixels of a 256x256 image"
+    )
+    scar_length: tuple[int, ...] = _field(
+        (10, 25),
+        _interval(2, 128, whole=True),
+        "CutPaste-Scar's length in pixels of a 256x256 image",
+    )
+    translation: float = _field(
+        0.04, _real(0.0, 0.5), "maximum random translation of the input, as a share of its side"
+    )
+    view_jitter: float = _field(
+        0.1, _real(0.0, 0.5), "maximum intensity of the colour jitter on the input"
+    )
+    augment: str = _field(
+        "device",
+        _choice("device", "pipeline"),
+        "where views are made; device: in the train step; pipeline: in tf.data on the host",
+    )
+    density: str = _field(
+        "gde",
+        _choice("gde", "gmm", "kde"),
+        "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: "
+        "one-component mixture; kde: kernel density",
+    )
+    eval_every: int = _field(
+        32, _whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
+    )
+    mixed_precision: bool = _field(False, _BOOLEAN, "compute in float16, keep weights in float32")
+    jit_compile: bool = _field(False, _BOOLEAN, "compile the train step with XLA")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, tuple):
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            rule = field.metadata["rule"]
+            if not _well_typed(value, field.default) or not rule.test(value):
+                raise _bad_value(field.name, value, rule)
+        if self.dataset in PACKAGED and self.data_dir:
+            raise UserError(
+                f"--data_dir={self.data_dir}: --dataset={self.dataset} comes as a Python package; "
+                "leave --data_dir out"
+            )
+        if self.dataset not in PACKAGED and not self.data_dir:
+            raise UserError(
+                f"--data_dir: --dataset={self.dataset} needs the folder that holds the images"
+            )
+        for name in ("data_dir", "workdir"):
+            if "\n" in getattr(self, name):
+                raise UserError(f"--{name}: a path may not contain a line break")
+        if not self.workdir:
+            raise UserError("--workdir=: must name a folder")
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """The folder of this run: WORKDIR/CATEGORY/seed_N."""
+        return pathlib.Path(self.workdir) / self.category / f"seed_{self.seed}"
+
+    def to_json(self) -> str:
+        """Returns the settings as JSON text, one field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "config.json") -> "Config":
+        """Reads what `to_json` wrote, with every check of a flag.
+
+        Args:
+          text: the JSON text.
+          source: where the text is from; messages name it.
+
+        Returns:
+          The settings.
+
+        Raises:
+          UserError: if the text is no JSON object, or has an unknown field or a bad value.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{source}: not readable as JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{source}: must hold a JSON object of settings")
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise UserError(f"{source}: unknown setting {unknown[0]!r}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"{source}: a setting has the wrong type ({error})") from error
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+
+    def differences(self, other: "Config") -> list[str]:
+        """Returns the names of the settings that would make another result than `other`'s.
+
+        Where the files lie and how often the training is looked at do not count.
+        """
+        ignored = {"workdir", "data_dir", "eval_every", "augment"}
+        names = (field.name for field in dataclasses.fields(self))
+        return [n for n in names if n not in ignored and getattr(self, n) != getattr(other, n)]
+
+
+def _well_typed(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return all(_well_typed(item, default[0]) for item in value)
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, type(default))
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _bad_value(name: str, value: Any, rule: _Rule) -> UserError:
+    return UserError(f"--{name}={_show(value)}: must be {rule.allowed}")
+
+
+def _parse_value(field: dataclasses.Field, text: str) -> Any:
+    """Turns a flag's text into the field's type; a text that does not fit is a UserError."""
+    default = field.default
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(part) for part in text.split(","))
+        return type(default)(text.strip())
+    except (ValueError, KeyError):
+        raise _bad_value(field.name, text, field.metadata["rule"]) from None
+
+
+def _flag_values() -> flags.FlagValues:
+    """Defines every flag, as text or boolean, in a set of its own: no global state."""
+    values = flags.FlagValues()
+    for field in dataclasses.fields(Config):
+        rule, text = field.metadata["rule"], field.metadata["help"]
+        default = _show(field.default)
+        help_text = text if rule in (_ANY, _BOOLEAN) else f"{text}; {rule.allowed}"
+        if isinstance(field.default, bool):
+            flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
+        else:
+            flags.DEFINE_string(field.name, default, help_text, flag_values=values)
+    flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
+    return values
+
+
+def usage(command: str) -> str:
+    """Returns the help text of a command that takes these flags."""
+    lines = [f"usage: {command} [--flagfile=FILE] [--FLAG=VALUE ...]", "", "flags:"]
+    lines.append("  --flagfile=FILE\n      read flags from a file; later flags override it")
+    for field in dataclasses.fields(Config):
+        rule, text = field.metadata["rule"], field.metadata["help"]
+        allowed = "" if rule in (_ANY, _BOOLEAN) else f"\n      {rule.allowed}"
+        default = _show(field.default)
+        if isinstance(field.default, bool):
+            default = default.lower()
+        lines.append(f"  --{field.name}={default}\n      {text}{allowed}")
+    return "\n".join(lines) + "\n"
+
+
+def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> list[Config]:
+    """Parses a command line into the runs it asks for.
+
+    Args:
+      argv: the command line, the program's name first. `--flagfile=FILE` is read as by absl.
+      command: the command to name in the help text.
+
+    Returns:
+      One `Config` for each category and seed, in the order given; categories are existing ones.
+
+    Raises:
+      UserError: for an unknown flag or category, a value that is not allowed, a missing folder.
+      SystemExit: with status 0, after printing the help text, for `--help`.
+    """
+    argv = ["--help" if arg in ("--helpfull", "--helpshort", "-help") else arg for arg in argv]
+    values = _flag_values()
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        message = " ".join(str(error).split())
+        name = message.removeprefix("flag --").split("=")[0]
+        rules = {f.name: f.metadata["rule"] for f in dataclasses.fields(Config)}
+        if message.startswith("flag --") and name in rules:  # Only booleans are parsed by absl.
+            text = message.removeprefix(f"flag --{name}=").split(": ")[0]
+            raise _bad_value(name, text, rules[name]) from error
+        raise UserError(message.removeprefix("ERROR:: ")) from error
+    if values.help:
+        print(usage(command), end="")
+        sys.exit(0)
+    if rest:
+        raise UserError(f"{rest[0]!r}: not a flag; flags are written as --NAME=VALUE")
+
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    settings = {
+        name: value if isinstance(value, bool) else _parse_value(field, value)
+        for name, field in fields.items()
+        if name not in ("category", "seed")
+        for value in [values[name].value]
+    }
+    seeds = [_parse_value(fields["seed"], part) for part in values.seed.split(",")]
+    first = Config(**settings, category=values.category, seed=seeds[0])
+    runs = [
+        dataclasses.replace(first, category=category, seed=seed)
+        for category in _categories(first)
+        for seed in dict.fromkeys(seeds)
+    ]
+    return runs
+
+
+def _categories(config: Config) -> list[str]:
+    """The categories that --category names, each checked to exist."""
+    asked = list(dict.fromkeys(part.strip() for part in config.category.split(",")))
+    known = CATEGORIES[config.dataset]
+    if known is None:
+        known = folder_categories(config.data_dir)
+    if asked == ["all"]:
+        return list(known)
+    for name in asked:
+        if name not in known:
+            raise UserError(f"--category={name}: must be all or one of {', '.join(known)}")
+    return asked
+
+
+def folder_root(data_dir: str, category: str) -> pathlib.Path:
+    """Returns the folder of a category: DATA_DIR/CATEGORY, or DATA_DIR where that is the part."""
+    root = pathlib.Path(data_dir)
+    return root if (root / "train" / "good").is_dir() else root / category
+
+
+def folder_categories(data_dir: str) -> tuple[str, ...]:
+    """Returns the categories in a folder in MVTec layout.
+
+    Args:
+      data_dir: a folder whose subfolders hold `train/good`, or one that holds it itself; then its
+        own name is its one category.
+
+    Returns:
+      The names, sorted.
+
+    Raises:
+      UserError: if the folder is missing or holds no category.
+    """
+    root = pathlib.Path(data_dir)
+    if not root.is_dir():
+        raise UserError(f"--data_dir={data_dir}: there is no such folder")
+    if (root / "train" / "good").is_dir():
+        return (pathlib.Path(os.path.abspath(root)).name or "images",)
+    try:
+        names = sorted(p.name for p in root.iterdir() if (p / "train" / "good").is_dir())
+    except OSError as error:
+        raise UserError(f"--data_dir={data_dir}: {error.strerror}") from error
+    if not names:
+        raise UserError(
+            f"--data_dir={data_dir}: no images to train on; normal images belong in "
+            f"{root / 'train' / 'good'} or {root / 'CATEGORY' / 'train' / 'good'}"
+        )
+    return tuple(names)

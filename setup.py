@@ -1,0 +1,47 @@
+"""Package metadata of cutpaste-tf."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "cutpaste_tf" / "__init__.py").read_text(encoding="utf-8")
+)[1]
+
+# Core: what training, evaluation and TensorBoard monitoring need.
+CORE = [
+    "absl-py>=2.1",
+    "keras>=3.8,<4",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "pillow>=10.3",
+    "scikit-learn>=1.5",
+    "tensorboard>=2.18",  # TensorFlow 2.21 no longer brings it along.
+    "tensorflow>=2.18,<3",
+    "tensorflow-datasets>=4.9.7",
+    "tqdm>=4.66",
+]
+
+# Extras: data sets that come as packages, and what the tests need besides.
+DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
+TEST = [*DEMO, "hypothesis>=6.100", "pytest>=8.2", "ruff>=0.6"]
+
+setup(
+    name="cutpaste-tf",
+    version=VERSION,
+    description="CutPaste (CVPR 2021): self-supervised anomaly detection in TensorFlow and Keras",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["cutpaste_tf", "cutpaste_tf.*"]),
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require={"demo": DEMO, "test": TEST},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
