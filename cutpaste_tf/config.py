@@ -262,12 +262,13 @@ def _well_typed(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Returns a value as it is written in a flag."""
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def _bad_value(name: str, value: Any, rule: _Rule) -> UserError:
-    return UserError(f"--{name}={_show(value)}: must be {rule.allowed}")
+    return UserError(f"--{name}={show(value)}: must be {rule.allowed}")
 
 
 def _parse_value(field: dataclasses.Field, text: str) -> Any:
@@ -288,7 +289,7 @@ def _flag_values() -> flags.FlagValues:
     values = flags.FlagValues()
     for field in dataclasses.fields(Config):
         rule, text = field.metadata["rule"], field.metadata["help"]
-        default = _show(field.default)
+        default = show(field.default)
         help_text = text if rule in (_ANY, _BOOLEAN) else f"{text}; {rule.allowed}"
         if isinstance(field.default, bool):
             flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
@@ -305,7 +306,7 @@ def usage(command: str) -> str:
     for field in dataclasses.fields(Config):
         rule, text = field.metadata["rule"], field.metadata["help"]
         allowed = "" if rule in (_ANY, _BOOLEAN) else f"\n      {rule.allowed}"
-        default = _show(field.default)
+        default = show(field.default)
         if isinstance(field.default, bool):
             default = default.lower()
         lines.append(f"  --{field.name}={default}\n      {text}{allowed}")

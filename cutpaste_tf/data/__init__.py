@@ -1,0 +1,39 @@
+"""Data sets: which images there are (`load`), and the tf.data pipelines that read them.
+
+A category of a data set is a `Category`: normal images to train on, and test images that may be
+missing. `load` finds them and refuses what is broken before anything is trained.
+"""
+
+from cutpaste_tf.config import Config
+from cutpaste_tf.data.split import Category
+
+
+def load(config: Config) -> Category:
+    """Finds the images of one category.
+
+    Args:
+      config: names the data set, where it is and the category.
+
+    Returns:
+      The category's images, checked to exist; files are opened but not yet decoded.
+
+    Raises:
+      UserError: naming what is missing or unreadable.
+    """
+    # Imported where needed: each brings packages along that the others do without.
+    if config.dataset == "elpv":
+        from cutpaste_tf.data import elpv
+
+        return elpv.load(config.category)
+    if config.dataset == "textures":
+        from cutpaste_tf.data import textures
+
+        return textures.load(config.category)
+    if config.dataset == "mvtec_ad":
+        from cutpaste_tf.data import mvtec_ad
+
+        return mvtec_ad.load(config.data_dir, config.category)
+    from cutpaste_tf.config import folder_root
+    from cutpaste_tf.data import folder
+
+    return folder.load(folder_root(config.data_dir, config.category))

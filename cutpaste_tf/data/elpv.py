@@ -1,0 +1,63 @@
+"""ELPV: electroluminescence images of solar cells (Deitsch et al., Solar Energy 2019).
+
+2,624 grey images of 300x300 pixels, in the package `elpv-dataset` (extra `demo`), licensed
+CC BY-NC-SA 4.0. Each has a probability of being defective, 0, 1/3, 2/3 or 1, by expert judgement,
+and a type: mono- or polycrystalline, the two categories here.
+
+Cells of probability 0 are normal. A fixed four fifths of them are for training; the others and
+all cells of a higher probability are for testing, these as anomalous, with a defect type that
+gives the probability. There are no masks.
+"""
+
+import numpy as np
+
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.errors import UserError
+
+TRAIN_SHARE = 0.8
+_SPLIT_SEED = 0
+
+
+def load(category: str) -> Category:
+    """Loads the cells of one type.
+
+    Args:
+      category: "mono" or "poly".
+
+    Returns:
+      The images; the test split keeps the probability as `defect_probability`.
+
+    Raises:
+      UserError: if the package elpv-dataset is not installed.
+    """
+    try:
+        from elpv_dataset.utils import load_dataset
+    except ImportError as error:
+        raise UserError(
+            '--dataset=elpv: needs the package elpv-dataset; pip install "cutpaste-tf[demo]"'
+        ) from error
+    images, probabilities, types = load_dataset()
+    chosen = np.flatnonzero(types == category)
+    functional = chosen[probabilities[chosen] == 0.0]
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(functional))
+    count = round(TRAIN_SHARE * len(functional))
+    train = np.sort(functional[order[:count]])
+    held_out = np.sort(functional[order[count:]])
+    test = np.concatenate([held_out, chosen[probabilities[chosen] > 0.0]])
+
+    def names(indices):
+        return [f"images/cell{index + 1:04d}.png" for index in indices]
+
+    return Category(
+        train=normal(names(train), list(images[train])),
+        test=Split(
+            names=names(test),
+            images=list(images[test]),
+            labels=(probabilities[test] > 0.0).astype(np.int64),
+            defect_types=[
+                f"probability_{p:.2f}" if p > 0.0 else "good" for p in probabilities[test]
+            ],
+            masks=[None] * len(test),
+            extra={"defect_probability": [round(float(p), 4) for p in probabilities[test]]},
+        ),
+    )

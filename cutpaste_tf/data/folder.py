@@ -1,0 +1,104 @@
+"""Any folder in MVTec layout.
+
+    ROOT/train/good/*                            normal images to train on
+    ROOT/test/good/*                             normal images to test on (optional)
+    ROOT/test/TYPE/*                             anomalous images of one type (optional)
+    ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
+
+Images are png, jpg or bmp, grey or colour, of any size.
+"""
+
+import pathlib
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+# Images of other formats are refused rather than passed over in silence.
+_OTHER_IMAGES = (".tif", ".tiff", ".gif", ".webp", ".jp2", ".heic", ".avif", ".exr", ".pgm", ".ppm")
+
+
+def load(root: pathlib.Path) -> Category:
+    """Finds the images of a folder in MVTec layout and reads their headers.
+
+    Args:
+      root: the folder that holds `train/good`.
+
+    Returns:
+      The images; the test split is empty where there is no test folder.
+
+    Raises:
+      UserError: if there are no images to train on, or a file is no image that can be read.
+    """
+    root = pathlib.Path(root)
+    good = root / "train" / "good"
+    if not good.is_dir():
+        raise UserError(f"{good}: there is no such folder; normal images to train on belong there")
+    train = _images(good)
+    if not train:
+        raise UserError(f"{good}: no images to train on; png, jpg and bmp files are read")
+    test, masks = [], []
+    test_root = root / "test"
+    types = sorted(p for p in test_root.iterdir() if p.is_dir()) if test_root.is_dir() else []
+    for folder in types:
+        files = _images(folder)
+        test += files
+        masks += [_mask(root, folder.name, file) for file in files]
+    for file in (*train, *test, *(mask for mask in masks if mask)):
+        _check_header(file)
+
+    def name(file):
+        return file.relative_to(root).as_posix()
+
+    types = [file.parent.name for file in test]
+    return Category(
+        train=normal([name(file) for file in train], [str(file) for file in train]),
+        test=Split(
+            names=[name(file) for file in test],
+            images=[str(file) for file in test],
+            labels=np.array([int(kind != "good") for kind in types], np.int64),
+            defect_types=types,
+            masks=[str(mask) if mask else None for mask in masks],
+        ),
+    )
+
+
+def _images(folder):
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    for file in files:
+        if file.suffix.lower() in _OTHER_IMAGES:
+            raise UserError(f"{file}: {file.suffix} images are not read; save it as png")
+    return [file for file in files if file.suffix.lower() in SUFFIXES]
+
+
+def _mask(root, kind, file):
+    """The mask of an anomalous image, or None."""
+    if kind == "good":
+        return None
+    folder = root / "ground_truth" / kind
+    for name in (f"{file.stem}_mask", file.stem):
+        for suffix in SUFFIXES:
+            for candidate in (folder / (name + suffix), folder / (name + suffix.upper())):
+                if candidate.is_file():
+                    return candidate
+    return None
+
+
+def _check_header(file):
+    try:
+        with Image.open(file) as image:
+            kind, mode = image.format, image.mode
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise UserError(f"{file}: may not be read") from error
+        raise UserError(f"{file}: not a readable image; remove it or save it again") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{file}: too large an image ({error})") from error
+    if kind not in ("PNG", "JPEG", "MPO", "BMP"):
+        raise UserError(f"{file}: holds a {kind} image; save it as png")
+    if kind == "BMP" and mode not in ("L", "RGB", "RGBA"):
+        # TensorFlow would take the palette's indices for grey levels.
+        raise UserError(f"{file}: a bmp image with a palette or of one bit; save it as png")

@@ -1,0 +1,165 @@
+"""MVTec AD (Bergmann et al., CVPR 2019): 15 categories of industrial images with defects.
+
+Get it from https://www.mvtec.com/company/research/datasets/mvtec-ad (the whole archive
+`mvtec_anomaly_detection.tar.xz`, or archives of single categories such as `bottle.tar.xz`). It is
+licensed CC BY-NC-SA 4.0: not for commercial use.
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES
+from cutpaste_tf.data import folder
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.errors import UserError
+
+ARCHIVES = ("mvtec_anomaly_detection.tar.xz", "mvtec_anomaly_detection.tar")
+_GET_IT = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
+
+
+class MvtecAd(tfds.core.GeneratorBasedBuilder):
+    """MVTec AD as a TensorFlow data set, one configuration a category.
+
+    Put the archive, `mvtec_anomaly_detection.tar.xz` or a single category's such as
+    `bottle.tar.xz`, or the folder that either unpacks to, into tfds's manual directory. Get it
+    from https://www.mvtec.com/company/research/datasets/mvtec-ad; its licence is CC BY-NC-SA 4.0.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - the name and type are tfds's
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put mvtec_anomaly_detection.tar.xz, an archive of one category, or the extracted folder "
+        f"here; get it from {_GET_IT}."
+    )
+    BUILDER_CONFIGS = [  # noqa: RUF012 - the name and type are tfds's
+        tfds.core.BuilderConfig(name=name, description=f"The category {name}.")
+        for name in MVTEC_TEXTURES + MVTEC_OBJECTS
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "mask": tfds.features.Image(shape=(None, None, 1)),
+                    "label": tfds.features.ClassLabel(names=["normal", "anomalous"]),
+                    "defect_type": tfds.features.Text(),
+                    "path": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage=_GET_IT,
+            license="CC BY-NC-SA 4.0",
+            citation="""@inproceedings{bergmann2019mvtec,
+  title={{MVTec AD}: A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection},
+  author={Bergmann, Paul and Fauser, Michael and Sattlegger, David and Steger, Carsten},
+  booktitle={CVPR},
+  year={2019}
+}""",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        name = self.builder_config.name
+        manual = pathlib.Path(dl_manager.manual_dir)
+        root = extracted(manual, name)
+        archive = find_archive(manual, name)
+        if root is None and archive is not None:
+            root = extracted(pathlib.Path(dl_manager.extract(archive)), name)
+        if root is None:
+            raise UserError(_missing(manual, name))
+        category = folder.load(root)
+        return {
+            "train": self._generate_examples(category.train),
+            "test": self._generate_examples(category.test),
+        }
+
+    def _generate_examples(self, split: Split) -> Iterator[tuple[str, dict]]:
+        for index, name in enumerate(split.names):
+            mask = split.masks[index]
+            if mask is None:
+                with Image.open(split.images[index]) as image:
+                    mask = np.zeros([image.height, image.width, 1], np.uint8)
+            yield (
+                name,
+                {
+                    "image": split.images[index],
+                    "mask": mask,
+                    "label": int(split.labels[index]),
+                    "defect_type": split.defect_types[index],
+                    "path": name,
+                },
+            )
+
+
+def extracted(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
+    """Returns the extracted folder of a category in or one level below a folder, or None."""
+    for parent in (data_dir, data_dir / "mvtec_anomaly_detection", data_dir / "mvtec_ad"):
+        if (parent / category / "train" / "good").is_dir():
+            return parent / category
+    return None
+
+
+def find_archive(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
+    """Returns the archive in a folder that holds a category, or None."""
+    for name in (*ARCHIVES, f"{category}.tar.xz"):
+        if (data_dir / name).is_file():
+            return data_dir / name
+    return None
+
+
+def load(data_dir: str, category: str) -> Category:
+    """Loads a category from the extracted folder, or from the archive.
+
+    The extracted folder is read as it is. An archive is turned into a TensorFlow data set once,
+    in tfds's own data directory (~/tensorflow_datasets, or TFDS_DATA_DIR).
+
+    Args:
+      data_dir: the extracted folder, or the folder that holds the archive.
+      category: one of the 15.
+
+    Returns:
+      The images.
+
+    Raises:
+      UserError: if neither is there.
+    """
+    root = extracted(pathlib.Path(data_dir), category)
+    if root is not None:
+        return folder.load(root)
+    if find_archive(pathlib.Path(data_dir), category) is None:
+        raise UserError(_missing(data_dir, category))
+    builder = MvtecAd(config=category)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
+    )
+
+    def read(split):
+        return list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+
+    train, test = (sorted(read(split), key=lambda e: e["path"]) for split in ("train", "test"))
+
+    def column(examples, key):
+        return [example[key].decode() for example in examples]
+
+    return Category(
+        train=normal(column(train, "path"), [example["image"] for example in train]),
+        test=Split(
+            names=column(test, "path"),
+            images=[example["image"] for example in test],
+            labels=np.array([example["label"] for example in test], np.int64),
+            defect_types=column(test, "defect_type"),
+            masks=[e["mask"][..., 0] > 0 if e["label"] else None for e in test],
+        ),
+    )
+
+
+def _missing(data_dir, category):
+    return (
+        f"{data_dir}: neither {category}/train/good nor {ARCHIVES[0]} is there; get MVTec AD from "
+        f"{_GET_IT} and name its folder by --data_dir"
+    )

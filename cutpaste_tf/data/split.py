@@ -1,0 +1,56 @@
+"""What is known of a set of images, wherever they come from."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images with their labels, in a fixed order.
+
+    Attributes:
+      names: what to call each image in tables; a file's path within its data set, or made up.
+      images: the N images: paths of files, or uint8 arrays [H, W] or [H, W, C].
+      labels: int64 [N], 0 for normal and 1 for anomalous.
+      defect_types: "good", or the type of the defect.
+      masks: for each image None, a mask's path, or a bool array [H, W] that is True on the
+        defect; None for normal images.
+      extra: further columns for scores.csv, by name.
+    """
+
+    names: Sequence[str]
+    images: Sequence[str] | Sequence[np.ndarray]
+    labels: np.ndarray
+    defect_types: Sequence[str]
+    masks: Sequence[str | np.ndarray | None]
+    extra: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        columns = (self.images, self.labels, self.defect_types, self.masks, *self.extra.values())
+        if any(len(column) != len(self.names) for column in columns):
+            raise ValueError("all columns of a split must have the same length")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the images are paths of files."""
+        return len(self.images) > 0 and isinstance(self.images[0], str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """One category: normal images to train on, and test images (none: an empty split)."""
+
+    train: Split
+    test: Split
+
+
+def normal(names: Sequence[str], images: Sequence) -> Split:
+    """Makes a split of normal images."""
+    return Split(
+        names, images, np.zeros(len(names), np.int64), ["good"] * len(names), [None] * len(names)
+    )

@@ -1,0 +1,105 @@
+"""Photographs of brick, grass and gravel from scikit-image, with drawn defects (extra `demo`).
+
+Each photograph is 512x512, grey. Random crops of its left part are for training; crops of its
+right part, disjoint from the left, are for testing: half of them as they are, half with a defect
+drawn on: a scratch, a blotch or a blur, with its mask. The defects are synthetic and differ from
+CutPaste's own edits; the crops are the same at every call.
+"""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.errors import UserError
+
+CROP = 128  # pixels
+TRAIN_IMAGES = 200
+TEST_IMAGES = 120
+_BORDER = 320  # columns left of it are for training, the others for testing
+_SEED = 20210620
+DEFECTS = ("scratch", "blotch", "blur")
+
+
+def load(category: str) -> Category:
+    """Cuts the crops of one texture.
+
+    Args:
+      category: "brick", "grass" or "gravel".
+
+    Returns:
+      The images, uint8 [128, 128]; the anomalous ones with masks.
+
+    Raises:
+      UserError: if the package scikit-image is not installed.
+    """
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise UserError(
+            '--dataset=textures: needs the package scikit-image; pip install "cutpaste-tf[demo]"'
+        ) from error
+    photograph = getattr(skimage.data, category)()
+    rng = np.random.default_rng([_SEED, *category.encode()])
+    train = _crops(photograph[:, :_BORDER], TRAIN_IMAGES, rng)
+    test = _crops(photograph[:, _BORDER:], TEST_IMAGES, rng)
+    masks: list[np.ndarray | None] = [None] * TEST_IMAGES
+    types = ["good"] * TEST_IMAGES
+    for index in range(TEST_IMAGES // 2, TEST_IMAGES):
+        types[index] = DEFECTS[index % len(DEFECTS)]
+        test[index], masks[index] = draw_defect(test[index], types[index], rng)
+    return Category(
+        train=normal([f"train/good/{i:03d}.png" for i in range(TRAIN_IMAGES)], train),
+        test=Split(
+            names=[f"test/{kind}/{i:03d}.png" for i, kind in enumerate(types)],
+            images=test,
+            labels=np.array([int(kind != "good") for kind in types], np.int64),
+            defect_types=types,
+            masks=masks,
+        ),
+    )
+
+
+def _crops(area, count, rng):
+    ys = rng.integers(0, area.shape[0] - CROP + 1, count)
+    xs = rng.integers(0, area.shape[1] - CROP + 1, count)
+    return [area[y : y + CROP, x : x + CROP].copy() for y, x in zip(ys, xs, strict=True)]
+
+
+def draw_defect(
+    image: np.ndarray, kind: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a defect on an image.
+
+    Args:
+      image: uint8 [H, W].
+      kind: "scratch" (a bent bright or dark line), "blotch" (a soft bright or dark stain) or
+        "blur" (a round area out of focus).
+      rng: the source of randomness.
+
+    Returns:
+      The image with the defect, uint8 [H, W], and its mask, bool [H, W].
+    """
+    height, width = image.shape
+    mask = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(mask)
+    centre = rng.uniform(0.25, 0.75, 2) * (width, height)
+    if kind == "scratch":
+        angle, length = rng.uniform(0, np.pi), rng.uniform(0.2, 0.4) * width
+        along = np.array([np.cos(angle), np.sin(angle)])
+        bend = np.array([-along[1], along[0]]) * rng.uniform(-0.15, 0.15) * length
+        points = [centre - along * length / 2, centre + bend, centre + along * length / 2]
+        draw.line([tuple(p) for p in points], fill=255, width=int(rng.integers(2, 5)))
+    else:
+        radii = rng.uniform(0.07, 0.14, 2) * (width, height)
+        draw.ellipse([*(centre - radii), *(centre + radii)], fill=255)
+    solid = np.asarray(mask) > 0
+    soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1)), np.float64) / 255.0
+    pixels = image.astype(np.float64)
+    if kind == "blur":
+        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(3))
+        changed = np.asarray(blurred, np.float64)
+    else:
+        strength = rng.uniform(50, 90) * rng.choice([-1, 1])
+        changed = pixels + strength
+    result = pixels + soft * (changed - pixels)
+    return np.clip(np.round(result), 0, 255).astype(np.uint8), solid

@@ -1,0 +1,228 @@
+"""Scores images with a trained network: embed, fit the density, score, measure."""
+
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf import density as densities
+from cutpaste_tf import metrics, train
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import Split, normal
+from cutpaste_tf.errors import UserError
+
+EMBED_BATCH = 64
+DENSITY = "density.npz"
+RESULTS = "results.json"
+SCORES = "scores.csv"
+
+
+class Embedder:
+    """Computes a backbone's features of un-augmented images, in inference mode.
+
+    Args:
+      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to features, [B, D].
+    """
+
+    def __init__(self, backbone: keras.Model):
+        signature = [tf.TensorSpec([None, *backbone.input_shape[1:]], tf.uint8)]
+
+        @tf.function(input_signature=signature)
+        def embed(images):
+            return backbone(tf.cast(images, tf.float32) / 255.0, training=False)
+
+        self._embed = embed
+        self._features = backbone.output_shape[-1]
+
+    def __call__(self, images: pipeline.Images) -> np.ndarray:
+        """Returns float32 [N, D] features of N images, in their order."""
+        batches = pipeline.evaluation_batches(images, EMBED_BATCH)
+        features = [self._embed(batch).numpy() for batch in batches]
+        return np.concatenate(features) if features else np.zeros([0, self._features], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A fitted density and the scores of the test images.
+
+    Attributes:
+      density: fitted on the un-augmented normal training images alone.
+      scores: float64 [N] anomaly scores of the test images; higher is more anomalous.
+    """
+
+    density: densities.Density
+    scores: np.ndarray
+
+
+def evaluate(
+    embedder: Embedder, train_images: pipeline.Images, test_images: pipeline.Images, kind: str
+) -> Evaluation:
+    """Fits the density on the training images and scores the test images.
+
+    Args:
+      embedder: the network.
+      train_images: normal images.
+      test_images: images to score; there may be none.
+      kind: of the density, as in `density.make`.
+
+    Returns:
+      Density and scores.
+    """
+    density = densities.make(kind).fit(embedder(train_images))
+    scores = density.score(embedder(test_images)) if test_images.count else np.zeros([0])
+    return Evaluation(density, scores)
+
+
+class Detector:
+    """A finished run, ready to score images.
+
+    Args:
+      config: the run's settings.
+      backbone: the trained network.
+      density: the fitted density.
+    """
+
+    def __init__(self, config: Config, backbone: keras.Model, density: densities.Density):
+        self.config, self.density = config, density
+        self._embedder = Embedder(backbone)
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike) -> "Detector":
+        """Loads a run.
+
+        Args:
+          run_dir: WORKDIR/CATEGORY/seed_N of a finished run.
+
+        Returns:
+          The detector.
+
+        Raises:
+          UserError: if a file of the run is missing or damaged.
+        """
+        run_dir = pathlib.Path(run_dir)
+        path = run_dir / "config.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
+        config = Config.from_json(text, str(path))
+        backbone = train.build(config).backbone
+        train.load_part(backbone, run_dir / "checkpoints" / train.BACKBONE_WEIGHTS)
+        return cls(config, backbone, densities.load(run_dir / DENSITY))
+
+    def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
+        """Scores images of any size.
+
+        Args:
+          images: paths of png, jpg or bmp files, or uint8 arrays [H, W] or [H, W, C].
+
+        Returns:
+          float64 [N] anomaly scores; higher is more anomalous.
+
+        Raises:
+          UserError: naming an image that cannot be decoded.
+        """
+        images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
+        names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
+        prepared = pipeline.prepare(normal(names, images), self.config.image_size)
+        return self.density.score(self._embedder(prepared)) if images else np.zeros([0])
+
+
+def results(
+    config: Config,
+    split: Split,
+    num_train: int,
+    scores: np.ndarray,
+    untrained_scores: np.ndarray,
+    summary: train.Summary,
+) -> dict:
+    """Collects what results.json holds; metrics are fractions, None where they are not defined.
+
+    Args:
+      config: the run's settings.
+      split: the test images.
+      num_train: the number of training images.
+      scores: [N] anomaly scores of the test images.
+      untrained_scores: [N] scores by the same network before training.
+      summary: what the training took.
+
+    Returns:
+      The results, ready for JSON.
+    """
+    return {
+        "dataset": config.dataset,
+        "category": config.category,
+        "seed": config.seed,
+        "task": config.task,
+        "backbone": config.backbone,
+        "steps": config.steps,
+        "num_train": num_train,
+        "num_test": len(split),
+        "image_auroc": metrics.image_auroc(split.labels, scores),
+        "image_ap": metrics.image_ap(split.labels, scores),
+        "pixel_auroc": None,
+        "pixel_aupro": None,
+        "untrained_image_auroc": metrics.image_auroc(split.labels, untrained_scores),
+        "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
+            split.labels, scores, split.defect_types
+        ),
+        "train_seconds": round(summary.seconds, 1),
+        "images_per_second": round(summary.images_per_second, 1),
+        "device": device(),
+        "versions": versions(),
+    }
+
+
+def write_scores(path: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+    """Writes scores.csv: path, label, defect_type, score, and the data set's further columns."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "defect_type", "score", *split.extra])
+        columns = (split.names, split.labels, split.defect_types, scores, *split.extra.values())
+        for name, label, kind, score, *extra in zip(*columns, strict=True):
+            writer.writerow([name, int(label), kind, repr(float(score)), *extra])
+    os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes JSON atomically: the file is whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def device() -> str:
+    """Returns what the computation runs on, such as "CPU (2 cores)" or the GPUs' names."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        names = [
+            tf.config.experimental.get_device_details(g).get("device_name", "GPU") for g in gpus
+        ]
+        return ", ".join(names)
+    return (
+        f"CPU ({len(os.sched_getaffinity(0))} cores)"
+        if hasattr(os, "sched_getaffinity")
+        else f"CPU ({os.cpu_count()} cores)"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the result depends on."""
+    packages = ("cutpaste-tf", "tensorflow", "keras", "scikit-learn", "numpy")
+    result = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+            result[name] = "unknown"
+    return result

@@ -1,0 +1,271 @@
+"""Trains and evaluates CutPaste: flags in, runs out.
+
+    python -m cutpaste_tf.main --flagfile=experiments/demo.flags
+
+One run for each category and seed, in WORKDIR/CATEGORY/seed_N. What was interrupted is resumed,
+what is finished is skipped. See README.md and --help.
+"""
+
+import errno
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cutpaste_tf import config as configs
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+
+# Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+      argv: the command line, the program's name first; sys.argv by default.
+
+    Returns:
+      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
+    """
+    try:
+        runs = configs.parse(sys.argv if argv is None else argv)
+        states = [prepare_run_dir(config) for config in runs]
+        finished = [
+            load_results(config) if state == "finished" else run(config)
+            for config, state in zip(runs, states, strict=True)
+        ]
+        if len(finished) > 1:
+            print_summary(finished)
+        return 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError as error:
+        # The disk, not the program: a full or read-only one, a limit on a file's size.
+        if not _is_disk_error(error):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot write{where}: {error.strerror or error}; free or change --workdir and "
+            "start again to resume",
+            file=sys.stderr,
+        )
+    return 2
+
+
+def _is_disk_error(error):
+    codes = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+    codes |= {errno.EIO, errno.ENOTDIR}
+    # h5py gives the reason in the message alone.
+    return error.errno in codes or any(os.strerror(code) in str(error) for code in codes)
+
+
+def prepare_run_dir(config: Config) -> str:
+    """Makes a run's folder and writes config.json.
+
+    Args:
+      config: the run's settings.
+
+    Returns:
+      "new", "interrupted" or "finished".
+
+    Raises:
+      UserError: if the folder cannot be written, or belongs to a run with other settings.
+    """
+    run_dir = config.run_dir
+    path = run_dir / "config.json"
+    if path.is_file():
+        earlier = Config.from_json(path.read_text(encoding="utf-8"), str(path))
+        different = config.differences(earlier)
+        if different:
+            name = different[0]
+            raise UserError(
+                f"{run_dir}: holds a run with --{name}={configs.show(getattr(earlier, name))}, not "
+                f"{configs.show(getattr(config, name))}; name another --workdir or remove it"
+            )
+        return "finished" if (run_dir / "results.json").is_file() else "interrupted"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / "config.json.tmp"
+        temporary.write_text(config.to_json(), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={config.workdir}: cannot be written ({error.strerror or error})"
+        ) from error
+    return "new"
+
+
+def load_results(config: Config) -> dict:
+    """Returns a finished run's results, and says that it is skipped."""
+    print(f"{config.run_dir}: finished already, skipped")
+    path = config.run_dir / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable; remove it to evaluate the run again") from error
+
+
+def run(config: Config) -> dict:
+    """Trains and evaluates one category with one seed.
+
+    Args:
+      config: the run's settings.
+
+    Returns:
+      The results, as written to results.json.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own notes, not errors of ours
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}: must be tensorflow, or not set"
+        )
+    import keras
+
+    from cutpaste_tf import data, evaluate, train
+    from cutpaste_tf.data import pipeline
+
+    def log(text):
+        print(f"[{config.category} seed {config.seed}] {text}", flush=True)
+
+    run_dir = config.run_dir
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.seed)
+
+    # 1. The images, all decoded once, so that a broken one is found before any training.
+    category = data.load(config)
+    train_images = pipeline.prepare(category.train, config.image_size)
+    test_images = pipeline.prepare(category.test, config.image_size)
+    labels = category.test.labels
+    log(
+        f"{len(category.train)} images to train on, {len(category.test)} to test "
+        f"({int(labels.sum())} anomalous), on {evaluate.device()}"
+    )
+    measurable = 0 < labels.sum() < len(labels)
+    if not measurable:
+        log("no normal and anomalous test images to tell apart: metrics will be null")
+
+    # 2. The network, and what it is worth before training.
+    model = train.build(config)
+    embedder = evaluate.Embedder(model.backbone)
+
+    def scores():
+        return evaluate.evaluate(embedder, train_images, test_images, config.density)
+
+    untrained = scores()
+
+    # 3. Self-supervised training on the proxy task (Section 2.1).
+    def auroc():
+        return evaluate.metrics.image_auroc(labels, scores().scores)
+
+    summary = train.train(model, train_images, config, run_dir, auroc if measurable else None, log)
+
+    # 4. The density of the normal features, and the anomaly scores (Section 2.3).
+    trained = scores()
+    evaluate.densities.save(trained.density, run_dir / evaluate.DENSITY)
+    evaluate.write_scores(run_dir / evaluate.SCORES, category.test, trained.scores)
+
+    # 5. Figures and results; results.json is last: its presence means that the run is finished.
+    draw_figures(config, category.test, train_images, test_images, trained, untrained)
+    results = evaluate.results(
+        config, category.test, len(category.train), trained.scores, untrained.scores, summary
+    )
+    evaluate.write_json(run_dir / evaluate.RESULTS, results)
+    if measurable:
+        log(
+            f"image AUROC {100 * results['image_auroc']:.1f} (untrained "
+            f"{100 * results['untrained_image_auroc']:.1f}), AP {100 * results['image_ap']:.1f}, "
+            f"trained for {summary.seconds:.0f} s"
+        )
+    log(f"written to {run_dir}")
+    return results
+
+
+def draw_figures(config, test_split, train_images, test_images, trained, untrained) -> None:
+    """Draws the run's figures into figures/ and TensorBoard.
+
+    Args:
+      config: the run's settings.
+      test_split: the test images' labels, types and masks.
+      train_images: the training images.
+      test_images: the test images.
+      trained: the evaluation after training.
+      untrained: the evaluation before training.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import tensorflow as tf
+
+    from cutpaste_tf import train
+    from cutpaste_tf.augment import proxy
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.report import figures
+
+    title = f"{config.category}, {config.task}, seed {config.seed}"
+    labels, scores = test_split.labels, trained.scores
+    views = train.gallery(train_images, config, 6).numpy()
+    names = [cls.name for cls in proxy.TASKS[config.task]]
+    drawn = {"augmentations": figures.augmentation_gallery(views, names, title)}
+    if len(labels):
+        drawn["score_histogram"] = figures.score_histogram(labels, scores, title)
+        order = np.argsort(-scores, kind="stable")
+        count = min(8, len(order))
+        shown = np.concatenate([order[:count], order[::-1][:count]])
+        drawn["most_and_least_anomalous"] = figures.extremes(
+            test_images.read(tf.constant(shown)).numpy(),
+            [pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown],
+            labels[shown],
+            [test_split.defect_types[i] for i in shown],
+            scores[shown],
+            title,
+        )
+    if 0 < labels.sum() < len(labels):
+        drawn["roc"] = figures.roc_curve(labels, scores, untrained.scores, title)
+    folder = config.run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    writer = tf.summary.create_file_writer(str(config.run_dir / "tensorboard" / "evaluation"))
+    with writer.as_default():
+        for name, figure in drawn.items():
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=100)
+            plt.close(figure)
+            picture = tf.io.decode_png(tf.io.read_file(str(path)), channels=3)
+            tf.summary.image(f"figures/{name}", picture[None], config.steps)
+        if 0 < labels.sum() < len(labels):
+            tf.summary.scalar("final_image_auroc", _auroc(labels, scores), config.steps)
+    writer.close()
+
+
+def _auroc(labels, scores):
+    from cutpaste_tf import metrics
+
+    return metrics.image_auroc(labels, scores)
+
+
+def print_summary(results: Sequence[dict]) -> None:
+    """Prints a line for each of several runs, and their mean."""
+
+    def percent(value):
+        return "     -" if value is None else f"{100 * value:6.1f}"
+
+    print(f"{'category':20s} {'seed':>4s}  AUROC  untrained")
+    for r in results:
+        print(
+            f"{r['category']:20s} {r['seed']:4d} {percent(r['image_auroc'])} "
+            f"    {percent(r['untrained_image_auroc'])}"
+        )
+    known = [r for r in results if r["image_auroc"] is not None]
+    if known:
+        mean = [
+            percent(sum(r[name] for r in known) / len(known))
+            for name in ("image_auroc", "untrained_image_auroc")
+        ]
+        print(f"{'mean':20s}      {mean[0]}     {mean[1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
