@@ -41,24 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except OSError as error:
-        # The disk, not the program: a full or read-only one, a limit on a file's size.
-        if not _is_disk_error(error):
+    except KeyboardInterrupt:
+        print("interrupted; start again to resume", file=sys.stderr)
+        return 130
+    except Exception as error:
+        reason = _disk_error(error)
+        if reason is None:
             raise
-        where = f" {error.filename}" if error.filename else ""
         print(
-            f"error: cannot write{where}: {error.strerror or error}; free or change --workdir and "
-            "start again to resume",
+            f"error: --workdir={runs[0].workdir}: cannot be written ({reason}); make room or mend "
+            "its permissions, and start again to resume",
             file=sys.stderr,
         )
     return 2
 
 
-def _is_disk_error(error):
-    codes = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
-    codes |= {errno.EIO, errno.ENOTDIR}
-    # h5py gives the reason in the message alone.
-    return error.errno in codes or any(os.strerror(code) in str(error) for code in codes)
+def _disk_error(error):
+    """What is wrong with the disk, if that is what an error is about; None otherwise."""
+    reasons = [
+        os.strerror(code)
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+    ]
+    # h5py and TensorFlow give the reason in the message alone.
+    return next((reason for reason in reasons if reason in str(error)), None)
 
 
 def prepare_run_dir(config: Config) -> str:

@@ -42,6 +42,11 @@ class ProxyClassifier(keras.Model):
         super().__init__()
         self.backbone, self.head = backbone, head
         self._views = views
+        # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
+        # overflowed under mixed precision.
+        self.step = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+        )
         self.build([None, *backbone.input_shape[1:]])
 
     def build(self, input_shape: list) -> None:
@@ -56,6 +61,7 @@ class ProxyClassifier(keras.Model):
         """One step on (step, images), or on (views, labels) where they are made on the host."""
         if self._views is not None:
             data = self._views(*data)
+        self.step.assign_add(1)
         return super().train_step(data)
 
 
@@ -173,9 +179,9 @@ def train(
         load_weights(model, run_dir)
         return _summary(_read_clock(clock_file), config)
 
-    # 1. Restore. The callback restores the weights, the optimiser and its count of steps; the
-    # epoch follows from that count, because a kill between the two files that the callback writes
-    # would leave them at odds.
+    # 1. Restore. The callback restores the weights, the optimiser and the count of steps; the epoch
+    # follows from that count, because a kill between the two files that the callback writes would
+    # leave them at odds.
     backup = keras.callbacks.BackupAndRestore(
         str(backup_dir), double_checkpoint=True, delete_checkpoint=False
     )
@@ -189,7 +195,7 @@ def train(
             f"{backup_dir}: the interrupted run's backup cannot be read; remove {run_dir} to start "
             "again"
         ) from error
-    start = int(model.optimizer.iterations)
+    start = int(model.step)
     if start:
         log(f"resuming at step {start} of {config.steps}")
 
@@ -207,20 +213,16 @@ def train(
     ]
     views = view_maker(config) if config.augment == "pipeline" else None
     for first, last, steps in ((0, epochs, EPOCH_STEPS), (epochs, epochs + (rest > 0), rest)):
-        done = int(model.optimizer.iterations)
-        if first == last or done >= first * EPOCH_STEPS + (last - first) * steps:
+        done = int(model.step)
+        if done >= first * EPOCH_STEPS + (last - first) * steps:
             continue
-        # Steps are counted by the data, not by the optimiser, which leaves out those whose
-        # gradients overflow under mixed precision.
-        begin = max(first, min(last, done // EPOCH_STEPS))
-        data = pipeline.training_batches(
-            images, config.batch_size, config.seed, begin * EPOCH_STEPS, views
-        )
+        data = pipeline.training_batches(images, config.batch_size, config.seed, done, views)
         history = model.fit(
             data,
-            initial_epoch=begin,
+            initial_epoch=done // EPOCH_STEPS,
             epochs=last,
             steps_per_epoch=steps,
+            shuffle=False,
             callbacks=callbacks,
             verbose=0,
         )
@@ -368,7 +370,7 @@ class _Progress(keras.callbacks.Callback):
         self._bar, self._said = None, -math.inf
 
     def on_train_begin(self, logs=None):
-        self._first = self._done = int(self.model.optimizer.iterations)
+        self._first = self._done = int(self.model.step)
         self._began = time.perf_counter()
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(

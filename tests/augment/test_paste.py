@@ -1,0 +1,581 @@
+"""CutPaste and CutPaste-Scar: places, sizes, turning, jitter of the patch alone, and writing.
+
+Most images here are coded: each pixel tells its row, its column and its image, so that an edit
+without jitter shows where every pasted pixel was cut, whatever was drawn.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+from cutpaste_tf.augment import color, paste
+
+from . import reference
+
+SEED = tf.constant([3, 14])
+DRAWS = 4000
+BATCH = 6
+# Stable in continuous integration: the same examples every time, and no time limit on any.
+FEW = settings(max_examples=12, deadline=None, derandomize=True)
+SEEDS = st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 2)
+SIZES = st.tuples(st.integers(32, 96), st.integers(32, 96))
+# The paper's, and those of its Table 8; the widest that a user may reasonably ask for.
+AREA_RATIOS = st.sampled_from([(0.02, 0.1), (0.02, 0.15), (0.02, 0.3), (0.1, 0.1), (0.001, 0.5)])
+
+
+def noise(*shape):
+    return np.random.default_rng(1).uniform(0.3, 0.7, shape).astype(np.float32)
+
+
+def written(edit, image, size):
+    """Which pixels of an image an edit writes."""
+    mask = np.zeros(size[0] * size[1], bool)
+    mask[edit.index[image].numpy()] = True
+    return mask.reshape(size)
+
+
+def patch_of(rectangles, size, rng):
+    """A `Patch` of (height, width, angle) at random places; angle None: upright."""
+    fields = []
+    for height, width, angle in rectangles:
+        box = (height, width) if angle is None else reference.turned_box(height, width, angle)
+        source = rng.integers(0, [size[0] - height + 1, size[1] - width + 1])
+        target = rng.integers(0, [size[0] - box[0] + 1, size[1] - box[1] + 1])
+        fields.append([height, width, angle or 0.0, *source, *box, *target])
+    names = paste.Patch._fields
+    columns = dict(zip(names, np.array(fields).T, strict=True))
+    patch = {name: tf.constant(columns[name].astype(np.int32)) for name in names}
+    upright = rectangles[0][2] is None
+    patch["angle"] = None if upright else tf.constant(columns["angle"].astype(np.float32))
+    return paste.Patch(**patch)
+
+
+def one(patch, image):
+    """The numbers of one image's patch."""
+    return {name: value[image].numpy() for name, value in patch._asdict().items()}
+
+
+def check_turned(edit, patch, image, size):
+    """An unjittered edit of coded images takes, at each target pixel, the nearest source pixel.
+
+    Pixel by pixel over the target box. Within 0.001 of an edge between pixels, either side is
+    right, as the angle is a float32.
+    """
+    p = one(patch, image)
+    rows, columns, images = reference.decode(edit.pixels[image])
+    assert np.all(images == image)
+    index = edit.index[image].numpy()
+    cut_at = {}
+    for at, row, column in zip(index, rows, columns, strict=True):
+        # A pixel may be listed twice, but then with the same value.
+        assert cut_at.setdefault(divmod(int(at), size[1]), (row, column)) == (row, column)
+    for row in range(p["box_height"]):
+        for column in range(p["box_width"]):
+            y, x = reference.turned_back(
+                row,
+                column,
+                p["height"],
+                p["width"],
+                float(p["angle"]),
+                p["box_height"],
+                p["box_width"],
+            )
+            depth = min(y, p["height"] - y, x, p["width"] - x)  # how far inside
+            at = cut_at.pop((p["target_y"] + row, p["target_x"] + column), None)
+            if at is None:
+                assert depth < 1e-3, "a hole"
+            else:
+                assert depth > -1e-3, "a pixel outside the scar"
+                # The source pixel is the one that the point lies in.
+                assert abs(y - (at[0] - p["source_y"] + 0.5)) < 0.5 + 1e-3
+                assert abs(x - (at[1] - p["source_x"] + 0.5)) < 0.5 + 1e-3
+                assert 0 <= at[0] - p["source_y"] < p["height"]
+                assert 0 <= at[1] - p["source_x"] < p["width"]
+    assert not cut_at, "a pixel outside the box"
+
+
+# CutPaste.
+
+
+@FEW
+@given(seed=SEEDS, size=SIZES, area_ratio=AREA_RATIOS)
+def test_cutpaste_moves_one_whole_rectangle_within_each_image(seed, size, area_ratio):
+    images = reference.coded(BATCH, *size)
+    edit = paste.cutpaste(tf.constant(images), tf.constant(seed), area_ratio=area_ratio, jitter=0.0)
+    rows, columns, sources = reference.decode(edit.pixels)
+    assert edit.index.shape[1] == paste.patch_pixels(size, area_ratio)
+    for b in range(BATCH):
+        assert np.all(sources[b] == b)  # of its own image
+        mask = written(edit, b, size)
+        assert reference.is_box(mask)
+        # All pixels have moved by the same whole number of pixels, from inside the image.
+        down, right = np.divmod(edit.index[b].numpy(), size[1]) - np.stack([rows[b], columns[b]])
+        assert np.ptp(down) == np.ptp(right) == 0
+        # The source box equals the target box in the edited images, pixel by pixel.
+        top, left, height, width = reference.bounding_box(mask)
+        y, x = top - down[0], left - right[0]
+        assert 0 <= y <= size[0] - height
+        assert 0 <= x <= size[1] - width
+        after = paste.write(tf.constant(images), [(0, edit)]).numpy()[b]
+        assert np.array_equal(
+            after[top : top + height, left : left + width],
+            images[b, y : y + height, x : x + width],
+        )
+
+
+@FEW
+@given(seed=SEEDS, size=SIZES, area_ratio=AREA_RATIOS)
+def test_cutpaste_keeps_area_and_aspect_ratio_up_to_rounding(seed, size, area_ratio):
+    patch = paste.sample_patch(20, size, tf.constant(seed), area_ratio)
+    for b in range(20):
+        p = one(patch._replace(angle=patch.height), b)
+        height, width = p["height"], p["width"]
+        assert 1 <= height == p["box_height"] <= size[0]
+        assert 1 <= width == p["box_width"] <= size[1]
+        most = (height + 0.5) * (width + 0.5)
+        least = (height - 0.5) * (width - 0.5)
+        assert least <= area_ratio[1] * size[0] * size[1] * (1 + 1e-6)
+        if height < size[0] and width < size[1]:  # else it was cut down to the image's size
+            assert most >= area_ratio[0] * size[0] * size[1] * (1 - 1e-6)
+            assert (height - 0.5) / (width + 0.5) <= 3.3 * (1 + 1e-6)
+            assert (height + 0.5) / (width - 0.5) >= 0.3 * (1 - 1e-6)
+
+
+@FEW
+@given(seed=SEEDS, size=SIZES)
+def test_cutpaste_with_jitter_leaves_everything_outside_the_box_bit_identical(seed, size):
+    images = noise(BATCH, *size, 3)
+    edit = paste.cutpaste(tf.constant(images), tf.constant(seed))
+    after = paste.write(tf.constant(images), [(0, edit)]).numpy()
+    assert after.dtype == np.float32
+    for b in range(BATCH):
+        mask = written(edit, b, size)
+        assert reference.is_box(mask)
+        assert np.array_equal(after[b][~mask], images[b][~mask])
+        assert np.all((after[b] != images[b]).any(-1)[mask])
+
+
+def test_cutpaste_sizes_are_uniform_in_area_and_in_each_half_of_the_aspect_ratio():
+    # A large image, so that rounding to whole pixels hardly shows.
+    patch = paste.sample_patch(DRAWS, (4096, 4096), SEED)
+    height, width = patch.height.numpy().astype(float), patch.width.numpy().astype(float)
+    area, aspect = height * width / 4096**2, height / width
+    # Rounding moves values beyond the ends of the range by that much.
+    reference.assert_uniform(np.clip(area, 0.02, 0.15), 0.02, 0.15)
+    assert area.min() > 0.0199
+    assert area.max() < 0.1502
+    wide, tall = aspect[aspect < 1.0], aspect[aspect > 1.0]
+    reference.assert_uniform(np.clip(wide, 0.3, 1.0), 0.3, 1.0)
+    reference.assert_uniform(np.clip(tall, 1.0, 3.3), 1.0, 3.3)
+    assert 0.299 < aspect.min() < aspect.max() < 3.31
+    assert stats.binomtest(len(tall), len(tall) + len(wide)).pvalue > reference.LEAST_P
+    reference.assert_unrelated(area, aspect)
+
+
+@pytest.mark.parametrize("area_ratio", [(0.02, 0.15), (0.1, 0.3)])
+def test_cutpaste_area_ratio_is_of_the_whole_image_even_if_not_square(area_ratio):
+    patch = paste.sample_patch(DRAWS, (2048, 3072), SEED, area_ratio)
+    area = patch.height.numpy().astype(float) * patch.width.numpy() / (2048 * 3072)
+    reference.assert_uniform(np.clip(area, *area_ratio), *area_ratio)
+
+
+@pytest.mark.parametrize("kind", ["patch", "scar"])
+def test_places_are_uniform_and_unrelated(kind):
+    size = (256, 320)
+    sample = paste.sample_patch if kind == "patch" else paste.sample_scar
+    p = sample(DRAWS, size, SEED)._replace(angle=None)
+    p = {name: None if value is None else value.numpy() for name, value in p._asdict().items()}
+    places = [
+        (p["source_y"] + 0.5) / (size[0] - p["height"] + 1),
+        (p["source_x"] + 0.5) / (size[1] - p["width"] + 1),
+        (p["target_y"] + 0.5) / (size[0] - p["box_height"] + 1),
+        (p["target_x"] + 0.5) / (size[1] - p["box_width"] + 1),
+    ]
+    for place in places:
+        reference.assert_uniform(place, 0.0, 1.0)
+        reference.assert_unrelated(place, p["height"])
+        reference.assert_unrelated(place, p["width"])
+    for first, second in itertools.combinations(places, 2):
+        reference.assert_unrelated(first, second)
+
+
+@pytest.mark.parametrize("kind", ["patch", "scar"])
+def test_every_pixel_is_cut_and_pasted_sooner_or_later(kind):
+    size = (16, 20)
+    # 1 to 2 by 2 to 4 pixels here: the corner of a longer scar's box is hardly ever in the scar.
+    scar = {"width": (16, 32), "length": (32, 64)}
+    augment, ranges = (paste.cutpaste, {}) if kind == "patch" else (paste.cutpaste_scar, scar)
+    pasted, cut = np.zeros(size, bool), np.zeros(size, bool)
+    edit = augment(tf.zeros([20_000, *size, 3]), SEED, jitter=0.0, **ranges)
+    pasted[np.divmod(edit.index.numpy(), size[1])] = True
+    assert pasted.all()
+    images = tf.constant(reference.coded(256, *size))  # no more images than that can be coded
+    for step in range(4):
+        edit = augment(images, tf.constant([2, step]), jitter=0.0, **ranges)
+        rows, columns, _ = reference.decode(edit.pixels)
+        cut[rows, columns] = True
+    assert cut.all()
+
+
+@pytest.mark.parametrize("area_ratio", [(0.02, 0.1), (0.02, 0.15), (0.02, 0.3), (0.001, 0.003)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 57), (96, 32), (64, 64), (256, 256)])
+def test_patch_pixels_is_never_exceeded_and_not_wasteful(size, area_ratio):
+    # Densely over what can be drawn, by the definition of the two ratios.
+    area = np.linspace(*area_ratio, 200)[:, None] * size[0] * size[1]
+    area[-20:] = area_ratio[1] * size[0] * size[1]  # the extreme, at many aspect ratios
+    aspect = np.concatenate([np.linspace(0.3, 1.0, 800), np.linspace(1.0, 3.3, 800)])[None]
+    height = np.clip(np.rint(np.sqrt(area * aspect)), 1, size[0])
+    width = np.clip(np.rint(np.sqrt(area / aspect)), 1, size[1])
+    bound = paste.patch_pixels(size, area_ratio)
+    assert (height * width).max() <= bound <= size[0] * size[1]
+    drawn = paste.sample_patch(DRAWS, size, SEED, (area_ratio[1], area_ratio[1]))
+    assert (drawn.height * drawn.width).numpy().max() <= bound
+    assert bound <= 1.3 * area_ratio[1] * size[0] * size[1] + 4
+
+
+def test_patch_pixels_of_the_whole_image_are_the_image():
+    assert paste.patch_pixels((20, 30), (0.5, 1.0)) == 600
+
+
+# CutPaste-Scar.
+
+ANGLES = [-45.0, -30.0, -11.3, -0.01, 0.0, 0.4, 7.0, 22.5, 44.9, 45.0]
+
+
+@pytest.mark.parametrize("degrees", ANGLES)
+def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
+    size = (47, 56)
+    rectangles = [
+        (height, width, math.radians(degrees))
+        for height in (2, 3, 6, 10, 25)
+        for width in (1, 2, 3, 7, 16)
+    ]
+    patch = patch_of(rectangles, size, np.random.default_rng(2))
+    images = tf.constant(reference.coded(len(rectangles), *size))
+    edit = paste.cut(images, patch, paste.scar_pixels((256, 256)), SEED, jitter=0.0)
+    for image, (height, width, _) in enumerate(rectangles):
+        check_turned(edit, patch, image, size)
+        mask = written(edit, image, size)
+        assert reference.is_one_piece_without_holes(mask)
+        # The lattice's own error, at most half a pixel along the edges.
+        assert abs(mask.sum() - height * width) <= height + width
+
+
+def test_thinnest_scar_has_pixels_at_every_angle():
+    # Were no pixel's centre inside, the edit would have to paste something from outside.
+    size = (16, 16)
+    rectangles = [(2, 1, math.radians(degrees)) for degrees in np.linspace(-45.0, 45.0, 181)]
+    patch = patch_of(rectangles, size, np.random.default_rng(3))
+    images = tf.constant(reference.coded(len(rectangles), *size))
+    edit = paste.cut(images, patch, 9, SEED, jitter=0.0)
+    for image in range(len(rectangles)):
+        check_turned(edit, patch, image, size)
+
+
+@FEW
+@given(seed=SEEDS, size=SIZES)
+def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
+    # Scars as long as in an image of 256 pixels, where there is room.
+    ranges = {"width": (2, 30), "length": (10, 100)}
+    patch = paste.sample_scar(BATCH, size, tf.constant(seed), **ranges)
+    images = tf.constant(reference.coded(BATCH, *size))
+    edit = paste.cut(
+        images, patch, paste.scar_pixels(size, **ranges), tf.constant(seed), jitter=0.0
+    )
+    for b in range(BATCH):
+        p = one(patch, b)
+        for start, length, limit in [
+            ("source_y", "height", size[0]),
+            ("source_x", "width", size[1]),
+            ("target_y", "box_height", size[0]),
+            ("target_x", "box_width", size[1]),
+        ]:
+            assert 0 <= p[start] <= limit - p[length]
+        check_turned(edit, patch, b, size)
+
+
+@FEW
+@given(seed=SEEDS, size=st.tuples(st.integers(16, 96), st.integers(16, 96)))
+def test_cutpaste_scar_pastes_one_piece_and_leaves_the_rest_bit_identical(seed, size):
+    images = noise(BATCH, *size, 3)
+    edit = paste.cutpaste_scar(tf.constant(images), tf.constant(seed))
+    assert edit.index.shape[1] == paste.scar_pixels(size)
+    after = paste.write(tf.constant(images), [(0, edit)]).numpy()
+    for b in range(BATCH):
+        mask = written(edit, b, size)
+        assert reference.is_one_piece_without_holes(mask)
+        assert np.array_equal(after[b][~mask], images[b][~mask])
+        assert np.all((after[b] != images[b]).any(-1)[mask])
+        _, _, height, width = reference.bounding_box(mask)
+        assert height * width <= paste.scar_pixels(size)
+
+
+def test_cutpaste_scar_turns_upright_rectangles_of_its_own_image_within_45_degrees():
+    # Found from the pasted pixels alone: the turn that best maps source to target pixels.
+    size, batch = (256, 256), 200
+    images = tf.constant(reference.coded(batch, *size))
+    edit = paste.cutpaste_scar(images, SEED, width=(8, 16), length=(20, 25), jitter=0.0)
+    rows, columns, sources = reference.decode(edit.pixels)
+    assert np.array_equal(sources, np.broadcast_to(np.arange(batch)[:, None], sources.shape))
+    turns = []
+    for b in range(batch):
+        assert 20 <= np.ptp(rows[b]) + 1 <= 25
+        assert 8 <= np.ptp(columns[b]) + 1 <= 16
+        target_row, target_column = np.divmod(edit.index[b].numpy(), size[1])
+        # Each pixel once: the list is padded with repetitions.
+        _, first = np.unique(edit.index[b], return_index=True)
+        source = (columns[b] - 1j * rows[b])[first]
+        target = (target_column - 1j * target_row)[first]
+        turn = np.vdot(source - source.mean(), target - target.mean())
+        turns.append(math.degrees(np.angle(turn)))
+    assert np.abs(turns).max() < 45.5
+    reference.assert_uniform(np.clip(turns, -45.0, 45.0), -45.0, 45.0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "degrees"),
+    [(25, 7, 37.0), (25, 7, -37.0), (25, 7, 45.0), (29, 5, 20.0), (25, 5, -30.0)],
+)
+def test_scar_turns_the_same_way_as_pil(height, width, degrees):
+    # PIL turns a canvas about its middle, so the rectangle has to lie in the middle of its turned
+    # box: both have odd sides in these cases.
+    angle = math.radians(degrees)
+    box = reference.turned_box(height, width, angle)
+    assert box[0] % 2 == box[1] % 2 == 1, "choose another case"
+    size = (41, 41)
+    middle = (size[0] - height) // 2, (size[1] - width) // 2
+    corner = (size[0] - box[0]) // 2, (size[1] - box[1]) // 2
+    patch = patch_of([(height, width, angle)], size, np.random.default_rng(0))
+    fields = {"source_y": middle[0], "source_x": middle[1]}
+    fields |= {"target_y": corner[0], "target_x": corner[1]}
+    patch = patch._replace(**{name: tf.constant([value]) for name, value in fields.items()})
+    picture = noise(*size, 3)
+    edit = paste.cut(tf.constant(picture[None]), patch, box[0] * box[1], SEED, jitter=0.0)
+    pasted = paste.write(tf.fill([1, *size, 3], -1.0), [(0, edit)]).numpy()[0, ..., 0]
+
+    canvas = np.full(size, -1.0, np.float32)
+    inside = slice(middle[0], middle[0] + height), slice(middle[1], middle[1] + width)
+    canvas[inside] = picture[..., 0][inside]
+
+    def agreement(degrees):
+        turned = Image.fromarray(canvas).rotate(degrees, Image.Resampling.NEAREST, fillcolor=-1.0)
+        either = (np.asarray(turned) >= 0) | (pasted >= 0)
+        return np.mean(np.asarray(turned)[either] == pasted[either])
+
+    assert agreement(degrees) > 0.97  # PIL computes in fixed point
+    assert agreement(-degrees) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "length"),
+    [
+        ((256, 256), (2, 16), (10, 25)),  # the paper's
+        ((128, 128), (1, 8), (5, 13)),
+        ((64, 64), (1, 4), (3, 6)),
+        ((512, 512), (4, 32), (20, 50)),
+        ((128, 300), (1, 8), (5, 13)),  # the shorter side counts
+        ((300, 64), (1, 4), (3, 6)),
+        ((16, 16), (1, 1), (2, 2)),  # never less than 1 and 2 pixels
+    ],
+)
+def test_scar_sizes_are_equally_frequent_and_scale_with_the_shorter_side(size, width, length):
+    patch = paste.sample_scar(DRAWS, size, SEED)
+    reference.assert_equally_frequent(patch.width, range(width[0], width[1] + 1))
+    reference.assert_equally_frequent(patch.height, range(length[0], length[1] + 1))
+    reference.assert_uniform(patch.angle, -math.pi / 4, math.pi / 4)
+    for first, second in itertools.combinations([patch.width, patch.height, patch.angle], 2):
+        if np.ptp(first) and np.ptp(second):
+            reference.assert_unrelated(first, second)
+    assert paste.scar_range(size, (2, 16), (10, 25)) == (width, length)
+
+
+def test_scar_ranges_are_settings():
+    patch = paste.sample_scar(DRAWS, (128, 128), SEED, width=(4, 8), length=(40, 60))
+    reference.assert_equally_frequent(patch.width, range(2, 5))
+    reference.assert_equally_frequent(patch.height, range(20, 31))
+
+
+@pytest.mark.parametrize("size", [(256, 256), (64, 96)])
+def test_scar_box_is_the_smallest_of_whole_pixels(size):
+    patch = paste.sample_scar(500, size, SEED)
+    for b in range(500):
+        p = one(patch, b)
+        extents = reference.turned_extent(p["height"], p["width"], float(p["angle"]))
+        for extent, side in zip(extents, [p["box_height"], p["box_width"]], strict=True):
+            # A thousandth of a pixel of slack: no pixel's centre is lost with it.
+            assert side - 1 < extent <= side + 2e-3
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "length"),
+    [
+        ((256, 256), (2, 16), (10, 25)),
+        ((128, 128), (2, 16), (10, 25)),
+        ((64, 100), (2, 16), (10, 25)),
+        ((32, 32), (2, 16), (10, 25)),
+        ((256, 256), (1, 3), (40, 80)),
+        ((256, 256), (20, 40), (5, 10)),
+        ((512, 512), (2, 16), (10, 25)),
+    ],
+)
+def test_scar_pixels_is_never_exceeded_and_not_wasteful(size, width, length):
+    bound = paste.scar_pixels(size, width, length)
+    wide, long = paste.scar_range(size, width, length)
+    largest = 0
+    for w in range(wide[0], wide[1] + 1):
+        for h in sorted({*range(long[0], long[1] + 1, 3), long[1]}):
+            for degrees in np.linspace(0.0, 45.0, 46):
+                box = reference.turned_box(h, w, math.radians(degrees))
+                largest = max(largest, box[0] * box[1])
+    assert largest <= bound <= 1.35 * largest + 8
+    drawn = paste.sample_scar(DRAWS, size, SEED, width, length)
+    assert (drawn.box_height * drawn.box_width).numpy().max() <= bound
+
+
+# The patch's jitter.
+
+
+@pytest.mark.parametrize("kind", ["patch", "scar"])
+def test_jitter_is_of_the_patch_alone(monkeypatch, kind):
+    # Strong and known, so that a mean grey of anything but the pasted pixels would show.
+    rng = np.random.default_rng(4)
+    size, orders = (48, 60), list(itertools.permutations(range(4)))
+    factors = rng.uniform(0.4, 1.6, (24, 3)).astype(np.float32)
+    turn = rng.uniform(-0.5, 0.5, 24).astype(np.float32)
+    known = color.Jitter(tf.constant(orders), tf.constant(factors), tf.constant(turn))
+    monkeypatch.setattr(color, "sample", lambda batch, maximum, seed, **_: known)
+    rectangles = [
+        (h, w, rng.uniform(-0.78, 0.78) if kind == "scar" else None)
+        for h, w in rng.integers(3, 20, (24, 2)).tolist()
+    ]
+    patch = patch_of(rectangles, size, rng)
+    images = tf.constant(rng.uniform(0.0, 1.0, (24, *size, 3)).astype(np.float32))
+    plain = paste.cut(images, patch, 900, SEED, jitter=0.0)
+    jittered = paste.cut(images, patch, 900, SEED, jitter=0.1)
+    assert np.array_equal(plain.index, jittered.index)
+    for b in range(24):
+        _, first = np.unique(plain.index[b], return_index=True)
+        expected = reference.jitter(
+            plain.pixels[b].numpy()[first], orders[b], factors[b], float(turn[b])
+        )
+        np.testing.assert_allclose(jittered.pixels[b].numpy()[first], expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("maximum", [0.1, 0.3])
+def test_jitter_of_an_even_grey_patch_is_its_brightness(augment, maximum):
+    # Contrast, saturation and hue change nothing there, as the mean grey is the patch's own. The
+    # images' greys differ, so a mean over the batch would show.
+    grey = np.linspace(0.3, 0.7, 600).astype(np.float32)
+    images = tf.constant(np.broadcast_to(grey[:, None, None, None], [600, 20, 20, 3]))
+    pixels = augment(images, SEED, jitter=maximum).pixels.numpy()
+    assert np.ptp(pixels, axis=(1, 2)).max() < 1e-5
+    reference.assert_uniform(pixels[:, 0, 0] / grey, 1.0 - maximum, 1.0 + maximum)
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+def test_pixels_listed_twice_have_the_same_value(augment):
+    edit = augment(tf.constant(noise(BATCH, 64, 64, 3)), SEED)
+    repeated = 0
+    for index, pixels in zip(edit.index.numpy(), edit.pixels.numpy(), strict=True):
+        for at in np.unique(index):
+            values = pixels[index == at]
+            repeated += len(values) > 1
+            np.testing.assert_allclose(values, values[:1].repeat(len(values), 0), rtol=0, atol=1e-6)
+    assert repeated
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+def test_images_of_a_batch_do_not_touch_each_other(augment):
+    # What is done to an image depends on its place in the batch and on itself, not on the others.
+    images = noise(BATCH, 40, 48, 3)
+    before = augment(tf.constant(images), SEED)
+    images[2] = 1.0 - images[2]
+    after = augment(tf.constant(images), SEED)
+    assert np.array_equal(before.index, after.index)
+    same = (before.pixels.numpy() == after.pixels.numpy()).all((1, 2))
+    assert same.tolist() == [b != 2 for b in range(BATCH)]
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+def test_seed_decides_the_edit_and_every_image_has_its_own(augment):
+    images = tf.constant(np.repeat(noise(1, 64, 64, 3), 10, axis=0))
+    edit, again, other = (augment(images, tf.constant([1, s])) for s in (1, 1, 2))
+    for first, second in zip(edit, again, strict=True):
+        assert np.array_equal(first, second)
+    masks = [written(e, b, (64, 64)).tobytes() for e in (edit, other) for b in range(10)]
+    assert len(set(masks)) == 20
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+def test_edit_has_the_images_dtype(augment):
+    edit = augment(tf.constant(noise(2, 32, 32, 3), tf.float16), SEED)
+    assert edit.pixels.dtype == tf.float16
+    assert edit.index.dtype == tf.int32
+
+
+@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("shape", [(None, None, 32, 3), (None, 32, None, 3)])
+def test_unknown_height_or_width_is_refused(augment, shape):
+    compiled = tf.function(lambda images: augment(images, SEED), autograph=False)
+    with pytest.raises(ValueError, match="static height and width"):
+        compiled.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+
+
+# Writing.
+
+
+def edit_of(index, pixels, dtype=tf.float32):
+    return paste.Edit(tf.constant(index, tf.int32), tf.constant(pixels, dtype))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32])
+def test_write_puts_each_edit_on_its_images_and_nothing_else(channels, dtype):
+    rng = np.random.default_rng(5)
+    images = rng.uniform(size=(7, 5, 4, channels)).astype(dtype.as_numpy_dtype)
+    expected = images.copy()
+    edits = []
+    for first, batch, number in [(0, 2, 3), (3, 3, 6)]:  # images 2 and 6 have none
+        index = np.stack([rng.permutation(20)[:number] for _ in range(batch)])
+        pixels = rng.uniform(2.0, 3.0, (batch, number, channels)).astype(dtype.as_numpy_dtype)
+        edits.append((first, edit_of(index, pixels, dtype)))
+        for b, i in np.ndindex(batch, number):
+            expected[first + b, index[b, i] // 4, index[b, i] % 4] = pixels[b, i]
+    result = paste.write(tf.constant(images), edits)
+    assert result.dtype == dtype
+    assert np.array_equal(result, expected)
+
+
+def test_write_accepts_positions_that_are_tensors():
+    images = tf.zeros([4, 2, 2, 1])
+    result = paste.write(images, [(tf.constant(3), edit_of([[1]], [[[5.0]]]))])
+    assert np.argwhere(result).tolist() == [[3, 0, 1, 0]]
+
+
+def test_write_of_a_pixel_several_times_is_harmless():
+    images = tf.constant(noise(2, 3, 3, 3))
+    once = edit_of([[4], [8]], [[[0.1, 0.2, 0.3]], [[0.4, 0.5, 0.6]]])
+    often = edit_of([[4] * 50, [8] * 50], np.repeat(once.pixels.numpy(), 50, axis=1))
+    expected = paste.write(images, [(0, once)])
+    assert np.array_equal(paste.write(images, [(0, often)]), expected)
+    assert np.array_equal(paste.write(images, [(0, often), (0, once)]), expected)
+
+
+def test_write_of_nothing_returns_the_images():
+    images = tf.constant(noise(2, 3, 3, 3))
+    assert np.array_equal(paste.write(images, []), images)
+
+
+def test_write_leaves_its_input_alone():
+    images = tf.Variable(noise(2, 3, 3, 3))
+    before = images.numpy()
+    paste.write(images.value(), [(0, edit_of([[0], [0]], [[[9.0] * 3]] * 2))])
+    assert np.array_equal(images, before)

@@ -1,0 +1,371 @@
+"""The proxy tasks' views and labels, and that they are the same wherever they are made."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cutpaste_tf.augment import paste, proxy, view
+
+from . import reference
+
+SEED = tf.constant([6, 28])
+CLASSES = {"cutpaste": 2, "cutpaste_scar": 2, "cutpaste_3way": 3}
+# Without the input's own augmentation: the views of class 0 are the images themselves.
+STILL = proxy.Settings(translation=0.0, view_jitter=0.0)
+
+
+def noise(*shape):
+    return np.random.default_rng(1).uniform(0.3, 0.7, shape).astype(np.float32)
+
+
+def by_class(views, task):
+    """Views as [K, B, H, W, 3]."""
+    return views.numpy().reshape(CLASSES[task], -1, *views.shape[1:])
+
+
+def changed(views, image):
+    return (views[image] != views[0]).any(-1)
+
+
+def is_cutpaste(mask, area_ratio=(0.02, 0.15)):
+    """A whole upright rectangle of CutPaste's area."""
+    height, width = reference.bounding_box(mask)[2:]
+    least = (height - 0.5) * (width - 0.5) / mask.size
+    most = (height + 0.5) * (width + 0.5) / mask.size
+    return reference.is_box(mask) and least <= area_ratio[1] and most >= area_ratio[0]
+
+
+def is_scar(mask):
+    """One small piece, in a box as narrow as a scar's."""
+    height, width = reference.bounding_box(mask)[2:]
+    bound = paste.scar_pixels(mask.shape)
+    return reference.is_one_piece_without_holes(mask) and height * width <= bound
+
+
+def test_the_papers_tasks_and_defaults():
+    assert {task: [c.name for c in classes] for task, classes in proxy.TASKS.items()} == {
+        "cutpaste": ["normal", "CutPaste"],
+        "cutpaste_scar": ["normal", "CutPaste-Scar"],
+        "cutpaste_3way": ["normal", "CutPaste", "CutPaste-Scar"],
+    }
+    # Appendix A.2.
+    defaults = dataclasses.asdict(proxy.Settings())
+    assert defaults["jitter"] == 0.1
+    assert defaults["area_ratio"] == (0.02, 0.15)
+    assert defaults["scar_width"] == (2, 16)
+    assert defaults["scar_length"] == (10, 25)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_views_come_class_by_class_with_their_labels(task):
+    views, labels = proxy.make_views(tf.constant(noise(4, 40, 56, 3)), task, SEED)
+    number = CLASSES[task]
+    assert views.shape == [number * 4, 40, 56, 3]
+    assert views.dtype == tf.float32
+    assert labels.dtype == tf.int32
+    assert labels.numpy().tolist() == np.repeat(np.arange(number), 4).tolist()
+
+
+@pytest.mark.parametrize("settings", [None, STILL], ids=["augmented", "still"])
+@pytest.mark.parametrize("task", CLASSES)
+def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, settings):
+    images = noise(5, 128, 128, 3)
+    views = by_class(proxy.make_views(tf.constant(images), task, SEED, settings)[0], task)
+    if settings is STILL:
+        assert np.array_equal(views[0], images)
+    for image in range(5):
+        one = views[:, image]
+        masks = [changed(one, label) for label in range(1, len(one))]
+        kinds = {"cutpaste": [is_cutpaste], "cutpaste_scar": [is_scar]}.get(
+            task, [is_cutpaste, is_scar]
+        )
+        for mask, kind in zip(masks, kinds, strict=True):
+            assert kind(mask)
+        if task != "cutpaste":
+            assert masks[-1].sum() < 0.01 * 128 * 128
+
+
+def test_input_view_is_translated_and_jittered_alike_in_all_classes():
+    # One view per image, not one per class: the classes agree wherever none was edited.
+    images = noise(4, 64, 64, 3)
+    views = by_class(
+        proxy.make_views(tf.constant(images), "cutpaste_3way", SEED)[0], "cutpaste_3way"
+    )
+    for image in range(4):
+        assert np.mean((views[:, image] == views[0, image]).all((0, -1))) > 0.8
+        assert np.abs(views[0, image] - images[image]).max() > 0.01
+
+
+def test_unjittered_patches_are_cut_from_the_input_view():
+    images = reference.coded(6, 96, 96)
+    settings = dataclasses.replace(STILL, jitter=0.0, translation=0.1)
+    views = by_class(
+        proxy.make_views(tf.constant(images), "cutpaste_3way", SEED, settings)[0], "cutpaste_3way"
+    )
+    shifts = set()
+    for image in range(6):
+        one = views[:, image]
+        assert np.all(reference.decode(one)[2] == image)  # no pixel of another image
+        # A pixel in the middle of the input view tells by how much it was translated; what is
+        # then pasted occurs in that view.
+        rows, columns, _ = reference.decode(one[0])
+        shifts.add((rows[48, 48] - 48, columns[48, 48] - 48))
+        present = set(zip(rows.ravel(), columns.ravel(), strict=True))
+        for label in (1, 2):
+            rows, columns, _ = reference.decode(one[label][changed(one, label)])
+            assert set(zip(rows, columns, strict=True)) <= present
+    assert len(shifts) > 1
+    assert np.abs(list(shifts)).max() <= 9
+
+
+def test_different_images_get_different_patches():
+    images = np.repeat(noise(1, 64, 64, 3), 12, axis=0)
+    views = by_class(
+        proxy.make_views(tf.constant(images), "cutpaste_3way", SEED, STILL)[0], "cutpaste_3way"
+    )
+    for label in (1, 2):
+        masks = {changed(views[:, image], label).tobytes() for image in range(12)}
+        assert len(masks) == 12
+
+
+def test_patch_and_scar_of_an_image_are_unrelated():
+    images = tf.constant(np.repeat(noise(1, 48, 48, 3), 300, axis=0))
+    views = by_class(proxy.make_views(images, "cutpaste_3way", SEED, STILL)[0], "cutpaste_3way")
+    boxes = np.array(
+        [
+            [reference.bounding_box(changed(views[:, image], label)) for label in (1, 2)]
+            for image in range(300)
+        ]
+    )
+    middle = boxes[..., :2] + boxes[..., 2:] / 2
+    for axis in (0, 1):
+        reference.assert_unrelated(middle[:, 0, axis], middle[:, 1, axis])
+
+
+def test_patches_cover_the_image_evenly_over_many_draws():
+    # What has to lie inside covers the middle more often than the border, but no side or quarter
+    # more than another.
+    images = tf.constant(np.repeat(noise(1, 32, 32, 3), 1500, axis=0))
+    views = by_class(proxy.make_views(images, "cutpaste_3way", SEED, STILL)[0], "cutpaste_3way")
+    for label in (1, 2):
+        covered = (views[label] != views[0]).any(-1).sum(0)
+        assert covered.reshape(8, 4, 8, 4).sum((1, 3)).min() > 0
+        quarters = covered.reshape(2, 16, 2, 16).sum((1, 3))
+        np.testing.assert_allclose(quarters / quarters.mean(), 1.0, atol=0.12)
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_same_seed_same_views_and_other_seed_other_views(task):
+    images = tf.constant(noise(3, 48, 48, 3))
+    first, again, other = (
+        by_class(proxy.make_views(images, task, tf.constant([1, s]))[0], task) for s in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    for label, image in np.ndindex(first.shape[:2]):
+        assert not np.array_equal(first[label, image], other[label, image])
+
+
+def test_seed_may_be_a_list_or_an_array():
+    images = tf.constant(noise(2, 32, 32, 3))
+    views = [
+        proxy.make_views(images, "cutpaste", seed)[0]
+        for seed in ([6, 28], np.array([6, 28], np.int32), tf.constant([6, 28]))
+    ]
+    assert np.array_equal(views[0], views[1])
+    assert np.array_equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_batch_of_one(task):
+    views, labels = proxy.make_views(tf.constant(noise(1, 32, 40, 3)), task, SEED, STILL)
+    assert labels.numpy().tolist() == list(range(CLASSES[task]))
+    views = by_class(views, task)
+    assert all(changed(views[:, 0], label).any() for label in range(1, CLASSES[task]))
+
+
+@pytest.mark.parametrize("kind", ["black", "white", "both"])
+def test_views_stay_within_zero_and_one(kind):
+    images = {
+        "black": np.zeros([4, 32, 32, 3]),
+        "white": np.ones([4, 32, 32, 3]),
+        "both": np.random.default_rng(2).integers(0, 2, (4, 32, 32, 3)),
+    }[kind]
+    settings = proxy.Settings(jitter=0.5, view_jitter=0.5)
+    views, _ = proxy.make_views(tf.constant(images, tf.float32), "cutpaste_3way", SEED, settings)
+    assert np.isfinite(views).all()
+    assert 0.0 <= views.numpy().min() <= views.numpy().max() <= 1.0
+
+
+def source_of(settings, label, size=(256, 256)):
+    """Height and width of each image's cut patch, and how many pixels were pasted."""
+    settings = dataclasses.replace(settings, translation=0.0, view_jitter=0.0, jitter=0.0)
+    images = tf.constant(reference.coded(8, *size))
+    views = by_class(proxy.make_views(images, "cutpaste_3way", SEED, settings)[0], "cutpaste_3way")
+    found = []
+    for image in range(8):
+        mask = changed(views[:, image], label)
+        rows, columns, _ = reference.decode(views[label, image][mask])
+        found.append((np.ptp(rows) + 1, np.ptp(columns) + 1, mask.sum()))
+    return np.array(found)
+
+
+def test_settings_decide_the_patchs_area():
+    height, width, pixels = source_of(proxy.Settings(area_ratio=(0.25, 0.25)), 1).T
+    assert np.array_equal(height * width, pixels)
+    np.testing.assert_allclose(pixels / 256**2, 0.25, rtol=0.01)
+
+
+def test_settings_decide_the_scars_width_and_length():
+    settings = proxy.Settings(scar_width=(4, 4), scar_length=(60, 60))
+    height, width, pixels = source_of(settings, 2).T
+    assert np.all((height >= 59) & (height <= 60))
+    assert np.all(width == 4)
+    np.testing.assert_allclose(pixels, 240, rtol=0.1)
+
+
+@pytest.mark.parametrize("label", [1, 2])
+def test_settings_decide_the_patchs_jitter(label):
+    images = tf.fill([200, 24, 24, 3], 0.5)
+    settings = dataclasses.replace(STILL, jitter=0.3)
+    views = by_class(proxy.make_views(images, "cutpaste_3way", SEED, settings)[0], "cutpaste_3way")
+    values = [views[label, image][changed(views[:, image], label)].mean() for image in range(200)]
+    reference.assert_uniform(np.array(values) / 0.5, 0.7, 1.3)
+    assert np.all(views[0] == 0.5)
+
+
+def test_settings_decide_the_views_augmentation(monkeypatch):
+    seen = {}
+    augment = view.augment
+
+    def spy(images, seed, **kwargs):
+        seen.update(kwargs)
+        return augment(images, seed, **kwargs)
+
+    monkeypatch.setattr(view, "augment", spy)
+    settings = proxy.Settings(translation=0.125, view_jitter=0.25)
+    proxy.make_views(tf.constant(noise(1, 32, 32, 3)), "cutpaste", SEED, settings)
+    assert seen == {"translation": 0.125, "jitter": 0.25}
+
+
+# Types.
+
+
+@pytest.fixture
+def mixed_float16():
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy(before)
+
+
+@pytest.mark.usefixtures("mixed_float16")
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32])
+def test_dtype_is_the_images_under_mixed_precision(dtype):
+    views, labels = proxy.make_views(tf.constant(noise(2, 48, 48, 3), dtype), "cutpaste_3way", SEED)
+    assert views.dtype == dtype
+    assert labels.dtype == tf.int32
+
+
+def test_float16_views_are_the_float32_views_rounded():
+    images = noise(3, 64, 64, 3).astype(np.float16)
+    half, single = (
+        proxy.make_views(tf.constant(images, dtype), "cutpaste_3way", SEED)[0].numpy()
+        for dtype in (tf.float16, tf.float32)
+    )
+    assert half.dtype == np.float16
+    # Two roundings to 11 bits: after the view's jitter and after the patch's.
+    np.testing.assert_allclose(half.astype(np.float32), single, rtol=0, atol=2e-3)
+
+
+# Wherever the views are made.
+
+TASK = "cutpaste_3way"
+# Odd numbers, and scars large enough to be turned visibly.
+SHAPE = (5, 72, 90, 3)
+LARGE_SCARS = proxy.Settings(scar_width=(8, 20), scar_length=(40, 90))
+
+
+def make(images, seed):
+    return proxy.make_views(images, TASK, seed, LARGE_SCARS)
+
+
+@pytest.fixture(scope="module")
+def eager():
+    return make(tf.constant(noise(*SHAPE)), SEED)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["graph", "xla"])
+def compiled(request):
+    signature = [tf.TensorSpec([None, *SHAPE[1:]], tf.float32), tf.TensorSpec([2], tf.int32)]
+    return tf.function(make, input_signature=signature, jit_compile=request.param)
+
+
+def assert_same(actual, expected):
+    np.testing.assert_allclose(actual[0], expected[0], rtol=0, atol=1e-5)
+    assert np.array_equal(actual[1], expected[1])
+
+
+def test_compiled_views_equal_eager_ones(compiled, eager):
+    assert_same(compiled(tf.constant(noise(*SHAPE)), SEED), eager)
+
+
+def test_compiled_views_depend_on_the_seed_they_are_given(compiled, eager):
+    # The seed is an input, not a constant of the graph.
+    other = compiled(tf.constant(noise(*SHAPE)), SEED + 1)
+    assert not np.allclose(other[0], eager[0], atol=1e-2)
+
+
+def test_compiled_views_have_known_shapes_but_for_the_batch(compiled):
+    views, labels = compiled.get_concrete_function().structured_outputs
+    assert views.shape.as_list() == [None, *SHAPE[1:]]
+    assert labels.shape.as_list() == [None]
+
+
+def test_views_of_a_known_batch_have_a_known_shape():
+    # Training steps and TPUs want static shapes.
+    concrete = tf.function(make, autograph=False).get_concrete_function(
+        tf.TensorSpec(SHAPE, tf.float32), tf.TensorSpec([2], tf.int32)
+    )
+    views, labels = concrete.structured_outputs
+    assert views.shape.as_list() == [15, *SHAPE[1:]]
+    assert labels.shape.as_list() == [15]
+
+
+def test_views_made_in_tf_data_equal_eager_ones(eager):
+    images = noise(*SHAPE)
+    # The last batch is smaller, so the batch's size is unknown.
+    images = np.concatenate([images, images[:2]])
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(SHAPE[0])
+    dataset = dataset.map(lambda batch: make(batch, SEED))
+    assert dataset.element_spec[0].shape.as_list() == [None, *SHAPE[1:]]
+    full, rest = list(dataset)
+    assert_same(full, eager)
+    assert rest[0].shape == [6, *SHAPE[1:]]
+    assert_same(rest, make(tf.constant(images[:2]), SEED))
+
+
+# Errors.
+
+
+def test_unknown_task_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"cutpaste, cutpaste_scar, cutpaste_3way.*'cutpast'"):
+        proxy.make_views(tf.constant(noise(1, 32, 32, 3)), "cutpast", SEED)
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 3), (1, 1, 32, 32, 3), (2, 32, 32, 1), (2, 32, 32, 4), (2, 3, 32, 32)]
+)
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\[B, H, W, 3\]"):
+        proxy.make_views(tf.zeros(shape), "cutpaste", SEED)
+
+
+def test_unknown_height_is_refused():
+    compiled = tf.function(make, autograph=False)
+    with pytest.raises(ValueError, match="static height and width"):
+        compiled.get_concrete_function(
+            tf.TensorSpec([None, None, 32, 3], tf.float32), tf.TensorSpec([2], tf.int32)
+        )

@@ -1,0 +1,78 @@
+"""What several test modules share: tiny data sets, and the command line in a process of its own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import cutpaste_tf  # noqa: E402, F401 - sets TensorFlow's variables before it is imported
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# A run of seconds: the whole code, at a size that learns nothing.
+TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4", "--steps=6")
+
+
+def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def pattern(rng: np.random.Generator, size: int = 40) -> np.ndarray:
+    """A smooth random colour image, uint8 [size, size, 3]."""
+    coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def make_mvtec(
+    root: pathlib.Path, category: str = "part", train: int = 8, good: int = 4, bad: int = 4
+) -> pathlib.Path:
+    """Writes a tiny category in MVTec layout; returns the folder that holds it."""
+    rng = np.random.default_rng(0)
+    folder = root / category
+    for i in range(train):
+        write_image(folder / "train" / "good" / f"{i:03d}.png", pattern(rng))
+    for i in range(good):
+        write_image(folder / "test" / "good" / f"{i:03d}.png", pattern(rng))
+    for i in range(bad):
+        image, mask = pattern(rng).copy(), np.zeros([40, 40], np.uint8)
+        image[10:20, 5 + i : 25 + i] = rng.integers(0, 256, (10, 20, 3))
+        mask[10:20, 5 + i : 25 + i] = 255
+        write_image(folder / "test" / "hole" / f"{i:03d}.png", image)
+        write_image(folder / "ground_truth" / "hole" / f"{i:03d}_mask.png", mask)
+    return root
+
+
+@pytest.fixture
+def mvtec(tmp_path: pathlib.Path) -> pathlib.Path:
+    return make_mvtec(tmp_path / "data")
+
+
+def command(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """Runs `python -m cutpaste_tf.main` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cutpaste_tf.main", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """Asserts exit status 2 and one line on stderr that holds all of `parts`."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert str(part) in errors[0]

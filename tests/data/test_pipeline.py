@@ -1,0 +1,123 @@
+"""The tf.data pipelines."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_mvtec
+from PIL import Image
+
+from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data.split import Split, normal
+
+
+def numbered(count, size=32):
+    """Images that show their own number."""
+    arrays = [np.full([size, size], i, np.uint8) for i in range(count)]
+    return pipeline.prepare(normal([str(i) for i in range(count)], arrays), size)
+
+
+def order(images, batch_size, seed, start=0, batches=12):
+    data = pipeline.training_batches(images, batch_size, seed, start).take(batches)
+    return [(int(step), batch[:, 0, 0, 0].tolist()) for step, batch in data.as_numpy_iterator()]
+
+
+def test_resize_is_antialiased_like_pil():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (101, 67, 3), dtype=np.uint8)
+    ours = pipeline.resize(tf.constant(image), 32).numpy().astype(int)
+    pil = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(ours - pil.astype(int)).max() <= 2
+    # Without antialiasing, noise would keep its spread; with it, it is averaged away.
+    assert ours.std() < 0.6 * image.std()
+
+
+def test_images_of_the_wanted_size_are_kept_bit_by_bit():
+    image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    prepared = pipeline.prepare(normal(["x"], [image]), 32)
+    assert (prepared.read(tf.constant([0])).numpy()[0] == image).all()
+
+
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+def test_any_number_of_channels_becomes_rgb(channels):
+    shape = [8, 8] if channels is None else [8, 8, channels]
+    image = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    rgb = pipeline.to_rgb(tf.constant(image)).numpy()
+    flat = image.reshape([8, 8, -1])
+    expected = np.repeat(flat[..., :1], 3, -1) if flat.shape[-1] < 3 else flat[..., :3]
+    assert (rgb == expected).all()
+
+
+def test_every_image_comes_once_before_one_comes_again():
+    drawn = [n for _, batch in order(numbered(10), 5, seed=0, batches=6) for n in batch]
+    for epoch in range(3):
+        assert sorted(drawn[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]  # each epoch in another order
+
+
+def test_order_is_the_seeds():
+    images = numbered(10)
+    assert order(images, 4, seed=1) == order(images, 4, seed=1)
+    assert order(images, 4, seed=1) != order(images, 4, seed=2)
+
+
+@pytest.mark.parametrize("start", [1, 5, 7])
+def test_a_stream_that_starts_later_goes_on_exactly(start):
+    images = numbered(10)
+    assert order(images, 4, seed=3, start=start, batches=5) == order(images, 4, seed=3)[start : start + 5]
+
+
+def test_batches_larger_than_the_data_set_are_filled():
+    ((_, batch),) = order(numbered(3), 8, seed=0, batches=1)
+    assert len(batch) == 8
+    assert set(batch) == {0, 1, 2}
+
+
+def test_evaluation_batches_are_in_order_and_complete():
+    images = numbered(7)
+    batches = list(pipeline.evaluation_batches(images, 3).as_numpy_iterator())
+    assert [len(b) for b in batches] == [3, 3, 1]
+    assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(7))
+
+
+def test_sets_too_large_for_memory_read_the_same(tmp_path, monkeypatch):
+    split = folder.load(make_mvtec(tmp_path) / "part").train
+    kept = pipeline.prepare(split, 32)
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 0)
+    streamed = pipeline.prepare(split, 32)
+    assert kept.stored is not None
+    assert streamed.stored is None
+    for one, other in zip(
+        pipeline.training_batches(kept, 3, 0).take(4),
+        pipeline.training_batches(streamed, 3, 0).take(4),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_views_are_made_on_the_host_where_asked():
+    data = pipeline.training_batches(
+        numbered(6), 2, 0, views=lambda step, images: (tf.cast(images, tf.float32), step)
+    )
+    first, step = next(iter(data))
+    assert first.dtype == tf.float32
+    assert int(step) == 0
+
+
+def test_masks_are_resized_without_new_values(tmp_path):
+    mask = np.zeros([64, 64], bool)
+    mask[16:32, 8:40] = True
+    expected = mask[::2, ::2]
+    assert (pipeline.read_mask(mask, 32) == expected).all()
+    file = tmp_path / "m.png"
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+    assert (pipeline.read_mask(str(file), 32) == expected).all()
+    assert not pipeline.read_mask(None, 32).any()
+
+
+def test_columns_of_a_split_must_be_as_long():
+    split = normal(["a"], [np.zeros([2, 2], np.uint8)])
+    with pytest.raises(ValueError, match="same length"):
+        dataclasses.replace(split, labels=np.zeros(2))
+    assert isinstance(split, Split)

@@ -1,0 +1,102 @@
+"""ResNet-18 and the projection head."""
+
+import keras
+import numpy as np
+import pytest
+
+from cutpaste_tf.models import head, resnet
+
+
+def layers(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+def test_resnet18_has_its_published_number_of_parameters():
+    # torchvision's resnet18 has 11,689,512 parameters, 513,000 of them in its classifier.
+    model = resnet.resnet18(64)
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert trainable == 11_689_512 - 513_000
+
+
+@pytest.mark.parametrize(("stem", "last"), [("large", 2), ("small", 8)])
+def test_stems_reduce_as_they_say(stem, last):
+    model = resnet.resnet18(64, width=0.125, stem=stem)
+    assert model.get_layer("conv5_block2_out").output.shape[1:] == (last, last, 64)
+    assert model.output_shape == (None, 64)
+
+
+def test_width_multiplies_channels():
+    assert resnet.resnet18(32, width=0.25).output_shape == (None, 128)
+    assert resnet.resnet18(32, width=2.0).output_shape == (None, 1024)
+
+
+def test_pool_is_the_average_over_space_of_the_last_block():
+    model = resnet.resnet18(64, width=0.125)
+    inner = keras.Model(model.input, model.get_layer("conv5_block2_out").output)
+    images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    expected = inner(images).numpy().mean((1, 2))
+    np.testing.assert_allclose(model(images).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalisation_and_decay_follow_the_companion_code():
+    model = resnet.resnet18(32, width=0.125, weight_decay=0.01)
+    for layer in layers(model, keras.layers.BatchNormalization):
+        assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+        assert layer.gamma_regularizer is None
+        assert layer.beta_regularizer is None
+    convolutions = layers(model, keras.layers.Conv2D)
+    assert len(convolutions) == 20  # 17 in the main path with the stem, 3 in shortcuts
+    total = sum(float((layer.kernel.numpy() ** 2).sum()) for layer in convolutions)
+    assert float(sum(model.losses)) == pytest.approx(0.01 * total, rel=1e-4)
+    assert not any(layer.use_bias for layer in convolutions)
+
+
+def test_kernels_are_drawn_with_fan_out_scaling():
+    kernel = resnet.resnet18(64).get_layer("conv5_block2_2_conv").kernel.numpy()
+    expected = np.sqrt(2.0 / (3 * 3 * 512))
+    assert kernel.std() == pytest.approx(expected, rel=0.02)
+
+
+def test_weights_are_the_seeds():
+    def kernels(seed):
+        return [w.numpy() for w in resnet.resnet18(32, width=0.125, seed=seed).trainable_weights]
+
+    one, same, other = kernels(1), kernels(1), kernels(2)
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert not (one[0] == other[0]).all()
+    # Layers of one shape are not copies of each other.
+    model = resnet.resnet18(32, width=0.125)
+    a, b = (model.get_layer(f"conv2_block{i}_2_conv").kernel.numpy() for i in (1, 2))
+    assert not (a == b).all()
+
+
+def test_unknown_stem_is_refused():
+    with pytest.raises(ValueError, match="stem"):
+        resnet.resnet18(32, stem="medium")
+
+
+@pytest.mark.parametrize("dims", [(128,), (512, 128), (512,) * 8 + (128,)])
+def test_head_is_as_deep_as_asked(dims):
+    model = head.projection_head(64, 3, dims=dims, weight_decay=0.01)
+    dense = layers(model, keras.layers.Dense)
+    assert [layer.units for layer in dense] == [*dims, 3]
+    assert [layer.use_bias for layer in dense] == [False] * len(dims) + [True]
+    assert len(layers(model, keras.layers.BatchNormalization)) == len(dims) - 1
+    assert len(layers(model, keras.layers.ReLU)) == len(dims) - 1
+    assert model.output_shape == (None, 3)
+    # Logits start small, so that the loss starts near log(3).
+    logits = model(np.random.default_rng(0).random((256, 64), np.float32), training=True)
+    assert float(np.std(logits)) < 2.0
+
+
+def test_mixed_precision_keeps_features_and_logits_in_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        backbone = resnet.resnet18(32, width=0.125)
+        logits = head.projection_head(64, 3, dims=(8, 4))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    features = backbone(np.zeros([1, 32, 32, 3], np.float32))
+    assert backbone.get_layer("stem_conv").compute_dtype == "float16"
+    assert features.dtype == "float32"
+    assert logits(features).dtype == "float32"

@@ -1,0 +1,138 @@
+"""Densities against independent computations, and their files."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.covariance
+
+from cutpaste_tf import density
+from cutpaste_tf.errors import UserError
+
+
+def features(count=200, dims=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, dims)) @ rng.normal(size=(dims, dims)) + rng.normal(size=dims)
+
+
+@pytest.mark.parametrize("kind", ["gde", "gmm"])
+def test_score_is_the_mahalanobis_distance(kind):
+    train, test = features(), features(50, seed=1)
+    if kind == "gde":
+        covariance = sklearn.covariance.ledoit_wolf(train)[0]
+    else:
+        covariance = np.cov(train.T, bias=True) + 1e-6 * np.eye(6)
+    mean = train.mean(0)
+    expected = [
+        np.sqrt((x - mean) @ np.linalg.solve(covariance, x - mean)) for x in test
+    ]
+    np.testing.assert_allclose(density.make(kind).fit(train).score(test), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gde", "gmm"])
+def test_score_orders_as_equation_2_does(kind):
+    train, test = features(), features(50, seed=1)
+    fitted = density.make(kind).fit(train)
+    log_density = scipy.stats.multivariate_normal(
+        fitted.mean, np.linalg.inv(fitted.precision)
+    ).logpdf(test)
+    constant = log_density + 0.5 * fitted.score(test) ** 2
+    np.testing.assert_allclose(constant, constant[0], rtol=1e-6)
+
+
+def test_kernel_density_is_the_sum_of_kernels():
+    train, test = features(30), features(10, seed=1)
+    fitted = density.make("kde").fit(train)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+    gamma = 10.0 / (6 * unit[0].var())
+    squared = ((unit[1][:, None] - unit[0][None]) ** 2).sum(-1)
+    density_sum = np.exp(-gamma * squared).mean(1) * (gamma / np.pi) ** 3
+    np.testing.assert_allclose(fitted.score(test), -np.log(density_sum), rtol=1e-6)
+
+
+def test_shrinkage_copes_with_fewer_images_than_features():
+    """MVTec AD has 60 to 391 training images against 512 features and more."""
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(60, 512)).astype(np.float32)
+    fitted = density.make("gde").fit(train)
+    assert fitted.precision.dtype == np.float64
+    scores = fitted.score(np.stack([train[0], train[0] + 5.0]))
+    assert np.isfinite(scores).all()
+    assert scores[1] > scores[0]
+
+
+@pytest.mark.parametrize("kind", ["gde", "gmm", "kde"])
+def test_saved_and_loaded_scores_are_the_same(kind, tmp_path):
+    fitted = density.make(kind).fit(features())
+    path = tmp_path / "density.npz"
+    density.save(fitted, path)
+    loaded = density.load(path)
+    assert loaded.kind == kind
+    np.testing.assert_array_equal(loaded.score(features(9)), fitted.score(features(9)))
+    assert [p.name for p in tmp_path.iterdir()] == ["density.npz"]
+    with np.load(path, allow_pickle=False) as file:  # every array reads without pickle
+        assert all(file[name].dtype != object for name in file.files)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300, 0.5, 0.99])
+def test_a_truncated_file_is_refused(keep, tmp_path):
+    path = tmp_path / "density.npz"
+    density.save(density.make("gde").fit(features()), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(UserError, match=r"density\.npz: not a readable density"):
+        density.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": np.zeros(5)},
+        {"mean": np.full(6, np.nan)},
+        {"precision": np.eye(6, dtype=np.float32)},
+        {"header": np.array(json.dumps({"kind": "flow", "version": 1}))},
+        {"header": np.array("[")},
+        {"header": np.array(json.dumps({"kind": "gde"}))},
+    ],
+)
+def test_a_file_of_other_content_is_refused(change, tmp_path):
+    path = tmp_path / "density.npz"
+    arrays = density.make("gde").fit(features()).arrays()
+    header = {"header": np.array(json.dumps({"kind": "gde", "version": 1}))}
+    np.savez(path, **(header | arrays | change))
+    with pytest.raises(UserError, match="not a readable density"):
+        density.load(path)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "density.npz"
+    buffer = io.BytesIO()
+    np.savez(buffer, header=np.array([{"kind": "gde"}], dtype=object))
+    path.write_bytes(buffer.getvalue())
+    with pytest.raises(UserError, match="not a readable density"):
+        density.load(path)
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path):
+    path = tmp_path / "density.npz"
+    arrays = density.make("gde").fit(features()).arrays()
+    np.savez(path, header=np.array(json.dumps({"kind": "gde", "version": 2})), **arrays)
+    with pytest.raises(UserError, match="version 2, not 1"):
+        density.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"density\.npz: there is no such file"):
+        density.load(tmp_path / "density.npz")
+
+
+def test_features_that_do_not_fit_are_refused():
+    fitted = density.make("gde").fit(features())
+    with pytest.raises(ValueError, match=r"\[N, 6\]"):
+        fitted.score(np.zeros([3, 5]))
+    with pytest.raises(ValueError, match="finite"):
+        density.make("gde").fit(np.full([5, 2], np.nan))
+    with pytest.raises(ValueError, match="kind"):
+        density.GaussianDensity("kde")

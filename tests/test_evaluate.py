@@ -1,0 +1,194 @@
+"""Embedding, scoring, results files and loading a run."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY, command, make_mvtec, pattern, write_image
+
+from cutpaste_tf import evaluate, train
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.models.resnet import resnet18
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run on a folder with defects, and its data."""
+    root = tmp_path_factory.mktemp("finished")
+    make_mvtec(root / "data")
+    done = command(
+        "--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}", *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
+
+
+def read_scores(run_dir):
+    with open(run_dir / "scores.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_embedding_is_the_backbone_in_inference_mode():
+    backbone = resnet18(32, width=0.0625)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(70)]
+    images = pipeline.prepare(normal([str(i) for i in range(70)], arrays), 32)
+    before = [w.numpy() for w in backbone.weights]
+    features = evaluate.Embedder(backbone)(images)
+    assert features.shape == (70, 32)  # more than one batch, the last smaller
+    expected = backbone(np.stack(arrays).astype(np.float32) / 255.0, training=False)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    for old, new in zip(before, backbone.weights, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def test_the_density_sees_unaugmented_training_images_alone(finished):
+    """Recomputes the run's scores from its weights and the files, step by step."""
+    run_dir, data, _ = finished
+    config = Config.from_json((run_dir / "config.json").read_text())
+    model = train.build(config)
+    train.load_weights(model, run_dir)
+
+    def embed(paths):
+        images = [pipeline.decode(path.read_bytes()) for path in paths]
+        images = np.stack([pipeline.resize(image, 32).numpy() for image in images])
+        return model.backbone(images.astype(np.float32) / 255.0, training=False).numpy()
+
+    fitted = evaluate.densities.make("gde").fit(embed(sorted((data / "train/good").iterdir())))
+    rows = read_scores(run_dir)
+    expected = fitted.score(embed([data / row["path"] for row in rows]))
+    np.testing.assert_allclose([float(r["score"]) for r in rows], expected, rtol=1e-4)
+
+
+def test_results_hold_what_was_promised(finished):
+    run_dir, _, output = finished
+    results = json.loads((run_dir / "results.json").read_text())
+    promised = (
+        "dataset category seed task backbone steps num_train num_test image_auroc image_ap "
+        "pixel_auroc pixel_aupro untrained_image_auroc train_seconds images_per_second versions"
+    )
+    assert set(promised.split()) <= set(results)
+    assert (results["dataset"], results["category"], results["seed"]) == ("folder", "part", 0)
+    assert (results["num_train"], results["num_test"], results["steps"]) == (8, 8, 6)
+    assert 0 <= results["image_auroc"] <= 1
+    assert results["train_seconds"] > 0
+    assert {"tensorflow", "keras", "scikit-learn", "python"} <= set(results["versions"])
+    assert f"image AUROC {100 * results['image_auroc']:.1f}" in output
+    assert f"untrained {100 * results['untrained_image_auroc']:.1f}" in output
+
+
+def test_scores_are_those_of_the_results(finished):
+    run_dir, _, _ = finished
+    rows = read_scores(run_dir)
+    assert list(rows[0]) == ["path", "label", "defect_type", "score"]
+    assert [row["defect_type"] for row in rows] == ["good"] * 4 + ["hole"] * 4
+    labels = np.array([int(row["label"]) for row in rows])
+    auroc = evaluate.metrics.image_auroc(labels, np.array([float(r["score"]) for r in rows]))
+    assert auroc == json.loads((run_dir / "results.json").read_text())["image_auroc"]
+
+
+def test_the_untrained_network_is_the_seeds_before_training(finished):
+    run_dir, data, _ = finished
+    config = Config.from_json((run_dir / "config.json").read_text())
+    category = evaluate_category(data)
+    images = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
+    embedder = evaluate.Embedder(train.build(config).backbone)
+    untrained = evaluate.evaluate(embedder, *images, "gde")
+    auroc = evaluate.metrics.image_auroc(category.test.labels, untrained.scores)
+    results = json.loads((run_dir / "results.json").read_text())
+    assert auroc == pytest.approx(results["untrained_image_auroc"])
+
+
+def evaluate_category(data):
+    from cutpaste_tf.data import folder
+
+    return folder.load(data)
+
+
+def test_figures_are_drawn_into_files_and_tensorboard(finished):
+    from PIL import Image
+    from tensorboard.backend.event_processing import event_accumulator
+
+    run_dir, _, _ = finished
+    names = {"augmentations", "most_and_least_anomalous", "roc", "score_histogram"}
+    assert {p.stem for p in (run_dir / "figures").iterdir()} == names
+    for name in names:
+        with Image.open(run_dir / "figures" / f"{name}.png") as image:
+            assert min(image.size) > 200
+            assert len(image.convert("L").getcolors() or range(257)) > 10  # not blank
+    reader = event_accumulator.EventAccumulator(str(run_dir / "tensorboard" / "evaluation"))
+    reader.Reload()
+    assert {f"figures/{name}" for name in names} <= set(reader.Tags()["tensors"])
+
+
+def test_a_loaded_run_scores_files_and_arrays_as_the_run_did(finished):
+    run_dir, data, _ = finished
+    rows = read_scores(run_dir)
+    detector = evaluate.Detector.load(run_dir)
+    paths = [data / row["path"] for row in rows]
+    expected = [float(row["score"]) for row in rows]
+    np.testing.assert_allclose(detector.score(paths), expected, rtol=1e-5)
+    from PIL import Image
+
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    np.testing.assert_allclose(detector.score(arrays), expected, rtol=1e-5)
+    assert detector.score([]).shape == (0,)
+
+
+def test_scoring_a_broken_image_names_it(finished, tmp_path):
+    run_dir, _, _ = finished
+    file = write_image(tmp_path / "x.png", pattern(np.random.default_rng(0), 100))
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"x\.png: a damaged or truncated image"):
+        evaluate.Detector.load(run_dir).score([file])
+
+
+def copy_run(run_dir, target):
+    import shutil
+
+    shutil.copytree(run_dir, target)
+    return target
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "density.npz", "checkpoints/backbone.weights.h5"]
+)
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_a_damaged_run_is_refused_by_name(finished, tmp_path, name, damage):
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    file = run_dir / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    with pytest.raises(UserError, match=name.rsplit("/", 1)[-1]):
+        evaluate.Detector.load(run_dir)
+
+
+def test_elpv_keeps_its_probability_as_a_column(tmp_path):
+    split = normal(["a"], [np.zeros([4, 4], np.uint8)])
+    import dataclasses
+
+    split = dataclasses.replace(split, extra={"defect_probability": [0.3333]})
+    evaluate.write_scores(tmp_path / "scores.csv", split, np.array([1.5]))
+    assert read_scores(tmp_path) == [
+        {"path": "a", "label": "0", "defect_type": "good", "score": "1.5",
+         "defect_probability": "0.3333"}
+    ]
+
+
+def test_json_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(ValueError, match="JSON"):
+        evaluate.write_json(path, {"image_auroc": float("nan")})
+    assert not path.exists()
+
+
+def test_device_names_the_cores_here():
+    assert "CPU" in evaluate.device() or keras.backend.backend() == "tensorflow"

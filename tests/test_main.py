@@ -1,0 +1,279 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import (
+    ROOT,
+    SHARED_DATA,
+    TINY,
+    assert_user_error,
+    command,
+    make_mvtec,
+    pattern,
+    write_image,
+)
+
+
+def run(data, workdir, *more, **options):
+    return command(
+        "--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *TINY, *more, **options
+    )
+
+
+def scores(workdir, category="part", seed=0):
+    lines = (workdir / category / f"seed_{seed}" / "scores.csv").read_text().splitlines()[1:]
+    return np.array([float(line.split(",")[3]) for line in lines])
+
+
+def test_good_images_only_leave_a_run_that_scores(tmp_path):
+    data = make_mvtec(tmp_path / "data", good=0, bad=0)
+    done = run(data, tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "metrics will be null" in done.stdout
+    run_dir = tmp_path / "runs" / "part" / "seed_0"
+    results = json.loads((run_dir / "results.json").read_text())
+    for name in ("image_auroc", "image_ap", "untrained_image_auroc"):
+        assert results[name] is None
+    assert (run_dir / "scores.csv").read_text() == "path,label,defect_type,score\n"
+    from cutpaste_tf.evaluate import Detector
+
+    rng = np.random.default_rng(0)
+    values = Detector.load(run_dir).score([pattern(rng), pattern(rng, 99)])
+    assert values.shape == (2,)
+    assert np.isfinite(values).all()
+
+
+def test_a_folder_that_is_the_part_itself(tmp_path):
+    data = make_mvtec(tmp_path, "bolt", train=4, good=1, bad=1)
+    done = run(data / "bolt", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "bolt" / "seed_0" / "results.json").is_file()
+
+
+def test_seeds_and_categories_and_skipping_what_is_finished(tmp_path):
+    data = make_mvtec(tmp_path / "data", "anchor", train=4, good=2, bad=2)
+    make_mvtec(data, "bolt", train=4, good=2, bad=2)
+    first = run(data, tmp_path / "runs", "--seed=0,1")
+    assert first.returncode == 0, first.stderr
+    found = sorted(
+        str(p.parent.relative_to(tmp_path / "runs"))
+        for p in (tmp_path / "runs").rglob("results.json")
+    )
+    assert found == ["anchor/seed_0", "anchor/seed_1", "bolt/seed_0", "bolt/seed_1"]
+    assert first.stdout.splitlines()[-1].startswith("mean")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    began = time.perf_counter()
+    again = run(data, tmp_path / "runs", "--seed=0,1")
+    assert time.perf_counter() - began < 5  # nothing is loaded for nothing
+    assert again.returncode == 0
+    assert again.stdout.count("finished already, skipped") == 4
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    assert before == after
+
+
+def test_same_seed_same_scores(mvtec, tmp_path):
+    assert run(mvtec, tmp_path / "1").returncode == 0
+    assert run(mvtec, tmp_path / "2").returncode == 0
+    assert run(mvtec, tmp_path / "3", "--seed=1").returncode == 0
+    one, again, other = (scores(tmp_path / n, seed=int(n == "3")) for n in "123")
+    np.testing.assert_allclose(one, again, rtol=1e-6)
+    assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
+
+
+def test_sigkill_in_mid_training_and_again_ends_with_the_same_weights(mvtec, tmp_path):
+    long = ("--steps=700", "--batch_size=2")  # two epochs of 256 steps and a rest
+    whole = run(mvtec, tmp_path / "whole", *long)
+    assert whole.returncode == 0, whole.stderr
+    arguments = [
+        sys.executable, "-m", "cutpaste_tf.main", "--dataset=folder", f"--data_dir={mvtec}",
+        f"--workdir={tmp_path / 'cut'}", *TINY, *long,
+    ]
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    backup = tmp_path / "cut" / "part" / "seed_0" / "checkpoints" / "backup"
+    deadline = time.monotonic() + 120
+    while not (backup / "training_metadata.json").is_file():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)  # somewhere in the second epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "part" / "seed_0" / "results.json").exists()
+    resumed = run(mvtec, tmp_path / "cut", *long)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming at step " in resumed.stdout
+    np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
+
+    from cutpaste_tf import train
+    from cutpaste_tf.config import Config
+
+    models = []
+    for name in ("whole", "cut"):
+        run_dir = tmp_path / name / "part" / "seed_0"
+        model = train.build(Config.from_json((run_dir / "config.json").read_text()))
+        train.load_weights(model, run_dir)
+        models.append([w.numpy() for w in (*model.backbone.weights, *model.head.weights)])
+    for one, other in zip(*models, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_kill_after_training_only_evaluates_again(mvtec, tmp_path):
+    assert run(mvtec, tmp_path).returncode == 0
+    run_dir = tmp_path / "part" / "seed_0"
+    before = scores(tmp_path)
+    for name in ("results.json", "density.npz", "scores.csv"):
+        (run_dir / name).unlink()
+    done = run(mvtec, tmp_path)
+    assert done.returncode == 0
+    assert "step 6/6" not in done.stdout
+    np.testing.assert_allclose(scores(tmp_path), before, rtol=1e-6)
+    assert json.loads((run_dir / "results.json").read_text())["train_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda part: (part / "train/good/003.png").write_bytes(b"no image"),
+        lambda part: (part / "test/hole/001.png").write_bytes(
+            write_image(part / "x.png", pattern(np.random.default_rng(0), 200)).read_bytes()[:3000]
+        ),
+    ],
+)
+def test_a_broken_image_stops_before_training(mvtec, tmp_path, break_it):
+    break_it(mvtec / "part")
+    done = run(mvtec, tmp_path / "runs")
+    name = "003.png" if b"no image" == (mvtec / "part/train/good/003.png").read_bytes() else "001.png"
+    assert_user_error(done, name)
+    assert "step" not in done.stdout
+    assert not (tmp_path / "runs" / "part" / "seed_0" / "checkpoints").exists()
+
+
+def test_no_images_to_train_on(tmp_path):
+    (tmp_path / "part" / "train" / "good").mkdir(parents=True)
+    assert_user_error(run(tmp_path, tmp_path / "runs"), "train/good", "no images to train on")
+
+
+def test_a_missing_data_folder(tmp_path):
+    done = run(tmp_path / "nowhere", tmp_path / "runs")
+    assert_user_error(done, "--data_dir", "nowhere")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("dataset", ["mvtec_ad"])
+def test_missing_mvtec_ad_says_where_to_get_it(tmp_path, dataset):
+    done = command(f"--dataset={dataset}", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'r'}")
+    assert_user_error(done, "https://www.mvtec.com")
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(mvtec, tmp_path):
+    assert run(mvtec, tmp_path).returncode == 0
+    before = (tmp_path / "part/seed_0/results.json").read_text()
+    assert_user_error(run(mvtec, tmp_path, "--steps=7"), "--steps=6", "not 7", "--workdir")
+    assert (tmp_path / "part/seed_0/results.json").read_text() == before
+
+
+@pytest.mark.parametrize("workdir", ["/proc/nope", "{tmp}/file/inside"])
+def test_a_work_directory_that_cannot_be_written(mvtec, tmp_path, workdir):
+    (tmp_path / "file").write_text("x")
+    done = run(mvtec, workdir.format(tmp=tmp_path))
+    assert_user_error(done, "--workdir=", "cannot be written")
+
+
+def _limit_file_size():
+    # Writing past the limit fails with an error instead of a signal: the same as a full disk.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(mvtec, tmp_path):
+    wide = ("--width=0.25",)  # weights of more than the limit
+    done = run(mvtec, tmp_path, *wide, preexec_fn=_limit_file_size)
+    assert_user_error(done, "cannot be written")
+    assert not (tmp_path / "part/seed_0/results.json").exists()
+    again = run(mvtec, tmp_path, *wide)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "part/seed_0/results.json").is_file()
+
+
+def test_another_keras_backend_is_refused(mvtec, tmp_path):
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    assert_user_error(run(mvtec, tmp_path, env=environment), "KERAS_BACKEND=jax")
+
+
+def test_ctrl_c_says_that_it_can_be_resumed(mvtec, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cutpaste_tf.main", "--dataset=folder", f"--data_dir={mvtec}",
+         f"--workdir={tmp_path}", *TINY, "--steps=100000"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "step" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted; start again to resume"
+    assert "Traceback" not in errors
+
+
+def test_the_log_is_readable_in_a_file(mvtec, tmp_path):
+    done = run(mvtec, tmp_path)
+    assert "\r" not in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "step 6/6: loss " in done.stdout
+
+
+@pytest.mark.parametrize("density", ["gmm", "kde"])
+def test_other_densities_work_end_to_end(tmp_path, density):
+    data = make_mvtec(tmp_path / "data")
+    done = run(data, tmp_path / "runs", f"--density={density}")
+    assert done.returncode == 0, done.stderr
+    from cutpaste_tf.evaluate import Detector
+
+    assert Detector.load(tmp_path / "runs/part/seed_0").density.kind == density
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (SHARED_DATA / "magnetic_tile").is_dir(), reason="the magnetic tile data set is not here"
+)
+def test_training_raises_the_auroc_on_magnetic_tiles(tmp_path):
+    done = command_long(
+        "--dataset=folder", f"--data_dir={SHARED_DATA}", "--category=magnetic_tile",
+        "--image_size=64", "--width=0.25", "--batch_size=16", "--steps=1600",
+        f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "magnetic_tile/seed_0/results.json").read_text())
+    assert results["image_auroc"] > results["untrained_image_auroc"] + 0.08
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    pytest.importorskip("elpv_dataset", reason="the extra demo is not installed")
+    done = command_long("--flagfile=experiments/demo.flags", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (file,) = pathlib.Path(tmp_path).rglob("results.json")
+    results = json.loads(file.read_text())
+    gained = results["image_auroc"] - results["untrained_image_auroc"]
+    halved = 1 - results["image_auroc"] <= (1 - results["untrained_image_auroc"]) / 2
+    assert gained >= 0.05 or halved
+
+
+def command_long(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cutpaste_tf.main", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip

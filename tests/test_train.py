@@ -1,0 +1,327 @@
+"""The proxy classifier's training: views, schedule, regularisation, resuming."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cutpaste_tf import train
+from cutpaste_tf.config import EPOCH_STEPS, Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
+
+
+def config(**changes):
+    values = {
+        "dataset": "textures",
+        "category": "brick",
+        "image_size": 32,
+        "width": 0.0625,
+        "head_dims": (8, 4),
+        "batch_size": 4,
+        "steps": 6,
+        "eval_every": 0,
+    }
+    return Config(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(10)]
+    return pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
+
+
+def weights(model):
+    return [w.numpy() for w in (*model.backbone.weights, *model.head.weights)]
+
+
+def trained(settings, images, run_dir, **options):
+    keras.utils.set_random_seed(settings.seed)
+    model = train.build(settings)
+    train.train(model, images, settings, run_dir, log=lambda text: None, **options)
+    return model
+
+
+def largest_difference(one, other):
+    return max(
+        np.abs(a - b).max(initial=0) for a, b in zip(weights(one), weights(other), strict=True)
+    )
+
+
+@pytest.fixture
+def short_epochs(monkeypatch):
+    """Epochs of 4 steps, so that a few steps make several epochs and a rest."""
+    monkeypatch.setattr(train, "EPOCH_STEPS", 4)
+
+
+def test_a_step_is_the_papers(images, tmp_path):
+    """One step equals the update written out: cross-entropy, L2, momentum SGD."""
+    settings = config(weight_decay=0.01, learning_rate=0.5)
+    model, copy = train.build(settings), train.build(settings)
+    batch = images.read(tf.range(4))
+    views, labels = train.view_maker(settings)(tf.constant(7), batch)
+    with tf.GradientTape() as tape:
+        logits = copy(views, training=True)
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        )
+        decayed = [w for w in copy.trainable_weights if "gamma" not in w.path]
+        decayed = [w for w in decayed if "beta" not in w.path]
+        loss += 0.01 * tf.add_n([tf.reduce_sum(tf.square(w.value)) for w in decayed])
+    gradients = tape.gradient(loss, [w.value for w in copy.trainable_weights])
+    expected = [
+        w.numpy() - 0.5 * g.numpy() for w, g in zip(copy.trainable_weights, gradients, strict=True)
+    ]
+    logs = model.train_step((tf.constant(7), batch))
+    assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for ours, theirs in zip(model.trainable_weights, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
+    assert model.optimizer.momentum == 0.9
+
+
+def test_learning_rate_is_one_cosine_to_zero():
+    schedule = train.build(config(steps=100)).optimizer._learning_rate
+    for step in (0, 25, 50, 99, 100):
+        expected = 0.03 * 0.5 * (1 + np.cos(np.pi * step / 100))
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("task", ["cutpaste", "cutpaste_scar", "cutpaste_3way"])
+def test_every_task_trains(task, images, tmp_path):
+    settings = config(task=task)
+    model = trained(settings, images, tmp_path)
+    assert model.head.output_shape[-1] == (3 if task == "cutpaste_3way" else 2)
+    assert int(model.step) == 6
+    assert largest_difference(model, train.build(settings)) > 0
+
+
+def test_views_are_the_same_on_device_and_in_the_pipeline(images):
+    settings = config()
+    views = train.view_maker(settings)
+    host = pipeline.training_batches(images, 4, 0, views=views).take(3)
+    device = pipeline.training_batches(images, 4, 0).take(3)
+    for (step, batch), (host_views, host_labels) in zip(device, host, strict=True):
+        device_views, device_labels = tf.function(views)(step, batch)
+        np.testing.assert_allclose(host_views, device_views, atol=1e-6)
+        np.testing.assert_array_equal(host_labels, device_labels)
+
+
+def test_training_is_the_same_wherever_views_are_made(images, tmp_path):
+    device = trained(config(augment="device"), images, tmp_path / "d")
+    host = trained(config(augment="pipeline"), images, tmp_path / "p")
+    assert largest_difference(device, host) < 1e-5
+
+
+def test_a_step_can_be_made_again_and_no_two_are_alike(images):
+    views = train.view_maker(config())
+    batch = images.read(tf.range(4))
+    np.testing.assert_array_equal(views(tf.constant(5), batch)[0], views(tf.constant(5), batch)[0])
+    assert np.abs(views(tf.constant(5), batch)[0] - views(tf.constant(6), batch)[0]).max() > 0
+    other = train.view_maker(config(seed=1))
+    assert np.abs(views(tf.constant(5), batch)[0] - other(tf.constant(5), batch)[0]).max() > 0
+
+
+def test_same_seed_same_weights(images, tmp_path):
+    one = trained(config(), images, tmp_path / "1")
+    again = trained(config(), images, tmp_path / "2")
+    other = trained(config(seed=1), images, tmp_path / "3")
+    assert largest_difference(one, again) < 1e-6
+    assert largest_difference(one, other) > 1e-3
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(steps):
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(self.model.step) == steps:
+                raise Killed
+
+    return Kill()
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8, 9, 10])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    steps, images, tmp_path, short_epochs, monkeypatch
+):
+    """Epochs of 4 steps and a rest of 2: killed in each of them and at their borders."""
+    settings = config(steps=10)
+    whole = trained(settings, images, tmp_path / "whole")
+    fit = train.ProxyClassifier.fit
+
+    def killed_fit(self, *args, callbacks, **kwargs):
+        return fit(self, *args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
+
+    monkeypatch.setattr(train.ProxyClassifier, "fit", killed_fit)
+    with pytest.raises(Killed):
+        trained(settings, images, tmp_path / "cut")
+    monkeypatch.setattr(train.ProxyClassifier, "fit", fit)
+    lines = []
+    model = train.build(settings)
+    train.train(model, images, settings, tmp_path / "cut", log=lines.append)
+    assert int(model.step) == 10
+    resumed = 4 * (steps // 4) if steps < 10 else 8
+    assert any(f"resuming at step {resumed} " in line for line in lines) == (resumed > 0)
+    assert largest_difference(whole, model) < 1e-6
+
+
+@pytest.fixture
+def interrupted(images, tmp_path, short_epochs, monkeypatch):
+    """A run's folder after two epochs, killed in the third."""
+    fit = train.ProxyClassifier.fit
+
+    def killed_fit(self, *args, callbacks, **kwargs):
+        return fit(self, *args, callbacks=[*callbacks, kill_after(9)], **kwargs)
+
+    monkeypatch.setattr(train.ProxyClassifier, "fit", killed_fit)
+    with pytest.raises(Killed):
+        trained(config(steps=12), images, tmp_path / "run")
+    monkeypatch.setattr(train.ProxyClassifier, "fit", fit)
+    return tmp_path / "run"
+
+
+def test_a_kill_while_the_backup_is_written_loses_one_epoch_at_most(interrupted, images, tmp_path):
+    backup = interrupted / "checkpoints" / "backup"
+    weights_file = backup / "latest.weights.h5"
+    weights_file.write_bytes(weights_file.read_bytes()[:1000])
+    (backup / "training_metadata.json").write_text('{"epo')
+    whole = trained(config(steps=12), images, tmp_path / "whole")
+    model = train.build(config(steps=12))
+    lines = []
+    train.train(model, images, config(steps=12), interrupted, log=lines.append)
+    assert "resuming at step 4 of 12" in lines
+    assert largest_difference(whole, model) < 1e-6
+
+
+def test_a_backup_that_cannot_be_read_is_named(interrupted, images):
+    for file in (interrupted / "checkpoints" / "backup").glob("*.h5*"):
+        file.write_bytes(b"no")
+    settings = config(steps=12)
+    with pytest.raises(UserError, match="backup cannot be read"):
+        train.train(train.build(settings), images, settings, interrupted)
+
+
+def test_final_weights_are_kept_and_the_backup_is_not(images, tmp_path):
+    model = trained(config(), images, tmp_path)
+    names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"backbone.weights.h5", "head.weights.h5", "train_seconds.json"}
+    loaded = train.build(config(seed=5))
+    train.load_weights(loaded, tmp_path)
+    assert largest_difference(model, loaded) == 0
+    # A second call neither trains nor changes anything.
+    summary = train.train(train.build(config()), images, config(), tmp_path)
+    assert summary.seconds == json.loads((tmp_path / "checkpoints" / "train_seconds.json").read_text())
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+def test_damaged_weights_are_named(content, images, tmp_path):
+    trained(config(), images, tmp_path)
+    file = tmp_path / "checkpoints" / "backbone.weights.h5"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"backbone\.weights\.h5: not readable"):
+        train.load_weights(train.build(config()), tmp_path)
+
+
+def test_weights_of_another_network_are_refused(images, tmp_path):
+    trained(config(), images, tmp_path)
+    with pytest.raises(UserError, match="not readable as this network's weights"):
+        train.load_weights(train.build(config(width=0.125, head_dims=(8, 8))), tmp_path)
+
+
+def test_divergence_is_the_users_to_mend(images, tmp_path):
+    settings = config(learning_rate=100.0, weight_decay=1.0, steps=40)
+    with pytest.raises(UserError, match="--learning_rate=100"):
+        trained(settings, images, tmp_path)
+    assert not train.has_weights(tmp_path)
+
+
+def test_tensorboard_has_losses_rates_throughput_aurocs_and_a_gallery(
+    images, tmp_path, short_epochs
+):
+    values = iter([0.25, 0.75])
+    settings = config(steps=14, eval_every=1)
+    trained(settings, images, tmp_path, evaluate=lambda: next(values, 0.5))
+    from tensorboard.backend.event_processing import event_accumulator
+
+    reader = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    reader.Reload()
+    tags = reader.Tags()
+    read = {
+        tag: [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in reader.Tensors(tag)]
+        for tag in tags["tensors"]
+        if tag.startswith("epoch_")
+    }
+    assert {step for step, _ in read["epoch_loss"]} == {0, 1, 2, 3}
+    for tag in ("epoch_accuracy", "epoch_images_per_second", "epoch_learning_rate"):
+        assert len(read[tag]) == 4
+    rates = [value for _, value in read["epoch_learning_rate"]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-7)
+    assert read["epoch_image_auroc"][:2] == [(0, 0.25), (1, 0.75)]
+    for name in ("normal", "CutPaste", "CutPaste-Scar"):
+        assert f"views/{name}" in tags["tensors"]
+
+
+def test_evaluating_does_not_change_the_training(images, tmp_path, short_epochs):
+    from cutpaste_tf import evaluate
+
+    def evaluated(run_dir):
+        settings = config(steps=10, eval_every=1)
+        model = train.build(settings)
+        embedder = evaluate.Embedder(model.backbone)
+
+        def auroc():
+            embedder(images)
+            return 0.5
+
+        train.train(model, images, settings, run_dir, auroc, log=lambda text: None)
+        return model
+
+    plain = trained(config(steps=10), images, tmp_path / "plain")
+    assert largest_difference(plain, evaluated(tmp_path / "evaluated")) < 1e-6
+
+
+def test_the_log_says_where_the_training_is(images, tmp_path, short_epochs):
+    lines = []
+    settings = config(steps=10)
+    train.train(train.build(settings), images, settings, tmp_path, log=lines.append)
+    assert lines[-1].startswith("step 10/10: loss ")
+    assert all("\r" not in line for line in lines)
+
+
+@pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
+def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path):
+    settings = config(steps=3, **{flag: True})
+    try:
+        model = trained(settings, images, tmp_path)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if flag == "jit_compile":
+        assert largest_difference(model, trained(config(steps=3), images, tmp_path / "p")) < 1e-3
+    assert int(model.step) == 3
+    assert all(np.isfinite(w).all() for w in weights(model))
+    assert all(w.dtype == np.float32 for w in weights(model))
+
+
+def test_an_epoch_is_the_papers_256_updates():
+    assert EPOCH_STEPS == train.EPOCH_STEPS == 256
+
+
+def test_gallery_shows_each_class(images):
+    views = train.gallery(images, config(), 4)
+    assert views.shape == (3, 4, 32, 32, 3)
+    assert (train.gallery(images, config(), 99).shape)[1] == 10
+    assert np.abs(views[0] - views[1]).max() > 0
+
+
+def test_view_settings_come_from_the_flags():
+    settings = train.view_settings(config(jitter=0.2, area_ratio=(0.1, 0.2), translation=0.3))
+    assert (settings.jitter, settings.area_ratio, settings.translation) == (0.2, (0.1, 0.2), 0.3)
+    assert dataclasses.is_dataclass(settings)
