@@ -114,7 +114,7 @@ class Config:
         "sixteen times the work",
     )
     head_dims: tuple[int, ...] = _field(
-        (512, 128),
+        (128,),
         _Rule(
             "one or more whole numbers of at least 1, separated by commas",
             lambda dims: len(dims) > 0 and min(dims) >= 1,
@@ -147,12 +147,14 @@ class Config:
         "smallest and largest area of the CutPaste patch, as a share of the image",
     )
     scar_width: tuple[int, ...] = _field(
-        (2, 16), _interval(1, 64, whole=True), "CutPaste-Scar's width in pixels of a 256x256 image"
+        (2, 16),
+        _interval(1, 64, whole=True),
+        "CutPaste-Scar's smallest and largest width, in pixels",
     )
     scar_length: tuple[int, ...] = _field(
         (10, 25),
         _interval(2, 128, whole=True),
-        "CutPaste-Scar's length in pixels of a 256x256 image",
+        "CutPaste-Scar's smallest and largest length, in pixels",
     )
     translation: float = _field(
         0.04, _real(0.0, 0.5), "maximum random translation of the input, as a share of its side"
@@ -198,6 +200,13 @@ class Config:
         for name in ("data_dir", "workdir"):
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
+        # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
+        diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
+        if diagonal > self.image_size:
+            raise UserError(
+                f"--scar_length={show(self.scar_length)}: with --scar_width="
+                f"{show(self.scar_width)} the scar must fit into --image_size={self.image_size}"
+            )
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
 

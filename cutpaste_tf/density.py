@@ -1,4 +1,4 @@
-"""Densities of the normal features, by scikit-learn, and the anomaly scores they give (Section 2.3).
+"""Densities of normal features, by scikit-learn, and their anomaly scores (Section 2.3).
 
 Everything is float64: with 60 to 391 images against 512 features and more, float32 covariances
 are ill-conditioned beyond use.

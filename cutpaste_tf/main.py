@@ -9,7 +9,6 @@ what is finished is skipped. See README.md and --help.
 import errno
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import cutpaste_tf  # noqa: E402, F401 - sets TensorFlow's variables before it is imported
+import cutpaste_tf  # noqa: F401 - sets TensorFlow's variables before it is imported
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -88,6 +88,7 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--category=wool"], "--category=wool: must be all or one of brick, grass, gravel"),
         (["--category=brick,wool"], "--category=wool"),
         (["--category="], "--category="),
+        (["--scar_length=10,60", "--image_size=32"], "--scar_length=10,60"),
         (["--data_dir=/tmp"], "leave --data_dir out"),
         (["--workdir="], "--workdir"),
         (["--dataset=mvtec_ad"], "--data_dir"),
@@ -224,7 +225,9 @@ def test_onednn_is_switched_on_unless_the_user_chose(user):
     assert done.stdout.strip() == (user or "1")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.name
+)
 def test_flagfiles_parse_and_say_how_to_run_them(file):
     text = file.read_text(encoding="utf-8")
     assert text.startswith("#")

@@ -25,9 +25,7 @@ def test_score_is_the_mahalanobis_distance(kind):
     else:
         covariance = np.cov(train.T, bias=True) + 1e-6 * np.eye(6)
     mean = train.mean(0)
-    expected = [
-        np.sqrt((x - mean) @ np.linalg.solve(covariance, x - mean)) for x in test
-    ]
+    expected = [np.sqrt((x - mean) @ np.linalg.solve(covariance, x - mean)) for x in test]
     np.testing.assert_allclose(density.make(kind).fit(train).score(test), expected, rtol=1e-6)
 
 

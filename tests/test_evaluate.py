@@ -155,9 +155,7 @@ def copy_run(run_dir, target):
     return target
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "density.npz", "checkpoints/backbone.weights.h5"]
-)
+@pytest.mark.parametrize("name", ["config.json", "density.npz", "checkpoints/backbone.weights.h5"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
 def test_a_damaged_run_is_refused_by_name(finished, tmp_path, name, damage):
     run_dir = copy_run(finished[0], tmp_path / "run")
@@ -178,8 +176,13 @@ def test_elpv_keeps_its_probability_as_a_column(tmp_path):
     split = dataclasses.replace(split, extra={"defect_probability": [0.3333]})
     evaluate.write_scores(tmp_path / "scores.csv", split, np.array([1.5]))
     assert read_scores(tmp_path) == [
-        {"path": "a", "label": "0", "defect_type": "good", "score": "1.5",
-         "defect_probability": "0.3333"}
+        {
+            "path": "a",
+            "label": "0",
+            "defect_type": "good",
+            "score": "1.5",
+            "defect_probability": "0.3333",
+        }
     ]
 
 

@@ -95,8 +95,14 @@ def test_sigkill_in_mid_training_and_again_ends_with_the_same_weights(mvtec, tmp
     whole = run(mvtec, tmp_path / "whole", *long)
     assert whole.returncode == 0, whole.stderr
     arguments = [
-        sys.executable, "-m", "cutpaste_tf.main", "--dataset=folder", f"--data_dir={mvtec}",
-        f"--workdir={tmp_path / 'cut'}", *TINY, *long,
+        sys.executable,
+        "-m",
+        "cutpaste_tf.main",
+        "--dataset=folder",
+        f"--data_dir={mvtec}",
+        f"--workdir={tmp_path / 'cut'}",
+        *TINY,
+        *long,
     ]
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -154,7 +160,9 @@ def test_a_kill_after_training_only_evaluates_again(mvtec, tmp_path):
 def test_a_broken_image_stops_before_training(mvtec, tmp_path, break_it):
     break_it(mvtec / "part")
     done = run(mvtec, tmp_path / "runs")
-    name = "003.png" if b"no image" == (mvtec / "part/train/good/003.png").read_bytes() else "001.png"
+    name = (
+        "003.png" if (mvtec / "part/train/good/003.png").read_bytes() == b"no image" else "001.png"
+    )
     assert_user_error(done, name)
     assert "step" not in done.stdout
     assert not (tmp_path / "runs" / "part" / "seed_0" / "checkpoints").exists()

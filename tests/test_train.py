@@ -217,7 +217,9 @@ def test_final_weights_are_kept_and_the_backup_is_not(images, tmp_path):
     assert largest_difference(model, loaded) == 0
     # A second call neither trains nor changes anything.
     summary = train.train(train.build(config()), images, config(), tmp_path)
-    assert summary.seconds == json.loads((tmp_path / "checkpoints" / "train_seconds.json").read_text())
+    assert summary.seconds == json.loads(
+        (tmp_path / "checkpoints" / "train_seconds.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights"])

@@ -20,8 +20,6 @@ SCAR_WIDTH = (2, 16)
 SCAR_LENGTH = (10, 25)
 SCAR_ANGLE = 45.0
 JITTER = 0.1
-# The scar's sizes in the paper are pixels of an image with this side.
-PAPER_SIZE = 256
 
 
 class Patch(NamedTuple):
@@ -100,15 +98,22 @@ def sample_scar(
       batch: the number of images, B.
       size: the images' height and width in pixels.
       seed: int32 [2].
-      width: smallest and largest width, in pixels of a 256x256 image.
-      length: smallest and largest length (upright before turning), likewise.
+      width: smallest and largest width in pixels.
+      length: smallest and largest length (upright before turning) in pixels; 2 at the least.
 
     Returns:
-      The patches: width and length are uniform over whole pixels, after both ends of their ranges
-      are scaled by the image's shorter side over 256 and rounded, to 1 and 2 pixels at the least.
-      The angle is uniform in (-45, 45) degrees.
+      The patches: width and length are uniform over whole pixels, the angle is uniform in
+      (-45, 45) degrees. Sizes are pixels whatever the image's size, as the paper has it for
+      256x256 images and for 64x64 patches alike; in proportion to a small image, scars would be
+      of a pixel or two, hardly to be seen.
+
+    Raises:
+      ValueError: if the longest and widest scar, turned, does not fit into the image.
     """
-    width, length = scar_range(size, width, length)
+    if length[0] < 2:  # From 2 on, a pixel's centre lies inside whatever the angle.
+        raise ValueError(f"length must be at least 2 pixels, not {length[0]}")
+    if scar_side(width, length) > min(size):
+        raise ValueError(f"a scar of {width[1]}x{length[1]} pixels does not fit into {size}")
     width_seed, length_seed, angle_seed, place_seed = random.split(seed, 4)
     limit = SCAR_ANGLE * math.pi / 180.0
     return _place(
@@ -120,17 +125,11 @@ def sample_scar(
     )
 
 
-def scar_range(
-    size: tuple[int, int], width: tuple[int, int], length: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the ranges of a scar's width and length in pixels of an image of `size`."""
-    scale = min(size) / PAPER_SIZE
-
-    def scaled(interval, least):
-        return tuple(max(least, math.floor(end * scale + 0.5)) for end in interval)
-
-    # Of a length of 2 pixels or more, a pixel's centre lies inside whatever the angle.
-    return scaled(width, 1), scaled(length, 2)
+def scar_side(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = SCAR_LENGTH) -> int:
+    """Returns the longest side, in pixels, that the upright box around a turned scar can have."""
+    # l cos t + w sin t is largest where tan t is w / l, or at the end of the range, 45 degrees.
+    longest, widest = max(length[1], width[1]), min(length[1], width[1])
+    return math.ceil(math.hypot(longest, widest))
 
 
 def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_RATIO) -> int:
@@ -143,17 +142,10 @@ def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_R
     return min(most, size[0] * size[1])
 
 
-def scar_pixels(
-    size: tuple[int, int],
-    width: tuple[int, int] = SCAR_WIDTH,
-    length: tuple[int, int] = SCAR_LENGTH,
-) -> int:
+def scar_pixels(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = SCAR_LENGTH) -> int:
     """Returns the most pixels that the upright box around a scar of `sample_scar` can have."""
-    (_, most_wide), (_, most_long) = scar_range(size, width, length)
-    # l cos t + w sin t and l sin t + w cos t are both largest at the angle whose tangent is the
-    # sides' ratio (the diagonal) or at 45 degrees; their product is largest at 45 degrees.
-    side = (most_wide + most_long) / math.sqrt(2.0)
-    return math.ceil(side + 1.0) ** 2
+    # The product of the box's sides is largest at 45 degrees, where both are (l + w) / sqrt(2).
+    return math.ceil((length[1] + width[1]) / math.sqrt(2.0) + 1.0) ** 2
 
 
 def cut(
@@ -226,7 +218,7 @@ def cutpaste_scar(
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
       seed: int32 [2].
-      width: the scar's smallest and largest width, in pixels of a 256x256 image.
+      width: the scar's smallest and largest width, in pixels.
       length: the scar's smallest and largest length, likewise.
       jitter: the maximum intensity of the patch's colour jitter.
 
@@ -236,7 +228,7 @@ def cutpaste_scar(
     size = _static_size(images)
     patch_seed, jitter_seed = random.split(seed, 2)
     patch = sample_scar(tf.shape(images)[0], size, patch_seed, width, length)
-    return cut(images, patch, scar_pixels(size, width, length), jitter_seed, jitter)
+    return cut(images, patch, scar_pixels(width, length), jitter_seed, jitter)
 
 
 def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:

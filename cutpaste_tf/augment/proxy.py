@@ -19,7 +19,7 @@ class Settings:
     Attributes:
       jitter: maximum intensity of a pasted patch's colour jitter.
       area_ratio: smallest and largest share of the image that the CutPaste patch covers.
-      scar_width: smallest and largest width of the scar, in pixels of a 256x256 image.
+      scar_width: smallest and largest width of the scar, in pixels.
       scar_length: smallest and largest length of the scar, likewise.
       translation: largest random shift of the input, as a share of its side.
       view_jitter: maximum intensity of the input's colour jitter.

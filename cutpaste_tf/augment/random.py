@@ -3,6 +3,21 @@
 import tensorflow as tf
 
 
+def _unit(shape: list, seed: tf.Tensor) -> tf.Tensor:
+    """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
+
+    They are made of random integers, which are the same everywhere; TensorFlow's random floats of
+    one seed are others under XLA than without. The generator is named because "auto_select" may
+    choose another one on another device.
+    """
+    bits = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    # Shifting a negative number leaves ones in front; only the last 24 bits are kept.
+    bits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 8), 2**24 - 1)
+    return tf.cast(bits, tf.float32) * 2.0**-24
+
+
 def uniform(
     shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
 ) -> tf.Tensor:
@@ -17,12 +32,12 @@ def uniform(
     Returns:
       float32 of `shape`.
     """
-    # The generator is named because "auto_select" may choose another one on another device.
-    unit = tf.random.stateless_uniform(shape, seed, alg="philox")
-    return low + (high - low) * unit
+    return low + (high - low) * _unit(shape, seed)
 
 
-def integers(shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor):
+def integers(
+    shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
+) -> tf.Tensor:
     """Draws int32 numbers uniformly from low, ..., high; both ends, as tensors, may vary by item.
 
     Args:
@@ -35,7 +50,7 @@ def integers(shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.
       int32 of `shape`.
     """
     count = tf.cast(high - low + 1, tf.float32)
-    offset = tf.floor(tf.random.stateless_uniform(shape, seed, alg="philox") * count)
+    offset = tf.floor(_unit(shape, seed) * count)
     # A float32 just below 1 times a count can round up to the count itself.
     return tf.cast(low, tf.int32) + tf.cast(tf.minimum(offset, count - 1.0), tf.int32)
 

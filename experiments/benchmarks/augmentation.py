@@ -23,7 +23,7 @@ SIZE = 256
 
 
 def pil_jitter(image: Image.Image, maximum: float = 0.1, *, hue: bool = True) -> Image.Image:
-    """torchvision's ColorJitter on a PIL image."""
+    """Torchvision's ColorJitter on a PIL image."""
 
     def factor():
         return random.uniform(1 - maximum, 1 + maximum)
@@ -113,9 +113,9 @@ def main() -> None:
         worker.start()
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import cutpaste_tf  # noqa: F401 - before TensorFlow
     import tensorflow as tf
 
+    import cutpaste_tf  # noqa: F401 - before TensorFlow
     from cutpaste_tf.augment import proxy
 
     def views(step, batch_images):
@@ -157,7 +157,9 @@ def main() -> None:
     for worker in workers:
         worker.terminate()
     rates = {name: statistics.median(values) for name, values in measured.items()}
-    print(f"{platform.processor() or platform.machine()}, {cores} cores, TensorFlow {tf.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {cores} cores, TensorFlow {tf.__version__}"
+    )
     print(f"PIL, one process a core:      {rates['pil']:7.0f} images/s")
     for name, text in (("device", "--augment=device"), ("pipeline", "--augment=pipeline")):
         print(

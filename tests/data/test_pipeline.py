@@ -65,7 +65,10 @@ def test_order_is_the_seeds():
 @pytest.mark.parametrize("start", [1, 5, 7])
 def test_a_stream_that_starts_later_goes_on_exactly(start):
     images = numbered(10)
-    assert order(images, 4, seed=3, start=start, batches=5) == order(images, 4, seed=3)[start : start + 5]
+    assert (
+        order(images, 4, seed=3, start=start, batches=5)
+        == order(images, 4, seed=3)[start : start + 5]
+    )
 
 
 def test_batches_larger_than_the_data_set_are_filled():
