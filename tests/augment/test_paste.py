@@ -208,21 +208,19 @@ def test_places_are_uniform_and_unrelated(kind):
 
 @pytest.mark.parametrize("kind", ["patch", "scar"])
 def test_every_pixel_is_cut_and_pasted_sooner_or_later(kind):
-    size = (16, 20)
+    # The corners included: a turned scar seldom fills its box's corners, so it takes many draws.
+    size, batch = (16, 20), 20_000
     scar = {"width": (1, 2), "length": (2, 4)}
     augment, ranges = (paste.cutpaste, {}) if kind == "patch" else (paste.cutpaste_scar, scar)
+    images = tf.constant(np.broadcast_to(reference.coded(1, *size), [batch, *size, 3]))
     pasted, cut = np.zeros(size, bool), np.zeros(size, bool)
-    edit = augment(tf.zeros([20_000, *size, 3]), SEED, jitter=0.0, **ranges)
-    pasted[np.divmod(edit.index.numpy(), size[1])] = True
-    # A turned scar hardly ever fills the corner of its box, and so the image's corner.
-    border = 1 if kind == "scar" else 0
-    assert pasted[border : 16 - border, border : 20 - border].all()
-    images = tf.constant(reference.coded(256, *size))  # no more images than that can be coded
-    for step in range(4):
+    for step in range(3):
         edit = augment(images, tf.constant([2, step]), jitter=0.0, **ranges)
         rows, columns, _ = reference.decode(edit.pixels)
         cut[rows, columns] = True
+        pasted[np.divmod(edit.index.numpy(), size[1])] = True
     assert cut.all()
+    assert pasted.all()
 
 
 @pytest.mark.parametrize("area_ratio", [(0.02, 0.1), (0.02, 0.15), (0.02, 0.3), (0.001, 0.003)])
@@ -323,13 +321,13 @@ def test_cutpaste_scar_turns_upright_rectangles_of_its_own_image_within_45_degre
     edit = paste.cutpaste_scar(images, SEED, width=(8, 16), length=(20, 25), jitter=0.0)
     rows, columns, sources = reference.decode(edit.pixels)
     assert np.array_equal(sources, np.broadcast_to(np.arange(batch)[:, None], sources.shape))
-    turns = []
+    index, turns = edit.index.numpy(), []
     for b in range(batch):
         assert 20 <= np.ptp(rows[b]) + 1 <= 25
         assert 8 <= np.ptp(columns[b]) + 1 <= 16
-        target_row, target_column = np.divmod(edit.index[b].numpy(), size[1])
+        target_row, target_column = np.divmod(index[b], size[1])
         # Each pixel once: the list is padded with repetitions.
-        _, first = np.unique(edit.index[b], return_index=True)
+        _, first = np.unique(index[b], return_index=True)
         source = (columns[b] - 1j * rows[b])[first]
         target = (target_column - 1j * target_row)[first]
         turn = np.vdot(source - source.mean(), target - target.mean())
@@ -400,10 +398,10 @@ def test_scars_that_cannot_lie_inside_are_refused(size, ranges):
 @pytest.mark.parametrize("size", [(256, 256), (64, 96)])
 def test_scar_box_is_the_smallest_of_whole_pixels(size):
     patch = paste.sample_scar(500, size, SEED)
-    for b in range(500):
-        p = one(patch, b)
-        extents = reference.turned_extent(p["height"], p["width"], float(p["angle"]))
-        for extent, side in zip(extents, [p["box_height"], p["box_width"]], strict=True):
+    turned = [patch.height.numpy(), patch.width.numpy(), patch.angle.numpy().astype(float)]
+    boxes = np.stack([patch.box_height, patch.box_width], axis=1)
+    for *rectangle, box in zip(*turned, boxes, strict=True):
+        for extent, side in zip(reference.turned_extent(*rectangle), box, strict=True):
             # A thousandth of a pixel of slack: no pixel's centre is lost with it.
             assert side - 1 < extent <= side + 2e-3
 
@@ -412,18 +410,22 @@ def test_scar_box_is_the_smallest_of_whole_pixels(size):
     ("width", "length"),
     [((2, 16), (10, 25)), ((1, 3), (40, 80)), ((20, 40), (5, 10)), ((1, 1), (2, 2))],
 )
-def test_scar_pixels_is_never_exceeded_and_not_wasteful(width, length):
+def test_scar_pixels_and_side_are_never_exceeded_and_not_wasteful(width, length):
     bound = paste.scar_pixels(width, length)
-    wide, long, size = width, length, (128, 128)
-    largest = 0
-    for w in range(wide[0], wide[1] + 1):
-        for h in sorted({*range(long[0], long[1] + 1, 3), long[1]}):
+    largest, longest = 0, 0
+    for w in range(width[0], width[1] + 1):
+        for h in sorted({*range(length[0], length[1] + 1, 3), length[1]}):
             for degrees in np.linspace(0.0, 45.0, 46):
                 box = reference.turned_box(h, w, math.radians(degrees))
-                largest = max(largest, box[0] * box[1])
+                largest, longest = max(largest, box[0] * box[1]), max(longest, *box)
     assert largest <= bound <= 1.35 * largest + 8
-    drawn = paste.sample_scar(DRAWS, size, SEED, width, length)
+    side = paste.scar_side(width, length)
+    assert longest <= side <= longest + 1
+    # The smallest image that takes such scars.
+    drawn = paste.sample_scar(DRAWS, (side, side), SEED, width, length)
     assert (drawn.box_height * drawn.box_width).numpy().max() <= bound
+    assert np.all((drawn.target_y + drawn.box_height <= side) & (drawn.target_y >= 0))
+    assert np.all((drawn.target_x + drawn.box_width <= side) & (drawn.target_x >= 0))
 
 
 # The patch's jitter.

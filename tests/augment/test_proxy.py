@@ -300,7 +300,9 @@ def eager():
 @pytest.fixture(scope="module", params=[False, True], ids=["graph", "xla"])
 def compiled(request):
     signature = [tf.TensorSpec([None, *SHAPE[1:]], tf.float32), tf.TensorSpec([2], tf.int32)]
-    return tf.function(make, input_signature=signature, jit_compile=request.param)
+    xla = request.param
+    # Rewriting the Python code takes seconds; once, for the graph, is enough.
+    return tf.function(make, input_signature=signature, jit_compile=xla, autograph=not xla)
 
 
 def assert_same(actual, expected):
