@@ -5,6 +5,7 @@ Get it from https://www.mvtec.com/company/research/datasets/mvtec-ad (the whole 
 licensed CC BY-NC-SA 4.0: not for commercial use.
 """
 
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -69,7 +70,11 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
         root = extracted(manual, name)
         archive = find_archive(manual, name)
         if root is None and archive is not None:
-            root = extracted(pathlib.Path(dl_manager.extract(archive)), name)
+            # The method is named because tfds does not know the ending .tar.xz.
+            resource = tfds.download.Resource(
+                path=archive, extract_method=tfds.download.ExtractMethod.TAR
+            )
+            root = extracted(pathlib.Path(dl_manager.extract(resource)), name)
         if root is None:
             raise UserError(_missing(manual, name))
         category = folder.load(root)
@@ -133,7 +138,7 @@ def load(data_dir: str, category: str) -> Category:
         return folder.load(root)
     if find_archive(pathlib.Path(data_dir), category) is None:
         raise UserError(_missing(data_dir, category))
-    builder = MvtecAd(config=category)
+    builder = MvtecAd(config=category, data_dir=os.environ.get("TFDS_DATA_DIR"))
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
     )

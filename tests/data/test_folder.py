@@ -56,8 +56,10 @@ def test_formats_colours_and_sizes_are_read(tmp_path, suffix, mode, size):
     read = pipeline.prepare(split, 32).read(np.array([0])).numpy()[0]
     with Image.open(file) as stored:
         expected = stored.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
-    # PIL's antialiased bilinear filter is the one that TensorFlow follows.
-    assert np.abs(read.astype(int) - np.asarray(expected).astype(int)).max() <= 2
+    # PIL's antialiased bilinear filter is the one that TensorFlow follows; jpg decoders differ by a
+    # few levels in their colours.
+    tolerance = 6 if suffix.lower().startswith(".j") else 2
+    assert np.abs(read.astype(int) - np.asarray(expected).astype(int)).max() <= tolerance
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "I;16"])
