@@ -28,7 +28,7 @@ CORE = [
 # Extras: data sets that come as packages, and what the tests need besides.
 # tensorflow_datasets.testing imports dill without requiring it.
 DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
-TEST = [*DEMO, "dill>=0.3", "hypothesis>=6.100", "pytest>=8.2", "ruff>=0.6"]
+TEST = [*DEMO, "dill>=0.3", "hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.5", "ruff>=0.6"]
 
 setup(
     name="cutpaste-tf",

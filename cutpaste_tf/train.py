@@ -47,6 +47,9 @@ class ProxyClassifier(keras.Model):
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
         )
+        # Made here rather than by compile, which makes it in the first step: every variable that a
+        # step creates has the step traced a second time.
+        self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.build([None, *backbone.input_shape[1:]])
 
     def build(self, input_shape: list) -> None:
@@ -56,6 +59,13 @@ class ProxyClassifier(keras.Model):
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logits, float32 [B, K], of images, float32 [B, H, W, 3] in [0, 1]."""
         return self.head(self.backbone(images, training=training), training=training)
+
+    def compute_metrics(
+        self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+    ) -> dict:
+        """Counts the proxy task's accuracy."""
+        self._accuracy.update_state(y, y_pred, sample_weight)
+        return self.get_metrics_result()
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:
         """One step on (step, images), or on (views, labels) where they are made on the host."""
@@ -129,9 +139,9 @@ def build(config: Config) -> ProxyClassifier:
     model.compile(
         optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
         jit_compile=config.jit_compile,
     )
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

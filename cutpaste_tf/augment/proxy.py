@@ -67,6 +67,8 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
 }
 
 
+# Nothing here branches on a tensor's value, and AutoGraph would take seconds to find that out.
+@tf.autograph.experimental.do_not_convert
 def make_views(
     images: tf.Tensor, task: str, seed: tf.Tensor, settings: Settings | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -241,6 +241,23 @@ def test_order_factors_and_hue_are_unrelated():
             reference.assert_unrelated(series[i], series[j])
 
 
+def test_order_factors_and_hue_of_a_single_image_are_unrelated():
+    # Streams that share a seed but not a shape fall into step in the first image only.
+    @tf.function  # a graph, for speed
+    def draws():
+        def draw(step):
+            jitter = color.sample(1, 0.1, tf.stack([4, step]))
+            place = tf.cast(tf.argsort(jitter.order[0]), tf.float32)
+            return tf.concat([place[:3], jitter.factors[0], jitter.hue], 0)
+
+        return tf.map_fn(draw, tf.range(1000), fn_output_signature=tf.float32)
+
+    series = draws().numpy().T
+    for i, j in itertools.product(range(6), range(3, 7)):
+        if i < j:
+            reference.assert_unrelated(series[i], series[j])
+
+
 def test_maximum_zero_draws_a_jitter_that_changes_nothing():
     jitter = color.sample(10, 0.0, SEED)
     assert np.all(jitter.factors == 1.0)
