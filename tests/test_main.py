@@ -23,6 +23,10 @@ from conftest import (
 )
 
 
+# Each of these trains in a process of its own.
+pytestmark = pytest.mark.slow
+
+
 def run(data, workdir, *more, **options):
     return command(
         "--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *TINY, *more, **options

@@ -111,6 +111,7 @@ def test_views_are_the_same_on_device_and_in_the_pipeline(images):
         np.testing.assert_array_equal(host_labels, device_labels)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_wherever_views_are_made(images, tmp_path):
     device = trained(config(augment="device"), images, tmp_path / "d")
     host = trained(config(augment="pipeline"), images, tmp_path / "p")
@@ -148,6 +149,7 @@ def kill_after(steps):
 
 
 @pytest.mark.parametrize("steps", [1, 5, 8, 9, 10])
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(
     steps, images, tmp_path, short_epochs, monkeypatch
 ):
@@ -187,6 +189,7 @@ def interrupted(images, tmp_path, short_epochs, monkeypatch):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_backup_is_written_loses_one_epoch_at_most(interrupted, images, tmp_path):
     backup = interrupted / "checkpoints" / "backup"
     weights_file = backup / "latest.weights.h5"
@@ -200,6 +203,7 @@ def test_a_kill_while_the_backup_is_written_loses_one_epoch_at_most(interrupted,
     assert largest_difference(whole, model) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_backup_that_cannot_be_read_is_named(interrupted, images):
     for file in (interrupted / "checkpoints" / "backup").glob("*.h5*"):
         file.write_bytes(b"no")
@@ -208,6 +212,7 @@ def test_a_backup_that_cannot_be_read_is_named(interrupted, images):
         train.train(train.build(settings), images, settings, interrupted)
 
 
+@pytest.mark.slow
 def test_final_weights_are_kept_and_the_backup_is_not(images, tmp_path):
     model = trained(config(), images, tmp_path)
     names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
@@ -223,6 +228,7 @@ def test_final_weights_are_kept_and_the_backup_is_not(images, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights"])
+@pytest.mark.slow
 def test_damaged_weights_are_named(content, images, tmp_path):
     trained(config(), images, tmp_path)
     file = tmp_path / "checkpoints" / "backbone.weights.h5"
@@ -231,12 +237,14 @@ def test_damaged_weights_are_named(content, images, tmp_path):
         train.load_weights(train.build(config()), tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(images, tmp_path):
     trained(config(), images, tmp_path)
     with pytest.raises(UserError, match="not readable as this network's weights"):
         train.load_weights(train.build(config(width=0.125, head_dims=(8, 8))), tmp_path)
 
 
+@pytest.mark.slow
 def test_divergence_is_the_users_to_mend(images, tmp_path):
     settings = config(learning_rate=100.0, weight_decay=1.0, steps=40)
     with pytest.raises(UserError, match="--learning_rate=100"):
@@ -244,6 +252,7 @@ def test_divergence_is_the_users_to_mend(images, tmp_path):
     assert not train.has_weights(tmp_path)
 
 
+@pytest.mark.slow
 def test_tensorboard_has_losses_rates_throughput_aurocs_and_a_gallery(
     images, tmp_path, short_epochs
 ):
@@ -271,6 +280,7 @@ def test_tensorboard_has_losses_rates_throughput_aurocs_and_a_gallery(
         assert f"views/{name}" in tags["tensors"]
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_change_the_training(images, tmp_path, short_epochs):
     from cutpaste_tf import evaluate
 
@@ -290,6 +300,7 @@ def test_evaluating_does_not_change_the_training(images, tmp_path, short_epochs)
     assert largest_difference(plain, evaluated(tmp_path / "evaluated")) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_log_says_where_the_training_is(images, tmp_path, short_epochs):
     lines = []
     settings = config(steps=10)
@@ -299,6 +310,7 @@ def test_the_log_says_where_the_training_is(images, tmp_path, short_epochs):
 
 
 @pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
+@pytest.mark.slow
 def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path):
     settings = config(steps=3, **{flag: True})
     try:
@@ -316,6 +328,7 @@ def test_an_epoch_is_the_papers_256_updates():
     assert EPOCH_STEPS == train.EPOCH_STEPS == 256
 
 
+@pytest.mark.slow
 def test_gallery_shows_each_class(images):
     views = train.gallery(images, config(), 4)
     assert views.shape == (3, 4, 32, 32, 3)
