@@ -22,7 +22,6 @@ from conftest import (
     write_image,
 )
 
-
 # Each of these trains in a process of its own.
 pytestmark = pytest.mark.slow
 

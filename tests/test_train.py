@@ -59,6 +59,7 @@ def short_epochs(monkeypatch):
     monkeypatch.setattr(train, "EPOCH_STEPS", 4)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_papers(images, tmp_path):
     """One step equals the update written out: cross-entropy, L2, momentum SGD."""
     settings = config(weight_decay=0.01, learning_rate=0.5)
@@ -127,6 +128,7 @@ def test_a_step_can_be_made_again_and_no_two_are_alike(images):
     assert np.abs(views(tf.constant(5), batch)[0] - other(tf.constant(5), batch)[0]).max() > 0
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(images, tmp_path):
     one = trained(config(), images, tmp_path / "1")
     again = trained(config(), images, tmp_path / "2")
