@@ -74,6 +74,11 @@ class ProxyClassifier(keras.Model):
         self.step.assign_add(1)
         return super().train_step(data)
 
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **options) -> None:
+        """Saves as keras.Model does, or raises OSError before anything of a file is written."""
+        _reserve(pathlib.Path(filepath), [*self.variables, *self.optimizer.variables])
+        super().save_weights(filepath, overwrite, **options)
+
 
 def view_settings(config: Config) -> proxy.Settings:
     """Returns the ranges of the views that the flags ask for."""
@@ -262,8 +267,25 @@ def save_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
     for part, name in ((model.head, HEAD_WEIGHTS), (model.backbone, BACKBONE_WEIGHTS)):
         temporary = checkpoints / f"tmp.{name}"
+        _reserve(temporary, part.variables)
         part.save_weights(temporary)
         os.replace(temporary, checkpoints / name)
+
+
+def _reserve(path, variables):
+    """Raises OSError if a file with these variables does not fit on the disk.
+
+    On a full disk the HDF5 library prints pages of errors and ends the process at its exit, so
+    that case has to be met before.
+    """
+    size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size + 4096 for v in variables) + 2**16
+    trial = path.with_name(path.name + ".trial")
+    try:
+        with open(trial, "wb") as file:
+            for start in range(0, size, 2**20):
+                file.write(bytes(min(2**20, size - start)))
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def load_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:

@@ -55,6 +55,28 @@ def mvtec(tmp_path: pathlib.Path) -> pathlib.Path:
     return make_mvtec(tmp_path / "data")
 
 
+@pytest.fixture
+def small_backbone(monkeypatch):
+    """A convolution and a batch norm: a ResNet takes seconds to trace, for nothing here."""
+
+    import keras
+
+    from cutpaste_tf import train
+
+    def build_backbone(settings):
+        initial = keras.initializers.HeNormal(settings.seed)
+        decay = keras.regularizers.L2(settings.weight_decay)
+        features = max(4, round(64 * settings.width))
+        inputs = keras.Input([settings.image_size, settings.image_size, 3])
+        x = keras.layers.Conv2D(
+            features, 3, 2, kernel_initializer=initial, kernel_regularizer=decay, use_bias=False
+        )(inputs)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    monkeypatch.setattr(train, "build_backbone", build_backbone)
+
+
 def command(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Runs `python -m cutpaste_tf.main` in a process of its own."""
     return subprocess.run(
