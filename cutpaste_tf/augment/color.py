@@ -101,8 +101,8 @@ def _blend(rgb, jitter, active, weights):
     if weights is None:
         mean = tf.reduce_mean(grey, axis=1)
     else:
-        total = tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
-        mean = tf.reduce_sum(grey * weights, axis=1) / total
+        total = tf.reduce_sum(weights, axis=1)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(grey * weights, axis=1), total)
     factors = tf.where(active, jitter.factors, 1.0)
     a, b, c = tf.ones_like(mean), tf.zeros_like(mean), tf.zeros_like(mean)
     for position in range(4):

@@ -27,7 +27,8 @@ def translate(images: tf.Tensor, maximum: float, seed: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(images)
     for axis, axis_seed in zip((1, 2), random.split(seed, 2), strict=True):
         size = shape[axis]
-        limit = tf.cast(tf.floor(maximum * tf.cast(size, tf.float32)), tf.int32)
+        # A float32 product can lie below the whole number that it stands for: 0.21 * 300.
+        limit = tf.cast(tf.floor(maximum * tf.cast(size, tf.float32) + 1e-3), tf.int32)
         shift = random.integers([shape[0]], axis_seed, -limit, limit)
         index = tf.abs(tf.range(size)[None] + shift[:, None])
         # Reflection without repeating the edge: -1 becomes 1, and size becomes size - 2.

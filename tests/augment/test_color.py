@@ -95,11 +95,12 @@ def test_the_place_of_the_hue_in_the_order_matters():
             assert difference > 1e-2
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
 @pytest.mark.parametrize("hue", [True, False], ids=["hue", "no hue"])
-def test_contrast_refers_to_the_weighted_mean_grey(hue):
+def test_contrast_refers_to_the_weighted_mean_grey(hue, scale):
     rng = np.random.default_rng(4)
     pixels, jitter = pixels_of("noise", rng), draw_jitter(rng, 0.5, hue=hue)
-    weights = rng.uniform(0.0, 2.0, pixels.shape[:2]).astype(np.float32)
+    weights = scale * rng.uniform(0.0, 2.0, pixels.shape[:2]).astype(np.float32)
     actual = color.apply(tf.constant(pixels), jitter, tf.constant(weights))
     np.testing.assert_allclose(actual, expected_of(pixels, jitter, weights), rtol=0, atol=1e-5)
 

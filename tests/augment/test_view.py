@@ -56,6 +56,13 @@ def test_shifts_are_equally_frequent_and_unrelated():
     reference.assert_unrelated(rows, columns)
 
 
+def test_the_largest_shift_is_reached():
+    # 0.42 * 150 is 63, and less in float32.
+    images = np.broadcast_to(np.arange(150.0)[:, None, None], [2000, 150, 1, 1])
+    middle = view.translate(tf.constant(images), 0.42, SEED).numpy()[:, 75, 0, 0]
+    assert (middle.min(), middle.max()) == (75 - 63, 75 + 63)
+
+
 @pytest.mark.parametrize("maximum", [0, 0.0, 0.02])
 def test_translation_of_less_than_a_pixel_is_none(maximum):
     images = noise(4, 32, 32, 3)
