@@ -1,9 +1,10 @@
 """Photographs of brick, grass and gravel from scikit-image, with drawn defects (extra `demo`).
 
-Each photograph is 512x512, grey. Random crops of its left part are for training; crops of its
-right part, disjoint from the left, are for testing: half of them as they are, half with a defect
-drawn on: a scratch, a blotch or a blur, with its mask. The defects are synthetic and differ from
-CutPaste's own edits; the crops are the same at every call.
+Each photograph is 512x512, grey. Random crops of its left and right parts are for training; crops
+of its middle, disjoint from both, are for testing: half of them as they are, half with a defect
+drawn on: a scratch, a blotch or a blur, with its mask. Light and slant change from side to side of
+a photograph, so that crops of one side alone would make the whole of the other an anomaly. The
+defects are synthetic and differ from CutPaste's own edits; the crops are the same at every call.
 """
 
 import numpy as np
@@ -12,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.errors import UserError
 
-CROP = 128  # pixels
+CROP = 96  # pixels
 TRAIN_IMAGES = 200
 TEST_IMAGES = 120
-_BORDER = 320  # columns left of it are for training, the others for testing
+MIDDLE = (168, 344)  # these columns are for testing, the others for training
 _SEED = 20210620
 DEFECTS = ("scratch", "blotch", "blur")
 
@@ -27,7 +28,7 @@ def load(category: str) -> Category:
       category: "brick", "grass" or "gravel".
 
     Returns:
-      The images, uint8 [128, 128]; the anomalous ones with masks.
+      The images, uint8 [96, 96]; the anomalous ones with masks.
 
     Raises:
       UserError: if the package scikit-image is not installed.
@@ -40,8 +41,12 @@ def load(category: str) -> Category:
         ) from error
     photograph = getattr(skimage.data, category)()
     rng = np.random.default_rng([_SEED, *category.encode()])
-    train = _crops(photograph[:, :_BORDER], TRAIN_IMAGES, rng)
-    test = _crops(photograph[:, _BORDER:], TEST_IMAGES, rng)
+    first, last = MIDDLE
+    train = [
+        *_crops(photograph[:, :first], TRAIN_IMAGES // 2, rng),
+        *_crops(photograph[:, last:], TRAIN_IMAGES // 2, rng),
+    ]
+    test = _crops(photograph[:, first:last], TEST_IMAGES, rng)
     masks: list[np.ndarray | None] = [None] * TEST_IMAGES
     types = ["good"] * TEST_IMAGES
     for index in range(TEST_IMAGES // 2, TEST_IMAGES):

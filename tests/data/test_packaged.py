@@ -60,10 +60,13 @@ def test_textures_crops_are_disjoint_parts_and_fixed():
         photograph = getattr(data, name)()
         for one, other in zip(category.test.images, again.test.images, strict=True):
             assert (one == other).all()
-        left, right = photograph[:, : textures._BORDER], photograph[:, textures._BORDER :]
-        assert all(_is_crop(image, left) for image in category.train.images[:5])
+        first, last = textures.MIDDLE
+        left, middle, right = np.split(photograph, [first, last], axis=1)
+        train = category.train.images
+        assert all(_is_crop(image, left) for image in train[:5])
+        assert all(_is_crop(image, right) for image in train[-5:])
         good = [i for i, label in enumerate(category.test.labels) if label == 0]
-        assert all(_is_crop(category.test.images[i], right) for i in good[:5])
+        assert all(_is_crop(category.test.images[i], middle) for i in good[:5])
         assert not any(_is_crop(category.test.images[i], left) for i in good[:5])
 
 
