@@ -40,6 +40,7 @@ CATEGORIES: dict[str, tuple[str, ...] | None] = {
 }
 # Data sets that come as Python packages and need no --data_dir.
 PACKAGED = ("elpv", "textures")
+BACKBONES = ("resnet18", *(f"efficientnet_b{number}" for number in range(8)))
 TASKS = ("cutpaste", "cutpaste_scar", "cutpaste_3way")
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
@@ -105,7 +106,18 @@ class Config:
     seed: int = _field(0, _whole(0, 2**31 - 1), "one or more seeds, separated by commas")
     workdir: str = _field("runs", _ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
     task: str = _field("cutpaste_3way", _choice(*TASKS), "the proxy task")
-    backbone: str = _field("resnet18", _choice("resnet18"), "the network")
+    backbone: str = _field("resnet18", _choice(*BACKBONES), "the network")
+    weights: str = _field(
+        "none",
+        _Rule(
+            "none, imagenet, or a file ending in .weights.h5 or .keras",
+            lambda value: (
+                value in ("none", "imagenet") or value.endswith((".weights.h5", ".keras"))
+            ),
+        ),
+        "the backbone's initial weights; imagenet: Keras's, for EfficientNet; a file: such as "
+        "another run's checkpoints/backbone.weights.h5",
+    )
     width: float = _field(1.0, _real(0.0, 4.0, above=True), "multiplies ResNet-18's channels")
     stem: str = _field(
         "large",
@@ -130,9 +142,26 @@ class Config:
         "normal images a step; the model sees each once per class of the task (32 gives the "
         "paper's 64, or 96 for 3-way)",
     )
-    steps: int = _field(65536, _whole(1), "parameter updates")
+    steps: int = _field(
+        65536,
+        _whole(0),
+        "parameter updates; 0: evaluate the initial weights; left out where there are two stages",
+    )
+    head_steps: int = _field(
+        0,
+        _whole(0),
+        "parameter updates of the first of two stages, which trains the head alone",
+    )
+    finetune_steps: int = _field(
+        0,
+        _whole(0),
+        "parameter updates of the second of two stages, which trains all but batch normalisation",
+    )
     learning_rate: float = _field(
         0.03, _real(0.0, 100.0, above=True), "initial learning rate; falls to zero as a cosine"
+    )
+    finetune_learning_rate: float = _field(
+        0.0001, _real(0.0, 100.0, above=True), "initial learning rate of the second stage, likewise"
     )
     momentum: float = _field(0.9, _real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _field(
@@ -167,6 +196,12 @@ class Config:
         _choice("device", "pipeline"),
         "where views are made; device: in the train step; pipeline: in tf.data on the host",
     )
+    features: str = _field(
+        "pool",
+        _choice("pool", "level7"),
+        "what the density and the scores are of; pool: the last convolution, averaged over space; "
+        "level7: EfficientNet's seventh block, likewise",
+    )
     density: str = _field(
         "gde",
         _choice("gde", "gmm", "kde"),
@@ -200,6 +235,7 @@ class Config:
         for name in ("data_dir", "workdir"):
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
+        self._check_network()
         # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
         diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
         if diagonal > self.image_size:
@@ -209,6 +245,38 @@ class Config:
             )
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
+
+    def _check_network(self):
+        efficient = self.backbone != "resnet18"
+        if self.weights == "imagenet" and not efficient:
+            raise UserError(
+                "--weights=imagenet: Keras has ImageNet weights for --backbone=efficientnet_b0 to "
+                f"efficientnet_b7, not for --backbone={self.backbone}"
+            )
+        if self.features == "level7" and not efficient:
+            raise UserError(
+                f"--features=level7: --backbone={self.backbone} has pool only; level7 is "
+                "EfficientNet's"
+            )
+        for name, default in (("width", 1.0), ("stem", "large")):
+            if efficient and getattr(self, name) != default:
+                raise UserError(
+                    f"--{name}={getattr(self, name)}: is of --backbone=resnet18; leave it out with "
+                    f"--backbone={self.backbone}"
+                )
+        if self.staged:
+            total = self.head_steps + self.finetune_steps
+            if self.steps not in (total, _default("steps")):
+                raise UserError(
+                    f"--steps={self.steps}: a training in two stages takes --head_steps + "
+                    f"--finetune_steps = {total} steps; leave --steps out"
+                )
+            object.__setattr__(self, "steps", total)
+
+    @property
+    def staged(self) -> bool:
+        """Whether the training has two stages: the head alone, then all but batch normalisation."""
+        return self.head_steps + self.finetune_steps > 0
 
     @property
     def run_dir(self) -> pathlib.Path:
@@ -257,6 +325,10 @@ class Config:
         ignored = {"workdir", "data_dir", "eval_every", "augment"}
         names = (field.name for field in dataclasses.fields(self))
         return [n for n in names if n not in ignored and getattr(self, n) != getattr(other, n)]
+
+
+def _default(name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(Config) if f.name == name)
 
 
 def _well_typed(value: Any, default: Any) -> bool:
@@ -363,6 +435,16 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
     }
     seeds = [_parse_value(fields["seed"], part) for part in values.seed.split(",")]
     first = Config(**settings, category=values.category, seed=seeds[0])
+    if first.staged and values["steps"].present and settings["steps"] != first.steps:
+        raise UserError(
+            f"--steps={settings['steps']}: a training in two stages takes --head_steps + "
+            f"--finetune_steps = {first.steps} steps; leave --steps out"
+        )
+    if not first.finetune_steps and values["finetune_learning_rate"].present:
+        raise UserError(
+            f"--finetune_learning_rate={first.finetune_learning_rate}: is the second stage's; give "
+            "--finetune_steps too"
+        )
     runs = [
         dataclasses.replace(first, category=category, seed=seed)
         for category in _categories(first)

@@ -30,7 +30,7 @@ class Embedder:
     """Computes a backbone's features of un-augmented images, in inference mode.
 
     Args:
-      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to features, [B, D].
+      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, [B, D].
     """
 
     def __init__(self, backbone: keras.Model):
@@ -41,13 +41,15 @@ class Embedder:
             return backbone(tf.cast(images, tf.float32) / 255.0, training=False)
 
         self._embed = embed
-        self._features = backbone.output_shape[-1]
+        self.dimensions = {name: x.shape[-1] for name, x in backbone.output.items()}
 
-    def __call__(self, images: pipeline.Images) -> np.ndarray:
-        """Returns float32 [N, D] features of N images, in their order."""
-        batches = pipeline.evaluation_batches(images, EMBED_BATCH)
-        features = [self._embed(batch).numpy() for batch in batches]
-        return np.concatenate(features) if features else np.zeros([0, self._features], np.float32)
+    def __call__(self, images: pipeline.Images) -> dict[str, np.ndarray]:
+        """Returns the features, each float32 [N, D], of N images, in their order."""
+        features = {name: [np.zeros([0, d], np.float32)] for name, d in self.dimensions.items()}
+        for batch in pipeline.evaluation_batches(images, EMBED_BATCH):
+            for name, values in self._embed(batch).items():
+                features[name].append(values.numpy())
+        return {name: np.concatenate(values) for name, values in features.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Evaluation:
 
 def evaluate(
     embedder: Embedder, train_images: pipeline.Images, test_images: pipeline.Images, kind: str
-) -> Evaluation:
-    """Fits the density on the training images and scores the test images.
+) -> dict[str, Evaluation]:
+    """Fits a density of each feature on the training images and scores the test images.
 
     Args:
       embedder: the network.
@@ -75,11 +77,15 @@ def evaluate(
       kind: of the density, as in `density.make`.
 
     Returns:
-      Density and scores.
+      Density and scores, by the feature's name.
     """
-    density = densities.make(kind).fit(embedder(train_images))
-    scores = density.score(embedder(test_images)) if test_images.count else np.zeros([0])
-    return Evaluation(density, scores)
+    normal_features, test_features = embedder(train_images), embedder(test_images)
+    evaluations = {}
+    for name, features in normal_features.items():
+        density = densities.make(kind).fit(features)
+        scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
+        evaluations[name] = Evaluation(density, scores)
+    return evaluations
 
 
 class Detector:
@@ -115,7 +121,7 @@ class Detector:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
         config = Config.from_json(text, str(path))
-        backbone = train.build(config).backbone
+        backbone = train.build(config, initial_weights=False).backbone
         train.load_part(backbone, run_dir / "checkpoints" / train.BACKBONE_WEIGHTS)
         return cls(config, backbone, densities.load(run_dir / DENSITY))
 
@@ -134,15 +140,17 @@ class Detector:
         images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
         names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
         prepared = pipeline.prepare(normal(names, images), self.config.image_size)
-        return self.density.score(self._embedder(prepared)) if images else np.zeros([0])
+        if not images:
+            return np.zeros([0])
+        return self.density.score(self._embedder(prepared)[self.config.features])
 
 
 def results(
     config: Config,
     split: Split,
     num_train: int,
-    scores: np.ndarray,
-    untrained_scores: np.ndarray,
+    scores: dict[str, np.ndarray],
+    initial_scores: dict[str, np.ndarray],
     summary: train.Summary,
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
@@ -151,35 +159,54 @@ def results(
       config: the run's settings.
       split: the test images.
       num_train: the number of training images.
-      scores: [N] anomaly scores of the test images.
-      untrained_scores: [N] scores by the same network before training.
+      scores: [N] anomaly scores of the test images, by the feature's name.
+      initial_scores: [N] scores by the same network before training, likewise.
       summary: what the training took.
 
     Returns:
-      The results, ready for JSON.
+      The results, ready for JSON. `image_auroc` and the metrics beside it are of the feature that
+      --features names; `image_auroc_by_feature` has all, before and after the training (Table 3).
     """
+    # Where nothing was trained there is no second stage.
+    trained = [scores] if config.steps else []
+    stages = dict(zip(stage_names(config), [initial_scores, *trained], strict=False))
+
+    def auroc(values):
+        return metrics.image_auroc(split.labels, values)
+
+    chosen = scores[config.features]
     return {
         "dataset": config.dataset,
         "category": config.category,
         "seed": config.seed,
         "task": config.task,
         "backbone": config.backbone,
+        "features": config.features,
         "steps": config.steps,
         "num_train": num_train,
         "num_test": len(split),
-        "image_auroc": metrics.image_auroc(split.labels, scores),
-        "image_ap": metrics.image_ap(split.labels, scores),
+        "image_auroc": auroc(chosen),
+        "image_ap": metrics.image_ap(split.labels, chosen),
         "pixel_auroc": None,
         "pixel_aupro": None,
-        "untrained_image_auroc": metrics.image_auroc(split.labels, untrained_scores),
+        "untrained_image_auroc": auroc(initial_scores[config.features]),
+        "image_auroc_by_feature": {
+            name: {stage: auroc(of_feature[name]) for stage, of_feature in stages.items()}
+            for name in scores
+        },
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
-            split.labels, scores, split.defect_types
+            split.labels, chosen, split.defect_types
         ),
         "train_seconds": round(summary.seconds, 1),
         "images_per_second": round(summary.images_per_second, 1),
         "device": device(),
         "versions": versions(),
     }
+
+
+def stage_names(config: Config) -> tuple[str, str]:
+    """Returns what the network is called before and after the training."""
+    return ("untrained", "trained") if config.weights == "none" else ("pretrained", "finetuned")
 
 
 def write_scores(path: pathlib.Path, split: Split, scores: np.ndarray) -> None:

@@ -30,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         runs = configs.parse(sys.argv if argv is None else argv)
-        states = [prepare_run_dir(config) for config in runs]
+        states = [run_state(config) for config in runs]
+        if runs[0].weights != "none" and any(state != "finished" for state in states):
+            check_weights(runs[0])
+        for config, state in zip(runs, states, strict=True):
+            if state == "new":
+                make_run_dir(config)
         finished = [
             load_results(config) if state == "finished" else run(config)
             for config, state in zip(runs, states, strict=True)
@@ -65,8 +70,8 @@ def _disk_error(error):
     return next((reason for reason in reasons if reason in str(error)), None)
 
 
-def prepare_run_dir(config: Config) -> str:
-    """Makes a run's folder and writes config.json.
+def run_state(config: Config) -> str:
+    """Looks at what a run's folder holds; writes nothing.
 
     Args:
       config: the run's settings.
@@ -75,30 +80,56 @@ def prepare_run_dir(config: Config) -> str:
       "new", "interrupted" or "finished".
 
     Raises:
-      UserError: if the folder cannot be written, or belongs to a run with other settings.
+      UserError: if the folder belongs to a run with other settings.
     """
     run_dir = config.run_dir
     path = run_dir / "config.json"
-    if path.is_file():
-        earlier = Config.from_json(path.read_text(encoding="utf-8"), str(path))
-        different = config.differences(earlier)
-        if different:
-            name = different[0]
-            raise UserError(
-                f"{run_dir}: holds a run with --{name}={configs.show(getattr(earlier, name))}, not "
-                f"{configs.show(getattr(config, name))}; name another --workdir or remove it"
-            )
-        return "finished" if (run_dir / "results.json").is_file() else "interrupted"
+    if not path.is_file():
+        return "new"
+    earlier = Config.from_json(path.read_text(encoding="utf-8"), str(path))
+    different = config.differences(earlier)
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{run_dir}: holds a run with --{name}={configs.show(getattr(earlier, name))}, not "
+            f"{configs.show(getattr(config, name))}; name another --workdir or remove it"
+        )
+    return "finished" if (run_dir / "results.json").is_file() else "interrupted"
+
+
+def check_weights(config: Config) -> None:
+    """Fetches or reads the weights that --weights names, before anything is written.
+
+    Args:
+      config: the settings.
+
+    Raises:
+      UserError: if they cannot be had, or are another network's.
+    """
+    prepare_libraries()
+    from cutpaste_tf import train
+
+    train.build_backbone(config)
+
+
+def make_run_dir(config: Config) -> None:
+    """Makes a run's folder and writes config.json.
+
+    Args:
+      config: the run's settings.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / "config.json.tmp"
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = config.run_dir / "config.json.tmp"
         temporary.write_text(config.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        os.replace(temporary, config.run_dir / "config.json")
     except OSError as error:
         raise UserError(
             f"--workdir={config.workdir}: cannot be written ({error.strerror or error})"
         ) from error
-    return "new"
 
 
 def load_results(config: Config) -> dict:
@@ -109,6 +140,19 @@ def load_results(config: Config) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not readable; remove it to evaluate the run again") from error
+
+
+def prepare_libraries() -> None:
+    """Sets what TensorFlow and Keras read when they are imported.
+
+    Raises:
+      UserError: if the user has chosen another backend.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own notes, not errors of ours
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}: must be tensorflow, or not set"
+        )
 
 
 def run(config: Config) -> dict:
@@ -123,11 +167,7 @@ def run(config: Config) -> dict:
     Raises:
       UserError: for what the user can mend.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own notes, not errors of ours
-    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        raise UserError(
-            f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}: must be tensorflow, or not set"
-        )
+    prepare_libraries()
     import keras
 
     from cutpaste_tf import data, evaluate, train
@@ -163,28 +203,36 @@ def run(config: Config) -> dict:
     untrained = scores()
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
-    def auroc():
-        return evaluate.metrics.image_auroc(labels, scores().scores)
+    def aurocs():
+        found = {n: evaluate.metrics.image_auroc(labels, e.scores) for n, e in scores().items()}
+        # Under its own name where there are several to tell apart.
+        apart = {f"image_auroc_{n}": value for n, value in found.items()} if len(found) > 1 else {}
+        return {"image_auroc": found[config.features], **apart}
 
-    summary = train.train(model, train_images, config, run_dir, auroc if measurable else None, log)
+    summary = train.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
     trained = scores()
-    evaluate.densities.save(trained.density, run_dir / evaluate.DENSITY)
-    evaluate.write_scores(run_dir / evaluate.SCORES, category.test, trained.scores)
+    chosen = trained[config.features]
+    evaluate.densities.save(chosen.density, run_dir / evaluate.DENSITY)
+    evaluate.write_scores(run_dir / evaluate.SCORES, category.test, chosen.scores)
 
     # 5. Figures and results; results.json is last: its presence means that the run is finished.
-    draw_figures(config, category.test, train_images, test_images, trained, untrained)
-    results = evaluate.results(
-        config, category.test, len(category.train), trained.scores, untrained.scores, summary
+    draw_figures(
+        config, category.test, train_images, test_images, chosen, untrained[config.features]
     )
+    by_feature = [{name: e.scores for name, e in found.items()} for found in (trained, untrained)]
+    results = evaluate.results(config, category.test, len(category.train), *by_feature, summary)
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
     if measurable:
-        log(
-            f"image AUROC {100 * results['image_auroc']:.1f} (untrained "
-            f"{100 * results['untrained_image_auroc']:.1f}), AP {100 * results['image_ap']:.1f}, "
-            f"trained for {summary.seconds:.0f} s"
-        )
+        found = results["image_auroc_by_feature"]
+        parts = []
+        for name, (first, *last) in ((n, list(of_stage.items())) for n, of_stage in found.items()):
+            of = f"of {name} " if len(found) > 1 else ""
+            before = f"{first[0]} {100 * first[1]:.1f}"
+            parts += [f"{of}{100 * value:.1f} ({before})" for _, value in last] or [f"{of}{before}"]
+        parts.append(f"AP {100 * results['image_ap']:.1f}")
+        log(f"image AUROC {', '.join(parts)}, trained for {summary.seconds:.0f} s")
     log(f"written to {run_dir}")
     return results
 
@@ -204,7 +252,7 @@ def draw_figures(config, test_split, train_images, test_images, trained, untrain
     import numpy as np
     import tensorflow as tf
 
-    from cutpaste_tf import train
+    from cutpaste_tf import evaluate, train
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
@@ -228,7 +276,9 @@ def draw_figures(config, test_split, train_images, test_images, trained, untrain
             title,
         )
     if 0 < labels.sum() < len(labels):
-        drawn["roc"] = figures.roc_curve(labels, scores, untrained.scores, title)
+        before, after = evaluate.stage_names(config)
+        stages = {after: scores, before: untrained.scores} if config.steps else {before: scores}
+        drawn["roc"] = figures.roc_curve(labels, stages, title)
     folder = config.run_dir / "figures"
     folder.mkdir(exist_ok=True)
     writer = tf.summary.create_file_writer(str(config.run_dir / "tensorboard" / "evaluation"))
@@ -256,7 +306,7 @@ def print_summary(results: Sequence[dict]) -> None:
     def percent(value):
         return "     -" if value is None else f"{100 * value:6.1f}"
 
-    print(f"{'category':20s} {'seed':>4s}  AUROC  untrained")
+    print(f"{'category':20s} {'seed':>4s}  AUROC  before training")
     for r in results:
         print(
             f"{r['category']:20s} {r['seed']:4d} {percent(r['image_auroc'])} "

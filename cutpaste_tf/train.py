@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import sys
 import time
+import warnings
+import zipfile
 from collections.abc import Callable
 
 import keras
@@ -18,6 +20,7 @@ from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.head import projection_head
 from cutpaste_tf.models.resnet import resnet18
 
@@ -28,11 +31,54 @@ _GALLERY_IMAGES = 4
 Views = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the training with an optimiser and a cosine cycle of its own.
+
+    Attributes:
+      name: "training" where it is the only one, or "head" and "finetune" (Appendix A.4).
+      first_step: the number of steps before it.
+      steps: its own number of steps.
+      learning_rate: at its start.
+      trains_backbone: whether the backbone is trained, or the head alone.
+      freezes_norms: whether the backbone's batch normalisation stays as it is and runs in inference
+        mode.
+    """
+
+    name: str
+    first_step: int
+    steps: int
+    learning_rate: float
+    trains_backbone: bool = True
+    freezes_norms: bool = False
+
+    @property
+    def end(self) -> int:
+        """The number of steps when it has ended."""
+        return self.first_step + self.steps
+
+
+def stages(config: Config) -> list[Stage]:
+    """Returns the stages of a training, in their order; those without steps are left out."""
+    if not config.staged:
+        planned = [Stage("training", 0, config.steps, config.learning_rate)]
+    else:
+        # Appendix A.4: the head with the pretrained backbone frozen, then all layers, with batch
+        # normalisation frozen throughout.
+        head, rest = config.head_steps, config.finetune_steps
+        planned = [
+            Stage("head", 0, head, config.learning_rate, False, True),
+            Stage("finetune", head, rest, config.finetune_learning_rate, True, True),
+        ]
+    return [stage for stage in planned if stage.steps]
+
+
 class ProxyClassifier(keras.Model):
     """Backbone, projection head and softmax over the proxy task's classes.
 
     Args:
-      backbone: a model from images, [B, H, W, 3] in [0, 1], to features, [B, D].
+      backbone: a model from images, [B, H, W, 3] in [0, 1], to a dict of features, [B, D]; the head
+        takes `pool`.
       head: a model from features to logits, [B, K].
       views: makes views and labels of a step's number and images (uint8 [B, H, W, 3]) inside the
         train step, on the accelerator; None where the data set yields views and labels.
@@ -50,6 +96,7 @@ class ProxyClassifier(keras.Model):
         # Made here rather than by compile, which makes it in the first step: every variable that a
         # step creates has the step traced a second time.
         self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._trains_backbone = True
         self.build([None, *backbone.input_shape[1:]])
 
     def build(self, input_shape: list) -> None:
@@ -58,7 +105,37 @@ class ProxyClassifier(keras.Model):
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logits, float32 [B, K], of images, float32 [B, H, W, 3] in [0, 1]."""
-        return self.head(self.backbone(images, training=training), training=training)
+        # A frozen backbone runs in inference mode as a whole, stochastic depth included.
+        features = self.backbone(images, training=training and self._trains_backbone)
+        return self.head(features["pool"], training=training)
+
+    def seed_layers(self, seed: int) -> None:
+        """Sets the state of layers that draw random numbers, as a function of seed and step.
+
+        Keras does not save it. Each step moves it on by one, so a training that is interrupted goes
+        on with the numbers of one that was not.
+        """
+        drawing = [x for x in _layers(self.backbone) if getattr(x, "seed_generator", None)]
+        for number, layer in enumerate(drawing, 1):
+            first = (seed + number * 0x9E3779B1) % 2**32  # far apart from each other
+            layer.seed_generator.state.assign([first, int(self.step)])
+
+    def begin(self, stage: Stage, config: Config) -> None:
+        """Sets what a stage trains, and its optimiser."""
+        self._trains_backbone = stage.trains_backbone
+        self.backbone.trainable = stage.trains_backbone
+        if stage.freezes_norms:
+            for layer in _layers(self.backbone):
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+        # A single cycle of cosine decay, to zero (Appendix A.1).
+        schedule = keras.optimizers.schedules.CosineDecay(stage.learning_rate, stage.steps)
+        self.compile(
+            optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=config.jit_compile,
+        )
+        self.optimizer.build(self.trainable_variables)
 
     def compute_metrics(
         self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
@@ -107,31 +184,67 @@ def view_maker(config: Config) -> Views:
     return views
 
 
-def build_backbone(config: Config) -> keras.Model:
-    """Builds the backbone, with the seed's initial weights."""
-    return resnet18(
-        config.image_size,
-        width=config.width,
-        stem=config.stem,
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-    )
+def _layers(model):
+    """All layers of a model, those of models inside it included."""
+    for layer in model.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-def build(config: Config) -> ProxyClassifier:
-    """Builds the proxy classifier, ready to be trained.
+def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
+    """Builds the backbone.
+
+    Args:
+      config: names the network, its size, its weights and the seed.
+      initial_weights: whether to load what --weights names; without, the weights are random, to be
+        replaced by a run's.
+
+    Returns:
+      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, float32 [B, D].
+
+    Raises:
+      UserError: if the weights cannot be had, or are another network's.
+    """
+    shared = {"weight_decay": config.weight_decay, "seed": config.seed}
+    if config.backbone == "resnet18":
+        backbone = resnet18(config.image_size, width=config.width, stem=config.stem, **shared)
+    else:
+        imagenet = initial_weights and config.weights == "imagenet"
+        backbone = efficientnet(config.backbone, config.image_size, imagenet=imagenet, **shared)
+    if initial_weights and config.weights not in ("none", "imagenet"):
+        path = pathlib.Path(config.weights)
+        if not path.is_file():
+            raise UserError(f"--weights={path}: there is no such file")
+        # EfficientNet's inner model has the layers of keras.applications' own.
+        parts = [backbone, *(m for m in backbone.layers if isinstance(m, keras.Model))]
+        if not any(_try_load(part, path) for part in parts):
+            raise UserError(f"--weights={path}: not readable as weights of {_network(config)}")
+    return backbone
+
+
+def _network(config):
+    width = f" with --width={config.width:g}" if config.backbone == "resnet18" else ""
+    stem = f" and --stem={config.stem}" if config.backbone == "resnet18" else ""
+    return f"--backbone={config.backbone}{width}{stem}"
+
+
+def build(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
+    """Builds the proxy classifier, ready for the first stage of its training.
 
     Args:
       config: names backbone, head, task and optimiser.
+      initial_weights: as in `build_backbone`.
 
     Returns:
-      The compiled model, with the seed's initial weights.
+      The compiled model, with the seed's initial weights or those that --weights names.
+
+    Raises:
+      UserError: if the weights cannot be had, or are another network's.
     """
     policy = "mixed_float16" if config.mixed_precision else "float32"
     keras.config.set_dtype_policy(policy)
-    backbone = build_backbone(config)
+    backbone = build_backbone(config, initial_weights=initial_weights)
     head = projection_head(
-        backbone.output_shape[-1],
+        backbone.output["pool"].shape[-1],
         len(proxy.TASKS[config.task]),
         dims=config.head_dims,
         weight_decay=config.weight_decay,
@@ -139,14 +252,9 @@ def build(config: Config) -> ProxyClassifier:
     )
     views = view_maker(config) if config.augment == "device" else None
     model = ProxyClassifier(backbone, head, views)
-    # A single cycle of cosine decay, to zero (Appendix A.1).
-    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.steps)
-    model.compile(
-        optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=config.jit_compile,
-    )
-    model.optimizer.build(model.trainable_variables)
+    model.seed_layers(config.seed)
+    for stage in stages(config)[:1]:
+        model.begin(stage, config)
     return model
 
 
@@ -168,7 +276,7 @@ def train(
     images: pipeline.Images,
     config: Config,
     run_dir: pathlib.Path,
-    evaluate: Callable[[], float | None] | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
     log: Callable[[str], None] = print,
 ) -> Summary:
     """Trains, or goes on with a training that was interrupted, and saves the final weights.
@@ -178,8 +286,8 @@ def train(
       images: the normal training images.
       config: the settings.
       run_dir: the run's folder; writes `checkpoints/` and `tensorboard/` in it.
-      evaluate: returns the image AUROC at present, for TensorBoard; the weights do not depend on
-        it.
+      evaluate: returns the image AUROCs at present by their names, for TensorBoard; the weights do
+        not depend on them.
       log: prints a line.
 
     Returns:
@@ -194,60 +302,69 @@ def train(
         load_weights(model, run_dir)
         return _summary(_read_clock(clock_file), config)
 
-    # 1. Restore. The callback restores the weights, the optimiser and the count of steps; the epoch
-    # follows from that count, because a kill between the two files that the callback writes would
-    # leave them at odds.
-    backup = keras.callbacks.BackupAndRestore(
-        str(backup_dir), double_checkpoint=True, delete_checkpoint=False
-    )
-    backup.set_model(model)
-    for name in ("training_metadata.json", "training_metadata.json.bkp"):
-        (backup_dir / name).unlink(missing_ok=True)
-    try:
-        backup.on_train_begin()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{backup_dir}: the interrupted run's backup cannot be read; remove {run_dir} to start "
-            "again"
-        ) from error
-    start = int(model.step)
-    if start:
-        log(f"resuming at step {start} of {config.steps}")
-
-    # 2. Train, in epochs of 256 steps and the rest.
-    clock = _Clock(config.batch_size, clock_file, _read_clock(clock_file) if start else 0.0)
-    epochs, rest = divmod(config.steps, EPOCH_STEPS)
-    callbacks = [
+    clock = _Clock(config.batch_size, clock_file)
+    plotted = run_dir / "tensorboard"
+    shared = [
         keras.callbacks.TerminateOnNaN(),
         clock,
-        _Evaluation(evaluate, config.eval_every),
-        keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
-        _Gallery(images, config, run_dir / "tensorboard" / "train"),
-        _Progress(config.steps, log),
-        backup,
+        _Evaluation(evaluate, config.eval_every, config.steps),
+        keras.callbacks.TensorBoard(str(plotted), write_graph=False),
+        _Gallery(images, config, plotted / "train"),
+        _Progress(config, log),
     ]
     views = view_maker(config) if config.augment == "pipeline" else None
-    for first, last, steps in ((0, epochs, EPOCH_STEPS), (epochs, epochs + (rest > 0), rest)):
-        done = int(model.step)
-        if done >= first * EPOCH_STEPS + (last - first) * steps:
+    planned, epoch = stages(config), 0
+    # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
+    # is where an interrupted training goes on; the stage before it left one at its end.
+    backed_up = [stage for stage in planned if (backup_dir / stage.name).is_dir()]
+    for stage in planned:
+        first_epoch, epoch = epoch, epoch + math.ceil(stage.steps / EPOCH_STEPS)
+        if backed_up and stage.first_step < backed_up[-1].first_step:
             continue
-        data = pipeline.training_batches(images, config.batch_size, config.seed, done, views)
-        history = model.fit(
-            data,
-            initial_epoch=done // EPOCH_STEPS,
-            epochs=last,
-            steps_per_epoch=steps,
-            shuffle=False,
-            callbacks=callbacks,
-            verbose=0,
-        )
-        losses = history.history.get("loss", [])
-        if model.stop_training or not all(map(math.isfinite, losses)):
-            shutil.rmtree(backup_dir, ignore_errors=True)
+
+        # 1. Restore.
+        model.begin(stage, config)
+        backup = _Backup(backup_dir / stage.name)
+        try:
+            backup.restore(model)
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{run_dir}: the training diverged (its loss is no longer a number); lower "
-                f"--learning_rate={config.learning_rate:g}"
+                f"{backup_dir}: the interrupted run's backup cannot be read; remove {run_dir} to "
+                "start again"
+            ) from error
+        model.seed_layers(config.seed)
+        done = int(model.step)
+        if done > stage.first_step:
+            log(f"resuming at step {done} of {config.steps}")
+
+        # 2. Train, in epochs of 256 steps and the rest.
+        announcement = _Announcement(stage, first_epoch, plotted / "train")
+        full, rest = divmod(stage.steps, EPOCH_STEPS)
+        for first, last, steps in (
+            (first_epoch, first_epoch + full, EPOCH_STEPS),
+            (first_epoch + full, epoch, rest),
+        ):
+            begin = stage.first_step + (first - first_epoch) * EPOCH_STEPS
+            done = int(model.step)
+            if done >= begin + (last - first) * steps:
+                continue
+            history = model.fit(
+                pipeline.training_batches(images, config.batch_size, config.seed, done, views),
+                initial_epoch=first + (done - begin) // EPOCH_STEPS,
+                epochs=last,
+                steps_per_epoch=steps,
+                shuffle=False,
+                callbacks=[announcement, *shared, backup],
+                verbose=0,
             )
+            losses = history.history.get("loss", [])
+            if model.stop_training or not all(map(math.isfinite, losses)):
+                shutil.rmtree(backup_dir, ignore_errors=True)
+                name = "finetune_learning_rate" if stage.name == "finetune" else "learning_rate"
+                raise UserError(
+                    f"{run_dir}: the training diverged (its loss is no longer a number); lower "
+                    f"--{name}={stage.learning_rate:g}"
+                )
 
     # 3. The final weights are what is evaluated: no selection on test data.
     save_weights(model, run_dir)
@@ -306,10 +423,19 @@ def load_part(model: keras.Model, path: pathlib.Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; has the run finished?")
-    try:
-        model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not readable as this network's weights") from error
+    if not _try_load(model, path):
+        raise UserError(f"{path}: not readable as this network's weights")
+
+
+def _try_load(model, path):
+    """Reads weights; whether they fit. Keras warns of each layer that does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model.load_weights(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return False
+    return True
 
 
 def _summary(seconds, config):
@@ -323,13 +449,35 @@ def _read_clock(path):
         return 0.0
 
 
+class _Backup(keras.callbacks.BackupAndRestore):
+    """Restores once, when it is told to, rather than at the beginning of each fit."""
+
+    def __init__(self, folder):
+        super().__init__(str(folder), double_checkpoint=True, delete_checkpoint=False)
+        self._folder = folder
+
+    def restore(self, model):
+        # The epoch follows from the model's count of steps: a kill between the two files that the
+        # callback writes would leave them at odds.
+        for name in ("training_metadata.json", "training_metadata.json.bkp"):
+            (self._folder / name).unlink(missing_ok=True)
+        self.set_model(model)
+        super().on_train_begin()
+
+    def on_train_begin(self, logs=None):
+        pass
+
+
 class _Clock(keras.callbacks.Callback):
     """Adds images_per_second to the logs, for TensorBoard, and keeps the time across restarts."""
 
-    def __init__(self, batch_size, path, seconds):
+    def __init__(self, batch_size, path):
         super().__init__()
-        self.seconds = seconds
         self._batch_size, self._path = batch_size, path
+        self.seconds = 0.0
+
+    def on_train_begin(self, logs=None):
+        self.seconds = _read_clock(self._path) if int(self.model.step) else 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.perf_counter()
@@ -343,19 +491,37 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _Evaluation(keras.callbacks.Callback):
-    """Adds image_auroc to the logs every few epochs."""
+    """Adds the image AUROCs to the logs every few epochs."""
 
-    def __init__(self, evaluate, every):
+    def __init__(self, evaluate, every, steps):
         super().__init__()
-        self._evaluate, self._every = evaluate, every
+        self._evaluate, self._every, self._steps = evaluate, every, steps
 
     def on_epoch_end(self, epoch, logs=None):
         # Not after the last: the run's own evaluation follows.
-        due = self._every and (epoch + 1) % self._every == 0 and epoch + 1 < self.params["epochs"]
+        due = self._every and (epoch + 1) % self._every == 0 and int(self.model.step) < self._steps
         if due and self._evaluate is not None and math.isfinite(logs["loss"]):
-            auroc = self._evaluate()
-            if auroc is not None:
-                logs["image_auroc"] = auroc
+            logs.update(self._evaluate())
+
+
+class _Announcement(keras.callbacks.Callback):
+    """Shows a stage's name in TensorBoard, at the epoch where it begins."""
+
+    def __init__(self, stage, first_epoch, folder):
+        super().__init__()
+        self._stage, self._first_epoch, self._folder = stage, first_epoch, folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > self._first_epoch:
+            return
+        trained = "all layers" if self._stage.trains_backbone else "the head"
+        frozen = ", batch normalisation frozen" if self._stage.freezes_norms else ""
+        text = (
+            f"{self._stage.name}: steps {self._stage.first_step} to {self._stage.end}, {trained}"
+            f"{frozen}, learning rate from {self._stage.learning_rate:g}"
+        )
+        with tf.summary.create_file_writer(str(self._folder)).as_default():
+            tf.summary.text("stage", text, epoch)
 
 
 class _Gallery(keras.callbacks.Callback):
@@ -396,9 +562,10 @@ class _Progress(keras.callbacks.Callback):
 
     SECONDS = 15.0  # between lines of a log file
 
-    def __init__(self, steps, log):
+    def __init__(self, config, log):
         super().__init__()
-        self._steps, self._log = steps, log
+        self._steps, self._log = config.steps, log
+        self._stages = stages(config)
         self._bar, self._said = None, -math.inf
 
     def on_train_begin(self, logs=None):
@@ -419,6 +586,8 @@ class _Progress(keras.callbacks.Callback):
         if "image_auroc" in logs:
             shown["AUROC"] = logs["image_auroc"]
         text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if len(self._stages) > 1:
+            text += ", " + next(s.name for s in self._stages if self._done <= s.end)
         now = time.perf_counter()
         if self._bar is not None:
             self._bar.set_postfix_str(text)

@@ -63,7 +63,7 @@ def small_backbone(monkeypatch):
 
     from cutpaste_tf import train
 
-    def build_backbone(settings):
+    def build_backbone(settings, *, initial_weights=True):
         initial = keras.initializers.HeNormal(settings.seed)
         decay = keras.regularizers.L2(settings.weight_decay)
         features = max(4, round(64 * settings.width))
@@ -72,7 +72,8 @@ def small_backbone(monkeypatch):
             features, 3, 2, kernel_initializer=initial, kernel_regularizer=decay, use_bias=False
         )(inputs)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+        x = keras.layers.Dropout(0.1, seed=settings.seed)(x)
+        return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D()(x)})
 
     monkeypatch.setattr(train, "build_backbone", build_backbone)
 

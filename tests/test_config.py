@@ -47,7 +47,7 @@ def test_defaults_of_flags_and_of_the_library_agree():
         ("--task=jigsaw", "one of cutpaste, cutpaste_scar, cutpaste_3way"),
         ("--seed=-1", "a whole number from 0"),
         ("--seed=0,x", "a whole number from 0"),
-        ("--steps=0", "at least 1"),
+        ("--steps=-1", "at least 0"),
         ("--steps=1.5", "a whole number"),
         ("--batch_size=none", "a whole number"),
         ("--image_size=8", "from 32 to 4096"),
@@ -64,6 +64,11 @@ def test_defaults_of_flags_and_of_the_library_agree():
         ("--area_ratio=0.1", "two numbers"),
         ("--scar_width=2.5,3", "two whole numbers"),
         ("--stem=medium", "one of large, small"),
+        ("--backbone=vgg", "one of resnet18, efficientnet_b0, "),
+        ("--weights=b4.h5", "none, imagenet, or a file ending in .weights.h5 or .keras"),
+        ("--features=level6", "one of pool, level7"),
+        ("--head_steps=-1", "at least 0"),
+        ("--finetune_learning_rate=0", "above 0"),
         ("--density=flow", "one of gde, gmm, kde"),
         ("--augment=gpu", "one of device, pipeline"),
         ("--jit_compile=maybe", "true or false"),
@@ -91,6 +96,13 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--scar_length=10,60", "--image_size=32"], "--scar_length=10,60"),
         (["--data_dir=/tmp"], "leave --data_dir out"),
         (["--workdir="], "--workdir"),
+        (["--weights=imagenet"], "not for --backbone=resnet18"),
+        (["--features=level7"], "--backbone=resnet18 has pool only"),
+        (["--backbone=efficientnet_b4", "--width=0.5"], "--width=0.5: is of --backbone=resnet18"),
+        (["--backbone=efficientnet_b4", "--stem=small"], "--stem=small: is of"),
+        (["--head_steps=3", "--steps=5"], "--head_steps + --finetune_steps = 3"),
+        (["--finetune_steps=3", "--steps=65536"], "leave --steps out"),
+        (["--finetune_learning_rate=0.1"], "give --finetune_steps too"),
         (["--dataset=mvtec_ad"], "--data_dir"),
         (["--dataset=folder", "--data_dir=/missing"], "/missing"),
     ],
@@ -98,6 +110,13 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
 def test_other_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse(*arguments)
+
+
+def test_two_stages_take_the_sum_of_their_steps():
+    (settings,) = parse("--category=brick", "--head_steps=3", "--finetune_steps=4")
+    assert (settings.staged, settings.steps) == (True, 7)
+    assert Config.from_json(settings.to_json()) == settings
+    assert not parse("--category=brick", "--steps=7")[0].staged
 
 
 def test_one_run_for_each_category_and_seed():

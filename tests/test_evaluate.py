@@ -39,9 +39,9 @@ def test_embedding_is_the_backbone_in_inference_mode():
     arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(70)]
     images = pipeline.prepare(normal([str(i) for i in range(70)], arrays), 32)
     before = [w.numpy() for w in backbone.weights]
-    features = evaluate.Embedder(backbone)(images)
+    features = evaluate.Embedder(backbone)(images)["pool"]
     assert features.shape == (70, 32)  # more than one batch, the last smaller
-    expected = backbone(np.stack(arrays).astype(np.float32) / 255.0, training=False)
+    expected = backbone(np.stack(arrays).astype(np.float32) / 255.0, training=False)["pool"]
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     for old, new in zip(before, backbone.weights, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
@@ -57,7 +57,7 @@ def test_the_density_sees_unaugmented_training_images_alone(finished):
     def embed(paths):
         images = [pipeline.decode(path.read_bytes()) for path in paths]
         images = np.stack([pipeline.resize(image, 32).numpy() for image in images])
-        return model.backbone(images.astype(np.float32) / 255.0, training=False).numpy()
+        return model.backbone(images.astype(np.float32) / 255.0, training=False)["pool"].numpy()
 
     fitted = evaluate.densities.make("gde").fit(embed(sorted((data / "train/good").iterdir())))
     rows = read_scores(run_dir)
@@ -98,7 +98,7 @@ def test_the_untrained_network_is_the_seeds_before_training(finished):
     category = evaluate_category(data)
     images = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
     embedder = evaluate.Embedder(train.build(config).backbone)
-    untrained = evaluate.evaluate(embedder, *images, "gde")
+    untrained = evaluate.evaluate(embedder, *images, "gde")["pool"]
     auroc = evaluate.metrics.image_auroc(category.test.labels, untrained.scores)
     results = json.loads((run_dir / "results.json").read_text())
     assert auroc == pytest.approx(results["untrained_image_auroc"])

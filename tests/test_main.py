@@ -105,8 +105,9 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
 
 
-def test_sigkill_in_mid_training_and_again_ends_with_the_same_weights(mvtec, tmp_path):
-    long = ("--steps=530", "--batch_size=2")  # two epochs of 256 steps and a rest
+def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(mvtec, tmp_path):
+    # Stage two is two epochs, of 256 and 94 steps.
+    long = ("--steps=430", "--head_steps=80", "--finetune_steps=350", "--batch_size=2")
     whole = run(mvtec, tmp_path / "whole", *long)
     assert whole.returncode == 0, whole.stderr
     arguments = [
@@ -122,19 +123,19 @@ def test_sigkill_in_mid_training_and_again_ends_with_the_same_weights(mvtec, tmp
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    backup = tmp_path / "cut" / "part" / "seed_0" / "checkpoints" / "backup"
+    backup = tmp_path / "cut" / "part" / "seed_0" / "checkpoints" / "backup" / "finetune"
     deadline = time.monotonic() + 120
     while not (backup / "training_metadata.json").is_file():
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.2)  # somewhere in the second epoch
+    time.sleep(0.2)  # somewhere in its second epoch
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "cut" / "part" / "seed_0" / "results.json").exists()
     resumed = run(mvtec, tmp_path / "cut", *long)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming at step " in resumed.stdout
+    assert "resuming at step 336 of 430" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
 
     from cutpaste_tf import train
@@ -232,6 +233,80 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(mvtec, tmp_pa
     again = run(mvtec, tmp_path, *wide)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "part/seed_0/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("weights", "part"), [("imagenet", "could not be fetched"), ("{tmp}/no.keras", "no such file")]
+)
+def test_weights_that_cannot_be_had_stop_before_anything_is_written(
+    mvtec, tmp_path, capsys, monkeypatch, weights, part
+):
+    from keras.src.applications import efficientnet
+
+    monkeypatch.setattr(efficientnet, "BASE_WEIGHTS_PATH", f"file://{tmp_path}/nowhere/")
+    status = main.main(
+        [
+            "main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path / 'runs'}",
+            "--image_size=32", "--backbone=efficientnet_b0",
+            f"--weights={weights.format(tmp=tmp_path)}",
+        ]
+    )  # fmt: skip
+    done = subprocess.CompletedProcess([], status, *capsys.readouterr())
+    assert_user_error(done, "--weights=", part)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path, capsys):
+    arguments = [
+        "main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path / 'runs'}",
+        "--image_size=32", "--backbone=efficientnet_b0", "--batch_size=2", "--head_steps=1",
+        "--finetune_steps=1", "--features=level7",
+    ]  # fmt: skip
+    backbone = train_backbone(tmp_path / "b0.weights.h5")
+    assert main.main([*arguments, f"--weights={tmp_path / 'b0.weights.h5'}"]) == 0
+    run_dir = tmp_path / "runs/part/seed_0"
+    results = json.loads((run_dir / "results.json").read_text())
+    table = results["image_auroc_by_feature"]
+    assert set(table) == {"pool", "level7"}
+    for name in table:
+        assert set(table[name]) == {"pretrained", "finetuned"}
+    assert results["steps"] == 2
+    assert results["image_auroc"] == table["level7"]["finetuned"]
+    assert results["untrained_image_auroc"] == table["level7"]["pretrained"]
+
+    # The pretrained columns, by hand; and a run that only evaluates has no others.
+    assert "pretrained" in capsys.readouterr().out
+    from cutpaste_tf import evaluate
+    from cutpaste_tf.data import folder, pipeline
+
+    part = folder.load(mvtec / "part")
+    images = [pipeline.prepare(split, 32) for split in (part.train, part.test)]
+    by_hand = evaluate.evaluate(evaluate.Embedder(backbone), *images, "gde")
+    for name in table:
+        auroc = evaluate.metrics.image_auroc(part.test.labels, by_hand[name].scores)
+        assert table[name]["pretrained"] == pytest.approx(auroc)
+    detector = evaluate.Detector.load(run_dir)
+    assert detector.density.mean.shape == (320,)
+    np.testing.assert_allclose(
+        detector.score(list(part.test.images)), scores(tmp_path / "runs"), rtol=1e-4
+    )
+
+
+def train_backbone(path):
+    from cutpaste_tf.models.efficientnet import efficientnet
+
+    backbone = efficientnet("efficientnet_b0", 32, seed=7)
+    backbone.save_weights(path)
+    return backbone
+
+
+def test_evaluating_only_fills_no_column_of_a_training(run_here, mvtec, tmp_path):
+    done = run_here(mvtec, tmp_path, "--steps=0")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "part/seed_0/results.json").read_text())
+    assert set(results["image_auroc_by_feature"]["pool"]) == {"untrained"}
+    assert results["image_auroc"] == results["untrained_image_auroc"]
+    assert results["train_seconds"] == 0
 
 
 def test_another_keras_backend_is_refused(mvtec, tmp_path):

@@ -35,8 +35,8 @@ def resnet18(
       seed: of the initial kernels.
 
     Returns:
-      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to the features
-      `pool`, [B, 512 * width]: the last block's output averaged over space.
+      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to a dict of one
+      feature, `pool`, [B, 512 * width]: the last block's output averaged over space.
 
     Raises:
       ValueError: for an unknown stem.
@@ -92,4 +92,4 @@ def resnet18(
             x = relu(keras.layers.Add(name=f"{name}_add")([shortcut, y]), f"{name}_out")
     # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
-    return keras.Model(images, x, name="resnet18")
+    return keras.Model(images, {"pool": x}, name="resnet18")

@@ -1,6 +1,6 @@
 """The figures of one run, drawn with matplotlib; arrays in, figures out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -14,25 +14,20 @@ from matplotlib.figure import Figure
 NORMAL_COLOR, ANOMALOUS_COLOR, UNTRAINED_COLOR = "#1f77b4", "#d62728", "#7f7f7f"
 
 
-def roc_curve(
-    labels: np.ndarray, scores: np.ndarray, untrained_scores: np.ndarray, title: str
-) -> Figure:
-    """Draws the ROC curve beside the untrained network's.
+def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Draws the ROC curves of a network at several stages.
 
     Args:
       labels: [N], 0 for normal and 1 for anomalous; both occur.
-      scores: [N] anomaly scores.
-      untrained_scores: [N] anomaly scores before training.
+      scores: [N] anomaly scores by the stage's name; the last stage of the training comes first.
       title: the title.
 
     Returns:
       The figure.
     """
     figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-    for name, values, color in (
-        ("trained", scores, ANOMALOUS_COLOR),
-        ("untrained", untrained_scores, UNTRAINED_COLOR),
-    ):
+    colors = (ANOMALOUS_COLOR, UNTRAINED_COLOR)
+    for (name, values), color in zip(scores.items(), colors, strict=False):
         false_positives, true_positives, _ = sklearn.metrics.roc_curve(labels, values)
         area = 100 * sklearn.metrics.auc(false_positives, true_positives)
         axes.plot(false_positives, true_positives, color=color, label=f"{name}: AUROC {area:.1f}")

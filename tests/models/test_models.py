@@ -22,12 +22,12 @@ def test_resnet18_has_its_published_number_of_parameters():
 def test_stems_reduce_as_they_say(stem, last):
     model = resnet.resnet18(64, width=0.125, stem=stem)
     assert model.get_layer("conv5_block2_out").output.shape[1:] == (last, last, 64)
-    assert model.output_shape == (None, 64)
+    assert model.output["pool"].shape == (None, 64)
 
 
 def test_width_multiplies_channels():
-    assert resnet.resnet18(32, width=0.25).output_shape == (None, 128)
-    assert resnet.resnet18(32, width=2.0).output_shape == (None, 1024)
+    assert resnet.resnet18(32, width=0.25).output["pool"].shape == (None, 128)
+    assert resnet.resnet18(32, width=2.0).output["pool"].shape == (None, 1024)
 
 
 def test_pool_is_the_average_over_space_of_the_last_block():
@@ -35,7 +35,7 @@ def test_pool_is_the_average_over_space_of_the_last_block():
     inner = keras.Model(model.input, model.get_layer("conv5_block2_out").output)
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
     expected = inner(images).numpy().mean((1, 2))
-    np.testing.assert_allclose(model(images).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model(images)["pool"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_normalisation_and_decay_follow_the_companion_code():
@@ -96,7 +96,7 @@ def test_mixed_precision_keeps_features_and_logits_in_float32():
         logits = head.projection_head(64, 3, dims=(8, 4))
     finally:
         keras.config.set_dtype_policy("float32")
-    features = backbone(np.zeros([1, 32, 32, 3], np.float32))
+    features = backbone(np.zeros([1, 32, 32, 3], np.float32))["pool"]
     assert backbone.get_layer("stem_conv").compute_dtype == "float16"
     assert features.dtype == "float32"
     assert logits(features).dtype == "float32"

@@ -18,7 +18,7 @@ SCORES = np.array([0.1, 0.2, 0.35, 0.3, 0.9])
 
 
 def test_roc_curve_tells_both_aurocs():
-    figure = figures.roc_curve(LABELS, SCORES, -SCORES, "title")
+    figure = figures.roc_curve(LABELS, {"trained": SCORES, "untrained": -SCORES}, "title")
     texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert texts == ["trained: AUROC 83.3", "untrained: AUROC 16.7"]
 

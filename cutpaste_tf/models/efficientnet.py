@@ -1,0 +1,108 @@
+"""EfficientNet-B0 to B7 of keras.applications, as backbones to fine-tune (Section 4.3, A.4)."""
+
+import os
+import pathlib
+
+import keras
+
+from cutpaste_tf.errors import UserError
+
+NAMES = tuple(f"efficientnet_b{number}" for number in range(8))
+# What Keras's ImageNet weights were trained with: these statistics of images in [0, 1]. Keras's own
+# model keeps them in the weights' file; here they are part of the network, so that it takes its
+# images in the same way whatever its weights are.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_DEVIATION = (0.229, 0.224, 0.225)
+_ADDRESS = "https://storage.googleapis.com/keras-applications/"
+
+
+def efficientnet(
+    name: str,
+    image_size: int,
+    *,
+    imagenet: bool = False,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds an EfficientNet up to its features.
+
+    Args:
+      name: "efficientnet_b0" to "efficientnet_b7".
+      image_size: height and width of the images, in pixels.
+      imagenet: whether to load Keras's ImageNet weights, from its cache or the network.
+      weight_decay: L2 coefficient of all trainable weights but batch normalisation's.
+      seed: of the initial weights.
+
+    Returns:
+      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to two features,
+      float32, both averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
+      (1,792 values for B4), and `level7`, the output of block 7 (448 values for B4). Its one inner
+      model, `trunk`, has the layers of keras.applications' model by their names.
+
+    Raises:
+      UserError: if the ImageNet weights are asked for and cannot be had.
+      ValueError: for an unknown name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
+    shape = (image_size, image_size, 3)
+    whole = _keras_model(name, shape, imagenet)
+    if not imagenet:
+        _initialise(whole, seed)
+    _regularise(whole, weight_decay)
+
+    # Keras's layers from the first after its input scaling on. Features leave in float32 also under
+    # mixed precision: densities are sensitive to rounding.
+    maps = {"pool": whole.output, "level7": whole.get_layer("top_conv").input}
+    features = {
+        feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(output)
+        for feature, output in maps.items()
+    }
+    trunk = keras.Model(whole.get_layer("stem_conv_pad").input, features, name="trunk")
+    images = keras.Input(shape, name="images")
+    scaled = keras.layers.Rescaling(
+        [1.0 / deviation for deviation in PIXEL_DEVIATION],
+        offset=[-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)],
+        name="normalize",
+    )(images)
+    return keras.Model(images, trunk(scaled), name=name)
+
+
+def _keras_model(name, shape, imagenet):
+    """keras.applications' model without its classifier."""
+    make = getattr(keras.applications, f"EfficientNetB{name[-1]}")
+    if not imagenet:
+        return make(include_top=False, weights=None, input_shape=shape)
+    file_name = f"efficientnetb{name[-1]}_notop.h5"
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    try:
+        return make(include_top=False, weights="imagenet", input_shape=shape)
+    # Keras raises bare Exceptions for what goes wrong with a download.
+    except Exception as error:
+        raise UserError(
+            f"--weights=imagenet: {_ADDRESS}{file_name} could not be fetched; fetch it where you "
+            f"can, put it at {home / 'models' / file_name} and give --weights=imagenet again, or "
+            "name other weights by --weights=FILE"
+        ) from error
+
+
+def _initialise(model, seed):
+    """Draws a model's kernels from the seed, as keras.applications does without one."""
+    initial = keras.initializers.VarianceScaling(
+        2.0,
+        mode="fan_out",
+        distribution="truncated_normal",
+        seed=keras.random.SeedGenerator(seed),
+    )
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            layer.kernel.assign(initial(layer.kernel.shape))
+
+
+def _regularise(model, weight_decay):
+    if not weight_decay:
+        return
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.trainable_weights:
+                weight.regularizer = keras.regularizers.L2(weight_decay)

@@ -1,0 +1,150 @@
+"""EfficientNet: equal to keras.applications' own, its weights from files and Keras's cache."""
+
+import hashlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.src.applications import efficientnet as keras_efficientnet
+from keras.src.legacy.saving import legacy_h5_format
+
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.models.efficientnet import NAMES, efficientnet
+
+SIZE = 32
+# As keras.applications' documentation of ImageNet preprocessing has them.
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((3, SIZE, SIZE, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """keras.applications' model, and what its ImageNet weights' file holds for the input."""
+    model = keras.applications.EfficientNetB0(
+        include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)
+    )
+    rng = np.random.default_rng(1)
+    for layer in model.layers:  # statistics as a trained network has them
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for weight in layer.weights:
+                positive = weight.name in ("gamma", "moving_variance")
+                low, high = (0.5, 1.5) if positive else (-0.2, 0.2)
+                weight.assign(rng.uniform(low, high, weight.shape))
+    return model
+
+
+def expected_features(plain, images):
+    """Both features of keras.applications' model of images in [0, 1], with NumPy's averages."""
+    maps = keras.Model(plain.input, [plain.output, plain.get_layer("top_conv").input])
+    # Its own scaling divides by 255 and, without the file's statistics, does no more.
+    outputs = maps(255.0 * (images - MEAN.astype(np.float32)) / DEVIATION.astype(np.float32))
+    return {
+        name: output.numpy().mean((1, 2))
+        for name, output in zip(("pool", "level7"), outputs, strict=True)
+    }
+
+
+def assert_same_features(model, plain, images):
+    for name, values in expected_features(plain, images).items():
+        np.testing.assert_allclose(
+            model(images, training=False)[name], values, rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_both_features_equal_keras_applications(plain, images, tmp_path, ending):
+    file = tmp_path / f"plain{ending}"
+    plain.save_weights(file) if ending == ".weights.h5" else plain.save(file)
+    model = efficientnet("efficientnet_b0", SIZE)
+    model.get_layer("trunk").load_weights(file)
+    assert_same_features(model, plain, images)
+
+
+@pytest.mark.parametrize(("name", "pool", "level7"), [("b0", 1280, 320), ("b4", 1792, 448)])
+def test_features_have_the_papers_length(name, pool, level7):
+    model = efficientnet(f"efficientnet_{name}", SIZE)
+    shapes = {feature: output.shape for feature, output in model.output.items()}
+    assert shapes == {"pool": (None, pool), "level7": (None, level7)}
+
+
+def test_imagenet_weights_come_from_kerass_cache_with_their_own_scaling(
+    plain, images, tmp_path, monkeypatch
+):
+    """A file as Keras's download: old layout, the pixels' statistics among the weights."""
+    file = tmp_path / "models" / "efficientnetb0_notop.h5"
+    file.parent.mkdir()
+    # Keras's file has the deviation where the layer takes the variance, and its model divides by
+    # the root of the deviation once more.
+    mean, variance = plain.get_layer(index=2).weights[:2]
+    mean.assign(MEAN)
+    variance.assign(DEVIATION)
+    with h5py.File(file, "w") as opened:
+        legacy_h5_format.save_weights_to_hdf5_group(opened, plain)
+    mean.assign(np.zeros(3))
+    variance.assign(np.ones(3))
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(keras_efficientnet.WEIGHTS_HASHES, "b0", ("", digest))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras_efficientnet.file_utils, "config", FakeConfig(tmp_path))
+    model = efficientnet("efficientnet_b0", SIZE, imagenet=True, seed=5)
+    assert_same_features(model, plain, images)
+
+
+class FakeConfig:
+    """Keras reads KERAS_HOME when it is imported; this is its later word."""
+
+    def __init__(self, home):
+        self.keras_home = lambda: str(home)
+
+
+def test_what_to_fetch_where_the_download_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_efficientnet, "BASE_WEIGHTS_PATH", "file:///nowhere/")
+    monkeypatch.setattr(keras_efficientnet.file_utils, "config", FakeConfig(tmp_path))
+    with pytest.raises(UserError) as raised:
+        efficientnet("efficientnet_b0", SIZE, imagenet=True)
+    message = str(raised.value)
+    assert "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5" in message
+    assert "models/efficientnetb0_notop.h5" in message
+    assert "--weights=imagenet" in message
+
+
+def test_initial_weights_are_the_seeds():
+    one, same, other = (efficientnet("efficientnet_b0", SIZE, seed=seed) for seed in (1, 1, 2))
+    for a, b in zip(one.weights, same.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    a, b = (m.get_layer("trunk").get_layer("block3a_expand_conv").kernel for m in (one, other))
+    assert np.abs(a.numpy() - b.numpy()).max() > 0.01
+
+
+def test_decay_is_on_all_trained_weights_but_batch_normalisations():
+    model = efficientnet("efficientnet_b0", SIZE, weight_decay=0.01)
+    norms, others = [], []
+    for layer in model.get_layer("trunk").layers:
+        kind = norms if isinstance(layer, keras.layers.BatchNormalization) else others
+        kind.extend(layer.trainable_weights)
+    assert len(norms) == 2 * 49
+    assert all(weight.regularizer is None for weight in norms)
+    total = sum(float((w.numpy() ** 2).sum()) for w in others)
+    assert float(sum(model.losses)) == pytest.approx(0.01 * total, rel=1e-4)
+
+
+def test_mixed_precision_keeps_features_in_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = efficientnet("efficientnet_b0", SIZE)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("trunk").get_layer("stem_conv").compute_dtype == "float16"
+    features = model(np.zeros([1, SIZE, SIZE, 3], np.float32))
+    assert {values.dtype.name for values in features.values()} == {"float32"}
+
+
+def test_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="efficientnet_b0"):
+        efficientnet("efficientnet_b9", SIZE)
+    assert len(NAMES) == 8
