@@ -213,6 +213,12 @@ class Config:
     )
     mixed_precision: bool = _field(False, _BOOLEAN, "compute in float16, keep weights in float32")
     jit_compile: bool = _field(False, _BOOLEAN, "compile the train step with XLA")
+    distribution: str = _field(
+        "none",
+        _choice("none", "mirrored"),
+        "mirrored: share each batch among all GPUs of this machine; the result is one GPU's but "
+        "for rounding and EfficientNet's stochastic depth",
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -245,6 +251,11 @@ class Config:
             )
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
+        if self.jit_compile and self.distribution != "none":
+            raise UserError(
+                f"--jit_compile: XLA cannot compile what --distribution={self.distribution} sends "
+                "between devices; leave one of them out"
+            )
 
     def _check_network(self):
         efficient = self.backbone != "resnet18"
@@ -320,9 +331,10 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s.
 
-        Where the files lie and how often the training is looked at do not count.
+        Where the files lie, how often the training is looked at and on how many devices it runs do
+        not count.
         """
-        ignored = {"workdir", "data_dir", "eval_every", "augment"}
+        ignored = {"workdir", "data_dir", "eval_every", "augment", "distribution"}
         names = (field.name for field in dataclasses.fields(self))
         return [n for n in names if n not in ignored and getattr(self, n) != getattr(other, n)]
 

@@ -121,6 +121,8 @@ class Detector:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
         config = Config.from_json(text, str(path))
+        # Scoring takes one device.
+        config = dataclasses.replace(config, distribution="none")
         backbone = train.build(config, initial_weights=False).backbone
         train.load_part(backbone, run_dir / "checkpoints" / train.BACKBONE_WEIGHTS)
         return cls(config, backbone, densities.load(run_dir / DENSITY))

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = configs.parse(sys.argv if argv is None else argv)
         states = [run_state(config) for config in runs]
-        if runs[0].weights != "none" and any(state != "finished" for state in states):
-            check_weights(runs[0])
+        if any(state != "finished" for state in states):
+            check_machine(runs[0])
         for config, state in zip(runs, states, strict=True):
             if state == "new":
                 make_run_dir(config)
@@ -97,19 +97,25 @@ def run_state(config: Config) -> str:
     return "finished" if (run_dir / "results.json").is_file() else "interrupted"
 
 
-def check_weights(config: Config) -> None:
-    """Fetches or reads the weights that --weights names, before anything is written.
+def check_machine(config: Config) -> None:
+    """Checks what the flags ask of this machine, before anything is written.
+
+    The weights that --weights names are fetched or read, and --distribution's devices counted.
 
     Args:
       config: the settings.
 
     Raises:
-      UserError: if they cannot be had, or are another network's.
+      UserError: if the weights cannot be had or are another network's, or the devices do not fit.
     """
+    if config.weights == "none" and config.distribution == "none":
+        return
     prepare_libraries()
     from cutpaste_tf import train
 
-    train.build_backbone(config)
+    train.strategy(config)
+    if config.weights != "none":
+        train.build_backbone(config)
 
 
 def make_run_dir(config: Config) -> None:

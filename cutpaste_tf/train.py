@@ -1,6 +1,7 @@
 """Trains the proxy classifier (Section 2.1, Appendix A.1)."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import keras
 import tensorflow as tf
 import tqdm
 
-from cutpaste_tf.augment import proxy
+from cutpaste_tf.augment import proxy, random
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.errors import UserError
@@ -28,7 +29,7 @@ BACKBONE_WEIGHTS = "backbone.weights.h5"
 HEAD_WEIGHTS = "head.weights.h5"
 _GALLERY_IMAGES = 4
 
-Views = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Views = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +81,8 @@ class ProxyClassifier(keras.Model):
       backbone: a model from images, [B, H, W, 3] in [0, 1], to a dict of features, [B, D]; the head
         takes `pool`.
       head: a model from features to logits, [B, K].
-      views: makes views and labels of a step's number and images (uint8 [B, H, W, 3]) inside the
-        train step, on the accelerator; None where the data set yields views and labels.
+      views: makes views and labels of what the data set yields inside the train step, on the
+        accelerator; None where the data set yields views and labels.
     """
 
     def __init__(self, backbone: keras.Model, head: keras.Model, views: Views | None = None):
@@ -91,7 +92,12 @@ class ProxyClassifier(keras.Model):
         # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
         # overflowed under mixed precision.
         self.step = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="step",
         )
         # Made here rather than by compile, which makes it in the first step: every variable that a
         # step creates has the step traced a second time.
@@ -109,6 +115,11 @@ class ProxyClassifier(keras.Model):
         features = self.backbone(images, training=training and self._trains_backbone)
         return self.head(features["pool"], training=training)
 
+    @property
+    def steps_done(self) -> int:
+        """The number of train steps, those before an interruption included."""
+        return int(tf.convert_to_tensor(self.step.value))
+
     def seed_layers(self, seed: int) -> None:
         """Sets the state of layers that draw random numbers, as a function of seed and step.
 
@@ -118,7 +129,7 @@ class ProxyClassifier(keras.Model):
         drawing = [x for x in _layers(self.backbone) if getattr(x, "seed_generator", None)]
         for number, layer in enumerate(drawing, 1):
             first = (seed + number * 0x9E3779B1) % 2**32  # far apart from each other
-            layer.seed_generator.state.assign([first, int(self.step)])
+            layer.seed_generator.state.assign([first, self.steps_done])
 
     def begin(self, stage: Stage, config: Config) -> None:
         """Sets what a stage trains, and its optimiser."""
@@ -132,10 +143,26 @@ class ProxyClassifier(keras.Model):
         schedule = keras.optimizers.schedules.CosineDecay(stage.learning_rate, stage.steps)
         self.compile(
             optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=config.jit_compile,
         )
         self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        y_pred: tf.Tensor,
+        sample_weight: None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns a device's part of Equation 1's loss on views and the weights' L2 penalty.
+
+        Written out because Keras builds the losses that `compile` takes, under tf.distribute, on
+        what the data set yields, and that may be images and no views.
+        """
+        entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        loss = tf.reduce_mean(entropy) + tf.add_n(self.losses or [0.0])
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
     def compute_metrics(
         self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
@@ -145,7 +172,7 @@ class ProxyClassifier(keras.Model):
         return self.get_metrics_result()
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:
-        """One step on (step, images), or on (views, labels) where they are made on the host."""
+        """One step on images and what places them, or on views and labels made on the host."""
         if self._views is not None:
             data = self._views(*data)
         self.step.assign_add(1)
@@ -170,18 +197,54 @@ def view_maker(config: Config) -> Views:
       config: names the task, its ranges and the seed.
 
     Returns:
-      A function of the step, an integer scalar, and images, uint8 [B, H, W, 3], that returns views,
-      float32 [K * B, H, W, 3], and labels, int32 [K * B]. The views depend on the seed, the step
+      A function of the step, an integer scalar, images, uint8 [B, H, W, 3], and their rows, integer
+      [B], where they are a device's share of the step's batch. It returns views, float32
+      [K * B, H, W, 3], and labels, int32 [K * B]. The views depend on the seed, the step, the row
       and the images alone, so any step can be made again.
     """
     settings = view_settings(config)
 
-    def views(step: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def views(
+        step: tf.Tensor, images: tf.Tensor, rows: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         seed = tf.stack([tf.constant(config.seed, tf.int32), tf.cast(step, tf.int32)])
+        if rows is not None:
+            seed = random.Share(seed, rows, config.batch_size)
         images = tf.cast(images, tf.float32) / 255.0
         return proxy.make_views(images, config.task, seed, settings)
 
     return views
+
+
+def strategy(config: Config) -> tf.distribute.Strategy:
+    """Returns how --distribution shares a step among devices.
+
+    Args:
+      config: the settings.
+
+    Returns:
+      A strategy over all GPUs, or over TensorFlow's logical CPU devices where there is no GPU; the
+      default strategy for --distribution=none.
+
+    Raises:
+      UserError: if the batch cannot be shared equally.
+    """
+    if config.distribution == "none":
+        return tf.distribute.get_strategy()
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    if config.batch_size % len(devices):
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be a multiple of {len(devices)}, the number "
+            f"of devices that --distribution={config.distribution} shares it among"
+        )
+    return _mirrored(*devices)
+
+
+# One for all runs of a process: each numbers the messages between devices from the same number on.
+@functools.cache
+def _mirrored(*devices):
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _layers(model):
@@ -206,7 +269,13 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     """
     shared = {"weight_decay": config.weight_decay, "seed": config.seed}
     if config.backbone == "resnet18":
-        backbone = resnet18(config.image_size, width=config.width, stem=config.stem, **shared)
+        backbone = resnet18(
+            config.image_size,
+            width=config.width,
+            stem=config.stem,
+            synchronized=config.distribution != "none",
+            **shared,
+        )
     else:
         imagenet = initial_weights and config.weights == "imagenet"
         backbone = efficientnet(config.backbone, config.image_size, imagenet=imagenet, **shared)
@@ -242,20 +311,42 @@ def build(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
     """
     policy = "mixed_float16" if config.mixed_precision else "float32"
     keras.config.set_dtype_policy(policy)
-    backbone = build_backbone(config, initial_weights=initial_weights)
-    head = projection_head(
-        backbone.output["pool"].shape[-1],
-        len(proxy.TASKS[config.task]),
-        dims=config.head_dims,
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-    )
-    views = view_maker(config) if config.augment == "device" else None
-    model = ProxyClassifier(backbone, head, views)
-    model.seed_layers(config.seed)
-    for stage in stages(config)[:1]:
-        model.begin(stage, config)
+    with strategy(config).scope():
+        backbone = build_backbone(config, initial_weights=initial_weights)
+        head = projection_head(
+            backbone.output["pool"].shape[-1],
+            len(proxy.TASKS[config.task]),
+            dims=config.head_dims,
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            synchronized=config.distribution != "none",
+        )
+        model = ProxyClassifier(backbone, head, _views_of_batches(config))
+        model.seed_layers(config.seed)
+        for stage in stages(config)[:1]:
+            model.begin(stage, config)
     return model
+
+
+def _views_of_batches(config):
+    """The function that makes views of what `_batches` yields; None if that is views already."""
+    if config.augment == "pipeline":
+        return None
+    make = view_maker(config)
+    if config.distribution == "none":
+        return make
+    return lambda steps, rows, images: make(steps[0], images, rows)
+
+
+def _batches(images, config, start):
+    """The training batches from a step on."""
+    size = config.batch_size
+    views = view_maker(config) if config.augment == "pipeline" else None
+    data = pipeline.training_batches(images, size, config.seed, start, views)
+    if views is None and config.distribution != "none":
+        # tf.distribute shares out what has a row for each image.
+        data = data.map(lambda step, batch: (tf.fill([size], step), tf.range(size), batch))
+    return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +403,6 @@ def train(
         _Gallery(images, config, plotted / "train"),
         _Progress(config, log),
     ]
-    views = view_maker(config) if config.augment == "pipeline" else None
     planned, epoch = stages(config), 0
     # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
     # is where an interrupted training goes on; the stage before it left one at its end.
@@ -323,7 +413,8 @@ def train(
             continue
 
         # 1. Restore.
-        model.begin(stage, config)
+        with model.distribute_strategy.scope():
+            model.begin(stage, config)
         backup = _Backup(backup_dir / stage.name)
         try:
             backup.restore(model)
@@ -333,7 +424,7 @@ def train(
                 "start again"
             ) from error
         model.seed_layers(config.seed)
-        done = int(model.step)
+        done = model.steps_done
         if done > stage.first_step:
             log(f"resuming at step {done} of {config.steps}")
 
@@ -345,11 +436,11 @@ def train(
             (first_epoch + full, epoch, rest),
         ):
             begin = stage.first_step + (first - first_epoch) * EPOCH_STEPS
-            done = int(model.step)
+            done = model.steps_done
             if done >= begin + (last - first) * steps:
                 continue
             history = model.fit(
-                pipeline.training_batches(images, config.batch_size, config.seed, done, views),
+                _batches(images, config, done),
                 initial_epoch=first + (done - begin) // EPOCH_STEPS,
                 epochs=last,
                 steps_per_epoch=steps,
@@ -477,7 +568,7 @@ class _Clock(keras.callbacks.Callback):
         self.seconds = 0.0
 
     def on_train_begin(self, logs=None):
-        self.seconds = _read_clock(self._path) if int(self.model.step) else 0.0
+        self.seconds = _read_clock(self._path) if self.model.steps_done else 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._began = time.perf_counter()
@@ -499,7 +590,7 @@ class _Evaluation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # Not after the last: the run's own evaluation follows.
-        due = self._every and (epoch + 1) % self._every == 0 and int(self.model.step) < self._steps
+        due = self._every and (epoch + 1) % self._every == 0 and self.model.steps_done < self._steps
         if due and self._evaluate is not None and math.isfinite(logs["loss"]):
             logs.update(self._evaluate())
 
@@ -569,7 +660,7 @@ class _Progress(keras.callbacks.Callback):
         self._bar, self._said = None, -math.inf
 
     def on_train_begin(self, logs=None):
-        self._first = self._done = int(self.model.step)
+        self._first = self._done = self.model.steps_done
         self._began = time.perf_counter()
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(

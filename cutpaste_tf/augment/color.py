@@ -27,14 +27,16 @@ class Jitter(NamedTuple):
     hue: tf.Tensor | None
 
 
-def sample(batch: int | tf.Tensor, maximum: float, seed: tf.Tensor, *, hue: bool = True) -> Jitter:
+def sample(
+    batch: int | tf.Tensor, maximum: float, seed: random.Seed, *, hue: bool = True
+) -> Jitter:
     """Draws a colour jitter for each image.
 
     Args:
       batch: the number of images, B.
       maximum: the maximum intensity in [0, 0.5] (0.1 in Appendix A.2): the factors are uniform in
         [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum].
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       hue: whether the hue is turned.
 
     Returns:
@@ -75,14 +77,14 @@ def apply(pixels: tf.Tensor, jitter: Jitter, weights: tf.Tensor | None = None) -
 
 
 def jitter_images(
-    images: tf.Tensor, maximum: float, seed: tf.Tensor, *, hue: bool = True
+    images: tf.Tensor, maximum: float, seed: random.Seed, *, hue: bool = True
 ) -> tf.Tensor:
     """Jitters the colours of whole images, each in its own way.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1].
       maximum: the maximum intensity, as in `sample`; 0 returns the images as they are.
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       hue: whether the hue is turned.
 
     Returns:

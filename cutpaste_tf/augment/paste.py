@@ -56,7 +56,7 @@ class Edit(NamedTuple):
 def sample_patch(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: tf.Tensor,
+    seed: random.Seed,
     area_ratio: tuple[float, float] = AREA_RATIO,
 ) -> Patch:
     """Draws CutPaste's upright rectangles.
@@ -64,7 +64,7 @@ def sample_patch(
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels.
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       area_ratio: the patch's smallest and largest share of the image's area, uniform in between.
 
     Returns:
@@ -88,7 +88,7 @@ def sample_patch(
 def sample_scar(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: tf.Tensor,
+    seed: random.Seed,
     width: tuple[int, int] = SCAR_WIDTH,
     length: tuple[int, int] = SCAR_LENGTH,
 ) -> Patch:
@@ -97,7 +97,7 @@ def sample_scar(
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels.
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       width: smallest and largest width in pixels.
       length: smallest and largest length (upright before turning) in pixels; 2 at the least.
 
@@ -152,7 +152,7 @@ def cut(
     images: tf.Tensor,
     patch: Patch,
     pixels: int,
-    seed: tf.Tensor,
+    seed: random.Seed,
     jitter: float = JITTER,
 ) -> Edit:
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
@@ -164,7 +164,7 @@ def cut(
       images: floating point [B, H, W, 3] in [0, 1].
       patch: the patches' places.
       pixels: the most pixels that a patch's upright box has (`patch_pixels`, `scar_pixels`).
-      seed: int32 [2], for the jitter.
+      seed: int32 [2], or a `random.Share`, for the jitter.
       jitter: the maximum intensity of the colour jitter, whose mean grey level is the patch's own.
 
     Returns:
@@ -183,7 +183,7 @@ def cut(
 
 def cutpaste(
     images: tf.Tensor,
-    seed: tf.Tensor,
+    seed: random.Seed,
     *,
     area_ratio: tuple[float, float] = AREA_RATIO,
     jitter: float = JITTER,
@@ -192,7 +192,7 @@ def cutpaste(
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       area_ratio: the patch's smallest and largest share of the image's area.
       jitter: the maximum intensity of the patch's colour jitter.
 
@@ -207,7 +207,7 @@ def cutpaste(
 
 def cutpaste_scar(
     images: tf.Tensor,
-    seed: tf.Tensor,
+    seed: random.Seed,
     *,
     width: tuple[int, int] = SCAR_WIDTH,
     length: tuple[int, int] = SCAR_LENGTH,
@@ -217,7 +217,7 @@ def cutpaste_scar(
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       width: the scar's smallest and largest width, in pixels.
       length: the scar's smallest and largest length, likewise.
       jitter: the maximum intensity of the patch's colour jitter.

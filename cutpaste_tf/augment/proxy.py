@@ -70,7 +70,7 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
 # Nothing here branches on a tensor's value, and AutoGraph would take seconds to find that out.
 @tf.autograph.experimental.do_not_convert
 def make_views(
-    images: tf.Tensor, task: str, seed: tf.Tensor, settings: Settings | None = None
+    images: tf.Tensor, task: str, seed: random.Seed, settings: Settings | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Makes the views of a batch and their labels (Equation 1).
 
@@ -81,7 +81,8 @@ def make_views(
       images: floating point [B, H, W, 3] in [0, 1]; H, W static.
       task: a name in `TASKS`, with K classes.
       seed: int32 [2], as in tf.random.stateless_uniform; the same seed gives the same views
-        eagerly, in a tf.function, under jit_compile and in tf.data.
+        eagerly, in a tf.function, under jit_compile and in tf.data. Or a `random.Share`, where the
+        images are a device's share of a batch: it makes the views that the whole batch would have.
       settings: the ranges; the paper's by default.
 
     Returns:
@@ -96,7 +97,8 @@ def make_views(
     if images.shape.rank != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be [B, H, W, 3], not {images.shape}")
     classes = TASKS[task]
-    seed = tf.convert_to_tensor(seed)
+    if not isinstance(seed, random.Share):
+        seed = tf.convert_to_tensor(seed)
     view_seed, *seeds = random.split(seed, 1 + len(classes))
     images = view.augment(
         images, view_seed, translation=settings.translation, jitter=settings.view_jitter

@@ -1,15 +1,39 @@
 """Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA."""
 
+import dataclasses
+
 import tensorflow as tf
 
 
-def _unit(shape: list, seed: tf.Tensor) -> tf.Tensor:
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A seed for some images of a batch: a device's share of it, with tf.distribute.
+
+    Each image gets the random numbers that it would get were the whole batch in one place.
+
+    Attributes:
+      seed: int32 [2], of the whole batch.
+      rows: integer [B], the images' places in the whole batch.
+      total: the number of images in the whole batch.
+    """
+
+    seed: tf.Tensor
+    rows: tf.Tensor
+    total: int
+
+
+Seed = tf.Tensor | Share
+
+
+def _unit(shape: list, seed: Seed) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
 
     They are made of random integers, which are the same everywhere; TensorFlow's random floats of
     one seed are others under XLA than without. The generator is named because "auto_select" may
     choose another one on another device.
     """
+    if isinstance(seed, Share):
+        return tf.gather(_unit([seed.total, *shape[1:]], seed.seed), seed.rows)
     bits = tf.random.stateless_uniform(
         shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
     )
@@ -18,14 +42,12 @@ def _unit(shape: list, seed: tf.Tensor) -> tf.Tensor:
     return tf.cast(bits, tf.float32) * 2.0**-24
 
 
-def uniform(
-    shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
-) -> tf.Tensor:
+def uniform(shape: list, seed: Seed, low: float | tf.Tensor, high: float | tf.Tensor) -> tf.Tensor:
     """Draws float32 numbers uniformly from [low, high).
 
     Args:
-      shape: the shape of the result.
-      seed: int32 [2].
+      shape: the shape of the result; with a `Share` as the seed, batch first.
+      seed: int32 [2], or a `Share`.
       low: lower end, broadcastable to `shape`.
       high: upper end, broadcastable to `shape`.
 
@@ -35,14 +57,12 @@ def uniform(
     return low + (high - low) * _unit(shape, seed)
 
 
-def integers(
-    shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
-) -> tf.Tensor:
+def integers(shape: list, seed: Seed, low: int | tf.Tensor, high: int | tf.Tensor) -> tf.Tensor:
     """Draws int32 numbers uniformly from low, ..., high; both ends, as tensors, may vary by item.
 
     Args:
-      shape: the shape of the result.
-      seed: int32 [2].
+      shape: the shape of the result; with a `Share` as the seed, batch first.
+      seed: int32 [2], or a `Share`.
       low: smallest value, broadcastable to `shape`.
       high: largest value, broadcastable to `shape`; at least `low`.
 
@@ -55,14 +75,16 @@ def integers(
     return tf.cast(low, tf.int32) + tf.cast(tf.minimum(offset, count - 1.0), tf.int32)
 
 
-def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+def split(seed: Seed, count: int) -> list[Seed]:
     """Splits a seed into `count` seeds whose streams are independent of each other.
 
     Args:
-      seed: int32 [2].
+      seed: int32 [2], or a `Share`.
       count: how many seeds are wanted.
 
     Returns:
-      A list of int32 [2].
+      A list of what `seed` is.
     """
+    if isinstance(seed, Share):
+        return [dataclasses.replace(seed, seed=part) for part in split(seed.seed, count)]
     return tf.unstack(tf.random.split(seed, count, alg="philox"), num=count)

@@ -11,13 +11,13 @@ import tensorflow as tf
 from cutpaste_tf.augment import color, random
 
 
-def translate(images: tf.Tensor, maximum: float, seed: tf.Tensor) -> tf.Tensor:
+def translate(images: tf.Tensor, maximum: float, seed: random.Seed) -> tf.Tensor:
     """Shifts each image by a random whole number of pixels; reflection fills the border.
 
     Args:
       images: [B, H, W, C], any dtype.
       maximum: the largest shift, as a share of height and width, in [0, 0.5].
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
 
     Returns:
       Images of the same shape and dtype.
@@ -37,12 +37,14 @@ def translate(images: tf.Tensor, maximum: float, seed: tf.Tensor) -> tf.Tensor:
     return images
 
 
-def augment(images: tf.Tensor, seed: tf.Tensor, *, translation: float, jitter: float) -> tf.Tensor:
+def augment(
+    images: tf.Tensor, seed: random.Seed, *, translation: float, jitter: float
+) -> tf.Tensor:
     """Makes the view that the proxy task starts from.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1].
-      seed: int32 [2].
+      seed: int32 [2], or a `random.Share`.
       translation: the largest shift, as a share of the side.
       jitter: the maximum intensity of the colour jitter.
 

@@ -178,11 +178,19 @@ def training_batches(
       A data set of what `views` makes, or of pairs of a step, int64 scalar, and images, uint8
       [B, H, W, 3].
     """
-    # Numbers are shuffled instead of images, so that skipping to `start` costs nothing.
-    order = tf.data.Dataset.range(images.count)
-    order = order.shuffle(images.count, seed=seed, reshuffle_each_iteration=True).repeat()
-    order = order.batch(batch_size, drop_remainder=True)
-    steps = tf.data.Dataset.zip(tf.data.Dataset.counter(), order).skip(start)
+
+    # Numbers are shuffled instead of images. Dataset.shuffle would keep a state from one iterator
+    # to the next, and Keras makes as many as it likes.
+    def shuffled(epoch):
+        numbers = tf.range(images.count, dtype=tf.int64)
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        return tf.data.Dataset.from_tensor_slices(
+            tf.random.experimental.stateless_shuffle(numbers, key)
+        )
+
+    epochs, rest = divmod(start * batch_size, images.count)
+    order = tf.data.Dataset.counter(epochs).flat_map(shuffled).skip(rest).batch(batch_size)
+    steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start), order)
     parallel = tf.data.AUTOTUNE
     data = steps.map(lambda step, indices: (step, images.read(indices)), parallel)
     if views is not None:

@@ -14,6 +14,7 @@ def projection_head(
     dims: Sequence[int] = (128,),
     weight_decay: float = 0.0,
     seed: int = 0,
+    synchronized: bool = False,
 ) -> keras.Model:
     """Builds the head of the authors' companion code (their reference [52]) at any depth.
 
@@ -26,6 +27,7 @@ def projection_head(
       dims: units of each layer.
       weight_decay: L2 coefficient of the kernels and the logits' bias.
       seed: of the initial kernels.
+      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
       A model from features, float32 [B, features], to logits, float32 [B, K].
@@ -48,7 +50,7 @@ def projection_head(
     for number, units in enumerate(dims[:-1], 1):
         x = dense(units, f"dense{number}", use_bias=False)(x)
         x = keras.layers.BatchNormalization(
-            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, name=f"bn{number}"
+            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, synchronized=synchronized, name=f"bn{number}"
         )(x)
         x = keras.layers.ReLU(name=f"relu{number}")(x)
     x = dense(dims[-1], "projection", use_bias=False)(x)

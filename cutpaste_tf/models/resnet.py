@@ -23,6 +23,7 @@ def resnet18(
     stem: str = "large",
     weight_decay: float = 0.0,
     seed: int = 0,
+    synchronized: bool = False,
 ) -> keras.Model:
     """Builds ResNet-18 up to its pooled features.
 
@@ -33,6 +34,7 @@ def resnet18(
         stride 1.
       weight_decay: L2 coefficient of the kernels.
       seed: of the initial kernels.
+      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
       A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to a dict of one
@@ -61,9 +63,9 @@ def resnet18(
         )(x)
 
     def normalisation(x, name):
-        return keras.layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, name=name)(
-            x
-        )
+        return keras.layers.BatchNormalization(
+            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, synchronized=synchronized, name=name
+        )(x)
 
     def relu(x, name):
         return keras.layers.ReLU(name=name)(x)

@@ -71,6 +71,16 @@ def test_a_stream_that_starts_later_goes_on_exactly(start):
     )
 
 
+def test_the_order_is_of_the_seed_whatever_was_read_before():
+    # Keras makes one iterator more under tf.distribute; a run that goes on makes one of its own.
+    data = pipeline.training_batches(numbered(10), 4, seed=3).take(7)
+    first, second = ([b.sum() for _, b in data.as_numpy_iterator()] for _ in range(2))
+    assert first == second
+    tf.random.set_seed(5)
+    assert order(numbered(10), 4, seed=3, batches=7) == order(numbered(10), 4, seed=3, batches=7)
+    assert order(numbered(10), 4, seed=3) != order(numbered(10), 4, seed=4)
+
+
 def test_batches_larger_than_the_data_set_are_filled():
     ((_, batch),) = order(numbered(3), 8, seed=0, batches=1)
     assert len(batch) == 8
