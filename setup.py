@@ -19,6 +19,7 @@ CORE = [
     "numpy>=1.26",
     "pillow>=10.3",
     "scikit-learn>=1.5",
+    "scipy>=1.11",
     "tensorboard>=2.18",  # TensorFlow 2.21 no longer brings it along.
     "tensorflow>=2.18,<3",
     "tensorflow-datasets>=4.9.7",

@@ -4,11 +4,11 @@ Everything is float64: with 60 to 391 images against 512 features and more, floa
 are ill-conditioned beyond use.
 """
 
-import io
 import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 import sklearn.covariance
@@ -124,10 +124,142 @@ class KernelDensity:
         return self
 
 
-Density = GaussianDensity | KernelDensity
+class LocationGaussians:
+    """Gaussians of patch embeddings: one for each location of an image, or one for all.
+
+    Args:
+      mean: float64 [L, D]; L is the number of locations, or 1.
+      whitener: [L, D, D], W with W^T W the inverse covariance. Kept in float32 for several
+        locations: 57 x 57 of them with 512 dimensions take 3.4 GB so, and twice that in float64.
+      level: float64 [L], the root mean square of the distances that it was fitted to.
+    """
+
+    kind = "patch_gde"
+
+    def __init__(self, mean: np.ndarray, whitener: np.ndarray, level: np.ndarray):
+        self.mean, self.whitener, self.level = mean, whitener, level
+
+    def score(self, features: np.ndarray, start: int = 0) -> np.ndarray:
+        """Scores the embeddings of consecutive locations.
+
+        Args:
+          features: [N, M, D].
+          start: the first one's location; M + start is at most L, where L is not 1.
+
+        Returns:
+          [N, M]: Mahalanobis distances, float64 for one Gaussian and float32 for several.
+        """
+        if len(self.mean) == 1:
+            centred = features.astype(np.float64) - self.mean
+            return np.linalg.norm(centred @ self.whitener[0].T, axis=-1)
+        chosen = slice(start, start + features.shape[1])
+        # Centred in float64: the mean may be large beside the spread.
+        centred = (features.astype(np.float64) - self.mean[chosen]).astype(np.float32)
+        white = self.whitener[chosen] @ centred.transpose(1, 2, 0)
+        return np.linalg.norm(white, axis=1).T
+
+    @classmethod
+    def join(cls, parts: Sequence["LocationGaussians"]) -> "LocationGaussians":
+        """Makes one of several, their locations after each other."""
+        means = np.concatenate([part.mean for part in parts])
+        whiteners = np.concatenate([part.whitener.astype(np.float32) for part in parts])
+        return cls(means, whiteners, np.concatenate([part.level for part in parts]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what `save` writes."""
+        return {"mean": self.mean, "whitener": self.whitener, "level": self.level}
+
+    @classmethod
+    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "LocationGaussians":
+        """Makes fitted Gaussians out of what `arrays` returned."""
+        del kind  # There is one.
+        mean, whitener, level = (arrays[name] for name in ("mean", "whitener", "level"))
+        if mean.ndim != 2 or whitener.shape != (*mean.shape, mean.shape[1]):
+            raise ValueError("mean and whitener do not fit each other")
+        if level.shape != mean.shape[:1]:
+            raise ValueError("mean and level do not fit each other")
+        return cls(mean, whitener, level)
 
 
-def make(kind: str) -> Density:
+class GaussianStatistics:
+    """What Gaussians with Ledoit and Wolf's shrinkage need to know, gathered batch by batch.
+
+    Args:
+      locations: the number of Gaussians, L.
+      dims: length of the features, D.
+    """
+
+    def __init__(self, locations: int, dims: int):
+        self._count = 0
+        self._sum = np.zeros([locations, dims])
+        self._scatter = np.zeros([locations, dims, dims])
+        self._third = np.zeros([locations, dims])
+        self._fourth = np.zeros([locations])
+
+    def update(self, features: np.ndarray) -> None:
+        """Adds features, [N, L, D], of un-augmented normal images."""
+        features = np.asarray(features, np.float64)
+        if not np.isfinite(features).all():
+            raise ValueError("features must be finite; did the training diverge?")
+        if not len(features):
+            return
+        if not self._count:
+            # Moments about some typical value: about zero, large means would drown the spread.
+            self._origin = features.mean(axis=0)
+        y = features - self._origin
+        squared = np.sum(y * y, axis=-1)
+        self._count += len(y)
+        self._sum += y.sum(axis=0)
+        self._scatter += y.transpose(1, 2, 0) @ y.transpose(1, 0, 2)
+        self._third += np.einsum("nl,nld->ld", squared, y)
+        self._fourth += np.sum(squared * squared, axis=0)
+
+    def fit(self) -> LocationGaussians:
+        """Returns the Gaussians of what was added: one feature at least for each location."""
+        n, dims = self._count, self._sum.shape[1]
+        if not n:
+            raise ValueError("there are no features to fit a density to")
+        mean = self._sum / n
+        product = np.einsum("ld,lde,le->l", mean, self._scatter, mean)
+        square = np.sum(mean * mean, axis=1)
+        # The sum of the fourth powers of the distances from the mean, multiplied out.
+        fourth = (
+            self._fourth
+            + 4.0 * product
+            + n * square**2
+            - 4.0 * np.sum(mean * self._third, axis=1)
+            + 2.0 * square * np.trace(self._scatter, axis1=1, axis2=2)
+            - 4.0 * square * np.sum(mean * self._sum, axis=1)
+        )
+        covariance = self._scatter / n - mean[:, :, None] * mean[:, None, :]
+        # Ledoit and Wolf (2004), as in scikit-learn's ledoit_wolf.
+        variance = np.trace(covariance, axis1=1, axis2=2) / dims
+        norm = np.sum(covariance**2, axis=(1, 2))
+        beta = (fourth / n - norm) / (dims * n)
+        delta = norm / dims - variance**2
+        beta = np.clip(beta, 0.0, np.maximum(delta, 0.0))
+        shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=beta > 0.0)
+        # A location where all images are the same has no variance to divide by.
+        floor = 1e-9 * variance.mean() + 1e-30
+        shrunk = covariance * (1.0 - shrinkage)[:, None, None]
+        shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + floor)[:, None]
+        whitener = np.linalg.inv(np.linalg.cholesky(shrunk))
+        level = np.sqrt(np.maximum(np.sum((whitener @ covariance) * whitener, axis=(1, 2)), 0.0))
+        return LocationGaussians(self._origin + mean, whitener, level)
+
+
+Density = GaussianDensity | KernelDensity | LocationGaussians
+
+
+_KINDS = {
+    "gde": GaussianDensity,
+    "gmm": GaussianDensity,
+    "kde": KernelDensity,
+    LocationGaussians.kind: LocationGaussians,
+}
+
+
+def make(kind: str) -> GaussianDensity | KernelDensity:
     """Makes an unfitted density: "gde", "gmm" or "kde"."""
     return KernelDensity() if kind == "kde" else GaussianDensity(kind)
 
@@ -141,10 +273,9 @@ def save(density: Density, path: str | os.PathLike) -> None:
     """
     path = pathlib.Path(path)
     header = json.dumps({"kind": density.kind, "version": _VERSION})
-    buffer = io.BytesIO()
-    np.savez(buffer, header=np.array(header), **density.arrays())
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
+    with open(temporary, "wb") as file:
+        np.savez(file, header=np.array(header), **density.arrays())
     os.replace(temporary, path)
 
 
@@ -167,12 +298,13 @@ def load(path: str | os.PathLike) -> Density:
         if header["version"] != _VERSION:
             raise UserError(f"{path}: density of version {header['version']}, not {_VERSION}")
         for name, array in arrays.items():
-            if array.dtype != np.float64 or not np.isfinite(array).all():
+            allowed = (np.float64, np.float32) if name == "whitener" else (np.float64,)
+            if array.dtype not in allowed or not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite float64")
         kind = header["kind"]
-        if kind not in ("gde", "gmm", "kde"):
+        if kind not in _KINDS:
             raise ValueError(f"unknown kind {kind!r}")
-        return (KernelDensity if kind == "kde" else GaussianDensity).from_arrays(kind, arrays)
+        return _KINDS[kind].from_arrays(kind, arrays)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; has the run finished?") from error
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -1,8 +1,9 @@
-"""Metrics of anomaly detection, as fractions in [0, 1]; scikit-learn computes them."""
+"""Metrics of anomaly detection, as fractions in [0, 1]."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.ndimage
 import sklearn.metrics
 
 
@@ -47,3 +48,90 @@ def auroc_by_defect_type(
         chosen = (labels == 0) | ((labels == 1) & (types == name))
         result[name] = image_auroc(labels[chosen], np.asarray(scores)[chosen])
     return result
+
+
+class PixelScores:
+    """Pixel AUROC, average precision and AUPRO of anomaly maps that come one at a time.
+
+    The metrics are exact. Four bytes are kept for each pixel, and twice that while they are
+    computed: 1,000 maps of 256 x 256 take about 0.6 GB.
+    """
+
+    def __init__(self):
+        self._normal, self._anomalous, self._weights = [], [], []
+        self._regions = 0
+
+    def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
+        """Adds an image.
+
+        Args:
+          anomaly_map: [H, W] anomaly scores of the pixels; kept as float32.
+          mask: bool [H, W], True on defects. Its 8-connected parts are the regions of AUPRO.
+
+        Raises:
+          ValueError: if the shapes differ or a score is not finite.
+        """
+        scores, mask = np.asarray(anomaly_map, np.float32), np.asarray(mask, bool)
+        if scores.shape != mask.shape or scores.ndim != 2:
+            raise ValueError(f"map and mask must be [H, W], not {scores.shape} and {mask.shape}")
+        if not np.isfinite(scores).all():
+            raise ValueError("an anomaly map must be finite")
+        self._normal.append(scores[~mask])
+        if not mask.any():
+            return
+        regions, count = scipy.ndimage.label(mask, structure=np.ones([3, 3]))
+        regions = regions[mask]
+        self._anomalous.append(scores[mask])
+        self._weights.append(1.0 / np.bincount(regions)[regions])
+        self._regions += count
+
+    def compute(self, limit: float = 0.3) -> dict[str, float | None]:
+        """Computes the metrics of all images added so far.
+
+        Args:
+          limit: the largest false positive rate that AUPRO counts (0.3 in Bergmann et al., IJCV
+            2021).
+
+        Returns:
+          `pixel_auroc`, the area under the ROC curve of all pixels; `pixel_ap`, average precision;
+          `pixel_aupro`, the area, up to the limit and divided by it, under the regions' mean
+          overlap over the false positive rate. None where there are no anomalous or normal pixels.
+        """
+        normal = np.concatenate(self._normal or [np.zeros([0], np.float32)])
+        if not self._anomalous or not len(normal):
+            return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
+        normal.sort()
+        scores = np.concatenate(self._anomalous)
+        order = np.argsort(-scores, kind="stable")
+        scores, weights = scores[order], np.concatenate(self._weights)[order]
+
+        # Only at a threshold that some anomalous pixel reaches does recall or overlap rise.
+        last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+        thresholds, hits = scores[last], last + 1.0
+        above = len(normal) - np.searchsorted(normal, thresholds, "right")
+        at_least = len(normal) - np.searchsorted(normal, thresholds, "left")
+        new_hits = np.diff(hits, prepend=0.0)
+        # Of a normal and an anomalous pixel with the same score, half counts.
+        wrong = np.sum(new_hits * (above + at_least)) / 2.0
+        auroc = 1.0 - wrong / (len(scores) * len(normal))
+        precision = hits / (hits + at_least)
+        overlap = np.cumsum(weights)[last] / self._regions
+        return {
+            "pixel_auroc": float(auroc),
+            "pixel_ap": float(np.sum(new_hits * precision) / len(scores)),
+            "pixel_aupro": _area_up_to(limit, above / len(normal), at_least / len(normal), overlap),
+        }
+
+
+def _area_up_to(limit, before, after, overlap):
+    """Area under a curve that at each threshold rises on a line from `before` to `after`.
+
+    Between thresholds it is level. All are in the order of falling thresholds.
+    """
+    rates = np.concatenate([[0.0], np.stack([before, after], axis=1).ravel(), [1.0]])
+    reached = np.concatenate([[0.0], overlap])
+    heights = np.concatenate([[0.0], np.stack([reached[:-1], reached[1:]], axis=1).ravel(), [1.0]])
+    inside = rates < limit
+    at_limit = np.interp(limit, rates, heights)
+    rates, heights = np.append(rates[inside], limit), np.append(heights[inside], at_limit)
+    return float(sklearn.metrics.auc(rates, heights) / limit)

@@ -134,3 +134,58 @@ def test_features_that_do_not_fit_are_refused():
         density.make("gde").fit(np.full([5, 2], np.nan))
     with pytest.raises(ValueError, match="kind"):
         density.GaussianDensity("kde")
+
+
+@pytest.mark.parametrize(("count", "dims"), [(40, 6), (7, 12), (300, 3)])
+def test_statistics_of_locations_give_scikit_learns_ledoit_wolf(count, dims):
+    rng = np.random.default_rng(count)
+    # Large means, as pooled features have; each location with its own.
+    features = rng.normal(size=(count, 5, dims)) * rng.random((5, dims)) + 20 * rng.random((5, 1))
+    features = features.astype(np.float32)
+    statistics = density.GaussianStatistics(5, dims)
+    for part in np.array_split(features, 3):
+        statistics.update(part)
+    found = statistics.fit()
+    test = rng.normal(size=(9, 5, dims)) + 10
+    for location in range(5):
+        estimate = sklearn.covariance.LedoitWolf().fit(features[:, location].astype(np.float64))
+        whitener = found.whitener[location]
+        np.testing.assert_allclose(found.mean[location], estimate.location_, rtol=1e-9)
+        np.testing.assert_allclose(whitener.T @ whitener, estimate.precision_, rtol=1e-4)
+        expected = np.sqrt(estimate.mahalanobis(test[:, location]))
+        np.testing.assert_allclose(found.score(test)[:, location], expected, rtol=1e-5)
+        level = np.sqrt(estimate.mahalanobis(features[:, location].astype(np.float64)).mean())
+        np.testing.assert_allclose(found.level[location], level, rtol=1e-5)
+    # Some of the locations, and what a file keeps of them.
+    np.testing.assert_allclose(found.score(test[:, 2:4], 2), found.score(test)[:, 2:4])
+    single = density.LocationGaussians.join([found])
+    assert single.whitener.dtype == np.float32
+    np.testing.assert_allclose(single.score(test), found.score(test), rtol=1e-3)
+
+
+def test_one_gaussian_for_all_locations():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 8))
+    statistics = density.GaussianStatistics(1, 8)
+    statistics.update(features[:, None])
+    scores = statistics.fit().score(features.reshape(10, 5, 8))
+    expected = density.GaussianDensity().fit(features).score(features)
+    np.testing.assert_allclose(scores.ravel(), expected, rtol=1e-6)
+
+
+def test_a_location_that_never_changes_has_finite_scores():
+    features = np.random.default_rng(0).normal(size=(20, 2, 3))
+    features[:, 1] = 4.0
+    statistics = density.GaussianStatistics(2, 3)
+    statistics.update(features)
+    scores = statistics.fit().score(features)
+    assert np.isfinite(scores).all()
+    assert (scores[:, 1] == 0).all()
+
+
+def test_statistics_refuse_what_is_not_a_number():
+    statistics = density.GaussianStatistics(1, 2)
+    with pytest.raises(ValueError, match="finite"):
+        statistics.update(np.array([[[np.nan, 0.0]]]))
+    with pytest.raises(ValueError, match="no features"):
+        statistics.fit()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,3 +42,101 @@ def test_auroc_by_defect_type_is_against_all_normal_images():
     scores = np.array([0.2, 0.4, 0.1, 0.3, 0.9])
     kinds = ["good", "good", "scratch", "dent", "dent"]
     assert metrics.auroc_by_defect_type(labels, scores, kinds) == {"dent": 0.75, "scratch": 0.0}
+
+
+def compute(maps, masks, **options):
+    scores = metrics.PixelScores()
+    for one, mask in zip(maps, masks, strict=True):
+        scores.add(one, mask)
+    return scores.compute(**options)
+
+
+def overlap_curve(maps, masks):
+    """False positive rate and mean overlap of the regions at every threshold, by counting."""
+    regions = []
+    for number, mask in enumerate(masks):
+        left = {tuple(p) for p in np.argwhere(mask)}
+        while left:
+            region, border = set(), [left.pop()]
+            while border:
+                y, x = border.pop()
+                region.add((y, x))
+                near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+                left -= near
+                border += near
+            regions.append([maps[number][p] for p in region])
+    normal = maps[~masks]
+    points = [(0.0, 0.0)]
+    for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
+        overlap = np.mean([np.mean(np.array(r) >= threshold) for r in regions])
+        points.append((np.mean(normal >= threshold), overlap))
+    return np.array(points).T
+
+
+def area_by_small_steps(rates, heights, limit):
+    """Under the straight lines between the points; points with the same rate have no area."""
+    total = 0.0
+    for x0, x1, y0, y1 in zip(rates[:-1], rates[1:], heights[:-1], heights[1:], strict=True):
+        if x1 == x0 or x0 >= limit:
+            continue
+        end = min(x1, limit)
+        y_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
+        total += (end - x0) * (y0 + y_end) / 2
+    return total / limit
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    values=st.sampled_from([2, 5, 10**6]),
+    share=st.sampled_from([0.05, 0.3, 0.7]),
+    limit=st.sampled_from([0.05, 0.3, 1.0]),
+)
+def test_pixel_metrics_against_counting_and_scikit_learn(seed, values, share, limit):
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, values, (3, 7, 6)).astype(np.float32)
+    masks = rng.random((3, 7, 6)) < share
+    masks[1] = False
+    masks[0, 0, 0], masks[0, 6, 5] = True, False
+    maps += masks * np.float32(values // 3)
+    found = compute(maps, masks, limit=limit)
+    labels, scores = masks.ravel(), maps.ravel()
+    auroc = sklearn.metrics.roc_auc_score(labels, scores)
+    assert found["pixel_auroc"] == pytest.approx(auroc)
+    ap = sklearn.metrics.average_precision_score(labels, scores)
+    assert found["pixel_ap"] == pytest.approx(ap)
+    expected = area_by_small_steps(*overlap_curve(maps, masks), limit)
+    assert found["pixel_aupro"] == pytest.approx(expected)
+
+
+def test_aupro_counts_each_region_alike():
+    mask = np.zeros([20, 20], bool)
+    mask[:10, :10] = True  # found
+    mask[15, 15] = True  # one pixel, missed
+    scores = mask.astype(np.float32)
+    scores[15, 15] = 0.0
+    found = compute([scores], [mask])
+    # Overlap 1/2 without any false positive; from there on a line to (1, 1).
+    assert found["pixel_aupro"] == pytest.approx((0.5 + 0.65) / 2)
+    assert found["pixel_auroc"] == pytest.approx((100 + 0.5) / 101)
+
+
+def test_regions_that_touch_at_a_corner_are_one():
+    mask = np.zeros([8, 8], bool)
+    mask[0:2, 0:2] = mask[2:6, 2:6] = True
+    scores = np.zeros([8, 8], np.float32)
+    scores[2:6, 2:6] = 1.0
+    # 16 of 20 pixels of the one region.
+    assert compute([scores], [mask], limit=1.0)["pixel_aupro"] == pytest.approx((0.8 + 1.0) / 2)
+
+
+def test_pixel_metrics_are_missing_where_they_have_no_meaning():
+    nothing = {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
+    blank, full = np.zeros([4, 4], bool), np.ones([4, 4], bool)
+    assert compute([], []) == nothing
+    assert compute([np.ones([4, 4])], [blank]) == nothing
+    assert compute([np.ones([4, 4])], [full]) == nothing
+    with pytest.raises(ValueError, match="finite"):
+        compute([np.full([4, 4], np.nan)], [blank])
+    with pytest.raises(ValueError, match="must be"):
+        compute([np.ones([4, 5])], [blank])

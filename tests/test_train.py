@@ -486,6 +486,39 @@ def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatc
     assert all(w.dtype == np.float32 for w in weights(model))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
+def test_efficientnets_gradients_under_xla_and_mixed_precision(flag, images, efficientnet):
+    """Each kernel's update in a step of stage two is what it is without the flag."""
+    settings = config(
+        backbone="efficientnet_b0", width=1.0, head_dims=(8,), steps=1, finetune_steps=1,
+        finetune_learning_rate=0.01, momentum=0.0,
+    )  # fmt: skip
+
+    def updates(**changes):
+        changed = dataclasses.replace(settings, **changes)
+        try:
+            model = train.build(changed)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        for layer in train._layers(model.backbone):
+            # Statistics that keep the signal's size, as a trained network's do; stochastic depth
+            # draws random floats, which are others under XLA.
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.moving_variance.assign(0.1 * tf.ones_like(layer.moving_variance))
+            elif isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        before = variables(model.backbone)
+        model.fit(train._batches(images, changed, 0), steps_per_epoch=1, verbose=0, shuffle=False)
+        return {path: value - before[path] for path, value in variables(model.backbone).items()}
+
+    plain, flagged = updates(), updates(**{flag: True})
+    together = [np.concatenate([u[p].ravel() for p in plain]) for u in (plain, flagged)]
+    assert np.isfinite(together[1]).all()
+    difference = np.linalg.norm(together[0] - together[1]) / np.linalg.norm(together[0])
+    assert difference < (0.001 if flag == "jit_compile" else 0.1)
+
+
 def test_an_epoch_is_the_papers_256_updates():
     assert EPOCH_STEPS == train.EPOCH_STEPS == 256
 

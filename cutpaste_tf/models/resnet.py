@@ -17,7 +17,7 @@ PIXEL_DEVIATION = 0.25
 
 
 def resnet18(
-    image_size: int,
+    image_size: int | None,
     *,
     width: float = 1.0,
     stem: str = "large",
@@ -28,7 +28,7 @@ def resnet18(
     """Builds ResNet-18 up to its pooled features.
 
     Args:
-      image_size: height and width of the images, in pixels.
+      image_size: height and width of the images, in pixels; None for any.
       width: multiplies the channels of every layer.
       stem: "large" is 7x7 with stride 2 and 3x3 max-pooling with stride 2; "small" is 3x3 with
         stride 1.

@@ -1,0 +1,165 @@
+"""Anomaly maps of a patch model: dense embeddings, their density, upsampling (Appendix A.5)."""
+
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf import density as densities
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.localize import dense
+
+# Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
+# paper's [32]).
+DEVIATION_OF_32 = 10.0
+_BATCH = 8  # images a step
+_MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
+
+
+class PatchEmbedder:
+    """Embeds all patches of images, by bands of rows so that memory stays bounded.
+
+    Args:
+      backbone: `resnet.resnet18`'s, for images of any size.
+      size: height and width of the images, in pixels.
+      patch: height and width of the patches, in pixels.
+      stride: distance of one patch from the next, in pixels.
+
+    Attributes:
+      count: patches along either axis, P.
+      dimensions: length of an embedding, D.
+      bands: first and last row of patches (exclusive) of each band.
+    """
+
+    def __init__(self, backbone: keras.Model, size: int, patch: int, stride: int):
+        self.count = dense.locations(size, patch, stride)
+        self.dimensions = backbone.output["pool"].shape[-1]
+        self._stride = stride
+        # Patches at their full size, in the first layer of residual blocks, are the largest map.
+        channels, scale = dense.largest_map(backbone)
+        row = self.count * (patch / scale) ** 2 * channels * 4
+        height = min(self.count, max(1, int(_MEMORY / row)))
+        self.batch = min(_BATCH, max(1, int(_MEMORY / (row * height))))
+        starts = list(range(0, self.count, height))
+        self.bands = [(first, min(first + height, self.count)) for first in starts]
+        self._height = height
+        self._pixels = (height - 1) * stride + patch
+        signature = [tf.TensorSpec([None, self._pixels, size, 3], tf.uint8)]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def embed(images):
+            return dense.embed(backbone, tf.cast(images, tf.float32) / 255.0, patch, stride)
+
+        self._embed = embed
+
+    def __call__(self, images: tf.Tensor, band: tuple[int, int]) -> np.ndarray:
+        """Embeds the patches of a band.
+
+        Args:
+          images: uint8 [B, size, size, 3].
+          band: one of `bands`.
+
+        Returns:
+          float32 [B, rows of the band, P, D].
+        """
+        first, last = band
+        # The last band is as high as the others, for the sake of one graph; what it has twice goes.
+        start = min(first, self.count - self._height)
+        top = start * self._stride
+        found = self._embed(images[:, top : top + self._pixels]).numpy()
+        return found[:, first - start : last - start]
+
+    def embeddings(self, images: pipeline.Images, band: tuple[int, int]) -> Iterator[np.ndarray]:
+        """Yields a band's embeddings of all images in order, float32 [B, rows, P, D] at a time."""
+        for batch in pipeline.evaluation_batches(images, self.batch):
+            yield self(batch, band)
+
+
+def fit(
+    embedder: PatchEmbedder, images: pipeline.Images, separate: bool
+) -> densities.LocationGaussians:
+    """Fits densities of the patches of normal images, holding no more than a batch of embeddings.
+
+    Args:
+      embedder: the network.
+      images: un-augmented normal images.
+      separate: whether each location has a Gaussian of its own, for aligned objects, or all share
+        one, for textures and objects in any pose (Appendix A.5).
+
+    Returns:
+      The Gaussians: P * P of them, row by row, or one.
+    """
+    dims = embedder.dimensions
+    if not separate:
+        statistics = densities.GaussianStatistics(1, dims)
+        for band in embedder.bands:
+            for found in embedder.embeddings(images, band):
+                statistics.update(found.reshape(-1, 1, dims))
+        return statistics.fit()
+    fitted = []
+    for band in embedder.bands:
+        statistics = densities.GaussianStatistics((band[1] - band[0]) * embedder.count, dims)
+        for found in embedder.embeddings(images, band):
+            statistics.update(found.reshape(len(found), -1, dims))
+        fitted.append(statistics.fit())
+    return densities.LocationGaussians.join(fitted)
+
+
+def score(
+    embedder: PatchEmbedder, gaussians: densities.LocationGaussians, images: pipeline.Images
+) -> np.ndarray:
+    """Scores all patches of images.
+
+    Args:
+      embedder: the network.
+      gaussians: what `fit` returned.
+      images: N images.
+
+    Returns:
+      float32 [N, P, P]: the patches' Mahalanobis distances.
+    """
+    maps = np.zeros([images.count, embedder.count, embedder.count], np.float32)
+    done = 0
+    for batch in pipeline.evaluation_batches(images, embedder.batch):
+        for first, last in embedder.bands:
+            found = embedder(batch, (first, last))
+            flat = found.reshape(len(found), -1, embedder.dimensions)
+            scores = gaussians.score(flat, first * embedder.count)
+            maps[done : done + len(found), first:last] = scores.reshape(found.shape[:3])
+        done += len(batch)
+    return maps
+
+
+def image_scores(maps: np.ndarray) -> np.ndarray:
+    """Returns float64 [N]: the largest score in each of N maps, [N, P, P] (Figure 1)."""
+    return maps.reshape(len(maps), -1).max(axis=1, initial=0.0).astype(np.float64)
+
+
+def upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
+    """Returns the receptive-field upsampling of FCDD: a transposed convolution with a Gaussian.
+
+    Args:
+      patch: height and width of the patches, and of the kernel, in pixels.
+      stride: distance of one patch from the next, in pixels.
+
+    Returns:
+      A function of patch scores, float32 [N, P, P'], and the level of a normal patch's score. It
+      returns the pixels' scores, float32 [N, (P - 1) * stride + patch, (P' - 1) * stride + patch],
+      on the patches' scale. The patch in row i and column j covers the pixels from (i * stride,
+      j * stride). Near the border fewer patches cover a pixel; a score fades to the level there,
+      where the paper's formula, of level 0, would have it fade to nothing.
+    """
+    deviation = DEVIATION_OF_32 * patch / 32.0
+    at = np.arange(patch) - (patch - 1) / 2.0
+    line = np.exp(-0.5 * (at / deviation) ** 2)
+    kernel = np.outer(line, line)
+    kernel = (kernel * (stride**2 / kernel.sum())).astype(np.float32)[:, :, None, None]
+
+    def upsample(maps, level):
+        shape = tf.shape(maps)
+        size = [shape[0], *((shape[i] - 1) * stride + patch for i in (1, 2)), 1]
+        above = (maps - level)[..., None]
+        return tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level
+
+    return upsample

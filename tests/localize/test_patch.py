@@ -1,0 +1,97 @@
+"""Anomaly maps: densities of locations, bands, upsampling."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.localize import patch
+from cutpaste_tf.models.resnet import resnet18
+
+
+def images_of(arrays):
+    return pipeline.prepare(normal([str(i) for i in range(len(arrays))], arrays), len(arrays[0]))
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resnet18(None, width=0.0625)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return images_of(list(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)))
+
+
+def all_at_once(embedder, images):
+    parts = [np.concatenate(list(embedder.embeddings(images, band))) for band in embedder.bands]
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("memory", [2**28, 100_000, 1])
+def test_bands_make_no_difference(backbone, images, memory, monkeypatch):
+    whole = patch.PatchEmbedder(backbone, 64, 32, 4)
+    assert whole.bands == [(0, 9)]
+    monkeypatch.setattr(patch, "_MEMORY", memory)
+    banded = patch.PatchEmbedder(backbone, 64, 32, 4)
+    assert len(banded.bands) == {2**28: 1, 100_000: 5, 1: 9}[memory]
+    np.testing.assert_allclose(
+        all_at_once(banded, images), all_at_once(whole, images), rtol=1e-4, atol=1e-5
+    )
+    for separate in (False, True):
+        maps = [patch.score(e, patch.fit(e, images, separate), images) for e in (whole, banded)]
+        assert maps[0].shape == (5, 9, 9)
+        np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
+
+
+def test_shared_and_separate_densities_are_of_the_embeddings(backbone, images):
+    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    features = all_at_once(embedder, images).astype(np.float64)
+    shared, separate = (patch.fit(embedder, images, s) for s in (False, True))
+    np.testing.assert_allclose(shared.mean, features.mean((0, 1, 2))[None], rtol=1e-6)
+    np.testing.assert_allclose(separate.mean, features.mean(0).reshape(9, -1), rtol=1e-6)
+    assert (shared.whitener.dtype, separate.whitener.dtype) == (np.float64, np.float32)
+
+
+def test_the_image_score_is_the_largest_of_its_map():
+    maps = np.array([[[1.0, 2.0], [5.0, 0.0]], [[3.0, 3.5], [0.0, 0.0]]], np.float32)
+    assert patch.image_scores(maps).tolist() == [5.0, 3.5]
+
+
+@pytest.mark.parametrize(("size", "stride"), [(32, 4), (16, 8), (8, 2)])
+def test_one_anomalous_patch_has_its_peak_at_its_centre(size, stride):
+    count = 9
+    for row, column in ((4, 4), (2, 6), (0, 8)):
+        maps = np.full([1, count, count], 7.0, np.float32)
+        maps[0, row, column] = 8.0
+        full = patch.upsampler(size, stride)(tf.constant(maps), 7.0).numpy()[0] - 7.0
+        assert full.shape == ((count - 1) * stride + size,) * 2
+        centre = np.array([row, column]) * stride + (size - 1) / 2
+        # The centre falls between four pixels, which share the peak.
+        np.testing.assert_array_equal(np.argwhere(full > full.max() - 1e-6).mean(0), centre)
+        covered = np.zeros_like(full, bool)
+        covered[row * stride :, column * stride :][:size, :size] = True
+        assert (full[covered] > 0).all()
+        assert (full[~covered] == 0).all()
+
+
+def test_upsampling_is_a_transposed_convolution():
+    maps = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
+    line = np.exp(-0.5 * ((np.arange(8) - 3.5) / 2.5) ** 2)
+    kernel = np.outer(line, line)
+    total = np.zeros([2, 24, 32])
+    for i in range(5):
+        for j in range(7):
+            part = kernel * (maps[:, i, j, None, None] - 0.5)
+            total[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8] += part
+    found = patch.upsampler(8, 4)(tf.constant(maps), 0.5).numpy()
+    np.testing.assert_allclose(found, 0.5 + total * 16 / kernel.sum(), rtol=1e-4)
+
+
+def test_a_level_map_stays_level_up_to_the_border():
+    upsample = patch.upsampler(32, 4)
+    np.testing.assert_allclose(upsample(tf.fill([1, 20, 20], 3.0), 3.0), 3.0, rtol=1e-6)
+    # Away from the border scores keep their scale whatever the level is.
+    inside = upsample(tf.fill([1, 20, 20], 3.0), 0.0).numpy()[0, 30:-30, 30:-30]
+    np.testing.assert_allclose(inside, 3.0, rtol=0.05)
