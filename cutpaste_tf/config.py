@@ -31,6 +31,8 @@ MVTEC_OBJECTS = (
     "transistor",
     "zipper",
 )
+# Appendix A.5: the objects in the same pose in all images, scored by a density for each location.
+MVTEC_ALIGNED = tuple(name for name in MVTEC_OBJECTS if name not in ("hazelnut", "screw"))
 # Categories of each data set; a folder's are whatever the user has there.
 CATEGORIES: dict[str, tuple[str, ...] | None] = {
     "mvtec_ad": MVTEC_TEXTURES + MVTEC_OBJECTS,
@@ -136,6 +138,25 @@ class Config:
     image_size: int = _field(
         256, _whole(32, 4096), "images are resized to this height and width, in pixels"
     )
+    patch_size: int = _field(
+        0,
+        _Rule("0 or a whole number from 16 to 1024", lambda x: x == 0 or 16 <= x <= 1024),
+        "trains on random crops of this height and width (the paper: 64) and makes anomaly maps; "
+        "the proxy task is applied to the crop; 0: whole images",
+    )
+    dense_patch: int = _field(
+        32, _whole(16, 1024), "a patch model's anomaly map: height and width of the scored patches"
+    )
+    dense_stride: int = _field(
+        4, _whole(1, 1024), "a patch model's anomaly map: distance between the scored patches"
+    )
+    location_density: str = _field(
+        "auto",
+        _choice("auto", "shared", "separate"),
+        "a patch model's density; shared: one for all locations; separate: one for each, for "
+        "aligned objects; auto: separate for MVTec AD's aligned categories, else shared",
+    )
+    gradcam: bool = _field(False, _BOOLEAN, "make anomaly maps of an image-level model, by GradCAM")
     batch_size: int = _field(
         32,
         _whole(1),
@@ -242,12 +263,14 @@ class Config:
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
         self._check_network()
+        self._check_patches()
         # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
         diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
-        if diagonal > self.image_size:
+        if diagonal > self.input_size:
+            name = "patch_size" if self.patch_size else "image_size"
             raise UserError(
                 f"--scar_length={show(self.scar_length)}: with --scar_width="
-                f"{show(self.scar_width)} the scar must fit into --image_size={self.image_size}"
+                f"{show(self.scar_width)} the scar must fit into --{name}={self.input_size}"
             )
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
@@ -283,6 +306,52 @@ class Config:
                     f"--finetune_steps = {total} steps; leave --steps out"
                 )
             object.__setattr__(self, "steps", total)
+
+    def _check_patches(self):
+        if not self.patch_size:
+            for name in ("dense_patch", "dense_stride", "location_density"):
+                if getattr(self, name) != _default(name):
+                    raise UserError(
+                        f"--{name}={getattr(self, name)}: is of patch models; give --patch_size too"
+                    )
+            if self.gradcam and self.density == "kde":
+                raise UserError("--density=kde: GradCAM needs the Gaussian's distance; use gde")
+            return
+        if self.backbone != "resnet18":
+            raise UserError(
+                f"--patch_size={self.patch_size}: patch models are of --backbone=resnet18, not "
+                f"{self.backbone}"
+            )
+        if self.density != "gde":
+            raise UserError(f"--density={self.density}: a patch model's density is gde")
+        if self.gradcam:
+            raise UserError(
+                "--gradcam: is of image-level models; leave --patch_size out, or --gradcam"
+            )
+        for name in ("patch_size", "dense_patch"):
+            if getattr(self, name) > self.image_size:
+                raise UserError(
+                    f"--{name}={getattr(self, name)}: must fit into --image_size={self.image_size}"
+                )
+        rest = (self.image_size - self.dense_patch) % self.dense_stride
+        if rest:
+            raise UserError(
+                f"--dense_stride={self.dense_stride}: leaves {rest} pixels of --image_size="
+                f"{self.image_size} without a patch of {self.dense_patch}; it must divide "
+                f"{self.image_size - self.dense_patch}"
+            )
+
+    @property
+    def input_size(self) -> int:
+        """Height and width, in pixels, of what the network is trained on."""
+        return self.patch_size or self.image_size
+
+    @property
+    def separate_locations(self) -> bool:
+        """Whether each location of a patch model's map has a density of its own."""
+        if self.location_density != "auto":
+            return self.location_density == "separate"
+        return self.dataset == "mvtec_ad" and self.category in MVTEC_ALIGNED
 
     @property
     def staged(self) -> bool:

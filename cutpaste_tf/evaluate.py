@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -19,11 +19,13 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Split, normal
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.localize import gradcam, patch
 
 EMBED_BATCH = 64
 DENSITY = "density.npz"
 RESULTS = "results.json"
 SCORES = "scores.csv"
+_MAPS_BATCH = 16
 
 
 class Embedder:
@@ -59,33 +61,119 @@ class Evaluation:
     Attributes:
       density: fitted on the un-augmented normal training images alone.
       scores: float64 [N] anomaly scores of the test images; higher is more anomalous.
+      maps: of the test images, where the run makes any.
     """
 
     density: densities.Density
     scores: np.ndarray
+    maps: "Maps | None" = None
 
 
-def evaluate(
-    embedder: Embedder, train_images: pipeline.Images, test_images: pipeline.Images, kind: str
-) -> dict[str, Evaluation]:
-    """Fits a density of each feature on the training images and scores the test images.
+class Maps:
+    """The anomaly maps of N images, kept small and brought to full size when they are read.
 
     Args:
-      embedder: the network.
-      train_images: normal images.
-      test_images: images to score; there may be none.
-      kind: of the density, as in `density.make`.
+      small: float32 [N, h, w].
+      enlarge: a function from float32 [n, h, w] to [n, size, size].
+    """
+
+    def __init__(self, small: np.ndarray, enlarge: Callable[[tf.Tensor], tf.Tensor]):
+        self.small, self._enlarge = small, enlarge
+
+    def __len__(self) -> int:
+        return len(self.small)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns float32 [n, size, size], the maps of some images; higher is more anomalous."""
+        return self._enlarge(tf.constant(self.small[np.asarray(indices, np.int64)])).numpy()
+
+
+class Evaluator:
+    """Fits the density and scores images, as the settings have it.
+
+    Args:
+      config: the settings.
+      backbone: the network; it is evaluated as it is at the time of each call.
+    """
+
+    def __init__(self, config: Config, backbone: keras.Model):
+        self._config, self._backbone = config, backbone
+        if config.patch_size:
+            sizes = (config.image_size, config.dense_patch, config.dense_stride)
+            self._embedder = patch.PatchEmbedder(backbone, *sizes)
+            self._upsample = patch.upsampler(config.dense_patch, config.dense_stride)
+        else:
+            self._embedder = Embedder(backbone)
+
+    def __call__(
+        self, train_images: pipeline.Images, test_images: pipeline.Images, maps: bool = True
+    ) -> dict[str, Evaluation]:
+        """Fits a density of each feature on the training images and scores the test images.
+
+        Args:
+          train_images: normal images, un-augmented.
+          test_images: images to score; there may be none.
+          maps: whether to make the anomaly maps that --gradcam asks for; a patch model makes them
+            in any case.
+
+        Returns:
+          Density, scores and maps, by the feature's name.
+        """
+        config = self._config
+        if config.patch_size:
+            density = patch.fit(self._embedder, train_images, config.separate_locations)
+            return {config.features: self.score_patches(density, test_images)}
+        normal_features, test_features = self._embedder(train_images), self._embedder(test_images)
+        evaluations = {}
+        for name, features in normal_features.items():
+            density = densities.make(config.density).fit(features)
+            scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
+            explained = config.gradcam and maps and name == config.features
+            explained = self.explain(density, test_images) if explained else None
+            evaluations[name] = Evaluation(density, scores, explained)
+        return evaluations
+
+    def score(self, density: densities.Density, images: pipeline.Images) -> Evaluation:
+        """Scores images by a density that was fitted before; maps are made where asked for."""
+        if self._config.patch_size:
+            return self.score_patches(density, images)
+        scores = density.score(self._embedder(images)[self._config.features])
+        explained = self.explain(density, images) if self._config.gradcam else None
+        return Evaluation(density, scores, explained)
+
+    def score_patches(
+        self, density: densities.LocationGaussians, images: pipeline.Images
+    ) -> Evaluation:
+        """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
+        small = patch.score(self._embedder, density, images)
+        level = float(np.mean(density.level))
+        maps = Maps(small, lambda part: self._upsample(part, level))
+        return Evaluation(density, patch.image_scores(small), maps)
+
+    def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
+        """Makes maps of an image-level model by GradCAM."""
+        small = gradcam.GradCam(self._backbone, self._config.features, density)(images)
+        return Maps(small, lambda part: gradcam.upsample(part, self._config.image_size))
+
+
+def pixel_metrics(maps: Maps | None, split: Split, size: int) -> dict[str, float | None]:
+    """Compares anomaly maps with the defects' masks, pixel by pixel.
+
+    Args:
+      maps: of the split's images, or None.
+      split: the test images; an anomalous one without a mask is left out.
+      size: height and width of the maps.
 
     Returns:
-      Density and scores, by the feature's name.
+      As `metrics.PixelScores.compute`; None for each where there are no maps or no masks.
     """
-    normal_features, test_features = embedder(train_images), embedder(test_images)
-    evaluations = {}
-    for name, features in normal_features.items():
-        density = densities.make(kind).fit(features)
-        scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
-        evaluations[name] = Evaluation(density, scores)
-    return evaluations
+    pixels = metrics.PixelScores()
+    known = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
+    for start in range(0, len(known) if maps is not None else 0, _MAPS_BATCH):
+        chosen = known[start : start + _MAPS_BATCH]
+        for i, one in zip(chosen, maps.read(chosen), strict=True):
+            pixels.add(one, pipeline.read_mask(split.masks[i], size))
+    return pixels.compute()
 
 
 class Detector:
@@ -99,7 +187,7 @@ class Detector:
 
     def __init__(self, config: Config, backbone: keras.Model, density: densities.Density):
         self.config, self.density = config, density
-        self._embedder = Embedder(backbone)
+        self._evaluator = Evaluator(config, backbone)
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Detector":
@@ -139,20 +227,24 @@ class Detector:
         Raises:
           UserError: naming an image that cannot be decoded.
         """
+        return self.evaluate(images).scores
+
+    def evaluate(self, images: Sequence[str] | Sequence[np.ndarray]) -> Evaluation:
+        """Scores images as `score` does; with their anomaly maps, where the run makes any."""
         images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
         names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
         prepared = pipeline.prepare(normal(names, images), self.config.image_size)
         if not images:
-            return np.zeros([0])
-        return self.density.score(self._embedder(prepared)[self.config.features])
+            return Evaluation(self.density, np.zeros([0]))
+        return self._evaluator.score(self.density, prepared)
 
 
 def results(
     config: Config,
     split: Split,
     num_train: int,
-    scores: dict[str, np.ndarray],
-    initial_scores: dict[str, np.ndarray],
+    trained: dict[str, Evaluation],
+    untrained: dict[str, Evaluation],
     summary: train.Summary,
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
@@ -161,8 +253,8 @@ def results(
       config: the run's settings.
       split: the test images.
       num_train: the number of training images.
-      scores: [N] anomaly scores of the test images, by the feature's name.
-      initial_scores: [N] scores by the same network before training, likewise.
+      trained: of the test images, by the feature's name.
+      untrained: by the same network before training, likewise.
       summary: what the training took.
 
     Returns:
@@ -170,13 +262,16 @@ def results(
       --features names; `image_auroc_by_feature` has all, before and after the training (Table 3).
     """
     # Where nothing was trained there is no second stage.
-    trained = [scores] if config.steps else []
-    stages = dict(zip(stage_names(config), [initial_scores, *trained], strict=False))
+    found = [untrained, trained] if config.steps else [untrained]
+    stages = dict(zip(stage_names(config), found, strict=False))
 
-    def auroc(values):
-        return metrics.image_auroc(split.labels, values)
+    def auroc(evaluation):
+        return metrics.image_auroc(split.labels, evaluation.scores)
 
-    chosen = scores[config.features]
+    chosen, initial = trained[config.features], untrained[config.features]
+    pixels, initial_pixels = (
+        pixel_metrics(e.maps, split, config.image_size) for e in (chosen, initial)
+    )
     return {
         "dataset": config.dataset,
         "category": config.category,
@@ -188,16 +283,16 @@ def results(
         "num_train": num_train,
         "num_test": len(split),
         "image_auroc": auroc(chosen),
-        "image_ap": metrics.image_ap(split.labels, chosen),
-        "pixel_auroc": None,
-        "pixel_aupro": None,
-        "untrained_image_auroc": auroc(initial_scores[config.features]),
+        "image_ap": metrics.image_ap(split.labels, chosen.scores),
+        **pixels,
+        "untrained_image_auroc": auroc(initial),
+        **{f"untrained_{name}": value for name, value in initial_pixels.items()},
         "image_auroc_by_feature": {
             name: {stage: auroc(of_feature[name]) for stage, of_feature in stages.items()}
-            for name in scores
+            for name in trained
         },
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
-            split.labels, chosen, split.defect_types
+            split.labels, chosen.scores, split.defect_types
         ),
         "train_seconds": round(summary.seconds, 1),
         "images_per_second": round(summary.images_per_second, 1),

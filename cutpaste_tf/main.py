@@ -201,16 +201,13 @@ def run(config: Config) -> dict:
 
     # 2. The network, and what it is worth before training.
     model = train.build(config)
-    embedder = evaluate.Embedder(model.backbone)
-
-    def scores():
-        return evaluate.evaluate(embedder, train_images, test_images, config.density)
-
-    untrained = scores()
+    evaluator = evaluate.Evaluator(config, model.backbone)
+    untrained = evaluator(train_images, test_images)
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     def aurocs():
-        found = {n: evaluate.metrics.image_auroc(labels, e.scores) for n, e in scores().items()}
+        evaluations = evaluator(train_images, test_images, maps=False)
+        found = {n: evaluate.metrics.image_auroc(labels, e.scores) for n, e in evaluations.items()}
         # Under its own name where there are several to tell apart.
         apart = {f"image_auroc_{n}": value for n, value in found.items()} if len(found) > 1 else {}
         return {"image_auroc": found[config.features], **apart}
@@ -218,7 +215,7 @@ def run(config: Config) -> dict:
     summary = train.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
-    trained = scores()
+    trained = evaluator(train_images, test_images) if config.steps else untrained
     chosen = trained[config.features]
     evaluate.densities.save(chosen.density, run_dir / evaluate.DENSITY)
     evaluate.write_scores(run_dir / evaluate.SCORES, category.test, chosen.scores)
@@ -227,8 +224,9 @@ def run(config: Config) -> dict:
     draw_figures(
         config, category.test, train_images, test_images, chosen, untrained[config.features]
     )
-    by_feature = [{name: e.scores for name, e in found.items()} for found in (trained, untrained)]
-    results = evaluate.results(config, category.test, len(category.train), *by_feature, summary)
+    results = evaluate.results(
+        config, category.test, len(category.train), trained, untrained, summary
+    )
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
     if measurable:
         found = results["image_auroc_by_feature"]
@@ -238,6 +236,12 @@ def run(config: Config) -> dict:
             before = f"{first[0]} {100 * first[1]:.1f}"
             parts += [f"{of}{100 * value:.1f} ({before})" for _, value in last] or [f"{of}{before}"]
         parts.append(f"AP {100 * results['image_ap']:.1f}")
+        for name, text in (("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")):
+            if results[name] is not None:
+                before = (
+                    f"{evaluate.stage_names(config)[0]} {100 * results['untrained_' + name]:.1f}"
+                )
+                parts.append(f"{text} {100 * results[name]:.1f} ({before})")
         log(f"image AUROC {', '.join(parts)}, trained for {summary.seconds:.0f} s")
     log(f"written to {run_dir}")
     return results
@@ -281,6 +285,8 @@ def draw_figures(config, test_split, train_images, test_images, trained, untrain
             scores[shown],
             title,
         )
+    if trained.maps is not None and len(labels):
+        drawn["localization"] = draw_localization(config, test_split, test_images, trained.maps)
     if 0 < labels.sum() < len(labels):
         before, after = evaluate.stage_names(config)
         stages = {after: scores, before: untrained.scores} if config.steps else {before: scores}
@@ -298,6 +304,40 @@ def draw_figures(config, test_split, train_images, test_images, trained, untrain
         if 0 < labels.sum() < len(labels):
             tf.summary.scalar("final_image_auroc", _auroc(labels, scores), config.steps)
     writer.close()
+
+
+def draw_localization(config, test_split, test_images, maps, count: int = 24):  # noqa: ANN201
+    """Draws test images with their masks and anomaly maps.
+
+    Args:
+      config: the run's settings.
+      test_split: the test images' labels, types and masks.
+      test_images: the test images.
+      maps: their anomaly maps, an `evaluate.Maps`.
+      count: how many images; spread over the types of defect.
+
+    Returns:
+      The figure.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.report import figures
+
+    shown = test_split.examples(count)
+    values = maps.read(shown)
+    # One scale for all: from what is usual on normal pixels to nearly the largest.
+    normal = np.flatnonzero(test_split.labels == 0)[:count]
+    low = np.median(maps.read(normal)) if len(normal) else np.median(values)
+    high = np.quantile(values, 0.999)
+    name = "GradCAM" if config.gradcam else "patch heat map"
+    return figures.localization(
+        test_images.read(tf.constant(shown)).numpy(),
+        np.stack([pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown]),
+        {name: (values, low, high)},
+        f"{config.category}, {config.task}, seed {config.seed}",
+    )
 
 
 def _auroc(labels, scores):

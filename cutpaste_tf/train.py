@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 import tqdm
 
-from cutpaste_tf.augment import proxy, random
+from cutpaste_tf.augment import proxy, random, view
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.errors import UserError
@@ -197,7 +197,8 @@ def view_maker(config: Config) -> Views:
       config: names the task, its ranges and the seed.
 
     Returns:
-      A function of the step, an integer scalar, images, uint8 [B, H, W, 3], and their rows, integer
+      A function of the step, an integer scalar, images, uint8 [B, H, W, 3] (of which a patch model
+      sees a random crop), and their rows, integer
       [B], where they are a device's share of the step's batch. It returns views, float32
       [K * B, H, W, 3], and labels, int32 [K * B]. The views depend on the seed, the step, the row
       and the images alone, so any step can be made again.
@@ -210,6 +211,9 @@ def view_maker(config: Config) -> Views:
         seed = tf.stack([tf.constant(config.seed, tf.int32), tf.cast(step, tf.int32)])
         if rows is not None:
             seed = random.Share(seed, rows, config.batch_size)
+        if config.patch_size:
+            crop_seed, seed = random.split(seed, 2)
+            images = view.crop(images, config.patch_size, crop_seed)
         images = tf.cast(images, tf.float32) / 255.0
         return proxy.make_views(images, config.task, seed, settings)
 
@@ -270,7 +274,8 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     shared = {"weight_decay": config.weight_decay, "seed": config.seed}
     if config.backbone == "resnet18":
         backbone = resnet18(
-            config.image_size,
+            # A patch model scores smaller patches than it is trained on (Appendix A.5).
+            None if config.patch_size else config.image_size,
             width=config.width,
             stem=config.stem,
             synchronized=config.distribution != "none",

@@ -103,6 +103,17 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--head_steps=3", "--steps=5"], "--head_steps + --finetune_steps = 3"),
         (["--finetune_steps=3", "--steps=65536"], "leave --steps out"),
         (["--finetune_learning_rate=0.1"], "give --finetune_steps too"),
+        (["--dense_stride=8"], "--dense_stride=8: is of patch models"),
+        (["--location_density=separate"], "give --patch_size too"),
+        (["--patch_size=300"], "--patch_size=300: must fit into --image_size=256"),
+        (["--patch_size=64", "--dense_patch=300"], "--dense_patch=300: must fit"),
+        (["--patch_size=64", "--dense_stride=5"], "--dense_stride=5: leaves 4 pixels"),
+        (["--patch_size=20"], "must fit into --patch_size=20"),
+        (["--patch_size=64", "--density=gmm"], "--density=gmm: a patch model"),
+        (["--patch_size=64", "--gradcam"], "--gradcam: is of image-level models"),
+        (["--patch_size=64", "--backbone=efficientnet_b0"], "not efficientnet_b0"),
+        (["--gradcam", "--density=kde"], "--density=kde: GradCAM"),
+        (["--jit_compile", "--distribution=mirrored"], "--jit_compile"),
         (["--dataset=mvtec_ad"], "--data_dir"),
         (["--dataset=folder", "--data_dir=/missing"], "/missing"),
     ],
@@ -110,6 +121,23 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
 def test_other_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         parse(*arguments)
+
+
+def test_aligned_objects_have_a_density_for_each_location(tmp_path):
+    def separate(category, *more):
+        values = {"dataset": "mvtec_ad", "data_dir": "x", "category": category, "patch_size": 64}
+        return Config(**values, **dict(more)).separate_locations
+
+    aligned = [c for c in config.CATEGORIES["mvtec_ad"] if separate(c)]
+    # Appendix A.5's list.
+    assert aligned == [
+        "bottle", "cable", "capsule", "metal_nut", "pill", "toothbrush", "transistor", "zipper"
+    ]  # fmt: skip
+    assert separate("screw", ("location_density", "separate"))
+    assert not separate("pill", ("location_density", "shared"))
+    assert not Config(
+        dataset="textures", category="brick", patch_size=64, image_size=256
+    ).separate_locations
 
 
 def test_two_stages_take_the_sum_of_their_steps():
@@ -193,9 +221,14 @@ def test_every_flag_is_used():
         for path in (ROOT / "cutpaste_tf").rglob("*.py")
         if path.name != "config.py"
     )
+    through_properties = {"location_density"}  # Config.separate_locations
     through_settings = {field.name for field in dataclasses.fields(proxy.Settings)}
     for field in dataclasses.fields(Config):
-        used = f"config.{field.name}" in code or field.name in through_settings
+        used = (
+            f"config.{field.name}" in code
+            or field.name in through_properties
+            or field.name in through_settings
+        )
         assert used, f"--{field.name} is not used"
 
 

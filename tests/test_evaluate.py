@@ -1,11 +1,13 @@
 """Embedding, scoring, results files and loading a run."""
 
 import csv
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
+import sklearn.metrics
 from conftest import TINY, command, make_mvtec, pattern, write_image
 
 from cutpaste_tf import evaluate, train
@@ -97,8 +99,7 @@ def test_the_untrained_network_is_the_seeds_before_training(finished):
     config = Config.from_json((run_dir / "config.json").read_text())
     category = evaluate_category(data)
     images = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
-    embedder = evaluate.Embedder(train.build(config).backbone)
-    untrained = evaluate.evaluate(embedder, *images, "gde")["pool"]
+    untrained = evaluate.Evaluator(config, train.build(config).backbone)(*images)["pool"]
     auroc = evaluate.metrics.image_auroc(category.test.labels, untrained.scores)
     results = json.loads((run_dir / "results.json").read_text())
     assert auroc == pytest.approx(results["untrained_image_auroc"])
@@ -195,3 +196,67 @@ def test_json_is_whole_or_not_there(tmp_path):
 
 def test_device_names_the_cores_here():
     assert "CPU" in evaluate.device() or keras.backend.backend() == "tensorflow"
+
+
+@pytest.fixture(scope="module", params=["patch", "gradcam"])
+def localized(request, tmp_path_factory):
+    """The folder of a finished run that makes anomaly maps, and its data."""
+    root = tmp_path_factory.mktemp(request.param)
+    make_mvtec(root / "data")
+    kinds = {
+        "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
+        "gradcam": ("--gradcam", "--image_size=64"),
+    }
+    done = command(
+        "--dataset=folder",
+        f"--data_dir={root / 'data'}",
+        f"--workdir={root / 'runs'}",
+        *TINY,
+        *kinds[request.param],
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
+
+
+def test_a_run_with_maps_measures_them_by_pixel(localized):
+    run_dir, data, output = localized
+    results = json.loads((run_dir / "results.json").read_text())
+    test = evaluate_category(data).test
+    found = evaluate.Detector.load(run_dir).evaluate(list(test.images))
+    rows = read_scores(run_dir)
+    np.testing.assert_allclose(found.scores, [float(r["score"]) for r in rows], rtol=1e-4)
+    maps = found.maps.read(range(len(test)))
+    assert maps.shape == (8, 64, 64)
+    masks = np.stack([pipeline.read_mask(mask, 64) for mask in test.masks])
+    auroc = sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel())
+    assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
+    for name in ("pixel_auroc", "pixel_ap", "pixel_aupro"):
+        for prefix in ("", "untrained_"):
+            assert 0 < results[prefix + name] < 1, name
+    assert f"pixel AUROC {100 * results['pixel_auroc']:.1f} (untrained " in output
+    assert f"AUPRO {100 * results['pixel_aupro']:.1f} (untrained " in output
+    assert (run_dir / "figures" / "localization.png").is_file()
+
+
+def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
+    run_dir, data, _ = localized
+    config = Config.from_json((run_dir / "config.json").read_text())
+    if not config.patch_size:
+        pytest.skip("not a patch run")
+    found = evaluate.Detector.load(run_dir).evaluate(list(evaluate_category(data).test.images))
+    assert found.maps.small.shape == (8, 3, 3)
+    np.testing.assert_allclose(found.scores, found.maps.small.max((1, 2)), rtol=1e-6)
+
+
+def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path):
+    masks = [None, np.eye(4, dtype=bool), None]
+    split = dataclasses.replace(
+        normal(["a", "b", "c"], [np.zeros([4, 4], np.uint8)] * 3),
+        labels=np.array([0, 1, 1]),
+        defect_types=["good", "x", "x"],
+        masks=masks,
+    )
+    small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
+    maps = evaluate.Maps(small, lambda part: part)
+    assert evaluate.pixel_metrics(maps, split, 4)["pixel_auroc"] == 1.0
+    assert set(evaluate.pixel_metrics(None, split, 4).values()) == {None}

@@ -277,11 +277,13 @@ def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path,
     # The pretrained columns, by hand; and a run that only evaluates has no others.
     assert "pretrained" in capsys.readouterr().out
     from cutpaste_tf import evaluate
+    from cutpaste_tf.config import Config
     from cutpaste_tf.data import folder, pipeline
 
     part = folder.load(mvtec / "part")
     images = [pipeline.prepare(split, 32) for split in (part.train, part.test)]
-    by_hand = evaluate.evaluate(evaluate.Embedder(backbone), *images, "gde")
+    settings = Config.from_json((run_dir / "config.json").read_text())
+    by_hand = evaluate.Evaluator(settings, backbone)(*images)
     for name in table:
         auroc = evaluate.metrics.image_auroc(part.test.labels, by_hand[name].scores)
         assert table[name]["pretrained"] == pytest.approx(auroc)

@@ -37,6 +37,24 @@ def translate(images: tf.Tensor, maximum: float, seed: random.Seed) -> tf.Tensor
     return images
 
 
+def crop(images: tf.Tensor, size: int, seed: random.Seed) -> tf.Tensor:
+    """Cuts a patch at a random place out of each image (c(x) of Section 2.4).
+
+    Args:
+      images: [B, H, W, C] of any dtype; H and W at least `size`.
+      size: height and width of the patches, in pixels.
+      seed: int32 [2], or a `random.Share`.
+
+    Returns:
+      [B, size, size, C]; every place is as likely as any other.
+    """
+    shape = tf.shape(images)
+    for axis, axis_seed in zip((1, 2), random.split(seed, 2), strict=True):
+        first = random.integers([shape[0]], axis_seed, 0, shape[axis] - size)
+        images = tf.gather(images, first[:, None] + tf.range(size), axis=axis, batch_dims=1)
+    return tf.ensure_shape(images, [None, size, size, images.shape[-1]])
+
+
 def augment(
     images: tf.Tensor, seed: random.Seed, *, translation: float, jitter: float
 ) -> tf.Tensor:

@@ -35,6 +35,27 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    def examples(self, count: int) -> np.ndarray:
+        """Chooses images to show: anomalous ones, of each type alike; normal ones where too few.
+
+        Args:
+          count: how many at most.
+
+        Returns:
+          int64 [min(count, N)], ascending within a type, type by type.
+        """
+        groups = {}
+        for i in np.argsort(-self.labels, kind="stable"):  # anomalous first
+            groups.setdefault((-self.labels[i], self.defect_types[i]), []).append(int(i))
+        # One of each type in turn; normal images after all anomalous ones.
+        rounds = sorted(
+            (group[0], turn, group[1], i)
+            for group, members in groups.items()
+            for turn, i in enumerate(members)
+        )
+        chosen = [(kind, i) for _, _, kind, i in rounds[:count]]
+        return np.array([i for _, i in sorted(chosen)], np.int64)
+
     @property
     def from_files(self) -> bool:
         """Whether the images are paths of files."""

@@ -9,8 +9,12 @@ Rows and columns are independent of each other in a convolution's geometry. So f
 rows that the patches have are numbered such that two rows, of whatever patches, get the same
 number if and only if they are computed from the same rows below (`_Axis`); columns likewise. A
 layer is then one map of [different rows, different columns], each entry computed once, however many
-patches it belongs to. In the last layers hardly anything is shared; there the gain is that taps of
-a kernel which only ever see padding are left out (a 3x3 convolution of a 1x1 map has one).
+patches it belongs to.
+
+In the later layers most of a patch is near its border, and little is shared. From the first layer
+where gathering what is shared would cost more than it saves, the patches are a batch of small maps.
+There the gain is in padding: a 3x3 convolution of a 2x2 map sees padding in 20 of 36 places, and of
+a 1x1 map in 8 of 9. These are products with one matrix, in which padding has no part.
 """
 
 import dataclasses
@@ -20,6 +24,10 @@ import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf.models import resnet
+
+# A convolution of a shared map passes through memory many times, one of patches once.
+_WORTH_SHARING = 4.0
+_FEW_CHANNELS = 4  # those of an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +112,7 @@ class _Map:
 
 
 def _convolve(x: _Map, kernel: tf.Tensor, bias: tf.Tensor, stride: int) -> _Map:
-    size, channels = kernel.shape[0], kernel.shape[-1]
+    size = kernel.shape[0]
     rows, row_groups = _window(x.rows, size, stride)
     columns, column_groups = _window(x.columns, size, stride)
     strips = []
@@ -113,15 +121,25 @@ def _convolve(x: _Map, kernel: tf.Tensor, bias: tf.Tensor, stride: int) -> _Map:
         seen = tf.concat([_take(x.values, c, 2) for c in across.rows], axis=-1)
         parts = []
         for down in row_groups:
-            total = None
-            for tap, numbers in zip(down.used, down.rows, strict=True):
-                weights = tf.gather(kernel[tap], across.used)
-                weights = tf.reshape(weights, [1, 1, -1, channels])
-                part = tf.nn.conv2d(_take(seen, numbers, 1), weights, 1, "VALID")
-                total = part if total is None else total + part
-            parts.append(total + bias)
+            parts.append(_product(seen, down, across, kernel) + bias)
         strips.append(tf.concat(parts, axis=1))
     return _Map(tf.concat(strips, axis=2), rows, columns)
+
+
+def _product(seen, down, across, kernel):
+    """Multiplies the taps side by side in `seen` with the kernel's."""
+    parts = [_take(seen, numbers, 1) for numbers in down.rows]
+    weights = tf.gather(tf.gather(kernel, down.used), across.used, axis=1)
+    channels, results = kernel.shape[2:]
+    if channels <= _FEW_CHANNELS:  # All taps side by side are no larger than the result.
+        parts = [tf.concat(parts, axis=-1)]
+        weights = weights[None]
+    weights = tf.reshape(weights, [len(parts), 1, 1, -1, results])
+    products = [
+        tf.nn.conv2d(part, matrix, 1, "VALID")
+        for part, matrix in zip(parts, tf.unstack(weights), strict=True)
+    ]
+    return tf.add_n(products)
 
 
 def _max_pool(x: _Map, size: int, stride: int) -> _Map:
@@ -147,20 +165,41 @@ def _add(x: _Map, y: _Map) -> _Map:
     return _Map(x_values + y_values, rows, columns)
 
 
-def _relu(x: _Map) -> _Map:
-    return dataclasses.replace(x, values=tf.nn.relu(x.values))
-
-
-def _average(x: _Map) -> tf.Tensor:
-    """Averages each patch's part over space: [B, P, P', C]."""
+def _patches(x: _Map) -> tf.Tensor:
+    """Takes the patches apart: [B * P * P', n, n', C]."""
     values = x.values
     for axis, place in ((x.rows, 1), (x.columns, 2)):
-        patches, size = axis.numbers.shape
         values = tf.gather(values, axis.numbers.ravel().astype(np.int32), axis=place)
-        shape = tf.shape(values)
-        split = tf.concat([shape[:place], [patches, size], shape[place + 1 :]], axis=0)
-        values = tf.reduce_mean(tf.reshape(values, split), axis=place + 1)
-    return values
+    (rows, height), (columns, width) = x.rows.numbers.shape, x.columns.numbers.shape
+    values = tf.reshape(values, [-1, rows, height, columns, width, values.shape[-1]])
+    values = tf.transpose(values, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(values, [-1, height, width, values.shape[-1]])
+
+
+def _convolve_patches(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: int) -> tf.Tensor:
+    """A convolution with "same" padding of small maps, [N, n, n', C]."""
+    height, width, channels = x.shape[1:]
+    if max(height, width) > 2:
+        return tf.nn.conv2d(x, kernel, stride, "SAME") + bias
+    # As one matrix: for each pair of places which tap of the kernel joins them, if any.
+    size, results = kernel.shape[0], kernel.shape[-1]
+    taps = []
+    for length in (height, width):
+        outputs = -(-length // stride)
+        before = max((outputs - 1) * stride + size - length, 0) // 2
+        tap = np.arange(length)[:, None] - np.arange(outputs) * stride + before
+        taps.append(np.where((tap >= 0) & (tap < size), tap, -1))
+    rows, columns = taps[0][:, None, :, None], taps[1][None, :, None, :]
+    joined = np.where((rows >= 0) & (columns >= 0), rows * size + columns, size * size)
+    padded = tf.concat(
+        [tf.reshape(kernel, [size * size, channels, results]), tf.zeros([1, channels, results])], 0
+    )
+    # [rows in, columns in, rows out, columns out, channels in, channels out]
+    matrix = tf.transpose(tf.gather(padded, joined.astype(np.int32)), [0, 1, 4, 2, 3, 5])
+    outputs = joined.shape[2:]
+    matrix = tf.reshape(matrix, [height * width * channels, outputs[0] * outputs[1] * results])
+    product = tf.matmul(tf.reshape(x, [-1, height * width * channels]), matrix)
+    return tf.reshape(product, [-1, *outputs, results]) + bias
 
 
 def _axis(length: int, patch: int, stride: int) -> _Axis:
@@ -193,6 +232,7 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
       every patch, as the backbone gives it for the patch by itself in inference mode.
     """
     height, width = images.shape[1:3]
+    rows, columns = _axis(height, patch, stride), _axis(width, patch, stride)
 
     def layer(name):
         return backbone.get_layer(name)
@@ -202,21 +242,43 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
         conv, norm = layer(conv), layer(norm)
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
         bias = norm.beta - norm.moving_mean * scale
-        return _convolve(x, conv.kernel * scale, bias, conv.strides[0])
+        convolve = _convolve if isinstance(x, _Map) else _convolve_patches
+        return convolve(x, conv.kernel * scale, bias, conv.strides[0])
 
-    x = layer("normalize")(images)
-    x = _Map(x, _axis(height, patch, stride), _axis(width, patch, stride))
-    x = _relu(convolution(x, "stem_conv", "stem_bn"))
+    def relu(x):
+        if isinstance(x, _Map):
+            return dataclasses.replace(x, values=tf.nn.relu(x.values))
+        return tf.nn.relu(x)
+
+    def add(x, y):
+        return _add(x, y) if isinstance(x, _Map) else x + y
+
+    x = _Map(layer("normalize")(images), rows, columns)
+    x = relu(convolution(x, "stem_conv", "stem_bn"))
     names = {one.name for one in backbone.layers}
     if "stem_pool" in names:
         x = _max_pool(x, layer("stem_pool").pool_size[0], layer("stem_pool").strides[0])
     for stage, blocks in enumerate(resnet.BLOCKS, 2):
         for block in range(1, blocks + 1):
+            if isinstance(x, _Map) and _sharing(x) < _WORTH_SHARING:
+                x = _patches(x)
             name = f"conv{stage}_block{block}"
             shortcut = x
             if f"{name}_0_conv" in names:
                 shortcut = convolution(x, f"{name}_0_conv", f"{name}_0_bn")
-            y = _relu(convolution(x, f"{name}_1_conv", f"{name}_1_bn"))
+            y = relu(convolution(x, f"{name}_1_conv", f"{name}_1_bn"))
             y = convolution(y, f"{name}_2_conv", f"{name}_2_bn")
-            x = _relu(_add(shortcut, y))
-    return _average(x)
+            x = relu(add(shortcut, y))
+    x = _patches(x) if isinstance(x, _Map) else x
+    x = tf.reduce_mean(x, axis=[1, 2])
+    return tf.reshape(x, [-1, len(rows.numbers), len(columns.numbers), x.shape[-1]])
+
+
+def _sharing(x: _Map) -> float:
+    """How many patches, on average, an entry belongs to after the two convolutions of a block."""
+    sharing = 1.0
+    for axis in (x.rows, x.columns):
+        for _ in range(2):
+            axis, _ = _window(axis, 3, 1)
+        sharing *= axis.numbers.size / axis.count
+    return sharing

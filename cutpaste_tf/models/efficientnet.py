@@ -51,21 +51,21 @@ def efficientnet(
         _initialise(whole, seed)
     _regularise(whole, weight_decay)
 
-    # Keras's layers from the first after its input scaling on. Features leave in float32 also under
-    # mixed precision: densities are sensitive to rounding.
+    # Keras's layers from the first after its input scaling on.
     maps = {"pool": whole.output, "level7": whole.get_layer("top_conv").input}
-    features = {
-        feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(output)
-        for feature, output in maps.items()
-    }
-    trunk = keras.Model(whole.get_layer("stem_conv_pad").input, features, name="trunk")
+    trunk = keras.Model(whole.get_layer("stem_conv_pad").input, maps, name="trunk")
     images = keras.Input(shape, name="images")
     scaled = keras.layers.Rescaling(
         [1.0 / deviation for deviation in PIXEL_DEVIATION],
         offset=[-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)],
         name="normalize",
     )(images)
-    return keras.Model(images, trunk(scaled), name=name)
+    # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
+    features = {
+        feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(x)
+        for feature, x in trunk(scaled).items()
+    }
+    return keras.Model(images, features, name=name)
 
 
 def _keras_model(name, shape, imagenet):

@@ -12,6 +12,7 @@ import sklearn.metrics
 from matplotlib.figure import Figure
 
 NORMAL_COLOR, ANOMALOUS_COLOR, UNTRAINED_COLOR = "#1f77b4", "#d62728", "#7f7f7f"
+MASK_COLOR = (230, 30, 30)
 
 
 def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) -> Figure:
@@ -108,6 +109,72 @@ def extremes(
             axes.set_title(f"{defect_types[index]}\n{scores[index]:.1f}", color=color, fontsize=8)
     figure.suptitle(title)
     return figure
+
+
+def localization(
+    images: np.ndarray,
+    masks: np.ndarray,
+    maps: Mapping[str, tuple[np.ndarray, float, float]],
+    title: str,
+    columns: int = 8,
+) -> Figure:
+    """Shows where defects are and where they are found (Figures 4 and 7 to 21).
+
+    Args:
+      images: uint8 [N, H, W, 3].
+      masks: bool [N, H, W], shown in red.
+      maps: by the method's name, float32 [N, H, W] and the scores that the lightest and the darkest
+        colour stand for, the same for all images.
+      title: the title.
+      columns: images a row.
+
+    Returns:
+      The figure: input, mask and a row for each method, as often as the N images need.
+    """
+    columns = min(columns, len(images))
+    blocks = -(-len(images) // columns)
+    names = ["input", "mask", *maps]
+    figure, grid = plt.subplots(
+        blocks * len(names),
+        columns,
+        figsize=(1.25 * columns + 0.4, 1.28 * blocks * len(names) + 0.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.set_frame_on(False)
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        block, column = divmod(number, columns)
+        column_axes = grid[block * len(names) : (block + 1) * len(names), column]
+        _picture(column_axes[0], image)
+        marked = np.where(mask[..., None], np.array(MASK_COLOR) * 0.7 + image * 0.3, image)
+        _picture(column_axes[1], marked.astype(np.uint8))
+        for axes, (values, low, high) in zip(column_axes[2:], maps.values(), strict=True):
+            shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
+            _picture(axes, heat_map(image, shown))
+        if column == 0:
+            for axes, name in zip(column_axes, names, strict=True):
+                axes.set_ylabel(name, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lays a map over an image.
+
+    Args:
+      image: uint8 [H, W, 3].
+      values: [H, W] in [0, 1].
+
+    Returns:
+      uint8 [H, W, 3]: the image in grey, under colours that grow both lighter and more opaque.
+    """
+    grey = image.mean(axis=-1, keepdims=True)
+    # Inferno is even in lightness: it reads the same in greyscale and for the colour-blind.
+    colors = 255.0 * matplotlib.colormaps["inferno"](values)[..., :3]
+    return (0.35 * grey + 0.65 * colors).astype(np.uint8)
 
 
 def augmentation_gallery(views: np.ndarray, names: Sequence[str], title: str) -> Figure:

@@ -141,3 +141,17 @@ def test_augment_keeps_dtype_shape_and_range(dtype):
     assert result.dtype == dtype
     assert result.shape == images.shape
     assert 0.0 <= result.numpy().min() <= result.numpy().max() <= 1.0
+
+
+def test_a_crop_is_a_window_of_its_own_image_and_every_place_is_as_likely():
+    draws, size = 4000, 13
+    image = np.arange(16 * 15 * 2, dtype=np.uint8).reshape(16, 15, 2)
+    images = np.broadcast_to(image, [draws, *image.shape])
+    crops = view.crop(tf.constant(images), size, SEED).numpy()
+    assert crops.shape == (draws, size, size, 2)
+    places = np.zeros([4, 3], int)
+    for crop in crops:
+        y, x = np.argwhere((image == crop[0, 0]).all(-1))[0]
+        np.testing.assert_array_equal(crop, image[y : y + size, x : x + size])
+        places[y, x] += 1
+    assert np.abs(places / draws - 1 / 12).max() < 5 * np.sqrt(1 / 12 / draws)

@@ -48,7 +48,11 @@ def images_of(height, width, count=2):
         ("large", 33, 33, 33, 4),  # a single patch
     ],
 )
-def test_each_patch_is_embedded_as_by_itself(stem, height, width, patch, stride):
+@pytest.mark.parametrize("worth", [0.0, 1.5, 1e9], ids=["shared", "mixed", "apart"])
+def test_each_patch_is_embedded_as_by_itself(
+    stem, height, width, patch, stride, worth, monkeypatch
+):
+    monkeypatch.setattr(dense, "_WORTH_SHARING", worth)
     model, images = lively(stem), images_of(height, width)
     found = dense.embed(model, tf.constant(images), patch, stride).numpy()
     expected = one_by_one(model, images, patch, stride)

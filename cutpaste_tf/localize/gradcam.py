@@ -1,0 +1,60 @@
+"""GradCAM on an image-level detector (Section 4.2).
+
+Selvaraju et al. (ICCV 2017) weight the last feature maps by the mean gradient of a class's logit.
+Here the gradient is the anomaly score's: of the image's Mahalanobis distance to the density of
+normal features. So the map shows what makes an image anomalous, not what the proxy task's
+classifier takes for a pasted patch.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf import density as densities
+from cutpaste_tf.data import pipeline
+
+_BATCH = 16
+
+
+class GradCam:
+    """Makes anomaly maps of images.
+
+    Args:
+      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to features by their names,
+        each averaged over space by a layer of its own name.
+      feature: which of the features the density is of.
+      density: the fitted density.
+    """
+
+    def __init__(self, backbone: keras.Model, feature: str, density: densities.GaussianDensity):
+        maps = keras.Model(backbone.input, backbone.get_layer(feature).input)
+        mean, precision = density.mean, density.precision
+        size = backbone.input_shape[1:3]
+        signature = [tf.TensorSpec([None, *size, 3], tf.uint8)]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def explain(images):
+            features = maps(tf.cast(images, tf.float32) / 255.0, training=False)
+            features = tf.cast(features, tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(features)
+                # The distance in float64, as the density is.
+                pooled = tf.reduce_mean(tf.cast(features, tf.float64), axis=[1, 2]) - mean
+                squared = tf.reduce_sum((pooled @ precision) * pooled, axis=1)
+                distance = tf.sqrt(tf.maximum(squared, 1e-12))
+            weights = tf.reduce_mean(tape.gradient(distance, features), axis=[1, 2], keepdims=True)
+            explained = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
+            return explained
+
+        self._explain = explain
+
+    def __call__(self, images: pipeline.Images) -> np.ndarray:
+        """Returns float32 [N, h, w], at the resolution of the feature maps, of N images."""
+        batches = pipeline.evaluation_batches(images, _BATCH)
+        found = [self._explain(batch).numpy() for batch in batches]
+        return np.concatenate(found) if found else np.zeros([0, 1, 1], np.float32)
+
+
+def upsample(maps: tf.Tensor, size: int) -> tf.Tensor:
+    """Brings maps, float32 [N, h, w], to [N, size, size], bilinearly."""
+    return tf.image.resize(maps[..., None], [size, size])[..., 0]

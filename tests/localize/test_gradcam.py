@@ -1,0 +1,84 @@
+"""GradCAM of the anomaly score against the gradient written out."""
+
+import keras
+import numpy as np
+import pytest
+
+from cutpaste_tf import density
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.localize import gradcam
+from cutpaste_tf.models.efficientnet import efficientnet
+from cutpaste_tf.models.resnet import resnet18
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def images():
+    arrays = list(np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8))
+    return pipeline.prepare(normal([str(i) for i in range(20)], arrays), SIZE)
+
+
+def expected_map(features, fitted):
+    """The distance's gradient by hand: P (f - m) / distance, spread evenly over the places."""
+    pooled = features.astype(np.float64).mean((1, 2))
+    centred = pooled - fitted.mean
+    distance = np.sqrt(np.einsum("nd,de,ne->n", centred, fitted.precision, centred))
+    gradient = centred @ fitted.precision / distance[:, None]
+    weights = gradient / (features.shape[1] * features.shape[2])
+    return np.maximum(np.einsum("nc,nhwc->nhw", weights, features), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "feature"),
+    [
+        (lambda: resnet18(SIZE, width=0.125), "pool"),
+        (lambda: efficientnet("efficientnet_b0", SIZE), "pool"),
+        (lambda: efficientnet("efficientnet_b0", SIZE), "level7"),
+    ],
+)
+def test_maps_are_weighted_by_the_distances_gradient(make, feature, images):
+    keras.utils.set_random_seed(0)
+    backbone = make()
+    batch = images.stored.numpy().astype(np.float32) / 255.0
+    if "efficientnet" in backbone.name:
+        trunk = backbone.get_layer("trunk")
+        features = trunk(backbone.get_layer("normalize")(batch))[feature].numpy()
+    else:
+        maps = keras.Model(backbone.input, backbone.get_layer("conv5_block2_out").output)
+        features = maps.predict(batch, verbose=0)
+    fitted = density.GaussianDensity().fit(backbone.predict(batch[:12], verbose=0)[feature])
+    found = gradcam.GradCam(backbone, feature, fitted)(images)
+    expected = expected_map(features, fitted)
+    assert found.shape == (20, 2, 2)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def test_a_map_rises_where_a_defect_is(images):
+    """On a network that averages colours: red is normal, a green square is not."""
+    inputs = keras.Input([SIZE, SIZE, 3])
+    x = keras.layers.AveragePooling2D(8)(inputs)
+    backbone = keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+    rng = np.random.default_rng(1)
+    arrays = [np.zeros([SIZE, SIZE, 3], np.uint8) for _ in range(10)]
+    for array in arrays:
+        array[..., 0] = rng.integers(180, 250)
+        array[..., 1] = rng.integers(0, 20)
+    arrays[-1][16:32, 40:56, 1] = 255
+    split = pipeline.prepare(normal([str(i) for i in range(10)], arrays), SIZE)
+    features = backbone.predict(split.stored.numpy()[:9] / 255.0, verbose=0)["pool"]
+    fitted = density.GaussianDensity().fit(features)
+    small = gradcam.GradCam(backbone, "pool", fitted)(split)[-1:]
+    full = gradcam.upsample(small, SIZE).numpy()[0]
+    defect = np.zeros([SIZE, SIZE], bool)
+    defect[16:32, 40:56] = True
+    assert full[20:28, 44:52].min() > full[~defect].max()
+
+
+def test_no_images_have_no_maps():
+    backbone = resnet18(32, width=0.0625)
+    fitted = density.GaussianDensity().fit(np.random.default_rng(0).normal(size=(9, 32)))
+    empty = pipeline.Images(0, 32, np.zeros([0, 32, 32, 3], np.uint8), None)
+    assert len(gradcam.GradCam(backbone, "pool", fitted)(empty)) == 0
