@@ -42,7 +42,7 @@ class Split:
           count: how many at most.
 
         Returns:
-          int64 [min(count, N)], ascending within a type, type by type.
+          int64 [min(count, N)]: type by type, the normal ones last.
         """
         groups = {}
         for i in np.argsort(-self.labels, kind="stable"):  # anomalous first
@@ -53,8 +53,8 @@ class Split:
             for group, members in groups.items()
             for turn, i in enumerate(members)
         )
-        chosen = [(kind, i) for _, _, kind, i in rounds[:count]]
-        return np.array([i for _, i in sorted(chosen)], np.int64)
+        chosen = sorted((group, kind, i) for group, _, kind, i in rounds[:count])
+        return np.array([i for _, _, i in chosen], np.int64)
 
     @property
     def from_files(self) -> bool:

@@ -49,3 +49,27 @@ def test_gallery_has_a_row_for_each_class():
     assert len(figure.axes) == 6
     assert [figure.axes[i].get_ylabel() for i in (0, 2, 4)] == ["a", "b", "c"]
     assert (figure.axes[3].images[0].get_array() == views[1, 1]).all()
+
+
+def test_localization_has_input_mask_and_maps_under_each_other():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    masks = np.zeros([5, 16, 16], bool)
+    masks[3, 4:8, 4:8] = True
+    maps = {name: (rng.random((5, 16, 16)), 0.0, 1.0) for name in ("GradCAM", "patch heat map")}
+    figure = figures.localization(images, masks, maps, "title", columns=3)
+    assert len(figure.axes) == 2 * 4 * 3  # two blocks of four rows
+    labels = [axes.get_ylabel() for axes in figure.axes[::3]]
+    assert labels == ["input", "mask", "GradCAM", "patch heat map"] * 2
+    # The fourth example begins the second block.
+    np.testing.assert_array_equal(figure.axes[12].images[0].get_array(), images[3])
+    marked = figure.axes[15].images[0].get_array()
+    assert (marked[~masks[3]] == images[3][~masks[3]]).all()
+    assert (marked[masks[3]][:, 0] > marked[masks[3]][:, 1]).all()
+    assert not figure.axes[14].images  # there is no sixth example
+
+
+def test_heat_maps_grow_lighter_with_the_score():
+    image = np.full([1, 11, 3], 128, np.uint8)
+    lightness = figures.heat_map(image, np.linspace(0, 1, 11)[None]) @ [0.299, 0.587, 0.114]
+    assert (np.diff(lightness[0]) > 0).all()
