@@ -260,3 +260,34 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     maps = evaluate.Maps(small, lambda part: part)
     assert evaluate.pixel_metrics(maps, split, 4)["pixel_auroc"] == 1.0
     assert set(evaluate.pixel_metrics(None, split, 4).values()) == {None}
+
+
+def test_figure_4_shows_runs_side_by_side(localized, tmp_path, capsys):
+    from cutpaste_tf import figures
+
+    run_dir, _, _ = localized
+    status = figures.main(
+        ["figures", "--figure=4", f"--run={run_dir}", f"--run={run_dir}", f"--output={tmp_path}"]
+    )
+    assert status == 0, capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure_4.pdf", "figure_4.png"]
+
+
+def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
+    from cutpaste_tf import figures
+
+    run_dir, _, _ = finished
+    for arguments, message in (
+        ([f"--run={run_dir}", "--figure=4"], "makes no anomaly maps"),
+        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4"),
+        ([f"--run={tmp_path}", "--figure=4"], "is "),
+        ([f"--run={run_dir}", "--figure=4", "--count=0"], "--count=0"),
+        ([f"--run={run_dir}", "--figure=4", "--count=x"], "--count"),
+        (["--figure=4"], "--run"),
+    ):
+        assert figures.main(["figures", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert message in err

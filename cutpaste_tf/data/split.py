@@ -35,6 +35,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Split":
+        """Returns some of the images, in the order of their indices."""
+        indices = [int(i) for i in indices]
+
+        def chosen(column):
+            return [column[i] for i in indices]
+
+        return Split(
+            chosen(self.names),
+            chosen(self.images),
+            self.labels[indices],
+            chosen(self.defect_types),
+            chosen(self.masks),
+            {name: chosen(column) for name, column in self.extra.items()},
+        )
+
     def examples(self, count: int) -> np.ndarray:
         """Chooses images to show: anomalous ones, of each type alike; normal ones where too few.
 

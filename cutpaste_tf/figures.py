@@ -1,0 +1,141 @@
+"""Draws the paper's figures from finished runs.
+
+    python -m cutpaste_tf.figures --figure=4 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
+
+Figure 4, and 7 to 21 in the paper's appendix: test images, their masks, and the anomaly maps of the
+runs, such as a patch model's and GradCAM's, side by side.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cutpaste_tf.errors import UserError
+
+FIGURES = ("4",)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+      argv: the command line, the program's name first; sys.argv by default.
+
+    Returns:
+      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
+    """
+    parser = _Parser(prog="python -m cutpaste_tf.figures", description=__doc__.splitlines()[0])
+    parser.add_argument("--figure", required=True, help="the figure's number in the paper: 4")
+    parser.add_argument(
+        "--run", action="append", required=True, help="a finished run's folder; may be repeated"
+    )
+    parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
+    parser.add_argument("--count", type=int, default=24, help="how many test images")
+    parser.add_argument("--output", help="where to write; the first run's figures/ by default")
+    try:
+        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
+        if arguments.figure not in FIGURES:
+            raise UserError(f"--figure={arguments.figure}: must be one of {', '.join(FIGURES)}")
+        if arguments.count < 1:
+            raise UserError(f"--count={arguments.count}: must be a whole number, at least 1")
+        output = pathlib.Path(arguments.output or pathlib.Path(arguments.run[0]) / "figures")
+        figure = localization(arguments.run, arguments.count, arguments.data_dir)
+        _save(figure, output, f"figure_{arguments.figure}")
+        return 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def localization(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
+    """Draws test images, their masks and the anomaly maps of runs (Figure 4).
+
+    Args:
+      runs: folders of finished runs on the same category, each with anomaly maps.
+      count: how many test images; spread over the types of defect.
+      data_dir: where the images are, if not where the first run found them.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      UserError: if a run is not finished, makes no maps or is of another category.
+    """
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    import dataclasses
+
+    import numpy as np
+    import tensorflow as tf
+
+    from cutpaste_tf import data
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf.report import figures
+
+    detectors = [Detector.load(run) for run in runs]
+    first = detectors[0].config
+    for run, detector in zip(runs, detectors, strict=True):
+        config = detector.config
+        if not (config.patch_size or config.gradcam):
+            raise UserError(
+                f"--run={run}: makes no anomaly maps; train it with --patch_size or --gradcam"
+            )
+        if (config.dataset, config.category) != (first.dataset, first.category):
+            raise UserError(
+                f"--run={run}: is of {config.dataset} {config.category}, the first run of "
+                f"{first.dataset} {first.category}"
+            )
+    config = dataclasses.replace(first, data_dir=data_dir) if data_dir else first
+    test = data.load(config).test
+    if not len(test):
+        raise UserError(f"--run={runs[0]}: there are no test images to show")
+    shown = test.examples(count)
+    size = first.image_size
+    chosen = [test.images[i] for i in shown]
+    # What is usual on normal images is dark, whatever the method's scale.
+    normal = [test.images[i] for i in np.flatnonzero(test.labels == 0)[:count]] or chosen
+    maps = {}
+    for detector in detectors:
+        values, usual = (
+            found.maps.read(range(len(found.scores)))
+            for found in (detector.evaluate(chosen), detector.evaluate(normal))
+        )
+        if values.shape[1] != size:
+            values = tf.image.resize(values[..., None], [size, size])[..., 0].numpy()
+        name = "GradCAM" if detector.config.gradcam else "patch heat map"
+        while name in maps:
+            name += " "
+        maps[name] = (values, np.median(usual), np.quantile(values, 0.999))
+    return figures.localization(
+        pipeline.prepare(test.subset(shown), size).read(tf.range(len(shown))).numpy(),
+        np.stack([pipeline.read_mask(test.masks[i], size) for i in shown]),
+        maps,
+        first.category,
+    )
+
+
+def _save(figure, folder, name):
+    import matplotlib.pyplot as plt
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending in ("png", "pdf"):
+            path = folder / f"{name}.{ending}"
+            figure.savefig(path, dpi=120)
+            print(f"written to {path}")
+    except OSError as error:
+        raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
+    finally:
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
