@@ -18,6 +18,7 @@ import sklearn.neighbors
 from cutpaste_tf.errors import UserError
 
 _VERSION = 1
+_FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
 
 
 class GaussianDensity:
@@ -162,7 +163,7 @@ class LocationGaussians:
     def join(cls, parts: Sequence["LocationGaussians"]) -> "LocationGaussians":
         """Makes one of several, their locations after each other."""
         means = np.concatenate([part.mean for part in parts])
-        whiteners = np.concatenate([part.whitener.astype(np.float32) for part in parts])
+        whiteners = np.concatenate([part.whitener.astype(np.float32, copy=False) for part in parts])
         return cls(means, whiteners, np.concatenate([part.level for part in parts]))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -216,36 +217,51 @@ class GaussianStatistics:
 
     def fit(self) -> LocationGaussians:
         """Returns the Gaussians of what was added: one feature at least for each location."""
-        n, dims = self._count, self._sum.shape[1]
-        if not n:
+        if not self._count:
             raise ValueError("there are no features to fit a density to")
-        mean = self._sum / n
-        product = np.einsum("ld,lde,le->l", mean, self._scatter, mean)
+        locations, dims = self._sum.shape
+        # A few locations at a time: the work needs several times the memory of their scatters.
+        step = max(1, _FIT_MEMORY // (8 * dims * dims))
+        # A location where all images are the same has no variance to divide by.
+        floor = 1e-9 * np.mean(self._variance(slice(None))) + 1e-30
+        starts = range(0, locations, step)
+        parts = [self._fit(slice(first, first + step), floor) for first in starts]
+        return parts[0] if locations == 1 else LocationGaussians.join(parts)
+
+    def _variance(self, chosen):
+        trace = np.trace(self._scatter[chosen], axis1=1, axis2=2) / self._count
+        mean = self._sum[chosen] / self._count
+        return (trace - np.sum(mean * mean, axis=1)) / mean.shape[1]
+
+    def _fit(self, chosen, floor):
+        n, dims = self._count, self._sum.shape[1]
+        scatter, mean = self._scatter[chosen], self._sum[chosen] / n
+        product = np.einsum("ld,lde,le->l", mean, scatter, mean)
         square = np.sum(mean * mean, axis=1)
         # The sum of the fourth powers of the distances from the mean, multiplied out.
         fourth = (
-            self._fourth
+            self._fourth[chosen]
             + 4.0 * product
             + n * square**2
-            - 4.0 * np.sum(mean * self._third, axis=1)
-            + 2.0 * square * np.trace(self._scatter, axis1=1, axis2=2)
-            - 4.0 * square * np.sum(mean * self._sum, axis=1)
+            - 4.0 * np.sum(mean * self._third[chosen], axis=1)
+            + 2.0 * square * np.trace(scatter, axis1=1, axis2=2)
+            - 4.0 * square * np.sum(mean * self._sum[chosen], axis=1)
         )
-        covariance = self._scatter / n - mean[:, :, None] * mean[:, None, :]
+        covariance = scatter / n - mean[:, :, None] * mean[:, None, :]
         # Ledoit and Wolf (2004), as in scikit-learn's ledoit_wolf.
-        variance = np.trace(covariance, axis1=1, axis2=2) / dims
+        variance = self._variance(chosen)
         norm = np.sum(covariance**2, axis=(1, 2))
         beta = (fourth / n - norm) / (dims * n)
         delta = norm / dims - variance**2
         beta = np.clip(beta, 0.0, np.maximum(delta, 0.0))
         shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=beta > 0.0)
-        # A location where all images are the same has no variance to divide by.
-        floor = 1e-9 * variance.mean() + 1e-30
         shrunk = covariance * (1.0 - shrinkage)[:, None, None]
         shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + floor)[:, None]
         whitener = np.linalg.inv(np.linalg.cholesky(shrunk))
         level = np.sqrt(np.maximum(np.sum((whitener @ covariance) * whitener, axis=(1, 2)), 0.0))
-        return LocationGaussians(self._origin + mean, whitener, level)
+        if len(self._sum) > 1:
+            whitener = whitener.astype(np.float32)
+        return LocationGaussians(self._origin[chosen] + mean, whitener, level)
 
 
 Density = GaussianDensity | KernelDensity | LocationGaussians

@@ -100,7 +100,7 @@ class Evaluator:
         self._config, self._backbone = config, backbone
         if config.patch_size:
             sizes = (config.image_size, config.dense_patch, config.dense_stride)
-            self._embedder = patch.PatchEmbedder(backbone, *sizes)
+            self._embedder = patch.PatchEmbedder(backbone, *sizes, config.separate_locations)
             self._upsample = patch.upsampler(config.dense_patch, config.dense_stride)
         else:
             self._embedder = Embedder(backbone)

@@ -53,8 +53,9 @@ def auroc_by_defect_type(
 class PixelScores:
     """Pixel AUROC, average precision and AUPRO of anomaly maps that come one at a time.
 
-    The metrics are exact. Four bytes are kept for each pixel, and twice that while they are
-    computed: 1,000 maps of 256 x 256 take about 0.6 GB.
+    The metrics are exact. Four bytes are kept for each normal pixel, twice that for a moment, and
+    about 80 for each anomalous one while they are computed: 1,000 maps of 256 x 256 take 0.6 GB,
+    and 0.8 GB where a tenth of all pixels is anomalous.
     """
 
     def __init__(self):
@@ -97,29 +98,38 @@ class PixelScores:
           `pixel_aupro`, the area, up to the limit and divided by it, under the regions' mean
           overlap over the false positive rate. None where there are no anomalous or normal pixels.
         """
-        normal = np.concatenate(self._normal or [np.zeros([0], np.float32)])
+        # One array instead of the images' own, which are let go; their order does not matter.
+        self._normal = [np.concatenate(self._normal or [np.zeros([0], np.float32)])]
+        normal = self._normal[0]
         if not self._anomalous or not len(normal):
             return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
         normal.sort()
-        scores = np.concatenate(self._anomalous)
-        order = np.argsort(-scores, kind="stable")
-        scores, weights = scores[order], np.concatenate(self._weights)[order]
+        self._anomalous = [np.concatenate(self._anomalous)]
+        self._weights = [np.concatenate(self._weights)]
+        order = np.argsort(-self._anomalous[0], kind="stable")
+        scores, weights = self._anomalous[0][order], self._weights[0][order]
+        del order
+        count = len(scores)
 
         # Only at a threshold that some anomalous pixel reaches does recall or overlap rise.
         last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-        thresholds, hits = scores[last], last + 1.0
+        thresholds = scores[last]
+        overlap = np.cumsum(weights, out=weights)[last] / self._regions
+        del scores, weights
         above = len(normal) - np.searchsorted(normal, thresholds, "right")
         at_least = len(normal) - np.searchsorted(normal, thresholds, "left")
-        new_hits = np.diff(hits, prepend=0.0)
+        hits, new_hits = last + 1, np.diff(last, prepend=-1)
         # Of a normal and an anomalous pixel with the same score, half counts.
-        wrong = np.sum(new_hits * (above + at_least)) / 2.0
-        auroc = 1.0 - wrong / (len(scores) * len(normal))
-        precision = hits / (hits + at_least)
-        overlap = np.cumsum(weights)[last] / self._regions
+        wrong = (int(new_hits @ above) + int(new_hits @ at_least)) / 2.0
+        average_precision = float(new_hits @ (hits / (hits + at_least))) / count
+        del thresholds, last, hits, new_hits
+        # No threshold after the first that passes the limit is of use to AUPRO.
+        used = np.searchsorted(above, limit * len(normal), "right") + 1
+        rates = above[:used] / len(normal), at_least[:used] / len(normal)
         return {
-            "pixel_auroc": float(auroc),
-            "pixel_ap": float(np.sum(new_hits * precision) / len(scores)),
-            "pixel_aupro": _area_up_to(limit, above / len(normal), at_least / len(normal), overlap),
+            "pixel_auroc": 1.0 - wrong / (count * len(normal)),
+            "pixel_ap": average_precision,
+            "pixel_aupro": _area_up_to(limit, *rates, overlap[:used]),
         }
 
 

@@ -15,6 +15,7 @@ from cutpaste_tf.localize import dense
 DEVIATION_OF_32 = 10.0
 _BATCH = 8  # images a step
 _MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
+_SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may take
 
 
 class PatchEmbedder:
@@ -25,6 +26,8 @@ class PatchEmbedder:
       size: height and width of the images, in pixels.
       patch: height and width of the patches, in pixels.
       stride: distance of one patch from the next, in pixels.
+      separate: whether each location is to have a density of its own: bands are then no higher
+        than the scatters of their locations allow.
 
     Attributes:
       count: patches along either axis, P.
@@ -32,7 +35,9 @@ class PatchEmbedder:
       bands: first and last row of patches (exclusive) of each band.
     """
 
-    def __init__(self, backbone: keras.Model, size: int, patch: int, stride: int):
+    def __init__(
+        self, backbone: keras.Model, size: int, patch: int, stride: int, separate: bool = False
+    ):
         self.count = dense.locations(size, patch, stride)
         self.dimensions = backbone.output["pool"].shape[-1]
         self._stride = stride
@@ -40,6 +45,9 @@ class PatchEmbedder:
         channels, scale = dense.largest_map(backbone)
         row = self.count * (patch / scale) ** 2 * channels * 4
         height = min(self.count, max(1, int(_MEMORY / row)))
+        if separate:
+            scatters = self.count * self.dimensions**2 * 8
+            height = min(height, max(1, _SCATTER_MEMORY // scatters))
         self.batch = min(_BATCH, max(1, int(_MEMORY / (row * height))))
         starts = list(range(0, self.count, height))
         self.bands = [(first, min(first + height, self.count)) for first in starts]

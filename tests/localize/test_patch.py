@@ -45,6 +45,14 @@ def test_bands_make_no_difference(backbone, images, memory, monkeypatch):
         np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
 
 
+def test_bands_are_no_higher_than_their_scatters_allow(backbone, monkeypatch):
+    # 9 patches in a row, each with 32 by 32 numbers of eight bytes.
+    monkeypatch.setattr(patch, "_SCATTER_MEMORY", 2 * 9 * 32 * 32 * 8)
+    shared, separate = (patch.PatchEmbedder(backbone, 64, 32, 4, s) for s in (False, True))
+    assert shared.bands == [(0, 9)]
+    assert separate.bands == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
+
+
 def test_shared_and_separate_densities_are_of_the_embeddings(backbone, images):
     embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
     features = all_at_once(embedder, images).astype(np.float64)
