@@ -19,6 +19,18 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4", "--steps=6")
 
 
+# Fixtures that take seconds: the tests that share one run in one process, where it is made once.
+SHARED = ("finished", "localized", "cells")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook too
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in set(SHARED) & set(item.fixturenames):
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            item.add_marker(pytest.mark.xdist_group(f"{name}-{parameters.get(name, '')}"))
+
+
 def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)

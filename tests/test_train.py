@@ -150,7 +150,12 @@ def kill_after(steps):
     return Kill()
 
 
-@pytest.mark.parametrize("steps", [1, 5, 8, 9, 10])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param(1, marks=SLOW), 5, 8, 9, pytest.param(10, marks=SLOW)]
+)
 def test_an_interrupted_training_ends_with_the_same_weights(
     steps, images, tmp_path, short_epochs, monkeypatch
 ):
@@ -179,7 +184,9 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 TWO_STAGES = {"steps": 16, "head_steps": 6, "finetune_steps": 10, "finetune_learning_rate": 0.02}
 
 
-@pytest.mark.parametrize("steps", [3, 6, 11, 16])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(3, marks=SLOW), 6, 11, pytest.param(16, marks=SLOW)]
+)
 def test_two_stages_interrupted_end_with_the_same_weights(
     steps, images, tmp_path, short_epochs, monkeypatch
 ):
