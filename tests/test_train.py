@@ -489,6 +489,11 @@ def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatc
     if flag == "jit_compile":
         assert largest_difference(model, trained(config(steps=3), images, tmp_path / "p")) < 1e-3
     assert model.steps_done == 3
+    # No step was left out for overflow: the statistics alone move even then.
+    kernel, initial = (
+        m.backbone.trainable_weights[0].numpy() for m in (model, train.build(config(steps=3)))
+    )
+    assert np.abs(kernel - initial).max() > 1e-5
     assert all(np.isfinite(w).all() for w in weights(model))
     assert all(w.dtype == np.float32 for w in weights(model))
 
@@ -502,19 +507,34 @@ def test_efficientnets_gradients_under_xla_and_mixed_precision(flag, images, eff
         finetune_learning_rate=0.01, momentum=0.0,
     )  # fmt: skip
 
+    # Statistics of the very views, so that signals and gradients keep their size, as in a trained
+    # network: others overflow float16 in this depth, at any loss scale.
+    model = train.build(settings)
+    views, _ = model._views(*next(iter(train._batches(images, settings, 0))))
+    usual = model.backbone
+    for layer in train._layers(usual):
+        layer.trainable = True
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+        elif isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    usual(views, training=True)
+    initial = usual.get_weights()
+
     def updates(**changes):
         changed = dataclasses.replace(settings, **changes)
         try:
             model = train.build(changed)
         finally:
             keras.config.set_dtype_policy("float32")
+        model.backbone.set_weights(initial)
         for layer in train._layers(model.backbone):
-            # Statistics that keep the signal's size, as a trained network's do; stochastic depth
-            # draws random floats, which are others under XLA.
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.moving_variance.assign(0.1 * tf.ones_like(layer.moving_variance))
-            elif isinstance(layer, keras.layers.Dropout):
+            # Stochastic depth draws random floats, which are others under XLA.
+            if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
+        if flag in changes and flag == "mixed_precision":
+            # As training itself finds it, after some steps that overflow and are left out.
+            model.optimizer.dynamic_scale.assign(256.0)
         before = variables(model.backbone)
         model.fit(train._batches(images, changed, 0), steps_per_epoch=1, verbose=0, shuffle=False)
         after = variables(model.backbone)
@@ -527,7 +547,9 @@ def test_efficientnets_gradients_under_xla_and_mixed_precision(flag, images, eff
     assert together[0].any()
     assert np.isfinite(together[1]).all()
     difference = np.linalg.norm(together[0] - together[1]) / np.linalg.norm(together[0])
-    assert difference < (0.01 if flag == "jit_compile" else 0.1)
+    # The random network amplifies rounding a thousandfold; a step left out would differ by 1, a
+    # step that keeps the loss scale by 255.
+    assert difference < (0.001 if flag == "jit_compile" else 0.5)
 
 
 def test_an_epoch_is_the_papers_256_updates():
