@@ -197,11 +197,15 @@ def view_maker(config: Config) -> Views:
       config: names the task, its ranges and the seed.
 
     Returns:
-      A function of the step, an integer scalar, images, uint8 [B, H, W, 3] (of which a patch model
-      sees a random crop), and their rows, integer
+      A function of the step, an integer scalar, images, uint8 [B, H, W, 3], and their rows, integer
       [B], where they are a device's share of the step's batch. It returns views, float32
       [K * B, H, W, 3], and labels, int32 [K * B]. The views depend on the seed, the step, the row
       and the images alone, so any step can be made again.
+
+      For a patch model a random crop takes the image's place (Equation 3 crops first), and the
+      views are of its size. The paper gives no other ranges for patches, so those of Appendix A.2
+      are applied to the crop as they stand: 2% to 15% of its area are pasted, and scars are 2 to 16
+      pixels wide and 10 to 25 long, up to four tenths of the side of a crop of 64.
     """
     settings = view_settings(config)
 
