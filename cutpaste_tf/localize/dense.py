@@ -253,6 +253,9 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
     def add(x, y):
         return _add(x, y) if isinstance(x, _Map) else x + y
 
+    def every(x, stride):
+        return _max_pool(x, 1, stride) if isinstance(x, _Map) else x[:, ::stride, ::stride]
+
     x = _Map(layer("normalize")(images), rows, columns)
     x = relu(convolution(x, "stem_conv", "stem_bn"))
     names = {one.name for one in backbone.layers}
@@ -264,8 +267,10 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
                 x = _patches(x)
             name = f"conv{stage}_block{block}"
             shortcut = x
+            if f"{name}_0_pool" in names:
+                shortcut = every(x, layer(f"{name}_0_pool").strides[0])
             if f"{name}_0_conv" in names:
-                shortcut = convolution(x, f"{name}_0_conv", f"{name}_0_bn")
+                shortcut = convolution(shortcut, f"{name}_0_conv", f"{name}_0_bn")
             y = relu(convolution(x, f"{name}_1_conv", f"{name}_1_bn"))
             y = convolution(y, f"{name}_2_conv", f"{name}_2_bn")
             x = relu(add(shortcut, y))

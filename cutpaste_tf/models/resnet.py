@@ -14,6 +14,10 @@ BN_EPSILON = 1e-5
 # Images in [0, 1] are brought to about zero mean and unit variance.
 PIXEL_MEAN = 0.5
 PIXEL_DEVIATION = 0.25
+# With fewer input channels than a vector has lanes, oneDNN 3 writes beyond its buffer and returns a
+# wrong gradient for the kernel of a 1x1 convolution with a stride (uxlfoundation/oneDNN#6035). Such
+# a convolution is of every second pixel, so these are taken first, and it needs no stride.
+NARROW = 16
 
 
 def resnet18(
@@ -85,7 +89,11 @@ def resnet18(
             stride = 2 if stage > 2 and block == 0 else 1
             shortcut = x
             if stride > 1 or shortcut.shape[-1] != channels:
-                shortcut = convolution(shortcut, channels, 1, stride, f"{name}_0_conv")
+                reach = stride
+                if stride > 1 and shortcut.shape[-1] < NARROW:
+                    pooling = keras.layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_pool")
+                    shortcut, reach = pooling(shortcut), 1
+                shortcut = convolution(shortcut, channels, 1, reach, f"{name}_0_conv")
                 shortcut = normalisation(shortcut, f"{name}_0_bn")
             y = convolution(x, channels, 3, stride, f"{name}_1_conv")
             y = relu(normalisation(y, f"{name}_1_bn"), f"{name}_1_relu")

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cutpaste_tf.models import head, resnet
 
@@ -55,6 +56,29 @@ def test_kernels_are_drawn_with_fan_out_scaling():
     kernel = resnet.resnet18(64).get_layer("conv5_block2_2_conv").kernel.numpy()
     expected = np.sqrt(2.0 / (3 * 3 * 512))
     assert kernel.std() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("width", [0.0625, 0.125, 0.25])
+@pytest.mark.parametrize("batch", [4, 24])
+def test_gradients_of_the_shortcuts_kernels(width, batch):
+    # oneDNN returned wrong ones for few channels; other numbers of images, other code in oneDNN.
+    model = resnet.resnet18(64, width=width, stem="small")
+    images = tf.constant(np.random.default_rng(0).random((batch, 64, 64, 3), np.float32))
+    for stage in (3, 4, 5):
+        layer = model.get_layer(f"conv{stage}_block1_0_conv")
+        before = model.get_layer(f"conv{stage - 1}_block2_out").output
+        inputs, outputs = keras.Model(model.input, [before, layer.output])(images)
+        weights = tf.random.stateless_normal(outputs.shape, [1, stage])
+        part = keras.Model(before, layer.output)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(part(inputs) * weights)
+        found = tape.gradient(loss, layer.kernel.value)[0, 0]
+        chosen = inputs.numpy()[:, ::2, ::2].astype(np.float64)
+        expected = np.einsum("nhwc,nhwd->cd", chosen, weights.numpy().astype(np.float64))
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            outputs, chosen @ layer.kernel.numpy()[0, 0], rtol=1e-3, atol=1e-4
+        )
 
 
 def test_weights_are_the_seeds():
