@@ -43,7 +43,20 @@ CATEGORIES: dict[str, tuple[str, ...] | None] = {
 # Data sets that come as Python packages and need no --data_dir.
 PACKAGED = ("elpv", "textures")
 BACKBONES = ("resnet18", *(f"efficientnet_b{number}" for number in range(8)))
-TASKS = ("cutpaste", "cutpaste_scar", "cutpaste_3way")
+# The proxy tasks, and which of the ranges of views each draws from.
+_SCAR_SIZES = ("scar_width", "scar_length")
+TASKS: dict[str, tuple[str, ...]] = {
+    "rotation": (),
+    "cutout": ("area_ratio",),
+    "cutout_mean": ("area_ratio",),
+    "cutout_color": ("area_ratio",),
+    "confetti": ("area_ratio",),
+    "scar": _SCAR_SIZES,
+    "cutpaste": ("jitter", "area_ratio"),
+    "cutpaste_scar": ("jitter", *_SCAR_SIZES),
+    "cutpaste_union": ("jitter", "area_ratio", *_SCAR_SIZES),
+    "cutpaste_3way": ("jitter", "area_ratio", *_SCAR_SIZES),
+}
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
@@ -161,7 +174,7 @@ class Config:
         32,
         _whole(1),
         "normal images a step; the model sees each once per class of the task (32 gives the "
-        "paper's 64, or 96 for 3-way)",
+        "paper's 64, or 96 for 3-way; 16 gives 64 for rotation)",
     )
     steps: int = _field(
         65536,
@@ -264,14 +277,7 @@ class Config:
                 raise UserError(f"--{name}: a path may not contain a line break")
         self._check_network()
         self._check_patches()
-        # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
-        diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
-        if diagonal > self.input_size:
-            name = "patch_size" if self.patch_size else "image_size"
-            raise UserError(
-                f"--scar_length={show(self.scar_length)}: with --scar_width="
-                f"{show(self.scar_width)} the scar must fit into --{name}={self.input_size}"
-            )
+        self._check_task()
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
         if self.jit_compile and self.distribution != "none":
@@ -306,6 +312,23 @@ class Config:
                     f"--finetune_steps = {total} steps; leave --steps out"
                 )
             object.__setattr__(self, "steps", total)
+
+    def _check_task(self):
+        used = TASKS[self.task]
+        for name in sorted({name for names in TASKS.values() for name in names} - set(used)):
+            if getattr(self, name) != _default(name):
+                raise UserError(
+                    f"--{name}={show(getattr(self, name))}: --task={self.task} does not use it; "
+                    "leave it out"
+                )
+        # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
+        diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
+        if "scar_length" in used and diagonal > self.input_size:
+            name = "patch_size" if self.patch_size else "image_size"
+            raise UserError(
+                f"--scar_length={show(self.scar_length)}: with --scar_width="
+                f"{show(self.scar_width)} the scar must fit into --{name}={self.input_size}"
+            )
 
     def _check_patches(self):
         if not self.patch_size:

@@ -44,7 +44,10 @@ def test_defaults_of_flags_and_of_the_library_agree():
     ("flag", "allowed"),
     [
         ("--dataset=imagenet", "one of mvtec_ad, folder, elpv, textures"),
-        ("--task=jigsaw", "one of cutpaste, cutpaste_scar, cutpaste_3way"),
+        (
+            "--task=jigsaw",
+            "one of rotation, cutout, cutout_mean, cutout_color, confetti, scar, cutpaste, ",
+        ),
         ("--seed=-1", "a whole number from 0"),
         ("--seed=0,x", "a whole number from 0"),
         ("--steps=-1", "at least 0"),

@@ -171,14 +171,61 @@ def cut(
       The pixels to write and where.
     """
     shape = tf.shape(images)
-    listed = _upright_pixels if patch.angle is None else _turned_pixels
     source, target, inside = listed(patch, pixels, shape[2])
-    flat = tf.reshape(images, [-1, images.shape[-1]])
-    values = tf.gather(flat, source + _offsets(shape))
+    values = read(images, source)
     if jitter > 0:
         drawn = color.sample(shape[0], jitter, seed)
         values = color.apply(values, drawn, weights=tf.cast(inside, tf.float32))
     return Edit(target, values)
+
+
+def listed(
+    patch: Patch, pixels: int, image_width: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Lists the pixels of patches, as positions y * W + x in their image.
+
+    Args:
+      patch: the patches' places.
+      pixels: the most pixels that a patch's upright box has, P.
+      image_width: the images' width, W.
+
+    Returns:
+      int32 [B, P]: where each pixel is cut; int32 [B, P]: where it is pasted; bool [B, P]: whether
+      it is one of the patch's. Those that are not repeat one that is.
+    """
+    return (_upright_pixels if patch.angle is None else _turned_pixels)(patch, pixels, image_width)
+
+
+def read(images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Reads pixels, [B, P, C], of images, [B, H, W, C], at the positions int32 [B, P]."""
+    flat = tf.reshape(images, [-1, images.shape[-1]])
+    return tf.gather(flat, index + _offsets(tf.shape(images)))
+
+
+def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
+    """Takes for each image one of two edits.
+
+    Args:
+      first: an edit of P pixels an image.
+      second: an edit of Q pixels an image.
+      take_first: bool [B].
+
+    Returns:
+      An edit of max(P, Q) pixels an image; the shorter one's first pixel is repeated.
+    """
+    most = max(first.index.shape[1], second.index.shape[1])
+
+    def lengthen(edit):
+        missing = most - edit.index.shape[1]
+        return [
+            tf.concat([values, tf.repeat(values[:, :1], missing, axis=1)], 1) for values in edit
+        ]
+
+    (index, pixels), (other_index, other_pixels) = lengthen(first), lengthen(second)
+    return Edit(
+        tf.where(take_first[:, None], index, other_index),
+        tf.where(take_first[:, None, None], pixels, other_pixels),
+    )
 
 
 def cutpaste(
@@ -199,7 +246,7 @@ def cutpaste(
     Returns:
       The edit to the images.
     """
-    size = _static_size(images)
+    size = static_size(images)
     patch_seed, jitter_seed = random.split(seed, 2)
     patch = sample_patch(tf.shape(images)[0], size, patch_seed, area_ratio)
     return cut(images, patch, patch_pixels(size, area_ratio), jitter_seed, jitter)
@@ -225,7 +272,7 @@ def cutpaste_scar(
     Returns:
       The edit to the images.
     """
-    size = _static_size(images)
+    size = static_size(images)
     patch_seed, jitter_seed = random.split(seed, 2)
     patch = sample_scar(tf.shape(images)[0], size, patch_seed, width, length)
     return cut(images, patch, scar_pixels(width, length), jitter_seed, jitter)
@@ -256,7 +303,8 @@ def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:
     return tf.reshape(flat, shape)
 
 
-def _static_size(images):
+def static_size(images: tf.Tensor) -> tuple[int, int]:
+    """Returns height and width of images; ValueError where they are not static."""
     height, width = images.shape[1], images.shape[2]
     if height is None or width is None:
         raise ValueError(f"images must have a static height and width, not {images.shape}")

@@ -6,13 +6,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from cutpaste_tf.augment import paste, proxy, view
 
 from . import reference
 
 SEED = tf.constant([6, 28])
-CLASSES = {"cutpaste": 2, "cutpaste_scar": 2, "cutpaste_3way": 3}
+PASTING = {"cutpaste": 2, "cutpaste_scar": 2, "cutpaste_3way": 3}
+CLASSES = PASTING | {
+    "rotation": 4,
+    "cutout": 2,
+    "cutout_mean": 2,
+    "cutout_color": 2,
+    "confetti": 2,
+    "scar": 2,
+    "cutpaste_union": 2,
+}
 # Without the input's own augmentation: the views of class 0 are the images themselves.
 STILL = proxy.Settings(translation=0.0, view_jitter=0.0)
 
@@ -46,11 +56,11 @@ def is_scar(mask):
 
 
 def test_the_papers_tasks_and_defaults():
-    assert {task: [c.name for c in classes] for task, classes in proxy.TASKS.items()} == {
-        "cutpaste": ["normal", "CutPaste"],
-        "cutpaste_scar": ["normal", "CutPaste-Scar"],
-        "cutpaste_3way": ["normal", "CutPaste", "CutPaste-Scar"],
-    }
+    assert {task: len(classes) for task, classes in proxy.TASKS.items()} == CLASSES
+    names = {task: [c.name for c in classes] for task, classes in proxy.TASKS.items()}
+    assert names["cutpaste_3way"] == ["normal", "CutPaste", "CutPaste-Scar"]
+    assert all(of_task[0] == "normal" for of_task in names.values())
+    assert len({tuple(of_task) for of_task in names.values()}) == len(names)
     # Appendix A.2.
     defaults = dataclasses.asdict(proxy.Settings())
     assert defaults["jitter"] == 0.1
@@ -61,16 +71,17 @@ def test_the_papers_tasks_and_defaults():
 
 @pytest.mark.parametrize("task", CLASSES)
 def test_views_come_class_by_class_with_their_labels(task):
-    views, labels = proxy.make_views(tf.constant(noise(4, 40, 56, 3)), task, SEED)
+    width = 40 if task == "rotation" else 56
+    views, labels = proxy.make_views(tf.constant(noise(4, 40, width, 3)), task, SEED)
     number = CLASSES[task]
-    assert views.shape == [number * 4, 40, 56, 3]
+    assert views.shape == [number * 4, 40, width, 3]
     assert views.dtype == tf.float32
     assert labels.dtype == tf.int32
     assert labels.numpy().tolist() == np.repeat(np.arange(number), 4).tolist()
 
 
 @pytest.mark.parametrize("settings", [None, STILL], ids=["augmented", "still"])
-@pytest.mark.parametrize("task", CLASSES)
+@pytest.mark.parametrize("task", PASTING)
 def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, settings):
     images = noise(5, 128, 128, 3)
     views = by_class(proxy.make_views(tf.constant(images), task, SEED, settings)[0], task)
@@ -86,6 +97,77 @@ def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, setting
             assert kind(mask)
         if task != "cutpaste":
             assert masks[-1].sum() <= 17 * 26
+
+
+@pytest.mark.parametrize("settings", [None, STILL], ids=["augmented", "still"])
+def test_rotation_turns_the_input_view_by_quarters(settings):
+    images = noise(3, 40, 40, 3)
+    views = by_class(
+        proxy.make_views(tf.constant(images), "rotation", SEED, settings)[0], "rotation"
+    )
+    for label, image in np.ndindex(4, 3):
+        # PIL turns counter-clockwise, as the docstring has it, channel by channel.
+        for channel in range(3):
+            plane = Image.fromarray(views[0, image, ..., channel])
+            turned = (
+                plane if label == 0 else plane.transpose(getattr(Image, f"ROTATE_{90 * label}"))
+            )
+            assert np.array_equal(views[label, image, ..., channel], np.asarray(turned))
+    assert np.array_equal(views[0], images) == (settings is STILL)
+
+
+def test_rotation_needs_squares():
+    with pytest.raises(ValueError, match="square"):
+        proxy.make_views(tf.constant(noise(2, 32, 40, 3)), "rotation", SEED)
+
+
+@pytest.mark.parametrize(
+    ("task", "is_edited"),
+    [(t, "box") for t in ("cutout", "cutout_mean", "cutout_color", "confetti")]
+    + [("scar", "scar")],
+)
+def test_erasing_tasks_change_their_patch_alone(task, is_edited):
+    images = noise(6, 96, 96, 3)
+    # Other than grey and than any mean, so that each pixel of a patch changes.
+    images[..., 0] *= 0.5
+    views = by_class(proxy.make_views(tf.constant(images), task, SEED)[0], task)
+    for image in range(6):
+        mask = changed(views[:, image], 1)
+        assert is_cutpaste(mask) if is_edited == "box" else is_scar(mask)
+
+
+def test_the_union_is_of_both_kinds_of_patches_in_equal_parts():
+    images = noise(400, 64, 64, 3)
+    views = by_class(
+        proxy.make_views(tf.constant(images), "cutpaste_union", SEED)[0], "cutpaste_union"
+    )
+    kinds = []
+    for image in range(400):
+        mask = changed(views[:, image], 1)
+        # Scars lie in a box of at most 29 x 29; CutPaste's smallest patch has 2% of 64 x 64.
+        scar = is_scar(mask) and not reference.is_box(mask)
+        assert scar or is_cutpaste(mask) or is_scar(mask)
+        kinds.append(mask.sum() > 17 * 26 or not scar)
+    # A third of a standard deviation more for upright scars, which count as patches here.
+    assert 0.4 < np.mean(kinds) < 0.62
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_views_depend_on_the_ranges_that_config_says_and_on_no_others(task):
+    from cutpaste_tf import config
+
+    images = tf.constant(noise(8, 64, 64, 3))
+    other = {
+        "jitter": 0.3,
+        "area_ratio": (0.2, 0.25),
+        "scar_width": (2, 4),
+        "scar_length": (30, 40),
+    }
+    first = proxy.make_views(images, task, SEED)[0]
+    for name, value in other.items():
+        ranges = dataclasses.replace(proxy.Settings(), **{name: value})
+        same = np.array_equal(first, proxy.make_views(images, task, SEED, ranges)[0])
+        assert same == (name not in config.TASKS[task]), name
 
 
 def test_input_view_is_translated_and_jittered_alike_in_all_classes():
@@ -180,7 +262,7 @@ def test_seed_may_be_a_list_or_an_array():
 
 @pytest.mark.parametrize("task", CLASSES)
 def test_batch_of_one(task):
-    views, labels = proxy.make_views(tf.constant(noise(1, 32, 40, 3)), task, SEED, STILL)
+    views, labels = proxy.make_views(tf.constant(noise(1, 40, 40, 3)), task, SEED, STILL)
     assert labels.numpy().tolist() == list(range(CLASSES[task]))
     views = by_class(views, task)
     assert all(changed(views[:, 0], label).any() for label in range(1, CLASSES[task]))
@@ -297,6 +379,24 @@ def assert_same(actual, expected):
     assert np.array_equal(actual[1], expected[1])
 
 
+# Between them these use every operation of the tasks that LARGE_SCARS' test leaves out; in one graph,
+# since compiling takes most of the time.
+OTHERS = ["rotation", "cutout_mean", "confetti", "cutpaste_union"]
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+def test_the_other_tasks_compiled_equal_eager_ones(xla):
+    def make_all(images, seed):
+        return [proxy.make_views(images, task, seed, LARGE_SCARS)[0] for task in OTHERS]
+
+    images = tf.constant(noise(3, 64, 64, 3))
+    compiled = tf.function(make_all, jit_compile=xla, autograph=False)
+    for task, found, expected in zip(
+        OTHERS, compiled(images, SEED), make_all(images, SEED), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=task)
+
+
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 def test_compiled_views_equal_eager_ones(xla):
     # One test for what could be three: compiling takes most of the time.
@@ -338,7 +438,7 @@ def test_views_made_in_tf_data_equal_eager_ones():
 
 
 def test_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"cutpaste, cutpaste_scar, cutpaste_3way.*'cutpast'"):
+    with pytest.raises(ValueError, match=r"rotation, .*cutpaste, .*cutpaste_3way.*'cutpast'"):
         proxy.make_views(tf.constant(noise(1, 32, 32, 3)), "cutpast", SEED)
 
 

@@ -1,0 +1,154 @@
+"""Cutout's variants against what NumPy makes of the same pixels."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cutpaste_tf.augment import erase, paste
+
+from . import reference
+
+RECTANGLES = {
+    "cutout": erase.cutout,
+    "cutout_mean": erase.cutout_mean,
+    "cutout_color": erase.cutout_color,
+    "confetti": erase.confetti,
+}
+FILLS = RECTANGLES | {"scar": erase.scar}
+SEED = tf.constant([4, 2])
+
+
+def noise(*shape, low=0.3, high=0.7):
+    return np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
+
+
+def applied(images, edit):
+    """The images with an edit written into them, by NumPy."""
+    result = np.array(images)
+    flat = result.reshape(len(result), -1, 3)
+    for image, index, pixels in zip(flat, edit.index.numpy(), edit.pixels.numpy(), strict=True):
+        image[index] = pixels
+    return result
+
+
+def masks_of(images, edit):
+    """Which pixels an edit names, [B, H, W]."""
+    marked = np.zeros(images.shape[:1] + (images.shape[1] * images.shape[2],), bool)
+    for row, index in zip(marked, edit.index.numpy(), strict=True):
+        row[index] = True
+    return marked.reshape(images.shape[:3])
+
+
+@pytest.mark.parametrize("name", RECTANGLES)
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(
+    height=st.integers(24, 60),
+    width=st.integers(24, 60),
+    seed=st.integers(0, 2**31 - 1),
+    low=st.floats(0.02, 0.1),
+    more=st.floats(0.0, 0.1),
+)
+def test_a_rectangle_of_cutpastes_area_is_filled_and_no_other_pixel(
+    name, height, width, seed, low, more
+):
+    images = noise(3, height, width, 3)
+    edit = RECTANGLES[name](
+        tf.constant(images), tf.constant([seed, 1]), area_ratio=(low, low + more)
+    )
+    after = applied(images, edit)
+    for mask, one, other in zip(masks_of(images, edit), images, after, strict=True):
+        assert reference.is_box(mask)
+        top, left, box_height, box_width = reference.bounding_box(mask)
+        assert (box_height - 0.5) * (box_width - 0.5) <= (low + more) * height * width * 1.001
+        assert (box_height + 0.5) * (box_width + 0.5) >= low * height * width * 0.999
+        assert np.array_equal(one[~mask], other[~mask])
+        inside = other[mask]
+        if name == "cutout":
+            assert np.all(inside == 0.5)
+        elif name == "cutout_mean":
+            expected = one.astype(np.float64).mean((0, 1))
+            np.testing.assert_allclose(inside, np.broadcast_to(expected, inside.shape), atol=5e-5)
+        elif name == "cutout_color":
+            assert len(np.unique(inside, axis=0)) == 1
+        else:
+            # One shift for the whole patch, of each channel; what it would take out of [0, 1] is
+            # clipped.
+            for channel in range(3):
+                before, now = one[mask][:, channel].astype(np.float64), inside[:, channel]
+                free = (now > 0) & (now < 1)
+                if free.any():
+                    shift = np.mean(now[free] - before[free])
+                    np.testing.assert_allclose(now, np.clip(before + shift, 0, 1), atol=1e-6)
+                else:
+                    assert set(np.unique(now)) <= {0.0, 1.0}
+
+
+def test_each_images_mean_is_its_own():
+    images = np.stack([np.full([40, 40, 3], level, np.float32) for level in (0.1, 0.6)])
+    images[1, :20, :, 0] = 0.2  # by halves: the mean of its red channel is 0.4
+    edit = erase.cutout_mean(tf.constant(images), SEED)
+    np.testing.assert_allclose(edit.pixels[0, 0], [0.1, 0.1, 0.1], atol=5e-5)
+    np.testing.assert_allclose(edit.pixels[1, 0], [0.4, 0.6, 0.6], atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["cutout_color", "scar"])
+def test_colors_are_uniform_and_channels_unrelated(name):
+    images = tf.zeros([800, 32, 32, 3])
+    colors = FILLS[name](images, SEED).pixels.numpy()[:, 0]
+    for channel in range(3):
+        reference.assert_uniform(colors[:, channel], 0.0, 1.0)
+        reference.assert_unrelated(colors[:, channel], colors[:, (channel + 1) % 3])
+
+
+def test_confettis_shift_is_uniform_in_both_directions():
+    images = tf.fill([800, 32, 32, 3], 0.5)
+    found = erase.confetti(images, SEED).pixels.numpy()[:, 0]
+    for channel in range(3):
+        values = found[:, channel]
+        # A quarter of the shifts takes a middle grey below 0, another beyond 1.
+        assert abs(np.mean(values == 0.0) - 0.25) < 0.06
+        assert abs(np.mean(values == 1.0) - 0.25) < 0.06
+        reference.assert_uniform(values[(values > 0) & (values < 1)], 0.0, 1.0)
+        reference.assert_unrelated(values, found[:, (channel + 1) % 3])
+
+
+def test_a_scar_is_one_color_where_cutpaste_scar_pastes():
+    images = noise(20, 64, 64, 3)
+    edit = erase.scar(tf.constant(images), SEED)
+    pasted = paste.cutpaste_scar(tf.constant(images), SEED)
+    masks = masks_of(images, edit)
+    assert np.array_equal(masks, masks_of(images, pasted))
+    after = applied(images, edit)
+    for mask, one, other in zip(masks, images, after, strict=True):
+        assert reference.is_one_piece_without_holes(mask)
+        assert len(np.unique(other[mask], axis=0)) == 1
+        assert np.array_equal(one[~mask], other[~mask])
+
+
+@pytest.mark.parametrize("name", RECTANGLES)
+def test_rectangles_are_where_cutpaste_pastes(name):
+    images = noise(10, 48, 40, 3)
+    masks = masks_of(images, RECTANGLES[name](tf.constant(images), SEED))
+    assert np.array_equal(masks, masks_of(images, paste.cutpaste(tf.constant(images), SEED)))
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_values_stay_in_range_and_keep_their_type(name):
+    for dtype in (tf.float16, tf.float32):
+        images = tf.constant(np.random.default_rng(2).integers(0, 2, (6, 40, 40, 3)), dtype)
+        pixels = FILLS[name](images, SEED).pixels
+        assert pixels.dtype == dtype
+        assert 0.0 <= pixels.numpy().min() <= pixels.numpy().max() <= 1.0
+
+
+def test_either_takes_whole_edits():
+    images = tf.constant(noise(6, 64, 64, 3))
+    large, scar = paste.cutpaste(images, SEED), paste.cutpaste_scar(images, SEED)
+    take = np.array([True, False, False, True, True, False])
+    for first, second in ((large, scar), (scar, large)):
+        found = applied(images, paste.either(first, second, tf.constant(take)))
+        one, other = applied(images, first), applied(images, second)
+        expected = np.where(take[:, None, None, None], one, other)
+        assert np.array_equal(found, expected)
