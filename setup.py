@@ -26,10 +26,20 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: data sets that come as packages, and what the tests need besides.
+# Extras: data sets that come as packages, Ray, and what the tests need besides.
 # tensorflow_datasets.testing imports dill without requiring it.
+# A sweep over many runs, on one machine or a cluster.
+CLUSTER = ["ray[default]>=2.40"]
 DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
-TEST = [*DEMO, "dill>=0.3", "hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.5", "ruff>=0.6"]
+TEST = [
+    *DEMO,
+    *CLUSTER,
+    "dill>=0.3",
+    "hypothesis>=6.100",
+    "pytest>=8.2",
+    "pytest-xdist>=3.5",
+    "ruff>=0.6",
+]
 
 setup(
     name="cutpaste-tf",
@@ -39,9 +49,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["cutpaste_tf", "cutpaste_tf.*"]),
+    package_data={"cutpaste_tf.report": ["paper.json"]},
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"demo": DEMO, "test": TEST},
+    extras_require={"demo": DEMO, "cluster": CLUSTER, "test": TEST},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import sklearn.covariance
 import sklearn.mixture
+import sklearn.model_selection
 import sklearn.neighbors
 
 from cutpaste_tf.errors import UserError
@@ -278,6 +279,30 @@ _KINDS = {
 def make(kind: str) -> GaussianDensity | KernelDensity:
     """Makes an unfitted density: "gde", "gmm" or "kde"."""
     return KernelDensity() if kind == "kde" else GaussianDensity(kind)
+
+
+def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> np.ndarray:
+    """Scores normal images by densities that were fitted without them.
+
+    A density scores the images that it was fitted to as more normal than any others, so these
+    scores, not those, tell what normal images get.
+
+    Args:
+      kind: "gde", "gmm" or "kde".
+      features: [N, D] of un-augmented normal training images.
+      folds: into how many parts the images are divided, by a fixed random order.
+
+    Returns:
+      float64 [N]; empty where there are fewer than 4 images.
+    """
+    features = _checked(features)
+    if len(features) < 4:
+        return np.zeros([0])
+    parts = sklearn.model_selection.KFold(min(folds, len(features)), shuffle=True, random_state=0)
+    scores = np.empty([len(features)])
+    for others, held_out in parts.split(features):
+        scores[held_out] = make(kind).fit(features[others]).score(features[held_out])
+    return scores
 
 
 def save(density: Density, path: str | os.PathLike) -> None:

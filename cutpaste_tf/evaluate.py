@@ -18,13 +18,13 @@ from cutpaste_tf import metrics, train
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Split, normal
+from cutpaste_tf.ensemble import NORMAL_SCORES, SCORES
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import gradcam, patch
 
 EMBED_BATCH = 64
 DENSITY = "density.npz"
 RESULTS = "results.json"
-SCORES = "scores.csv"
 _MAPS_BATCH = 16
 
 
@@ -62,11 +62,14 @@ class Evaluation:
       density: fitted on the un-augmented normal training images alone.
       scores: float64 [N] anomaly scores of the test images; higher is more anomalous.
       maps: of the test images, where the run makes any.
+      normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
+        embeddings are never held.
     """
 
     density: densities.Density
     scores: np.ndarray
     maps: "Maps | None" = None
+    normal_features: np.ndarray | None = None
 
 
 class Maps:
@@ -130,7 +133,7 @@ class Evaluator:
             scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
             explained = config.gradcam and maps and name == config.features
             explained = self.explain(density, test_images) if explained else None
-            evaluations[name] = Evaluation(density, scores, explained)
+            evaluations[name] = Evaluation(density, scores, explained, features)
         return evaluations
 
     def score(self, density: densities.Density, images: pipeline.Images) -> Evaluation:
@@ -306,15 +309,39 @@ def stage_names(config: Config) -> tuple[str, str]:
     return ("untrained", "trained") if config.weights == "none" else ("pretrained", "finetuned")
 
 
-def write_scores(path: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
     """Writes scores.csv: path, label, defect_type, score, and the data set's further columns."""
+    columns = (split.names, split.labels.tolist(), split.defect_types, _exact(scores))
+    names = ["path", "label", "defect_type", "score", *split.extra]
+    _write_csv(run_dir / SCORES, names, zip(*columns, *split.extra.values(), strict=True))
+
+
+def write_normal_scores(run_dir: pathlib.Path, split: Split, kind: str, found: Evaluation) -> None:
+    """Writes normal_scores.csv: path and cross-validated score of every training image.
+
+    Args:
+      run_dir: the run's folder. A patch model leaves no such file.
+      split: the normal training images.
+      kind: of the density.
+      found: the evaluation of the trained network.
+    """
+    if found.normal_features is None:
+        return
+    scores = densities.cross_validated_scores(kind, found.normal_features)
+    rows = zip(split.names[: len(scores)], _exact(scores), strict=True)
+    _write_csv(run_dir / NORMAL_SCORES, ["path", "score"], rows)
+
+
+def _exact(scores):
+    return [repr(float(score)) for score in scores]
+
+
+def _write_csv(path, names, rows):
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "defect_type", "score", *split.extra])
-        columns = (split.names, split.labels, split.defect_types, scores, *split.extra.values())
-        for name, label, kind, score, *extra in zip(*columns, strict=True):
-            writer.writerow([name, int(label), kind, repr(float(score)), *extra])
+        writer.writerow(names)
+        writer.writerows(rows)
     os.replace(temporary, path)
 
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for config, state in zip(runs, states, strict=True)
         ]
         if len(finished) > 1:
-            print_summary(finished)
+            print_summary(finished, runs)
         return 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; start again to resume", file=sys.stderr)
         return 130
     except Exception as error:
-        reason = _disk_error(error)
+        reason = disk_error(error)
         if reason is None:
             raise
         print(
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _disk_error(error):
-    """What is wrong with the disk, if that is what an error is about; None otherwise."""
+def disk_error(error: Exception) -> str | None:
+    """Returns what is wrong with the disk, if that is what an error is about; None otherwise."""
     reasons = [
         os.strerror(code)
         for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
@@ -218,7 +218,8 @@ def run(config: Config) -> dict:
     trained = evaluator(train_images, test_images) if config.steps else untrained
     chosen = trained[config.features]
     evaluate.densities.save(chosen.density, run_dir / evaluate.DENSITY)
-    evaluate.write_scores(run_dir / evaluate.SCORES, category.test, chosen.scores)
+    evaluate.write_scores(run_dir, category.test, chosen.scores)
+    evaluate.write_normal_scores(run_dir, category.train, config.density, chosen)
 
     # 5. Figures and results; results.json is last: its presence means that the run is finished.
     draw_figures(
@@ -346,8 +347,14 @@ def _auroc(labels, scores):
     return metrics.image_auroc(labels, scores)
 
 
-def print_summary(results: Sequence[dict]) -> None:
-    """Prints a line for each of several runs, and their mean."""
+def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
+    """Prints a line for each of several runs, their mean, and the ensembles of a category's seeds.
+
+    Args:
+      results: the runs' results.
+      runs: the runs' settings.
+    """
+    from cutpaste_tf import ensemble
 
     def percent(value):
         return "     -" if value is None else f"{100 * value:6.1f}"
@@ -358,6 +365,13 @@ def print_summary(results: Sequence[dict]) -> None:
             f"{r['category']:20s} {r['seed']:4d} {percent(r['image_auroc'])} "
             f"    {percent(r['untrained_image_auroc'])}"
         )
+    seeds = {}
+    for config in runs:
+        seeds.setdefault(config.category, []).append(config.run_dir)
+    for category, run_dirs in seeds.items():
+        found = ensemble.of_runs(run_dirs) if len(run_dirs) > 1 else None
+        if found is not None:
+            print(f"{category:20s}  all {percent(_auroc(*found))}     (ensemble)")
     known = [r for r in results if r["image_auroc"] is not None]
     if known:
         mean = [

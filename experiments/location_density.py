@@ -3,8 +3,9 @@
     python experiments/location_density.py [--steps=600] [--seed=0,1,2]
 
 Both sets are made of scikit-image's photograph of coins: in `aligned` the coins lie in the same
-places in all images, in `rotated` the whole is turned by a random angle. Test images have two coins
-exchanged, which only their places tell, or a coin scratched. Each is trained and scored with one
+places in all images, in `rotated` the whole is turned by a random angle, its surroundings mirrored
+so that no place is special. Test images have two coins exchanged, which only their places tell, or
+a coin scratched. Each is trained and scored with one
 density for all locations and with one for each; prints the pixel AUROC and AUPRO of all four.
 """
 
@@ -62,13 +63,19 @@ def scene(rng: np.random.Generator, defect: str | None, turned: bool) -> tuple[I
         mask = np.asarray(line) > 0
         pixels[mask] = 40
     pixels = pixels * rng.uniform(0.9, 1.1) + rng.normal(0, 3, pixels.shape)
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    marks = Image.fromarray(mask.astype(np.uint8) * 255)
-    move = tuple(int(v) for v in rng.integers(-2, 3, 2))
+    # Turned about the middle, a square needs surroundings as wide as its corners stand out.
+    height, width = pixels.shape
+    border = 3 + round(0.21 * height)
     angle = rng.uniform(0, 360) if turned else 0.0
-    fill = int(np.median(pixels))
-    image = image.rotate(angle, Image.Resampling.BILINEAR, translate=move, fillcolor=fill)
-    marks = marks.rotate(angle, Image.Resampling.NEAREST, translate=move)
+    move = tuple(int(v) for v in rng.integers(-2, 3, 2))
+    box = (border, border, border + width, border + height)
+
+    def place(values, resample):
+        image = Image.fromarray(np.pad(values, border, mode="reflect"))
+        return image.rotate(angle, resample, translate=move).crop(box)
+
+    image = place(np.clip(pixels, 0, 255).astype(np.uint8), Image.Resampling.BILINEAR)
+    marks = place(mask.astype(np.uint8) * 255, Image.Resampling.NEAREST)
     size = (SIZE, SIZE)
     return image.resize(size, Image.Resampling.BOX), marks.resize(size, Image.Resampling.NEAREST)
 

@@ -175,7 +175,7 @@ def test_elpv_keeps_its_probability_as_a_column(tmp_path):
     import dataclasses
 
     split = dataclasses.replace(split, extra={"defect_probability": [0.3333]})
-    evaluate.write_scores(tmp_path / "scores.csv", split, np.array([1.5]))
+    evaluate.write_scores(tmp_path, split, np.array([1.5]))
     assert read_scores(tmp_path) == [
         {
             "path": "a",

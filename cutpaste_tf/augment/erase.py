@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from cutpaste_tf.augment import paste, random
 
-# "Grey color (standard)" of Section 5.1, and "filled with either zero" of Section 3.1: the companion
-# code's images lie in [-1, 1], whose zero is the middle grey of [0, 1].
+# "Grey color (standard)" of Section 5.1, and "filled with either zero" of Section 3.1: the
+# companion code's images lie in [-1, 1], whose zero is the middle grey of [0, 1].
 GREY_LEVEL = 0.5
 # FCDD (the paper's [32]) draws each channel of a confetto from 256 levels: all of the range.
 CONFETTI = 1.0

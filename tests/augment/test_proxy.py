@@ -379,8 +379,8 @@ def assert_same(actual, expected):
     assert np.array_equal(actual[1], expected[1])
 
 
-# Between them these use every operation of the tasks that LARGE_SCARS' test leaves out; in one graph,
-# since compiling takes most of the time.
+# Between them these use every operation that CutPaste (3-way) leaves out; in one graph, since
+# compiling takes most of the time.
 OTHERS = ["rotation", "cutout_mean", "confetti", "cutpaste_union"]
 
 

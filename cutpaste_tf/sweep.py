@@ -1,0 +1,382 @@
+"""Runs many experiments side by side, on Ray (extra `cluster`).
+
+    python -m cutpaste_tf.sweep --experiments=table1 --workdir=DIR --data_dir=MVTEC_AD
+
+Each run of each experiment is one of `cutpaste_tf.main`'s, in WORKDIR/EXPERIMENT/CATEGORY/seed_N,
+with what it prints in `log.txt` there. Flags of `main` hold for all runs: `--category=bottle,screw
+--seed=0,1` takes a part of a table, `--steps=800` shortens it. Ray shares the machine out, or the
+cluster that `--ray_address` names; its machines need cutpaste-tf and see the same folders.
+
+What was interrupted is resumed, what is finished is skipped; so Ctrl-C loses an epoch at most.
+`python -m cutpaste_tf.report --workdir=DIR --table=1` shows what has been reached.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from cutpaste_tf import config as configs
+from cutpaste_tf import experiments, main
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+
+LOG = "log.txt"
+_LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run of an experiment.
+
+    Attributes:
+      experiment: the experiment's name.
+      config: the run's settings.
+    """
+
+    experiment: str
+    config: Config
+
+    def __str__(self) -> str:
+        return f"{self.experiment} {self.config.category} seed {self.config.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      image_auroc: a fraction, or None where it was not measured.
+      error: why it failed; "" if it did not.
+      final: whether trying again would be of no use.
+    """
+
+    image_auroc: float | None = None
+    error: str = ""
+    final: bool = False
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+      argv: the command line, the program's name first; sys.argv by default.
+
+    Returns:
+      The exit status: 0; 1 where runs failed; 2 for a mistake of the user's, told in one line on
+      stderr; 130 after Ctrl-C.
+    """
+    try:
+        arguments, rest = _parser().parse_known_args((sys.argv if argv is None else argv)[1:])
+        if arguments.list:
+            print(listing(), end="")
+            return 0
+        if arguments.experiments is None:
+            raise UserError("--experiments: name a table, experiments or flag files; see --list")
+        _check(arguments)
+        jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
+        return sweep(jobs, arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; start again to resume", file=sys.stderr)
+        return 130
+    return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def _parser():
+    parser = _Parser(
+        prog="python -m cutpaste_tf.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--experiments", help="tables (table1), experiments or .flags files, by commas")
+    add("--list", action="store_true", help="list the experiments and their command lines")
+    add("--workdir", default="runs/sweep", help="where the runs go; default %(default)s")
+    add("--ray_address", help="a Ray cluster's address; without, this machine alone")
+    add("--cpus_per_run", type=float, default=1.0, help="CPU cores; default %(default)s")
+    add("--gpus_per_run", type=float, help="GPUs, such as 0.5; default 1 if there are any, else 0")
+    add("--retries", type=int, default=2, help="tries after a failure; default %(default)s")
+    return parser
+
+
+def _check(arguments):
+    if not 0 < arguments.cpus_per_run < math.inf:
+        raise UserError(f"--cpus_per_run={arguments.cpus_per_run:g}: must be a number above 0")
+    gpus = arguments.gpus_per_run
+    if gpus is not None and not 0 <= gpus < math.inf:
+        raise UserError(f"--gpus_per_run={gpus:g}: must be a number, at least 0")
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise UserError(f"--gpus_per_run={gpus:g}: above 1, it must be a whole number")
+    if arguments.retries < 0:
+        raise UserError(f"--retries={arguments.retries}: must be a whole number, at least 0")
+    if not arguments.workdir:
+        raise UserError("--workdir=: must name a folder")
+
+
+def listing() -> str:
+    """Returns the experiments by table, each with its command line."""
+    lines = []
+    for table, of_table in experiments.TABLES.items():
+        lines.append(f"{table}:")
+        for experiment in of_table:
+            flags = " ".join([f"--flagfile=experiments/{experiment.flagfile}", *experiment.flags])
+            lines.append(f"  {experiment.name}: python -m cutpaste_tf.main {flags}")
+    return "\n".join(lines) + "\n"
+
+
+def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[Job]:
+    """Finds the runs that experiments consist of.
+
+    Args:
+      names: as in `experiments.choose`.
+      workdir: where the runs go.
+      flags: of `main`, for all runs. What makes an experiment the one it is, such as the learning
+        rate of Table 7's, stays.
+
+    Returns:
+      The runs: for each seed all experiments and categories, so that a sweep that is stopped has
+      whole tables of fewer seeds.
+
+    Raises:
+      UserError: for what a flag or a file has wrong.
+    """
+    jobs = []
+    for experiment in experiments.choose(names):
+        folder = pathlib.Path(workdir) / experiment.name
+        argv = [
+            "sweep",
+            f"--flagfile={experiments.find_flagfile(experiment)}",
+            *flags,
+            *experiment.flags,
+            f"--workdir={folder}",
+        ]
+        found = configs.parse(argv, "python -m cutpaste_tf.sweep")
+        jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(found)]
+    return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
+
+
+def _by_seed(found):
+    """Each run with the place of its seed among those of its category."""
+    turns = {}
+    for config in found:
+        turn = turns[config.category] = turns.get(config.category, -1) + 1
+        yield turn, config
+
+
+def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
+    """Runs jobs on Ray.
+
+    Args:
+      jobs: the runs.
+      arguments: the command's: ray_address, cpus_per_run, gpus_per_run, retries, workdir.
+
+    Returns:
+      The exit status, 0 or 1.
+
+    Raises:
+      UserError: if Ray is not installed, cannot be reached or has too little for one run.
+    """
+    states = [main.run_state(job.config) for job in jobs]
+    left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
+    finished = len(jobs) - len(left)
+    counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
+    if not left:
+        print(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
+        return 0
+    for job in left:
+        main.make_run_dir(job.config)
+    ray = _start_ray(arguments.ray_address)
+    try:
+        have = ray.cluster_resources()
+        gpus = arguments.gpus_per_run
+        gpus = min(1.0, have.get("GPU", 0.0)) if gpus is None else gpus
+        slots = math.inf
+        for flag, kind, amount in (
+            ("cpus_per_run", "CPU", arguments.cpus_per_run),
+            ("gpus_per_run", "GPU", gpus),
+        ):
+            if amount > have.get(kind, 0.0):
+                raise UserError(
+                    f"--{flag}={amount:g}: Ray has {have.get(kind, 0.0):g} {kind}s in all"
+                )
+            slots = min(slots, have[kind] // amount if amount else math.inf)
+        print(f"{counts}, {int(slots)} at a time", flush=True)
+        # Each run has a process of its own, which gives all memory back at its end.
+        remote = ray.remote(
+            num_cpus=arguments.cpus_per_run, num_gpus=gpus, max_calls=1, max_retries=0
+        )(_train_one)
+
+        def submit(job):
+            return remote.remote(job.config.to_json(), arguments.cpus_per_run, gpus)
+
+        failed = _watch(ray, left, submit, arguments.retries)
+    finally:
+        ray.shutdown()
+    for job, error in failed:
+        print(f"failed: {job}: {error} ({job.config.run_dir / LOG})", file=sys.stderr)
+    done = len(jobs) - len(failed)
+    print(
+        f"{done} of {len(jobs)} runs finished; see python -m cutpaste_tf.report "
+        f"--workdir={arguments.workdir} --table=N"
+    )
+    return 1 if failed else 0
+
+
+def _start_ray(address):
+    # No word to the outside.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            'a sweep needs the package ray; pip install "cutpaste-tf[cluster]"'
+        ) from error
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        # "local" starts Ray here even where RAY_ADDRESS names a cluster.
+        ray.init("local", include_dashboard=False, **options)
+        return ray
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--ray_address={address}: cannot be reached ({reason})") from error
+    return ray
+
+
+def _train_one(text: str, cpus: float, gpus: float) -> Outcome:
+    """Does one run, in a Ray worker. Nothing of a sweep's own process is seen here."""
+    import math
+    import os
+    import traceback
+
+    if 0 < gpus < 1:  # TensorFlow would take all of a GPU that it shares.
+        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    from cutpaste_tf import main
+    from cutpaste_tf.config import Config
+    from cutpaste_tf.errors import UserError
+    from cutpaste_tf.sweep import LOG, Outcome
+
+    config = Config.from_json(text)
+    with (
+        open(config.run_dir / LOG, "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            if main.run_state(config) == "finished":
+                return Outcome(main.load_results(config)["image_auroc"])
+            main.prepare_libraries()
+            import tensorflow as tf
+
+            threads = max(1, math.ceil(cpus))
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+            return Outcome(main.run(config)["image_auroc"])
+        except UserError as error:
+            print(f"error: {error}")
+            return Outcome(error=str(error), final=True)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            return Outcome(error=main.disk_error(error) or f"{type(error).__name__}: {error}")
+
+
+def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tuple[Job, str]]:
+    """Waits for all jobs, trying those again that fail; returns what failed for good."""
+    running = {submit(job): job for job in jobs}
+    tries = dict.fromkeys(jobs, 0)
+    failed = []
+    with _Progress(len(jobs)) as progress:
+        while running:
+            ready, _ = ray.wait(list(running), timeout=1.0)
+            progress.tick()
+            for reference in ready:
+                job = running.pop(reference)
+                try:
+                    outcome = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    # A worker that was killed, by the system or for its memory, says nothing.
+                    reason = " ".join(str(error).split())[:200]
+                    outcome = Outcome(error=f"{type(error).__name__}: {reason}")
+                if not outcome.error:
+                    progress.done(job, _percent(outcome.image_auroc))
+                    continue
+                tries[job] += 1
+                if outcome.final or tries[job] > retries:
+                    failed.append((job, outcome.error))
+                    progress.done(job, f"failed: {outcome.error}")
+                else:
+                    progress.say(f"{job} failed, try {tries[job]} of {retries}: {outcome.error}")
+                    running[submit(job)] = job
+    return failed
+
+
+def _percent(auroc):
+    return "not measurable" if auroc is None else f"image AUROC {100 * auroc:.1f}"
+
+
+class _Progress:
+    """A bar in a terminal; in a log file a line for each run that ends, and one now and then."""
+
+    def __init__(self, total):
+        self._total, self._done = total, 0
+
+    def __enter__(self):
+        import tqdm
+
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=self._total, unit="run", dynamic_ncols=True, smoothing=0)
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+    def done(self, job, text):
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+        self.say(f"{job}: {text}")
+
+    def say(self, text):
+        self._said = time.monotonic()
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(f"[{self._done}/{self._total}, {self._left()}] {text}", flush=True)
+
+    def tick(self):
+        if self._bar is not None:
+            self._bar.refresh()
+        elif time.monotonic() - self._said > _LINE_SECONDS:
+            self.say("training")
+
+    def _left(self):
+        if not self._done:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d} left"
+
+
+if __name__ == "__main__":
+    # By its own name, so that Ray's workers import what they are to run.
+    from cutpaste_tf.sweep import run as imported
+
+    sys.exit(imported())
