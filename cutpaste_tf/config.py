@@ -249,9 +249,10 @@ class Config:
     jit_compile: bool = _field(False, _BOOLEAN, "compile the train step with XLA")
     distribution: str = _field(
         "none",
-        _choice("none", "mirrored"),
-        "mirrored: share each batch among all GPUs of this machine; the result is one GPU's but "
-        "for rounding and EfficientNet's stochastic depth",
+        _choice("none", "mirrored", "multi_worker"),
+        "mirrored: share each batch among all GPUs of this machine; multi_worker: among those of "
+        "all machines in TF_CONFIG, where the same command runs; the result is one GPU's but for "
+        "rounding and EfficientNet's stochastic depth",
     )
 
     def __post_init__(self):

@@ -33,14 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         states = [run_state(config) for config in runs]
         if any(state != "finished" for state in states):
             check_machine(runs[0])
+        # Of several workers the first alone writes and reports.
+        leads = all(leads_workers(config) for config in runs)
         for config, state in zip(runs, states, strict=True):
-            if state == "new":
+            if state == "new" and leads:
                 make_run_dir(config)
         finished = [
             load_results(config) if state == "finished" else run(config)
             for config, state in zip(runs, states, strict=True)
         ]
-        if len(finished) > 1:
+        if len(finished) > 1 and leads:
             print_summary(finished, runs)
         return 0
     except UserError as error:
@@ -111,11 +113,25 @@ def check_machine(config: Config) -> None:
     if config.weights == "none" and config.distribution == "none":
         return
     prepare_libraries()
-    from cutpaste_tf import train
+    from cutpaste_tf import distribution, train
 
-    train.strategy(config)
+    distribution.strategy(config)
     if config.weights != "none":
         train.build_backbone(config)
+
+
+def leads_workers(config: Config) -> bool:
+    """Returns whether this process writes what a run leaves: all but the workers after the first.
+
+    Raises:
+      UserError: if --distribution=multi_worker lacks its TF_CONFIG.
+    """
+    if config.distribution != "multi_worker":
+        return True
+    prepare_libraries()
+    from cutpaste_tf import distribution
+
+    return distribution.leads(config)
 
 
 def make_run_dir(config: Config) -> None:
@@ -168,7 +184,7 @@ def run(config: Config) -> dict:
       config: the run's settings.
 
     Returns:
-      The results, as written to results.json.
+      The results, as written to results.json; nothing on workers after the first.
 
     Raises:
       UserError: for what the user can mend.
@@ -176,11 +192,14 @@ def run(config: Config) -> dict:
     prepare_libraries()
     import keras
 
-    from cutpaste_tf import data, evaluate, train
+    from cutpaste_tf import data, distribution, evaluate, train
     from cutpaste_tf.data import pipeline
 
+    leads = distribution.leads(config)
+
     def log(text):
-        print(f"[{config.category} seed {config.seed}] {text}", flush=True)
+        if leads:
+            print(f"[{config.category} seed {config.seed}] {text}", flush=True)
 
     run_dir = config.run_dir
     keras.backend.clear_session()
@@ -201,6 +220,10 @@ def run(config: Config) -> dict:
 
     # 2. The network, and what it is worth before training.
     model = train.build(config)
+    if not leads:
+        train.train(model, train_images, config, run_dir, log=log)
+        distribution.wait(config)
+        return {}
     evaluator = evaluate.Evaluator(config, model.backbone)
     untrained = evaluator(train_images, test_images)
 
@@ -229,6 +252,7 @@ def run(config: Config) -> dict:
         config, category.test, len(category.train), trained, untrained, summary
     )
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
+    distribution.wait(config)
     if measurable:
         found = results["image_auroc_by_feature"]
         parts = []

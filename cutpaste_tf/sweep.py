@@ -164,6 +164,11 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
             f"--workdir={folder}",
         ]
         found = configs.parse(argv, "python -m cutpaste_tf.sweep")
+        if found[0].distribution == "multi_worker":
+            raise UserError(
+                "--distribution=multi_worker: a sweep's runs have one machine each; start such a "
+                "run by python -m cutpaste_tf.main"
+            )
         jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(found)]
     return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
 

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 import tqdm
 
+from cutpaste_tf import distribution
 from cutpaste_tf.augment import proxy, random, view
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
@@ -224,37 +225,6 @@ def view_maker(config: Config) -> Views:
     return views
 
 
-def strategy(config: Config) -> tf.distribute.Strategy:
-    """Returns how --distribution shares a step among devices.
-
-    Args:
-      config: the settings.
-
-    Returns:
-      A strategy over all GPUs, or over TensorFlow's logical CPU devices where there is no GPU; the
-      default strategy for --distribution=none.
-
-    Raises:
-      UserError: if the batch cannot be shared equally.
-    """
-    if config.distribution == "none":
-        return tf.distribute.get_strategy()
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    devices = [device.name for device in tf.config.list_logical_devices(kind)]
-    if config.batch_size % len(devices):
-        raise UserError(
-            f"--batch_size={config.batch_size}: must be a multiple of {len(devices)}, the number "
-            f"of devices that --distribution={config.distribution} shares it among"
-        )
-    return _mirrored(*devices)
-
-
-# One for all runs of a process: each numbers the messages between devices from the same number on.
-@functools.cache
-def _mirrored(*devices):
-    return tf.distribute.MirroredStrategy(devices)
-
-
 def _layers(model):
     """All layers of a model, those of models inside it included."""
     for layer in model.layers:
@@ -320,7 +290,7 @@ def build(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
     """
     policy = "mixed_float16" if config.mixed_precision else "float32"
     keras.config.set_dtype_policy(policy)
-    with strategy(config).scope():
+    with distribution.strategy(config).scope():
         backbone = build_backbone(config, initial_weights=initial_weights)
         head = projection_head(
             backbone.output["pool"].shape[-1],
@@ -348,7 +318,13 @@ def _views_of_batches(config):
 
 
 def _batches(images, config, start):
-    """The training batches from a step on."""
+    """The training batches from a step on, as `fit` takes them."""
+    if config.distribution == "multi_worker":
+        return distribution.share_out(config, lambda: _whole_batches(images, config, start))
+    return _whole_batches(images, config, start)
+
+
+def _whole_batches(images, config, start):
     size = config.batch_size
     views = view_maker(config) if config.augment == "pipeline" else None
     data = pipeline.training_batches(images, size, config.seed, start, views)
@@ -404,14 +380,16 @@ def train(
 
     clock = _Clock(config.batch_size, clock_file)
     plotted = run_dir / "tensorboard"
-    shared = [
-        keras.callbacks.TerminateOnNaN(),
-        clock,
-        _Evaluation(evaluate, config.eval_every, config.steps),
-        keras.callbacks.TensorBoard(str(plotted), write_graph=False),
-        _Gallery(images, config, plotted / "train"),
-        _Progress(config, log),
-    ]
+    leads = distribution.leads(config)
+    shared = [keras.callbacks.TerminateOnNaN()]
+    if leads:
+        shared += [
+            clock,
+            _Evaluation(evaluate, config.eval_every, config.steps),
+            keras.callbacks.TensorBoard(str(plotted), write_graph=False),
+            _Gallery(images, config, plotted / "train"),
+            _Progress(config, log),
+        ]
     planned, epoch = stages(config), 0
     # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
     # is where an interrupted training goes on; the stage before it left one at its end.
@@ -434,11 +412,15 @@ def train(
             ) from error
         model.seed_layers(config.seed)
         done = model.steps_done
+        distribution.check_agreement(config, done)
         if done > stage.first_step:
             log(f"resuming at step {done} of {config.steps}")
 
         # 2. Train, in epochs of 256 steps and the rest.
-        announcement = _Announcement(stage, first_epoch, plotted / "train")
+        of_stage = [_Announcement(stage, first_epoch, plotted / "train"), backup] if leads else []
+        fit = functools.partial(model.fit, shuffle=False, verbose=0)
+        if config.distribution == "multi_worker":
+            fit = functools.partial(distribution.fit, model)
         full, rest = divmod(stage.steps, EPOCH_STEPS)
         for first, last, steps in (
             (first_epoch, first_epoch + full, EPOCH_STEPS),
@@ -448,18 +430,17 @@ def train(
             done = model.steps_done
             if done >= begin + (last - first) * steps:
                 continue
-            history = model.fit(
+            history = fit(
                 _batches(images, config, done),
                 initial_epoch=first + (done - begin) // EPOCH_STEPS,
                 epochs=last,
                 steps_per_epoch=steps,
-                shuffle=False,
-                callbacks=[announcement, *shared, backup],
-                verbose=0,
+                callbacks=[*of_stage[:1], *shared, *of_stage[1:]],
             )
             losses = history.history.get("loss", [])
             if model.stop_training or not all(map(math.isfinite, losses)):
-                shutil.rmtree(backup_dir, ignore_errors=True)
+                if leads:
+                    shutil.rmtree(backup_dir, ignore_errors=True)
                 name = "finetune_learning_rate" if stage.name == "finetune" else "learning_rate"
                 raise UserError(
                     f"{run_dir}: the training diverged (its loss is no longer a number); lower "
@@ -467,8 +448,9 @@ def train(
                 )
 
     # 3. The final weights are what is evaluated: no selection on test data.
-    save_weights(model, run_dir)
-    shutil.rmtree(backup_dir, ignore_errors=True)
+    if leads:
+        save_weights(model, run_dir)
+        shutil.rmtree(backup_dir, ignore_errors=True)
     return _summary(clock.seconds, config)
 
 

@@ -3,10 +3,10 @@
     python experiments/location_density.py [--steps=600] [--seed=0,1,2]
 
 Both sets are made of scikit-image's photograph of coins: in `aligned` the coins lie in the same
-places in all images, in `rotated` the whole is turned by a random angle, its surroundings mirrored
-so that no place is special. Test images have two coins exchanged, which only their places tell, or
-a coin scratched. Each is trained and scored with one
-density for all locations and with one for each; prints the pixel AUROC and AUPRO of all four.
+places in all images; in `rotated` the whole is turned by a random angle and shifted by up to a
+quarter of its side, its surroundings mirrored, so that no place is special. Test images have a coin
+scratched, or, where coins have places, two of them exchanged. Each set is trained and scored with
+one density for all locations and with one for each; prints the pixel AUROC and AUPRO of all four.
 """
 
 import argparse
@@ -63,11 +63,11 @@ def scene(rng: np.random.Generator, defect: str | None, turned: bool) -> tuple[I
         mask = np.asarray(line) > 0
         pixels[mask] = 40
     pixels = pixels * rng.uniform(0.9, 1.1) + rng.normal(0, 3, pixels.shape)
-    # Turned about the middle, a square needs surroundings as wide as its corners stand out.
     height, width = pixels.shape
-    border = 3 + round(0.21 * height)
-    angle = rng.uniform(0, 360) if turned else 0.0
-    move = tuple(int(v) for v in rng.integers(-2, 3, 2))
+    angle, reach = (rng.uniform(0, 360), width // 4) if turned else (0.0, 2)
+    move = tuple(int(v) for v in rng.integers(-reach, reach + 1, 2))
+    # Turned about the middle, a square needs surroundings as wide as its corners stand out.
+    border = 3 + round(0.21 * height) + reach
     box = (border, border, border + width, border + height)
 
     def place(values, resample):
@@ -83,11 +83,11 @@ def scene(rng: np.random.Generator, defect: str | None, turned: bool) -> tuple[I
 def make(root: pathlib.Path, turned: bool, train: int = 120, test: int = 20) -> None:
     """Writes a category in MVTec layout."""
     rng = np.random.default_rng(int(turned))
+    defects = ["scratched"] if turned else ["exchanged", "scratched"]
     for split, kind, count in (
         ("train", "good", train),
         ("test", "good", test),
-        ("test", "exchanged", test),
-        ("test", "scratched", test),
+        *(("test", defect, test) for defect in defects),
     ):
         for i in range(count):
             image, mask = scene(rng, None if kind == "good" else kind, turned)

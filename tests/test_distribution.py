@@ -1,14 +1,18 @@
 """Training shared among devices: two logical CPU devices, in a process of their own."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT
+from conftest import ROOT, TINY, assert_user_error, command
 
+from cutpaste_tf import main
 from cutpaste_tf.augment import proxy, random
 
 SCRIPT = """
@@ -133,6 +137,136 @@ def test_efficientnet_on_two_devices():
     assert one["losses"][0] == pytest.approx(two["losses"][0], rel=1e-4)
     assert one["losses"][1] == pytest.approx(two["losses"][1], rel=0.1)
     assert not two["norms_moved"]
+
+
+# Several workers: processes of their own that talk over loopback.
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(flags, workdirs):
+    """Starts one process for each work directory, all workers of one training."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(len(workdirs))]
+    processes = []
+    for index, workdir in enumerate(workdirs):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        processes.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "cutpaste_tf.main", "--distribution=multi_worker"),
+                    *(f"--workdir={workdir}", *flags),
+                ],
+                cwd=ROOT,
+                env=os.environ | {"TF_CONFIG": json.dumps(task)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def finish(processes):
+    """Waits for all; returns their output."""
+    done = [process.communicate(timeout=280) for process in processes]
+    for process, (_, err) in zip(processes, done, strict=True):
+        assert process.returncode == 0, err
+    return [out for out, _ in done]
+
+
+def losses(run_dir):
+    """The epochs' losses, from TensorBoard's events."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard" / "train")).Reload()
+    return [float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors("epoch_loss")]
+
+
+def scores(run_dir):
+    lines = (run_dir / "scores.csv").read_text().splitlines()[1:]
+    return np.array([float(line.split(",")[3]) for line in lines])
+
+
+WORKERS = (*TINY, "--seed=0", "--learning_rate=0.003", "--dataset=folder")
+
+
+def test_two_workers_train_as_one_does(mvtec, tmp_path):
+    flags = [*WORKERS, f"--data_dir={mvtec}"]
+    outputs = finish(start_workers(flags, [tmp_path / "two"] * 2))
+    done = command(*flags, f"--workdir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    one, two = (tmp_path / name / "part" / "seed_0" for name in ("one", "two"))
+    assert "image AUROC" in outputs[0]
+    assert outputs[1] == ""  # The first one alone reports and writes.
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    assert len(losses(one)) == 1
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    np.testing.assert_allclose(scores(two), scores(one), rtol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--augment=pipeline",)], ids=["device", "pipeline"])
+def test_two_workers_in_two_stages_and_views_made_on_the_host(mvtec, tmp_path, more):
+    flags = [flag for flag in WORKERS if not flag.startswith("--steps")]
+    flags += ["--head_steps=4", "--finetune_steps=4", "--finetune_learning_rate=0.003"]
+    flags += [f"--data_dir={mvtec}"]
+    finish(start_workers([*flags, *more], [tmp_path / "two"] * 2))
+    assert command(*flags, f"--workdir={tmp_path / 'one'}").returncode == 0
+    one, two = (tmp_path / name / "part" / "seed_0" for name in ("one", "two"))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_killed_workers_resume_together_and_refuse_different_folders(mvtec, tmp_path):
+    flags = [*WORKERS, f"--data_dir={mvtec}", "--steps=700", "--batch_size=2"]
+    processes = start_workers(flags, [tmp_path / "two"] * 2)
+    backup = tmp_path / "two" / "part" / "seed_0" / "checkpoints" / "backup" / "training"
+    deadline = time.monotonic() + 200
+    while not (backup / "training_metadata.json").is_file():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    # A worker that does not see the backup would start from another step.
+    apart = start_workers(flags, [tmp_path / "two", tmp_path / "elsewhere"])
+    for process in apart:
+        out, err = process.communicate(timeout=280)
+        assert_user_error(
+            subprocess.CompletedProcess([], process.returncode, out, err), "the same folder"
+        )
+    outputs = finish(start_workers(flags, [tmp_path / "two"] * 2))
+    assert "resuming at step" in outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "TF_CONFIG must be set"),
+        ("{", "TF_CONFIG={"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "worker", "index": 0}}', "worker"),
+    ],
+)
+def test_a_wrong_tf_config_is_a_user_error(content, message, monkeypatch, capsys):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if content is not None:
+        monkeypatch.setenv("TF_CONFIG", content)
+    flags = ["--dataset=textures", "--category=brick", "--distribution=multi_worker"]
+    assert main.main(["main", *flags]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert message in printed
 
 
 @pytest.mark.parametrize("task", sorted(proxy.TASKS))

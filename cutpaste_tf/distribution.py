@@ -1,0 +1,231 @@
+"""One training on several devices: on one machine's (mirrored) or on several machines' (workers).
+
+The global batch, its views and its loss are those of one device; batch statistics are of the whole
+batch. With `--distribution=multi_worker` the same command is started on each machine, with the
+environment variable TF_CONFIG saying which machines there are and which this one is, as for any
+tf.distribute program; all see the same --workdir. The first one alone evaluates and writes.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+
+
+def strategy(config: Config) -> tf.distribute.Strategy:
+    """Returns how --distribution shares a step among devices.
+
+    Args:
+      config: the settings.
+
+    Returns:
+      A strategy over all GPUs of this machine or of all workers, or over TensorFlow's logical CPU
+      devices where there is no GPU; the default strategy for --distribution=none.
+
+    Raises:
+      UserError: if the batch cannot be shared equally, or TF_CONFIG is missing or wrong.
+    """
+    if config.distribution == "none":
+        return tf.distribute.get_strategy()
+    if config.distribution == "multi_worker":
+        worker_number()  # checks TF_CONFIG
+        # Before TensorFlow looks at the devices, which it does once.
+        chosen = _of_workers(os.environ["TF_CONFIG"])
+    else:
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        chosen = _mirrored(*(device.name for device in tf.config.list_logical_devices(kind)))
+    count = chosen.num_replicas_in_sync
+    if config.batch_size % count:
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be a multiple of {count}, the number "
+            f"of devices that --distribution={config.distribution} shares it among"
+        )
+    return chosen
+
+
+# One for all runs of a process: each numbers the messages between devices from the same number on.
+@functools.cache
+def _mirrored(*devices):
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _of_workers(tf_config):
+    del tf_config  # read by TensorFlow
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise UserError(
+            f"--distribution=multi_worker: cannot be set up ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def worker_number() -> int:
+    """Returns this machine's place among the workers, from TF_CONFIG; does not touch TensorFlow.
+
+    Raises:
+      UserError: if TF_CONFIG is not set or does not say it.
+    """
+    text = os.environ.get("TF_CONFIG")
+    form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
+    if not text:
+        raise UserError(
+            f"--distribution=multi_worker: the variable TF_CONFIG must be set, as {form}"
+        )
+    try:
+        content = json.loads(text)
+        workers, task = content["cluster"]["worker"], content["task"]
+        number = int(task["index"])
+        if set(content["cluster"]) != {"worker"} or task["type"] != "worker":
+            raise ValueError("there must be workers only")
+        if not 0 <= number < len(workers):
+            raise ValueError("the index is not of one of the workers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"TF_CONFIG={text}: must be {form} ({error})") from error
+    return number
+
+
+def leads(config: Config) -> bool:
+    """Returns whether this process evaluates and writes: all do but the workers after the first."""
+    return config.distribution != "multi_worker" or worker_number() == 0
+
+
+def _sum(config: Config, value: int) -> int:
+    """The sum of all workers' values; waits for all of them."""
+    chosen = strategy(config)
+
+    @tf.function(autograph=False)
+    def add(number):
+        values = chosen.run(tf.identity, args=(number,))
+        return chosen.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    total = float(add(tf.constant(value, tf.float64)))
+    return round(total * _workers() / chosen.num_replicas_in_sync)
+
+
+def _workers():
+    return len(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"])
+
+
+def wait(config: Config) -> None:
+    """Waits until all workers have come here; does nothing on one machine."""
+    if config.distribution == "multi_worker":
+        _sum(config, 0)
+
+
+def check_agreement(config: Config, step: int) -> None:
+    """Checks that all workers go on from the same step.
+
+    Args:
+      config: the settings.
+      step: where this one is.
+
+    Raises:
+      UserError: if they do not, as when they do not see the same work directory.
+    """
+    if config.distribution == "multi_worker" and _sum(config, step) != step * _workers():
+        raise UserError(
+            f"--workdir={config.workdir}: all workers must see the same folder; they hold "
+            "different states of the training"
+        )
+
+
+def share_out(
+    config: Config, batches: Callable[[], tf.data.Dataset]
+) -> tf.distribute.DistributedDataset:
+    """Shares batches among the workers' devices.
+
+    Args:
+      config: the settings.
+      batches: makes the data set of whole batches, tuples of tensors that all have the same number
+        of rows.
+
+    Returns:
+      What gives each device its rows of each batch, in order.
+    """
+    chosen = strategy(config)
+
+    def of_worker(context):
+        count = context.num_input_pipelines
+
+        def own_rows(*batch):
+            size = tf.shape(batch[0])[0] // count
+            first = context.input_pipeline_id * size
+            return tuple(part[first : first + size] for part in batch)
+
+        data = batches().map(own_rows, tf.data.AUTOTUNE)
+        devices = context.num_replicas_in_sync // count
+        if devices > 1:
+            # One device after the other, and never rows of two batches together.
+            def of_devices(*rows):
+                parts = [tf.stack(tf.split(part, devices)) for part in rows]
+                return tf.data.Dataset.from_tensor_slices(tuple(parts))
+
+            data = data.flat_map(of_devices)
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    return chosen.distribute_datasets_from_function(of_worker)
+
+
+def fit(
+    model: keras.Model,
+    data: tf.distribute.DistributedDataset,
+    *,
+    initial_epoch: int,
+    epochs: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> keras.callbacks.History:
+    """Trains on several workers, as `keras.Model.fit` does on one machine.
+
+    Keras 3 has no fit for MultiWorkerMirroredStrategy (keras-team/keras#20585).
+
+    Args:
+      model: a compiled model with a `train_step`.
+      data: what `share_out` returned.
+      initial_epoch: the first epoch's number.
+      epochs: the number after the last epoch's.
+      steps_per_epoch: steps an epoch.
+      callbacks: Keras's.
+
+    Returns:
+      The history.
+    """
+    chosen = model.distribute_strategy
+    history = keras.callbacks.History()
+    listed = keras.callbacks.CallbackList(
+        [history, *callbacks], model=model, epochs=epochs, steps=steps_per_epoch, verbose=0
+    )
+    rows = iter(data)
+
+    @tf.function(autograph=False)
+    def step(rows):
+        chosen.run(model.train_step, args=(next(rows),))
+
+    def results():
+        return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+    model.stop_training = False
+    listed.on_train_begin()
+    logs = {}
+    for epoch in range(initial_epoch, epochs):
+        model.reset_metrics()
+        listed.on_epoch_begin(epoch)
+        for number in range(steps_per_epoch):
+            listed.on_train_batch_begin(number)
+            step(rows)
+            logs = results()
+            listed.on_train_batch_end(number, logs)
+            if model.stop_training:
+                break
+        listed.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    listed.on_train_end(logs)
+    return history

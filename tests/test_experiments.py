@@ -1,0 +1,86 @@
+"""The paper's experiments by name, and that the flag files say what the tables expect."""
+
+import dataclasses
+
+import pytest
+from conftest import ROOT
+
+from cutpaste_tf import config, experiments
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.report import tables
+
+
+def runs_of(experiment):
+    argv = ["main", f"--flagfile={experiments.find_flagfile(experiment)}", *experiment.flags]
+    return config.parse([*argv, "--data_dir=MVTEC_AD"])
+
+
+@pytest.mark.parametrize("name", sorted(experiments.known()))
+def test_every_experiment_is_a_command_that_can_be_typed(name):
+    experiment = experiments.known()[name]
+    if name == "demo":  # comes with its data
+        return
+    runs = runs_of(experiment)
+    assert {run.category for run in runs} == set(config.CATEGORIES["mvtec_ad"])
+    assert len(runs) == (15 if name == "effnet_b4_pretrained" else 75)
+    readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in readme
+
+
+@pytest.mark.parametrize("table", sorted(experiments.TABLES))
+def test_each_column_of_ours_is_one_experiment_with_the_papers_settings(table):
+    settings = [runs_of(experiment)[0] for experiment in experiments.TABLES[table]]
+    columns = tables.build(table.removeprefix("table"), []).columns
+    own = [column for column in columns if column.settings is not None]
+    for column in own:
+        matching = [
+            run
+            for run in settings
+            if all(getattr(run, name) == value for name, value in column.chosen.items())
+            and not tables.differences(run, column)
+        ]
+        assert len(matching) >= 1, column.name
+    for run in settings:
+        assert any(
+            all(getattr(run, name) == value for name, value in column.chosen.items())
+            and not tables.differences(run, column)
+            for column in own
+        ), run
+
+
+def test_table7_and_8_list_each_value_once_and_the_default_as_itself():
+    seven = [experiment.name for experiment in experiments.TABLES["table7"]]
+    assert len(seven) == len(set(seven)) == 8  # 4 + 5, the default counted once
+    assert len(experiments.TABLES["table8"]) == 7
+    assert seven.count("resnet18_cutpaste_3way") == 1
+    epochs = experiments.known()["resnet18_epochs_128"]
+    assert runs_of(epochs)[0].steps == 128 * 256
+    assert runs_of(experiments.known()["resnet18_size_0.3"])[0].area_ratio == (0.02, 0.3)
+
+
+def test_choosing_by_table_name_and_file(tmp_path):
+    own = tmp_path / "mine.flags"
+    own.write_text("--dataset=textures\n")
+    found = experiments.choose(["table5", "resnet18_scar", str(own), "table5"])
+    assert [e.name for e in found] == [
+        "resnet18_cutpaste",
+        "resnet18_cutpaste_scar",
+        "resnet18_cutpaste_union",
+        "resnet18_cutpaste_3way",
+        "resnet18_scar",
+        "mine",
+    ]
+
+
+def test_what_is_not_known_is_named(tmp_path):
+    for name in ("table6", "resnet18_jigsaw", str(tmp_path / "none.flags")):
+        with pytest.raises(UserError) as error:
+            experiments.choose([name])
+        assert name in str(error.value)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.flags").write_text("")
+    with pytest.raises(UserError, match="share the folder"):
+        experiments.choose([str(tmp_path / "a" / "x.flags"), str(tmp_path / "b" / "x.flags")])
+    with pytest.raises(UserError, match="checkout"):
+        experiments.find_flagfile(dataclasses.replace(experiments.known()["demo"], flagfile="no"))
