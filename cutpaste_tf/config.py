@@ -421,6 +421,26 @@ class Config:
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
 
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike) -> "Config":
+        """Reads the settings of a run.
+
+        Args:
+          run_dir: WORKDIR/CATEGORY/seed_N.
+
+        Returns:
+          The settings.
+
+        Raises:
+          UserError: if there are none, or none that can be read.
+        """
+        path = pathlib.Path(run_dir) / "config.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
+        return cls.from_json(text, str(path))
+
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s.
 

@@ -19,7 +19,6 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Split, normal
 from cutpaste_tf.ensemble import NORMAL_SCORES, SCORES
-from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import gradcam, patch
 
 EMBED_BATCH = 64
@@ -206,12 +205,7 @@ class Detector:
           UserError: if a file of the run is missing or damaged.
         """
         run_dir = pathlib.Path(run_dir)
-        path = run_dir / "config.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
-        config = Config.from_json(text, str(path))
+        config = Config.load(run_dir)
         # Scoring takes one device.
         config = dataclasses.replace(config, distribution="none")
         backbone = train.build(config, initial_weights=False).backbone

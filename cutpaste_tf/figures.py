@@ -1,9 +1,12 @@
 """Draws the paper's figures from finished runs.
 
     python -m cutpaste_tf.figures --figure=4 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
+    python -m cutpaste_tf.figures --figure=5 --run=RUNDIR [--output=DIR]
 
 Figure 4, and 7 to 21 in the paper's appendix: test images, their masks, and the anomaly maps of the
-runs, such as a patch model's and GradCAM's, side by side.
+runs, such as a patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks,
+Cutout's variants and CutPaste's among them, on the run's own normal images and by its ranges. Both
+are written as PNG and PDF and, unless --output is given, to the first run's TensorBoard.
 """
 
 import argparse
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf.errors import UserError
 
-FIGURES = ("4",)
+FIGURES = ("4", "5")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,22 +34,29 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
     parser = _Parser(prog="python -m cutpaste_tf.figures", description=__doc__.splitlines()[0])
-    parser.add_argument("--figure", required=True, help="the figure's number in the paper: 4")
+    parser.add_argument("--figure", required=True, help="the figure's number in the paper: 4 or 5")
     parser.add_argument(
         "--run", action="append", required=True, help="a finished run's folder; may be repeated"
     )
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
-    parser.add_argument("--count", type=int, default=24, help="how many test images")
+    parser.add_argument("--count", type=int, help="how many images; 24 in figure 4, 6 in figure 5")
     parser.add_argument("--output", help="where to write; the first run's figures/ by default")
     try:
         arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
         if arguments.figure not in FIGURES:
             raise UserError(f"--figure={arguments.figure}: must be one of {', '.join(FIGURES)}")
-        if arguments.count < 1:
+        if arguments.count is not None and arguments.count < 1:
             raise UserError(f"--count={arguments.count}: must be a whole number, at least 1")
-        output = pathlib.Path(arguments.output or pathlib.Path(arguments.run[0]) / "figures")
-        figure = localization(arguments.run, arguments.count, arguments.data_dir)
-        _save(figure, output, f"figure_{arguments.figure}")
+        if arguments.figure == "4":
+            figure = localization(arguments.run, arguments.count or 24, arguments.data_dir)
+        else:
+            if len(arguments.run) > 1:
+                raise UserError(f"--run={arguments.run[1]}: figure 5 is of one run")
+            figure = proxy_tasks(arguments.run[0], arguments.count or 6, arguments.data_dir)
+        first = pathlib.Path(arguments.run[0])
+        output = pathlib.Path(arguments.output or first / "figures")
+        tensorboard = None if arguments.output else first / "tensorboard" / "figures"
+        _save(figure, output, f"figure_{arguments.figure}", tensorboard)
         return 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -122,7 +132,51 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     )
 
 
-def _save(figure, folder, name):
+def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN201
+    """Draws the views of all proxy tasks (Figure 5).
+
+    Args:
+      run: the folder of a run, whose normal images, size and ranges are used.
+      count: how many images.
+      data_dir: where the images are, if not where the run found them.
+
+    Returns:
+      A matplotlib figure: a row for each class of view. Cutout's variants and CutPaste have their
+      patch in the same place.
+
+    Raises:
+      UserError: if the run's folder or its images cannot be read.
+    """
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    import dataclasses
+
+    import numpy as np
+
+    from cutpaste_tf import data, train
+    from cutpaste_tf.augment import proxy
+    from cutpaste_tf.config import Config
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.report import figures
+
+    config = Config.load(run)
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    normal = data.load(config).train
+    chosen = np.unique(np.linspace(0, len(normal) - 1, count).astype(int))
+    images = pipeline.prepare(normal.subset(chosen), config.image_size)
+    rows = {}
+    for task, classes in proxy.TASKS.items():
+        pictures = train.gallery(images, config, images.count, task)
+        for cls, views in zip(classes, pictures.numpy(), strict=True):
+            rows.setdefault(cls.name, views)
+    return figures.augmentation_gallery(
+        np.stack(list(rows.values())), list(rows), f"{config.category}: the proxy tasks' views"
+    )
+
+
+def _save(figure, folder, name, tensorboard=None):
     import matplotlib.pyplot as plt
 
     try:
@@ -131,6 +185,12 @@ def _save(figure, folder, name):
             path = folder / f"{name}.{ending}"
             figure.savefig(path, dpi=120)
             print(f"written to {path}")
+        if tensorboard is not None:
+            import tensorflow as tf
+
+            picture = tf.io.decode_png(tf.io.read_file(str(folder / f"{name}.png")), channels=3)
+            with tf.summary.create_file_writer(str(tensorboard)).as_default():
+                tf.summary.image(f"figures/{name}", picture[None], 0)
     except OSError as error:
         raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
     finally:

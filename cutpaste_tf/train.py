@@ -191,11 +191,12 @@ def view_settings(config: Config) -> proxy.Settings:
     return proxy.Settings(**{name: getattr(config, name) for name in fields})
 
 
-def view_maker(config: Config) -> Views:
+def view_maker(config: Config, task: str | None = None) -> Views:
     """Returns the function that makes a step's views, the same wherever it runs.
 
     Args:
       config: names the task, its ranges and the seed.
+      task: another proxy task in its place.
 
     Returns:
       A function of the step, an integer scalar, images, uint8 [B, H, W, 3], and their rows, integer
@@ -220,7 +221,7 @@ def view_maker(config: Config) -> Views:
             crop_seed, seed = random.split(seed, 2)
             images = view.crop(images, config.patch_size, crop_seed)
         images = tf.cast(images, tf.float32) / 255.0
-        return proxy.make_views(images, config.task, seed, settings)
+        return proxy.make_views(images, task or config.task, seed, settings)
 
     return views
 
@@ -622,21 +623,25 @@ class _Gallery(keras.callbacks.Callback):
                 tf.summary.image(f"views/{cls.name}", pictures, 0, max_outputs=_GALLERY_IMAGES)
 
 
-def gallery(images: pipeline.Images, config: Config, count: int) -> tf.Tensor:
+def gallery(
+    images: pipeline.Images, config: Config, count: int, task: str | None = None
+) -> tf.Tensor:
     """Makes views of some training images.
 
     Args:
       images: the training images.
       config: names the task and its ranges.
       count: how many images.
+      task: another proxy task in its place.
 
     Returns:
       float32 [K, min(count, N), H, W, 3]: for each class of the task the views of the images.
     """
     count = min(count, images.count)
     chosen = tf.cast(tf.linspace(0, images.count - 1, count), tf.int64)
-    views, _ = view_maker(config)(tf.constant(0), images.read(chosen))
-    return tf.reshape(views, [len(proxy.TASKS[config.task]), count, *views.shape[1:]])
+    views, _ = view_maker(config, task)(tf.constant(0), images.read(chosen))
+    classes = len(proxy.TASKS[task or config.task])
+    return tf.reshape(views, [classes, count, *views.shape[1:]])
 
 
 class _Progress(keras.callbacks.Callback):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.covariance
+import sklearn.model_selection
 
 from cutpaste_tf import density
 from cutpaste_tf.errors import UserError
@@ -190,3 +191,39 @@ def test_statistics_refuse_what_is_not_a_number():
         statistics.update(np.array([[[np.nan, 0.0]]]))
     with pytest.raises(ValueError, match="no features"):
         statistics.fit()
+
+
+@pytest.mark.parametrize("kind", ["gde", "gmm", "kde"])
+def test_cross_validated_scores_are_of_densities_without_the_image(kind):
+    features = np.random.default_rng(0).normal(size=(23, 3))
+    found = density.cross_validated_scores(kind, features)
+    assert found.shape == (23,)
+    # Moving an image far away does not pull its own density along.
+    moved = features.copy()
+    moved[7] += 1e3
+    far = density.cross_validated_scores(kind, moved)[7]
+    own = density.make(kind).fit(moved).score(moved)[7]
+    assert far > own
+    # By hand for one image: all others that share no fold with it are the density's.
+    parts = sklearn.model_selection.KFold(5, shuffle=True, random_state=0)
+    (fold,) = [(a, b) for a, b in parts.split(features) if 7 in b]
+    expected = density.make(kind).fit(features[fold[0]]).score(features[[7]])[0]
+    assert found[7] == pytest.approx(expected)
+    assert len(fold[1]) in (4, 5)
+
+
+def test_cross_validated_scores_are_what_new_normal_images_get():
+    rng = np.random.default_rng(0)
+    features, new = rng.normal(size=(400, 40)), rng.normal(size=(1500, 40))
+    held_out = density.cross_validated_scores("gmm", features)
+    fitted = density.make("gmm").fit(features)
+    own, others = np.mean(fitted.score(features)), np.mean(fitted.score(new))
+    # A density finds what it was fitted to more normal than it is. Of a fifth fewer images it is a
+    # little worse, not better.
+    assert own < others - 0.3
+    assert 0.0 < np.mean(held_out) - others < 0.5 * (others - own)
+
+
+def test_few_images_have_no_cross_validated_scores():
+    assert density.cross_validated_scores("gde", np.zeros([3, 2])).shape == (0,)
+    assert density.cross_validated_scores("gde", np.eye(4)).shape == (4,)

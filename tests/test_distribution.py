@@ -226,7 +226,7 @@ def test_two_workers_in_two_stages_and_views_made_on_the_host(mvtec, tmp_path, m
 
 @pytest.mark.slow
 def test_killed_workers_resume_together_and_refuse_different_folders(mvtec, tmp_path):
-    flags = [*WORKERS, f"--data_dir={mvtec}", "--steps=700", "--batch_size=2"]
+    flags = [*WORKERS, f"--data_dir={mvtec}", "--steps=300", "--batch_size=2"]
     processes = start_workers(flags, [tmp_path / "two"] * 2)
     backup = tmp_path / "two" / "part" / "seed_0" / "checkpoints" / "backup" / "training"
     deadline = time.monotonic() + 200

@@ -5,11 +5,13 @@ import dataclasses
 import json
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import sklearn.metrics
 from conftest import TINY, command, make_mvtec, pattern, write_image
 
+from cutpaste_tf import density as densities
 from cutpaste_tf import evaluate, train
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -187,6 +189,27 @@ def test_elpv_keeps_its_probability_as_a_column(tmp_path):
     ]
 
 
+def test_normal_scores_are_of_the_training_images_without_themselves(finished):
+    run_dir, folder, _ = finished
+    with open(run_dir / "normal_scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted(path.name for path in (folder / "train" / "good").iterdir())
+    assert [row["path"] for row in rows] == [f"train/good/{name}" for name in names]
+    detector = evaluate.Detector.load(run_dir)
+    images = [str(folder / row["path"]) for row in rows]
+    features = evaluate.Embedder(detector._evaluator._backbone)(
+        pipeline.prepare(normal(images, images), detector.config.image_size)
+    )["pool"]
+    expected = densities.cross_validated_scores("gde", features)
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
+
+
+def test_a_patch_model_leaves_no_normal_scores(localized):
+    run_dir, _, _ = localized
+    has_maps = json.loads((run_dir / "config.json").read_text())["patch_size"] > 0
+    assert (run_dir / "normal_scores.csv").is_file() != has_maps
+
+
 def test_json_is_whole_or_not_there(tmp_path):
     path = tmp_path / "results.json"
     with pytest.raises(ValueError, match="JSON"):
@@ -273,13 +296,41 @@ def test_figure_4_shows_runs_side_by_side(localized, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure_4.pdf", "figure_4.png"]
 
 
+@pytest.mark.parametrize("number", ["4", "5"])
+def test_figures_go_to_the_run_and_its_tensorboard(number, localized, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from cutpaste_tf import figures
+
+    run_dir, _, _ = localized
+    arguments = ["figures", f"--figure={number}", f"--run={run_dir}", "--count=2"]
+    assert figures.main(arguments) == 0, capsys.readouterr().err
+    assert (run_dir / "figures" / f"figure_{number}.png").is_file()
+    events = EventAccumulator(str(run_dir / "tensorboard" / "figures")).Reload()
+    assert f"figures/figure_{number}" in events.Tags()["tensors"]
+
+
+def test_figure_5_has_a_row_for_each_kind_of_view(finished):
+    from cutpaste_tf import figures
+    from cutpaste_tf.augment import proxy
+
+    run_dir, _, _ = finished
+    figure = figures.proxy_tasks(str(run_dir), 3)
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert names == list(dict.fromkeys(c.name for classes in proxy.TASKS.values() for c in classes))
+    assert len(figure.axes) == 3 * len(names)
+    plt.close(figure)
+
+
 def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
     from cutpaste_tf import figures
 
     run_dir, _, _ = finished
     for arguments, message in (
         ([f"--run={run_dir}", "--figure=4"], "makes no anomaly maps"),
-        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4"),
+        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4, 5"),
+        ([f"--run={run_dir}", f"--run={run_dir}", "--figure=5"], "figure 5 is of one run"),
+        ([f"--run={tmp_path}", "--figure=5"], "config.json"),
         ([f"--run={tmp_path}", "--figure=4"], "is "),
         ([f"--run={run_dir}", "--figure=4", "--count=0"], "--count=0"),
         ([f"--run={run_dir}", "--figure=4", "--count=x"], "--count"),

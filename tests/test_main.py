@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from conftest import (
     ROOT,
     SHARED_DATA,
@@ -22,7 +23,7 @@ from conftest import (
     write_image,
 )
 
-from cutpaste_tf import main
+from cutpaste_tf import ensemble, main
 
 
 def run(data, workdir, *more, **options):
@@ -88,6 +89,14 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     )
     assert found == ["anchor/seed_0", "anchor/seed_1", "bolt/seed_0", "bolt/seed_1"]
     assert first.stdout.splitlines()[-1].startswith("mean")
+    lines = [line.split() for line in first.stdout.splitlines() if "(ensemble)" in line]
+    assert [line[:2] for line in lines] == [["anchor", "all"], ["bolt", "all"]]
+    for category, _, printed, _ in lines:
+        labels, scores_of_both = ensemble.of_runs(
+            [tmp_path / "runs" / category / f"seed_{seed}" for seed in (0, 1)]
+        )
+        area = sklearn.metrics.roc_auc_score(labels, scores_of_both)
+        assert float(printed) == pytest.approx(100 * area, abs=0.051)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     began = time.perf_counter()
     again = run(data, tmp_path / "runs", "--seed=0,1")

@@ -95,7 +95,7 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
     "cutpaste": (NORMAL, CUTPASTE),
     "cutpaste_scar": (NORMAL, SCAR),
     # Section 5.2: binary, so an image has one augmented view, as batches of 64 rather than 96 say.
-    "cutpaste_union": (NORMAL, ViewClass("CutPaste or CutPaste-Scar", _union)),
+    "cutpaste_union": (NORMAL, ViewClass("CutPaste or -Scar", _union)),
     "cutpaste_3way": (NORMAL, CUTPASTE, SCAR),
 }
 

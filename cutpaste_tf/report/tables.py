@@ -373,8 +373,7 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
     runs, problems = [], []
     for path in sorted(root.rglob("results.json")):
         try:
-            text = (path.parent / "config.json").read_text(encoding="utf-8")
-            config = Config.from_json(text, str(path.parent / "config.json"))
+            config = Config.load(path.parent)
             results = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(results, dict) or "image_auroc" not in results:
                 raise ValueError("it holds no results")
@@ -417,7 +416,8 @@ def _cell(column: Column, runs: Sequence[Run]) -> Value | None:
     notes = ["; ".join(settings)] if settings else []
     if len(groups) > 1:
         others = sum(len(group) for group in groups.values()) - len(found)
-        notes.append(f"{others} runs with other settings are not shown")
+        are = "run with other settings is" if others == 1 else "runs with other settings are"
+        notes.append(f"{others} {are} not shown")
     if len(values) != 5:
         notes.append(f"{len(values)} {'seed' if len(values) == 1 else 'seeds'} (the paper's 5)")
     if column.of_ensemble:
