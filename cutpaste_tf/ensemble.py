@@ -81,7 +81,7 @@ def of_runs(run_dirs: Sequence[pathlib.Path]) -> tuple[np.ndarray, np.ndarray] |
             return None
         scores.append(_numbers(rows, run_dir / SCORES))
         normal_scores.append(_numbers(normal, run_dir / NORMAL_SCORES))
-    labels = np.array([int(label) for _, label in images], np.int64)
+    labels = _numbers(rows, run_dir / SCORES, "label").astype(np.int64)
     return labels, average(scores, normal_scores)
 
 
@@ -91,17 +91,19 @@ def _read(path, columns):
             reader = csv.DictReader(file)
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read; remove it to evaluate the run again") from error
+        raise UserError(
+            f"{path}: cannot be read; remove results.json beside it and start the run again"
+        ) from error
     if not set(columns) <= set(reader.fieldnames or ()):
         raise UserError(f"{path}: must have the columns {', '.join(columns)}")
     return rows
 
 
-def _numbers(rows, path):
+def _numbers(rows, path, column="score"):
     try:
-        values = np.array([float(row["score"]) for row in rows], np.float64)
+        values = np.array([float(row[column]) for row in rows], np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: holds a score that is no number") from error
+        raise UserError(f"{path}: holds a {column} that is no number") from error
     if not np.isfinite(values).all():
-        raise UserError(f"{path}: holds a score that is not finite")
+        raise UserError(f"{path}: holds a {column} that is not finite")
     return values

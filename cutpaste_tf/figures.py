@@ -121,8 +121,8 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
         if values.shape[1] != size:
             values = tf.image.resize(values[..., None], [size, size])[..., 0].numpy()
         name = "GradCAM" if detector.config.gradcam else "patch heat map"
-        while name in maps:
-            name += " "
+        if name in maps:
+            name += f" {sum(other.startswith(name) for other in maps) + 1}"
         maps[name] = (values, np.median(usual), np.quantile(values, 0.999))
     return figures.localization(
         pipeline.prepare(test.subset(shown), size).read(tf.range(len(shown))).numpy(),
@@ -155,7 +155,7 @@ def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN
     import numpy as np
 
     from cutpaste_tf import data, train
-    from cutpaste_tf.augment import proxy
+    from cutpaste_tf.augment import paste, proxy
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
@@ -163,6 +163,10 @@ def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN
     config = Config.load(run)
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
+    if paste.scar_side(config.scar_width, config.scar_length) > config.input_size:
+        raise UserError(
+            f"--run={run}: its images of {config.input_size} pixels are too small for scars"
+        )
     normal = data.load(config).train
     chosen = np.unique(np.linspace(0, len(normal) - 1, count).astype(int))
     images = pipeline.prepare(normal.subset(chosen), config.image_size)

@@ -393,7 +393,11 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
     for config in runs:
         seeds.setdefault(config.category, []).append(config.run_dir)
     for category, run_dirs in seeds.items():
-        found = ensemble.of_runs(run_dirs) if len(run_dirs) > 1 else None
+        try:
+            found = ensemble.of_runs(run_dirs) if len(run_dirs) > 1 else None
+        except UserError as error:  # The runs stand for themselves all the same.
+            print(f"warning: no ensemble: {error}", file=sys.stderr)
+            continue
         if found is not None:
             print(f"{category:20s}  all {percent(_auroc(*found))}     (ensemble)")
     known = [r for r in results if r["image_auroc"] is not None]

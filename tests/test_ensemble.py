@@ -71,6 +71,7 @@ def test_a_run_without_normal_scores_has_no_ensemble(tmp_path):
     [
         ("scores.csv", "path,label\na.png,0\n", "columns path, label, score"),
         ("scores.csv", "path,label,defect_type,score\na.png,0,x,much\n", "no number"),
+        ("scores.csv", "path,label,defect_type,score\na.png,x,x,1\n", "label that is no number"),
         ("normal_scores.csv", "path,score\na,1\nb,nan\n", "not finite"),
     ],
 )

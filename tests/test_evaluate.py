@@ -322,6 +322,17 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
     plt.close(figure)
 
 
+def test_figure_5_needs_room_for_scars(finished, tmp_path):
+    from cutpaste_tf import figures
+
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text())
+    config |= {"task": "cutout", "patch_size": 16, "dense_patch": 16}
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="16 pixels are too small"):
+        figures.proxy_tasks(str(run_dir), 2)
+
+
 def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
     from cutpaste_tf import figures
 

@@ -7,6 +7,7 @@
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -60,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if form not in formats.FORMATS:
             raise UserError(f"--format={form}: must be one of {', '.join(formats.FORMATS)}")
         runs, problems = tables.collect(arguments.workdir)
+        filled = [tables.build(number, runs, problems) for number in chosen]
+        problems = list(dict.fromkeys(problems))
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
-        filled = [tables.build(number, runs) for number in chosen]
         output = arguments.output
         if form == "html":
             from cutpaste_tf.report import page
@@ -71,11 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output = str(pathlib.Path(arguments.workdir) / PAGE)
             base = pathlib.Path(output).parent if output else pathlib.Path()
             content = page.build(filled, runs, problems, base)
-        elif form == "text":
-            content = formats.all_of(filled, form)
-            if output is None:
-                width = max(60, shutil.get_terminal_size((110, 24)).columns)
-                content = "\n".join(formats.text(table, width) for table in filled)
+        elif form == "text" and output is None:
+            width = max(60, shutil.get_terminal_size((110, 24)).columns)
+            content = "\n".join(formats.text(table, width) for table in filled)
         else:
             content = formats.all_of(filled, form)
         if output is None:
@@ -93,12 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(path: pathlib.Path, content: str) -> None:
     """Writes a file whole or not at all."""
+    if not path.name or path.is_dir():
+        raise UserError(f"--output={path}: must name a file")
+    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
     print(f"written to {path}", file=sys.stderr)
 

@@ -5,6 +5,7 @@ import html
 import io
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 from cutpaste_tf.report.tables import Table, Value
@@ -40,7 +41,7 @@ def _marks(table: Table, cell: Value | str) -> list[int]:
     """The numbers of a cell's notes."""
     if isinstance(cell, str):
         return []
-    return [table.notes.index(note) + 1 for note in cell.notes]
+    return [table.notes.index(note) + 1 for note in cell.remarks]
 
 
 def _plain(table: Table, cell: Value | str) -> str:
@@ -141,7 +142,7 @@ def comma_separated(table: Table) -> str:
             if isinstance(cell, Value):
                 stderr = "" if cell.stderr is None else repr(cell.stderr)
                 runs = "" if kind == "paper" else cell.runs
-                writer.writerow([*start, repr(cell.mean), stderr, runs, "; ".join(cell.notes)])
+                writer.writerow([*start, repr(cell.mean), stderr, runs, "; ".join(cell.remarks)])
             elif cell == MISSING:
                 writer.writerow([*start, "", "", 0, MISSING])
     return buffer.getvalue()
@@ -182,7 +183,8 @@ def latex(table: Table) -> str:
         if row.kind == "average":
             lines.append(r"\hline")
     lines += [r"\end{tabular}", "", r"\raggedright\footnotesize"]
-    lines += [_latex(line) + r"\\" for line in _legend(table)]
+    # No line break of LaTeX's here: it would take a note's bracket for its argument.
+    lines += [_latex(line) + r"\par" for line in _legend(table)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -244,13 +246,13 @@ def _links(table: Table, base: pathlib.Path) -> str:
         if row.kind == "average":
             continue
         for column, value in zip(table.columns, row.ours, strict=True):
-            if not isinstance(value, Value):
+            if value is None:
                 continue
             links = []
             for path in value.paths:
                 address = pathlib.Path(os.path.relpath(path, base)).as_posix()
-                quoted = html.escape(address, quote=True)
-                links.append(f'<a href="{quoted}/">{html.escape(path.name)}</a>')
+                quoted = html.escape(urllib.parse.quote(address), quote=True)
+                links.append(f'<a href="./{quoted}/">{html.escape(path.name)}</a>')
             title = html.escape(f"{row.name}, {column.name}")
             items.append(f"<li>{title}: {', '.join(links)}</li>")
     if not items:

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from cutpaste_tf.report import formats
-from cutpaste_tf.report.tables import OWN, Run, Table, Value
+from cutpaste_tf.report.tables import OWN, Run, Table
 
 # Okabe and Ito's colours and a marker for each: told apart in greyscale and by colour-blind people.
 _SERIES = {
@@ -57,8 +57,16 @@ def against_paper(table: Table) -> Figure | None:
     series = {"paper": averages["all"].paper}
     series |= {group: averages[group].ours for group in ("all", OWN) if group in averages}
     series = {
-        name: [(place, values[i]) for place, i in enumerate(columns) if _known(values[i])]
+        name: [(place, values[i]) for place, i in enumerate(columns) if values[i] is not None]
         for name, values in series.items()
+    }
+    categories = {
+        group: sum(
+            any(value is not None for value in row.ours)
+            for row in table.rows
+            if row.kind == "category" and (row.group == OWN) == (group == OWN)
+        )
+        for group in ("all", OWN)
     }
     if not any(series[name] for name in series if name != "paper"):
         return None
@@ -67,6 +75,10 @@ def against_paper(table: Table) -> Figure | None:
         if not points:
             continue
         color, marker, label = _SERIES[name]
+        if name in categories:
+            total = " of 15" if name == "all" else ""
+            plural = "category" if categories[name] == 1 and not total else "categories"
+            label += f" ({categories[name]}{total} {plural})"
         axes.errorbar(
             [place + 0.18 * (shift - 1) for place, _ in points],
             [value.mean for _, value in points],
@@ -88,10 +100,6 @@ def against_paper(table: Table) -> Figure | None:
     axes.legend(fontsize=8)
     axes.set_title(f"Table {table.number}. {table.title}", fontsize=10)
     return figure
-
-
-def _known(value):
-    return isinstance(value, Value)
 
 
 def build(

@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,6 +41,17 @@ _NOT_COMPARED = {
 }
 # All that matters to a network that has not been trained.
 _UNTRAINED_COMPARED = {"dataset", "backbone", "weights", "image_size", "density"}
+# What the paper does not give: a default of this project's.
+_NOT_IN_THE_PAPER = {
+    "head_dims",
+    "location_density",
+    "mixed_precision",
+    "stem",
+    "translation",
+    "view_jitter",
+}
+# What a run measures, as a fraction or null.
+_MEASURES = ("image_auroc", "pixel_auroc", "pixel_aupro")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +77,22 @@ class Value:
       mean: over the runs, or what the paper prints.
       stderr: standard error of the mean; None for a single run, or where the paper prints none.
       runs: how many runs it is of; 0 for the paper's.
-      notes: what is to be known about it, such as settings that are not the paper's.
+      settings: how the runs' settings differ from the paper's; "" if they do not.
+      notes: what else is to be known about it.
       paths: the runs' folders.
     """
 
     mean: float
     stderr: float | None = None
     runs: int = 0
+    settings: str = ""
     notes: tuple[str, ...] = ()
     paths: tuple[pathlib.Path, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Settings and notes."""
+        return (self.settings, *self.notes) if self.settings else self.notes
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + ("" if self.stderr is None else f" ± {self.stderr:.1f}")
@@ -92,6 +111,8 @@ class Column:
       measure: takes from a run what the column shows, as a fraction, or None.
       compared: the settings that matter; all by default.
       of_ensemble: whether the column is of all seeds' averaged scores, rather than of their mean.
+      untrained: whether it is of a network before the training, the same for all seeds where its
+        weights are not random.
       group: a heading over several columns.
     """
 
@@ -102,6 +123,7 @@ class Column:
     measure: Callable[[Run], float | None] = lambda run: run.results["image_auroc"]
     compared: frozenset[str] | None = None
     of_ensemble: bool = False
+    untrained: bool = False
     group: str = ""
 
 
@@ -113,14 +135,14 @@ class Row:
       name: a category, or whose average it is.
       kind: "category" or "average".
       group: "texture", "object", "all" or `OWN`.
-      ours: a value for each column, None where runs are missing; False where there can be none.
+      ours: a value for each column, None where runs are missing or there can be none.
       paper: a value for each column, None where the paper prints none.
     """
 
     name: str
     kind: str
     group: str
-    ours: tuple[Value | bool | None, ...]
+    ours: tuple[Value | None, ...]
     paper: tuple[Value | None, ...]
 
 
@@ -143,8 +165,8 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """The notes of all cells, each once; a cell's marks are their places from 1."""
-        cells = (value for row in self.rows for value in row.ours if isinstance(value, Value))
-        return list(dict.fromkeys(note for value in cells for note in value.notes))
+        cells = (value for row in self.rows for value in row.ours if value is not None)
+        return list(dict.fromkeys(note for value in cells for note in value.remarks))
 
 
 # The paper's numbers.
@@ -215,7 +237,7 @@ def _table1():
 
 def _table2():
     def of(name):
-        return lambda run: run.results[name]
+        return lambda run: run.results.get(name)
 
     text = paper()["text"]
     settings = {"patch_size": 64, "stem": "small"}
@@ -269,7 +291,7 @@ FINETUNED = {
 def _table3():
     def of(feature, last):
         def measure(run):
-            stages = run.results.get("image_auroc_by_feature", {}).get(feature, {})
+            stages = (run.results.get("image_auroc_by_feature") or {}).get(feature) or {}
             if not run.config.backbone.startswith("efficientnet") or len(stages) < 1 + last:
                 return None
             return list(stages.values())[-1 if last else 0]
@@ -287,6 +309,7 @@ def _table3():
                     {},
                     of(feature, last),
                     None if last else frozenset(_UNTRAINED_COMPARED),
+                    untrained=not last,
                     group=group,
                 )
             )
@@ -351,6 +374,9 @@ _TABLES = {
 }
 
 
+_PAPER_STEPS = next(f.default for f in dataclasses.fields(Config) if f.name == "steps")
+
+
 # Runs.
 
 
@@ -377,10 +403,18 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
             results = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(results, dict) or "image_auroc" not in results:
                 raise ValueError("it holds no results")
+            for name in _MEASURES:
+                value = results.get(name)
+                if value is not None and not (_is_number(value) and 0 <= value <= 1):
+                    raise ValueError(f"its {name} is {value!r}, no fraction")
             runs.append(Run(path.parent, config, results))
         except (OSError, ValueError, UserError) as error:
             problems.append(f"{path.parent}: left out: {' '.join(str(error).split())}")
     return runs, problems
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def differences(config: Config, column: Column) -> tuple[str, ...]:
@@ -392,11 +426,12 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
         compared = column.compared is None or name in column.compared
         actual = getattr(config, name)
         if compared and name not in _NOT_COMPARED and actual != value:
-            found.append(f"{name} {show(actual)} (the paper's {show(value)})")
+            whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
+            found.append(f"{name} {show(actual)} ({whose} {show(value)})")
     return tuple(found)
 
 
-def _cell(column: Column, runs: Sequence[Run]) -> Value | None:
+def _cell(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | None:
     """What a column shows of a category's runs; None where there are none of it."""
     groups = {}
     for run in runs:
@@ -410,22 +445,43 @@ def _cell(column: Column, runs: Sequence[Run]) -> Value | None:
         groups = {settings: found for settings, found in groups.items() if len(found) > 1}
     if not groups:
         return None
-    settings, found = min(groups.items(), key=lambda item: (len(item[0]), -len(item[1])))
+    expected = (column.settings or {}).get("steps", _PAPER_STEPS)
+
+    def distance(item):
+        """Few settings that differ, steps near the paper's, many seeds."""
+        settings, found = item
+        steps = next(iter(found.values()))[0].config.steps
+        return len(settings), abs(math.log((steps + 1) / (expected + 1))), -len(found)
+
+    settings, found = min(groups.items(), key=distance)
     values = [value for _, value in found.values()]
     paths = tuple(run.path for run, _ in found.values())
-    notes = ["; ".join(settings)] if settings else []
-    if len(groups) > 1:
+    first = next(iter(found.values()))[0]
+    of_no_seed = column.untrained and first.config.weights != "none"
+    notes = []
+    if settings and len(groups) > 1:
         others = sum(len(group) for group in groups.values()) - len(found)
         are = "run with other settings is" if others == 1 else "runs with other settings are"
         notes.append(f"{others} {are} not shown")
-    if len(values) != 5:
+    if len(values) != 5 and not of_no_seed:
         notes.append(f"{len(values)} {'seed' if len(values) == 1 else 'seeds'} (the paper's 5)")
+    mean, stderr = float(np.mean(values)), None
     if column.of_ensemble:
-        scored = ensemble.of_runs(paths)
-        area = None if scored is None else metrics.image_auroc(*scored)
-        return None if area is None else Value(100.0 * area, None, len(values), tuple(notes), paths)
-    stderr = None if len(values) == 1 else float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    return Value(float(np.mean(values)), stderr, len(values), tuple(notes), paths)
+        try:
+            scored = ensemble.of_runs(paths)
+        except UserError as error:
+            problems.append(f"no ensemble: {error}")
+            return None
+        if scored is None:
+            problems.append(f"{paths[0]}: no ensemble: its runs lack {ensemble.NORMAL_SCORES}")
+            return None
+        area = metrics.image_auroc(*scored)
+        if area is None:
+            return None
+        mean = 100.0 * area
+    elif len(values) > 1 and not of_no_seed:
+        stderr = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return Value(mean, stderr, len(values), "; ".join(settings), tuple(notes), paths)
 
 
 def _average(values: Sequence[Value | None]) -> Value | None:
@@ -435,20 +491,31 @@ def _average(values: Sequence[Value | None]) -> Value | None:
         return None
     errors = [value.stderr for value in known]
     stderr = None if None in errors else float(np.mean(errors))
-    notes = list(dict.fromkeys(note for value in known for note in value.notes))
-    if len(known) < len(values):
-        notes.insert(0, f"average of {len(known)} of {len(values)} categories")
-    paths = tuple(path for value in known for path in value.paths)
-    mean = float(np.mean([value.mean for value in known]))
-    return Value(mean, stderr, sum(value.runs for value in known), tuple(notes), paths)
+    notes = [f"average of {len(known)} of {len(values)} categories"]
+    settings = list(dict.fromkeys(value.settings for value in known if value.settings))
+    return Value(
+        float(np.mean([value.mean for value in known])),
+        stderr,
+        sum(value.runs for value in known),
+        notes=(*(notes if len(known) < len(values) else []), *settings),
+        paths=tuple(path for value in known for path in value.paths),
+    )
 
 
-def build(number: str, runs: Sequence[Run]) -> Table:
+def _source(run: Run) -> tuple[str, str, str]:
+    """Category, data set and, for folders, place: what tells the rows of runs apart."""
+    config = run.config
+    place = os.path.abspath(config.data_dir) if config.dataset == "folder" else ""
+    return config.category, config.dataset, place
+
+
+def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -> Table:
     """Fills a table.
 
     Args:
       number: the table's in the paper, one of `NUMBERS`.
       runs: finished runs, of this table and of others.
+      problems: lines about what cannot be read are added to it.
 
     Returns:
       The table: MVTec AD's categories with their averages over textures, objects and all, then
@@ -456,42 +523,39 @@ def build(number: str, runs: Sequence[Run]) -> Table:
     """
     title, make = _TABLES[number]
     columns = tuple(make())
-    by_category = {}
+    problems = [] if problems is None else problems
+    by_source = {}
     for run in runs:
-        by_category.setdefault(run.config.category, []).append(run)
-    own = sorted(set(by_category) - {*MVTEC_TEXTURES, *MVTEC_OBJECTS})
-
-    def ours(category):
-        found = by_category.get(category, [])
-        return tuple(False if c.settings is None else _cell(c, found) for c in columns)
-
-    def papers(name):
-        return tuple(column.paper.get(name) for column in columns)
+        by_source.setdefault(_source(run), []).append(run)
+    mvtec = {name: (name, "mvtec_ad", "") for name in MVTEC_TEXTURES + MVTEC_OBJECTS}
+    own = {}
+    for source in sorted(set(by_source) - set(mvtec.values())):
+        category, dataset, place = source
+        alike = [other for other in by_source if other[0] == category]
+        unique = len(alike) == 1 and category not in mvtec
+        own[category if unique else f"{category} ({place or dataset})"] = source
 
     rows, cells = [], {}
-    for group, categories in (
-        ("texture", MVTEC_TEXTURES),
-        ("object", MVTEC_OBJECTS),
-        ("all", MVTEC_TEXTURES + MVTEC_OBJECTS),
+
+    def add(name, kind, group, ours, papers):
+        printed = tuple(column.paper.get(papers) for column in columns)
+        rows.append(Row(name, kind, group, tuple(ours), printed))
+
+    for group, sources in (
+        ("texture", {name: mvtec[name] for name in MVTEC_TEXTURES}),
+        ("object", {name: mvtec[name] for name in MVTEC_OBJECTS}),
+        ("all", mvtec),
         (OWN, own),
     ):
-        if group != "all":
-            for category in categories:
-                cells[category] = ours(category)
-                if group == OWN and not any(isinstance(v, Value) for v in cells[category]):
-                    del cells[category]  # It has runs, but of other tables.
-                    continue
-                rows.append(Row(category, "category", group, cells[category], papers(category)))
-        known = [category for category in categories if category in cells]
-        if not known:
-            continue
-        averages = tuple(
-            False
-            if column.settings is None
-            else _average([cells[category][i] for category in known])
-            for i, column in enumerate(columns)
-        )
-        rows.append(
-            Row(f"average, {group}", "average", group, averages, papers(f"average_{group}"))
-        )
+        for name, source in sources.items() if group != "all" else ():
+            found = by_source.get(source, [])
+            ours = [None if c.settings is None else _cell(c, found, problems) for c in columns]
+            if group == OWN and not any(ours):
+                continue  # It has runs, but of other tables.
+            cells[name] = ours
+            add(name, "category", group, ours, name if group != OWN else None)
+        known = [name for name in sources if name in cells]
+        if known:
+            averages = [_average([cells[name][i] for name in known]) for i in range(len(columns))]
+            add(f"average, {group}", "average", group, averages, f"average_{group}")
     return Table(number, title, columns, tuple(rows))

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import urllib.parse
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib.pyplot as plt
@@ -135,12 +136,12 @@ def test_mean_and_standard_error_over_seeds(tmp_path):
     ours, paper = cell(table, "grid", "Scar")
     assert ours.mean == pytest.approx(100 * np.mean(found))
     assert ours.stderr == pytest.approx(100 * stats.sem(found))
-    assert (ours.runs, ours.notes) == (5, ())
+    assert (ours.runs, ours.remarks) == (5, ())
     assert len(ours.paths) == 5
     assert str(paper) == "74.4 ± 2.5"
     assert cell(table, "grid", "Cutout")[0] is None
     assert cell(table, "carpet", "Scar")[0] is None
-    assert cell(table, "grid", "DOCC")[0] is False
+    assert cell(table, "grid", "DOCC")[0] is None
 
 
 def test_averages_are_of_means_and_of_errors_and_say_what_they_lack(tmp_path):
@@ -170,6 +171,7 @@ def test_own_categories_have_rows_and_an_average_of_their_own(tmp_path):
     assert paper is None
     assert cell(table, "average, all", "Rotation")[0] is None
     assert any("dataset folder (the paper's mvtec_ad)" in note for note in table.notes)
+    assert "1 seed (the paper's 5)" in table.notes
     assert [row.name for row in fill("2", tmp_path).rows][-1] == "average, all"
 
 
@@ -180,7 +182,7 @@ def test_other_settings_are_noted_and_the_nearest_to_the_papers_are_shown(tmp_pa
     table = fill("1", tmp_path)
     ours, _ = cell(table, "tile", "Cutout")
     assert ours.mean == pytest.approx(70.0)
-    assert ours.notes == (
+    assert ours.remarks == (
         "steps 32768 (the paper's 65536)",
         "2 runs with other settings are not shown",
         "2 seeds (the paper's 5)",
@@ -189,7 +191,41 @@ def test_other_settings_are_noted_and_the_nearest_to_the_papers_are_shown(tmp_pa
         add_run(tmp_path / "whole", "tile", seed, 0.8, task="cutout")
     ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
     assert ours.mean == pytest.approx(80.0)
-    assert ours.notes == ("4 runs with other settings are not shown",)
+    assert ours.remarks == ()
+
+
+def test_of_equally_many_differences_the_steps_nearest_to_the_papers_count(tmp_path):
+    add_run(tmp_path / "a", "tile", 0, 0.5, task="cutout", steps=10)
+    add_run(tmp_path / "a", "tile", 1, 0.5, task="cutout", steps=10)
+    add_run(tmp_path / "b", "tile", 0, 0.9, task="cutout", steps=60000)
+    ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
+    assert ours.mean == pytest.approx(90.0)
+    assert ours.settings == "steps 60000 (the paper's 65536)"
+
+
+def test_what_the_paper_does_not_give_is_not_called_the_papers(tmp_path):
+    add_run(tmp_path, "tile", 0, 0.5, task="cutout", translation=0.0, head_dims=(8, 4), steps=9)
+    ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
+    assert set(ours.settings.split("; ")) == {
+        "head_dims 8,4 (here usually 128)",
+        "translation 0.0 (here usually 0.04)",
+        "steps 9 (the paper's 65536)",
+    }
+
+
+def test_data_sets_with_the_same_category_have_rows_of_their_own(tmp_path):
+    for name, seed, value in (("a", 0, 0.6), ("b", 1, 0.9)):
+        add_run(tmp_path / name, "bolt", seed, value, task="cutout", data_dir=f"/{name}")
+    add_run(tmp_path / "m", "screw", 0, 0.3, task="cutout")
+    add_run(tmp_path / "o", "screw", 0, 0.8, task="cutout", dataset="folder", data_dir="/own")
+    table = fill("1", tmp_path)
+    found = {row.name: cell(table, row.name, "Cutout") for row in table.rows}
+    expected = {"bolt (/a)": 60, "bolt (/b)": 90, "screw": 30, "screw (/own)": 80}
+    assert {name: round(found[name][0].mean) for name in expected} == expected
+    assert str(found["screw"][1]) == "17.6 ± 4.4"
+    assert found["screw (/own)"][1] is None
+    assert round(found["average, object"][0].mean) == 30
+    assert round(found["average, own data"][0].mean) == round((60 + 90 + 80) / 3)
 
 
 def test_one_seed_counts_once_and_how_it_was_computed_does_not_matter(tmp_path):
@@ -212,7 +248,7 @@ def test_an_unmeasured_run_is_missing_and_not_zero(tmp_path):
     assert (ours["mean"], ours["runs"], ours["notes"]) == ("", "0", "missing")
 
 
-def test_patch_and_staged_and_pretrained_runs_do_not_count_as_table_1s(tmp_path):
+def test_patch_and_pretrained_runs_do_not_count_as_table_1s(tmp_path):
     add_run(tmp_path / "a", "tile", 0, 0.6, patch_size=64, results={"pixel_auroc": 0.9})
     add_run(tmp_path / "b", "tile", 0, 0.6, weights="x.weights.h5")
     add_run(tmp_path / "c", "tile", 0, 0.6, backbone="efficientnet_b0")
@@ -231,7 +267,24 @@ def test_the_ensemble_is_of_all_seeds_of_3_way(tmp_path):
     wins = np.mean([total[j] > total[i] for i in (0, 1) for j in (2, 3, 4, 5)])
     assert ours.mean == pytest.approx(100 * wins)
     assert ours.stderr is None
-    assert "3 seeds (the paper's 5)" in ours.notes
+    assert ours.remarks == ("3 seeds (the paper's 5)",)
+
+
+@pytest.mark.parametrize("damage", ["other images", "no normal scores", "no scores"])
+def test_what_keeps_runs_from_an_ensemble_is_told_and_the_rest_is_shown(tmp_path, damage):
+    paths = [add_run(tmp_path, "zipper", s, 0.7, np.arange(6), np.arange(8)) for s in (0, 1)]
+    if damage == "other images":
+        text = (paths[1] / "scores.csv").read_text().replace("0.png", "9.png")
+        (paths[1] / "scores.csv").write_text(text)
+    else:
+        (paths[1] / ("normal_scores.csv" if "normal" in damage else "scores.csv")).unlink()
+    runs, problems = tables.collect(str(tmp_path))
+    table = tables.build("1", runs, problems)
+    assert cell(table, "zipper", "Ensemble")[0] is None
+    assert cell(table, "zipper", "CutPaste (3-way)")[0].mean == pytest.approx(70)
+    assert len(problems) == 1
+    assert "no ensemble" in problems[0]
+    assert str(tmp_path) in problems[0]
 
 
 def test_one_seed_is_no_ensemble(tmp_path):
@@ -255,7 +308,15 @@ def test_table_2_shows_pixels_and_both_models_image_scores(tmp_path):
         "image AUROC, patches": 70,
         "image AUROC, image-level": 60,
     }
-    assert all(value.notes == ("1 seed (the paper's 5)",) for value in found.values())
+    assert all(value.remarks == ("1 seed (the paper's 5)",) for value in found.values())
+
+
+def test_results_that_lack_what_a_column_shows_are_missing_there(tmp_path):
+    run_dir = add_run(tmp_path, "tile", 0, 0.7, patch_size=64, stem="small")
+    (run_dir / "results.json").write_text('{"image_auroc": 0.7}')
+    table = fill("2", tmp_path)
+    assert cell(table, "tile", "CutPaste (3-way)")[0] is None
+    assert round(cell(table, "tile", "image AUROC, patches")[0].mean) == 70
 
 
 def test_table_3_reads_both_features_before_and_after(tmp_path):
@@ -291,7 +352,8 @@ def test_table_3_reads_both_features_before_and_after(tmp_path):
             cell(table, row, n, g)[0] for g in ("Pool", "Level-7") for n in ("Pretrain", "Finetune")
         ]
         assert [v and round(v.mean) for v in values] == expected
-        assert all(v is None or v.notes == one for v in values)
+        # Pretrained features are the same for every seed; the paper prints no error either.
+        assert [v and v.remarks for v in values] == [(), one if row == "pill" else None] * 2
     assert cell(table, "wood", "Finetune", "Pool")[0] is None
 
 
@@ -318,11 +380,14 @@ def test_tables_7_and_8_tell_values_apart_and_share_the_default(tmp_path):
 
 def test_unreadable_runs_are_told_and_left_out(tmp_path):
     good = add_run(tmp_path, "tile", 0, 0.6, task="cutout")
+    good_config = (good / "config.json").read_text()
     for name, config, results in (
+        ("f", good_config, '{"image_auroc": "much"}'),
+        ("g", good_config, '{"image_auroc": 93.5}'),
         ("a", "{}", "{"),
         ("b", "not JSON", '{"image_auroc": 1}'),
         ("c", '{"unknown": 1}', '{"image_auroc": 1}'),
-        ("d", (good / "config.json").read_text(), "[]"),
+        ("d", good_config, "[]"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
@@ -331,7 +396,7 @@ def test_unreadable_runs_are_told_and_left_out(tmp_path):
     (tmp_path / "e" / "results.json").write_text("{}")
     runs, problems = tables.collect(str(tmp_path))
     assert [run.path for run in runs] == [good]
-    assert len(problems) == 5
+    assert len(problems) == 7
     assert all(str(tmp_path) in problem and "\n" not in problem for problem in problems)
 
 
@@ -347,7 +412,7 @@ def test_a_missing_folder_is_a_user_error(tmp_path):
 def filled(tmp_path):
     for seed, value in enumerate((0.91, 0.93)):
         add_run(tmp_path, "metal_nut", seed, value, task="scar", steps=800)
-    add_run(tmp_path, "a&b|c", 0, 0.75, task="scar")
+    add_run(tmp_path, "a&b|c#d", 0, 0.75, task="scar")
     return fill("1", tmp_path)
 
 
@@ -367,7 +432,7 @@ def test_markdown_has_a_cell_for_every_column(filled):
     lines = [line for line in formats.markdown(filled).splitlines() if line.startswith("|")]
     bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
     assert len(bars) == 1
-    assert any(line.startswith(r"| a&b\|c |") for line in lines)
+    assert any(line.startswith(r"| a&b\|c#d |") for line in lines)
     assert any(line.startswith(r"| metal\_nut |") and "92.0 ± 1.0" in line for line in lines)
 
 
@@ -393,6 +458,9 @@ def test_latex_escapes_and_closes(filled):
     assert r"metal\_nut" in text
     assert r"a\&b" in text
     assert text.count(r"\begin") == text.count(r"\end")
+    # A bracket after a line break would be its argument.
+    assert not re.search(r"\\\\\s*\[", text)
+    assert "[1] steps 800" in text
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     body = [line for line in text.splitlines() if line.endswith(r"\\") and " & " in line]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns) - 1}
@@ -405,7 +473,7 @@ class Page:
         self.tree = ElementTree.fromstring(body)
 
     def cells(self, table, row):
-        for tr in self.tree.iter("tr"):
+        for tr in table.iter("tr"):
             head = tr.find("th[@scope='row']")
             if head is not None and head.text == row:
                 yield ["".join(td.itertext()) for td in tr.findall("td")]
@@ -430,17 +498,25 @@ def test_the_page_is_whole_and_needs_nothing_else(filled, tmp_path):
         assert {len(tr.findall("td")) for tr in table.find("tbody").findall("tr")} == {across - 1}
     links = [a.get("href") for a in found.tree.iter("a") if "#" not in a.get("href")]
     assert len(links) == 3
-    assert all((tmp_path / link).is_dir() for link in links)
+    assert all((tmp_path / urllib.parse.unquote(link)).is_dir() for link in links)
+    (cells,) = list(found.cells(next(found.tree.iter("table")), "metal_nut"))
+    place = cells.index("92.0 ± 1.01,2")  # with the marks of its notes
+    assert cells[place + 1] == "86.9 ± 1.5"
+    assert cells[place - 2 : place] == ["missing", "84.6 ± 0.7"]
 
 
 def test_the_plot_shows_averages_of_ours_and_the_paper(filled):
     figure = page.against_paper(filled)
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["the paper, all 15 categories", "ours, MVTec AD", "ours, own data"]
+    assert labels == [
+        "the paper, all 15 categories",
+        "ours, MVTec AD (1 of 15 categories)",
+        "ours, own data (1 category)",
+    ]
     by_label = dict(zip(labels, axes.containers, strict=True))
-    assert by_label["ours, MVTec AD"][0].get_ydata().tolist() == pytest.approx([92.0])
-    assert by_label["ours, own data"][0].get_ydata().tolist() == pytest.approx([75.0])
+    assert by_label[labels[1]][0].get_ydata().tolist() == pytest.approx([92.0])
+    assert by_label[labels[2]][0].get_ydata().tolist() == pytest.approx([75.0])
     assert by_label["the paper, all 15 categories"][0].get_ydata().tolist()[-1] == 96.1
     assert page.against_paper(tables.build("1", [])) is None
 
@@ -477,6 +553,8 @@ def test_command_prints_and_writes(filled, tmp_path, capsys):
         (["--table=1", "--workdir=/nowhere/at/all"], "/nowhere/at/all"),
         (["--table=1", "--workdir=.", "--format=pdf"], "--format=pdf"),
         (["--table=1", "--workdir=WORK", "--output=/proc/no/file"], "--output=/proc/no/file"),
+        (["--table=1", "--workdir=WORK", "--output="], "must name a file"),
+        (["--table=1", "--workdir=WORK", "--output=WORK"], "must name a file"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, capsys):
@@ -486,6 +564,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert printed.err.startswith("error: ")
     assert message in printed.err
     assert printed.out == ""
+    assert not list(tmp_path.parent.glob("*.tmp"))
 
 
 def test_settings_of_a_column_are_ones_that_config_knows():
