@@ -281,6 +281,12 @@ class Config:
         self._check_task()
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
+        if self.mixed_precision and self.distribution != "none":
+            # LossScaleOptimizer asks the first device alone whether the gradients are finite.
+            raise UserError(
+                f"--mixed_precision: Keras's loss scaling does not agree between the devices of "
+                f"--distribution={self.distribution}; leave one of them out"
+            )
         if self.jit_compile and self.distribution != "none":
             raise UserError(
                 f"--jit_compile: XLA cannot compile what --distribution={self.distribution} sends "

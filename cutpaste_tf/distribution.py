@@ -17,6 +17,15 @@ import tensorflow as tf
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
+# What a worker's TensorFlow raises when another one is gone.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
 
 def strategy(config: Config) -> tf.distribute.Strategy:
     """Returns how --distribution shares a step among devices.
@@ -60,9 +69,10 @@ def _of_workers(tf_config):
     del tf_config  # read by TensorFlow
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f"--distribution=multi_worker: cannot be set up ({str(error).splitlines()[0]})"
+            f"--distribution=multi_worker: cannot be set up ({str(error).splitlines()[0]}); check "
+            "TF_CONFIG's hosts and ports"
         ) from error
 
 
@@ -151,26 +161,35 @@ def share_out(
     """
     chosen = strategy(config)
 
-    def of_worker(context):
-        count = context.num_input_pipelines
+    return chosen.distribute_datasets_from_function(lambda context: own_rows(batches(), context))
 
-        def own_rows(*batch):
-            size = tf.shape(batch[0])[0] // count
-            first = context.input_pipeline_id * size
-            return tuple(part[first : first + size] for part in batch)
 
-        data = batches().map(own_rows, tf.data.AUTOTUNE)
-        devices = context.num_replicas_in_sync // count
-        if devices > 1:
-            # One device after the other, and never rows of two batches together.
-            def of_devices(*rows):
-                parts = [tf.stack(tf.split(part, devices)) for part in rows]
-                return tf.data.Dataset.from_tensor_slices(tuple(parts))
+def own_rows(data: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """Takes a worker's rows of each batch, one of its devices' after the other's.
 
-            data = data.flat_map(of_devices)
-        return data.prefetch(tf.data.AUTOTUNE)
+    Args:
+      data: whole batches, tuples of tensors that all have the same number of rows.
+      context: which worker, and how many devices there are.
 
-    return chosen.distribute_datasets_from_function(of_worker)
+    Returns:
+      The rows of each of the worker's devices as an element of its own.
+    """
+    count = context.num_input_pipelines
+    devices = context.num_replicas_in_sync // count
+
+    def of_worker(*batch):
+        size = tf.shape(batch[0])[0] // count
+        first = context.input_pipeline_id * size
+        return tuple(part[first : first + size] for part in batch)
+
+    def of_devices(*rows):
+        # Never rows of two batches together.
+        return tf.data.Dataset.from_tensor_slices(
+            tuple(tf.stack(tf.split(part, devices)) for part in rows)
+        )
+
+    data = data.map(of_worker, tf.data.AUTOTUNE)
+    return (data.flat_map(of_devices) if devices > 1 else data).prefetch(tf.data.AUTOTUNE)
 
 
 def fit(
@@ -208,22 +227,18 @@ def fit(
     def step(rows):
         chosen.run(model.train_step, args=(next(rows),))
 
-    def results():
-        return {name: float(value) for name, value in model.get_metrics_result().items()}
-
     model.stop_training = False
     listed.on_train_begin()
     logs = {}
+    # Reading a metric takes a round among the workers, so that is done once an epoch.
     for epoch in range(initial_epoch, epochs):
         model.reset_metrics()
         listed.on_epoch_begin(epoch)
         for number in range(steps_per_epoch):
             listed.on_train_batch_begin(number)
             step(rows)
-            logs = results()
-            listed.on_train_batch_end(number, logs)
-            if model.stop_training:
-                break
+            listed.on_train_batch_end(number)
+        logs = {name: float(value) for name, value in model.get_metrics_result().items()}
         listed.on_epoch_end(epoch, logs)
         if model.stop_training:
             break

@@ -137,9 +137,10 @@ def find_flagfile(experiment: Experiment) -> str:
     Raises:
       UserError: if it is not there, as when the package is installed without a checkout.
     """
+    if experiment not in known().values():
+        return experiment.flagfile  # a file of the user's
     beside = pathlib.Path(__file__).resolve().parents[1] / "experiments"
     for path in (
-        pathlib.Path(experiment.flagfile),
         pathlib.Path("experiments") / experiment.flagfile,
         beside / experiment.flagfile,
     ):

@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = configs.parse(sys.argv if argv is None else argv)
         states = [run_state(config) for config in runs]
+        # Of several workers the first alone writes and reports.
+        leads = leads_workers(runs[0])
         if any(state != "finished" for state in states):
             check_machine(runs[0])
-        # Of several workers the first alone writes and reports.
-        leads = all(leads_workers(config) for config in runs)
+        check_workers(runs[0], states)
         for config, state in zip(runs, states, strict=True):
             if state == "new" and leads:
                 make_run_dir(config)
@@ -51,15 +52,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; start again to resume", file=sys.stderr)
         return 130
     except Exception as error:
-        reason = disk_error(error)
-        if reason is None:
+        message = mend(error, runs[0])
+        if message is None:
             raise
-        print(
-            f"error: --workdir={runs[0].workdir}: cannot be written ({reason}); make room or mend "
-            "its permissions, and start again to resume",
-            file=sys.stderr,
-        )
+        print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def mend(error: Exception, config: Config) -> str | None:
+    """Returns what a user can do about an error, in one line, if it is not the program's."""
+    reason = disk_error(error)
+    if reason is not None:
+        return (
+            f"--workdir={config.workdir}: cannot be written ({reason}); make room or mend its "
+            "permissions, and start again to resume"
+        )
+    if config.distribution == "multi_worker":
+        from cutpaste_tf import distribution
+
+        if isinstance(error, distribution.LOST):
+            return (
+                "--distribution=multi_worker: another worker has ended or cannot be reached; see "
+                f"what it printed ({str(error).splitlines()[0]})"
+            )
+    return None
 
 
 def disk_error(error: Exception) -> str | None:
@@ -99,6 +115,11 @@ def run_state(config: Config) -> str:
     return "finished" if (run_dir / "results.json").is_file() else "interrupted"
 
 
+def asks_of_machine(config: Config) -> bool:
+    """Returns whether `check_machine` has anything to check."""
+    return config.weights != "none" or config.distribution != "none"
+
+
 def check_machine(config: Config) -> None:
     """Checks what the flags ask of this machine, before anything is written.
 
@@ -110,7 +131,7 @@ def check_machine(config: Config) -> None:
     Raises:
       UserError: if the weights cannot be had or are another network's, or the devices do not fit.
     """
-    if config.weights == "none" and config.distribution == "none":
+    if not asks_of_machine(config):
         return
     prepare_libraries()
     from cutpaste_tf import distribution, train
@@ -118,6 +139,23 @@ def check_machine(config: Config) -> None:
     distribution.strategy(config)
     if config.weights != "none":
         train.build_backbone(config)
+
+
+def check_workers(config: Config, states: Sequence[str]) -> None:
+    """Checks that all workers see the same finished runs, before any waits for another.
+
+    Args:
+      config: the settings.
+      states: of the runs, as this worker sees them.
+
+    Raises:
+      UserError: if they do not.
+    """
+    if config.distribution != "multi_worker":
+        return
+    from cutpaste_tf import distribution
+
+    distribution.check_agreement(config, states.count("finished"))
 
 
 def leads_workers(config: Config) -> bool:
@@ -156,7 +194,8 @@ def make_run_dir(config: Config) -> None:
 
 def load_results(config: Config) -> dict:
     """Returns a finished run's results, and says that it is skipped."""
-    print(f"{config.run_dir}: finished already, skipped")
+    if leads_workers(config):
+        print(f"{config.run_dir}: finished already, skipped")
     path = config.run_dir / "results.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))

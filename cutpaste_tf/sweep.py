@@ -4,7 +4,8 @@
 
 Each run of each experiment is one of `cutpaste_tf.main`'s, in WORKDIR/EXPERIMENT/CATEGORY/seed_N,
 with what it prints in `log.txt` there. Flags of `main` hold for all runs: `--category=bottle,screw
---seed=0,1` takes a part of a table, `--steps=800` shortens it. Ray shares the machine out, or the
+--seed=0,1` takes a part of a table, `--steps=800` shortens it, but for runs whose row in the paper
+that flag makes, such as Table 7's numbers of epochs. Ray shares the machine out, or the
 cluster that `--ray_address` names; its machines need cutpaste-tf and see the same folders.
 
 What was interrupted is resumed, what is finished is skipped; so Ctrl-C loses an epoch at most.
@@ -17,8 +18,10 @@ import dataclasses
 import math
 import os
 import pathlib
+import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 from cutpaste_tf import config as configs
@@ -201,31 +204,32 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     if not left:
         print(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
         return 0
-    for job in left:
-        main.make_run_dir(job.config)
     ray = _start_ray(arguments.ray_address)
     try:
-        have = ray.cluster_resources()
-        gpus = arguments.gpus_per_run
-        gpus = min(1.0, have.get("GPU", 0.0)) if gpus is None else gpus
-        slots = math.inf
-        for flag, kind, amount in (
-            ("cpus_per_run", "CPU", arguments.cpus_per_run),
-            ("gpus_per_run", "GPU", gpus),
-        ):
-            if amount > have.get(kind, 0.0):
-                raise UserError(
-                    f"--{flag}={amount:g}: Ray has {have.get(kind, 0.0):g} {kind}s in all"
-                )
-            slots = min(slots, have[kind] // amount if amount else math.inf)
-        print(f"{counts}, {int(slots)} at a time", flush=True)
+        cpus, gpus = arguments.cpus_per_run, arguments.gpus_per_run
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if gpus is None:
+            gpus = 1.0 if any(node.get("GPU", 0.0) >= 1.0 for node in nodes) else 0.0
+        slots = _slots(nodes, cpus, gpus)
         # Each run has a process of its own, which gives all memory back at its end.
-        remote = ray.remote(
-            num_cpus=arguments.cpus_per_run, num_gpus=gpus, max_calls=1, max_retries=0
-        )(_train_one)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
+        folder = os.getcwd()
+        # What a run needs of a machine, such as pretrained weights, is told before any is begun;
+        # and fetched by one, not by all at once.
+        check = ray.remote(**options)(_check_one)
+        for job in {job.experiment: job for job in left}.values():
+            if not main.asks_of_machine(job.config):
+                continue
+            problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
+            if problem:
+                raise UserError(problem)
+        for job in left:
+            main.make_run_dir(job.config)
+        print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
+        remote = ray.remote(**options)(_train_one)
 
         def submit(job):
-            return remote.remote(job.config.to_json(), arguments.cpus_per_run, gpus)
+            return remote.remote(job.config.to_json(), folder, cpus, gpus)
 
         failed = _watch(ray, left, submit, arguments.retries)
     finally:
@@ -251,40 +255,70 @@ def _start_ray(address):
         ) from error
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        # "local" starts Ray here even where RAY_ADDRESS names a cluster.
-        ray.init("local", include_dashboard=False, **options)
-        return ray
+        options["include_dashboard"] = False
+    where = "--ray_address" if address is None else f"--ray_address={address}"
     try:
-        ray.init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        # "local" starts Ray here even where RAY_ADDRESS names a cluster.
+        ray.init("local" if address is None else address, **options)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--ray_address={address}: cannot be reached ({reason})") from error
+        raise UserError(f"{where}: Ray cannot be started or reached ({reason})") from error
     return ray
 
 
-def _train_one(text: str, cpus: float, gpus: float) -> Outcome:
-    """Does one run, in a Ray worker. Nothing of a sweep's own process is seen here."""
-    import math
-    import os
-    import traceback
+def _slots(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> int:
+    """How many runs fit on the machines at a time, each on one of them."""
+    wanted = {"CPU": cpus, "GPU": gpus}
+    slots = sum(
+        int(min(node.get(kind, 0.0) // amount for kind, amount in wanted.items() if amount))
+        for node in nodes
+    )
+    if not slots:
+        most = ", ".join(
+            f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes
+        )
+        raise UserError(
+            f"--cpus_per_run={cpus:g} --gpus_per_run={gpus:g}: no machine is large enough; Ray has "
+            f"{most}"
+        )
+    return slots
 
-    if 0 < gpus < 1:  # TensorFlow would take all of a GPU that it shares.
+
+def _enter(folder: str, gpus: float) -> None:
+    """Makes a worker's process one that a run can be started in."""
+    os.chdir(folder)  # Paths in flags are relative to where the sweep was started.
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif gpus < 1:  # TensorFlow would take all of a GPU that it shares.
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-    from cutpaste_tf import main
-    from cutpaste_tf.config import Config
-    from cutpaste_tf.errors import UserError
-    from cutpaste_tf.sweep import LOG, Outcome
+    main.prepare_libraries()
 
+
+def _check_one(text: str, folder: str, gpus: float) -> str:
+    """Checks, in a Ray worker, what a run asks of the machine; returns what is wrong."""
+    try:
+        _enter(folder, gpus)
+        main.check_machine(Config.from_json(text))
+    except OSError as error:
+        return f"{folder}: a machine of the cluster does not see it ({error.strerror})"
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
+    """Does one run, in a Ray worker."""
     config = Config.from_json(text)
-    with (
-        open(config.run_dir / LOG, "a", encoding="utf-8") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
+    try:
+        _enter(folder, gpus)
+        log = open(config.run_dir / LOG, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        name = platform.node()
+        return Outcome(error=f"{name}: {error.filename}: {error.strerror}", final=True)
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
             if main.run_state(config) == "finished":
                 return Outcome(main.load_results(config)["image_auroc"])
-            main.prepare_libraries()
             import tensorflow as tf
 
             threads = max(1, math.ceil(cpus))
@@ -296,7 +330,7 @@ def _train_one(text: str, cpus: float, gpus: float) -> Outcome:
             return Outcome(error=str(error), final=True)
         except Exception as error:
             traceback.print_exc(file=log)
-            return Outcome(error=main.disk_error(error) or f"{type(error).__name__}: {error}")
+            return Outcome(error=main.mend(error, config) or f"{type(error).__name__}: {error}")
 
 
 def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tuple[Job, str]]:
@@ -314,7 +348,7 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     # A worker that was killed, by the system or for its memory, says nothing.
-                    reason = " ".join(str(error).split())[:200]
+                    reason = (str(error).strip() or "no reason given").splitlines()[-1].strip()
                     outcome = Outcome(error=f"{type(error).__name__}: {reason}")
                 if not outcome.error:
                     progress.done(job, _percent(outcome.image_auroc))

@@ -246,14 +246,17 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     Raises:
       UserError: if the weights cannot be had, or are another network's.
     """
-    shared = {"weight_decay": config.weight_decay, "seed": config.seed}
+    shared = {
+        "weight_decay": config.weight_decay,
+        "seed": config.seed,
+        "synchronized": config.distribution != "none",
+    }
     if config.backbone == "resnet18":
         backbone = resnet18(
             # A patch model scores smaller patches than it is trained on (Appendix A.5).
             None if config.patch_size else config.image_size,
             width=config.width,
             stem=config.stem,
-            synchronized=config.distribution != "none",
             **shared,
         )
     else:
@@ -376,6 +379,7 @@ def train(
     checkpoints = run_dir / "checkpoints"
     backup_dir, clock_file = checkpoints / "backup", checkpoints / "train_seconds.json"
     if has_weights(run_dir):
+        distribution.check_agreement(config, config.steps)
         load_weights(model, run_dir)
         return _summary(_read_clock(clock_file), config)
 

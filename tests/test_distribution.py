@@ -1,5 +1,6 @@
 """Training shared among devices: two logical CPU devices, in a process of their own."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,8 +13,9 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, TINY, assert_user_error, command
 
-from cutpaste_tf import main
+from cutpaste_tf import distribution, main
 from cutpaste_tf.augment import proxy, random
+from cutpaste_tf.config import Config
 
 SCRIPT = """
 import json, pathlib, sys, tempfile
@@ -247,6 +249,31 @@ def test_killed_workers_resume_together_and_refuse_different_folders(mvtec, tmp_
         )
     outputs = finish(start_workers(flags, [tmp_path / "two"] * 2))
     assert "resuming at step" in outputs[0]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_workers_devices_have_the_batchs_rows_in_order(devices):
+    batches = [np.arange(8) + 100 * number for number in range(3)]
+    whole = tf.data.Dataset.from_tensor_slices((np.stack(batches), 10 * np.stack(batches)))
+    shares = []
+    for worker in range(2):
+        context = tf.distribute.InputContext(2, worker, 2 * devices)
+        shares.append(list(distribution.own_rows(whole, context).as_numpy_iterator()))
+    assert [len(share) for share in shares] == [3 * devices] * 2
+    for number, batch in enumerate(batches):
+        parts = [share[number * devices + d] for share in shares for d in range(devices)]
+        assert {len(rows) for rows, _ in parts} == {8 // (2 * devices)}
+        assert np.concatenate([rows for rows, _ in parts]).tolist() == batch.tolist()
+        assert np.concatenate([rows for _, rows in parts]).tolist() == (10 * batch).tolist()
+
+
+def test_a_worker_that_loses_the_others_says_so():
+    config = Config(dataset="textures", distribution="multi_worker")
+    lost = tf.errors.UnavailableError(None, None, "Connection refused\nmore")
+    assert "another worker" in main.mend(lost, config)
+    assert "\n" not in main.mend(lost, config)
+    assert main.mend(lost, dataclasses.replace(config, distribution="none")) is None
+    assert main.mend(ValueError("a fault of the program's"), config) is None
 
 
 @pytest.mark.parametrize(

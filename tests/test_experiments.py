@@ -1,7 +1,5 @@
 """The paper's experiments by name, and that the flag files say what the tables expect."""
 
-import dataclasses
-
 import pytest
 from conftest import ROOT
 
@@ -72,7 +70,7 @@ def test_choosing_by_table_name_and_file(tmp_path):
     ]
 
 
-def test_what_is_not_known_is_named(tmp_path):
+def test_what_is_not_known_is_named(tmp_path, monkeypatch):
     for name in ("table6", "resnet18_jigsaw", str(tmp_path / "none.flags")):
         with pytest.raises(UserError) as error:
             experiments.choose([name])
@@ -82,5 +80,16 @@ def test_what_is_not_known_is_named(tmp_path):
         (tmp_path / folder / "x.flags").write_text("")
     with pytest.raises(UserError, match="share the folder"):
         experiments.choose([str(tmp_path / "a" / "x.flags"), str(tmp_path / "b" / "x.flags")])
+    gone = experiments.Experiment("gone", "gone.flags")
+    monkeypatch.setattr(experiments, "known", lambda: {"gone": gone})
     with pytest.raises(UserError, match="checkout"):
-        experiments.find_flagfile(dataclasses.replace(experiments.known()["demo"], flagfile="no"))
+        experiments.find_flagfile(gone)
+
+
+def test_a_stray_file_does_not_take_the_place_of_an_experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.flags").write_text("--dataset=textures\n")
+    found = experiments.find_flagfile(experiments.known()["demo"])
+    assert found == str(ROOT / "experiments" / "demo.flags")
+    (own,) = experiments.choose(["demo.flags"])
+    assert experiments.find_flagfile(own) == "demo.flags"

@@ -243,25 +243,74 @@ def test_more_than_there_is_and_no_cluster_are_user_errors(tmp_path):
     out, err = process.communicate(timeout=120)
     done = subprocess.CompletedProcess([], process.returncode, out, err)
     assert_user_error(done, "--cpus_per_run=1000")
+    assert not (tmp_path / "runs").exists()
     process = start(tmp_path / "runs", *flags, "--ray_address=127.0.0.1:1")
     out, err = process.communicate(timeout=300)
     done = subprocess.CompletedProcess([], process.returncode, out, err)
     assert_user_error(done, "--ray_address=127.0.0.1:1")
+    assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_in_a_worker_says_how_it_ended(tmp_path, small_backbone):
+def test_a_run_in_a_worker_says_how_it_ended(tmp_path, small_backbone, monkeypatch):
+    import tensorflow as tf
+
     from cutpaste_tf import main
 
     data = make_mvtec(tmp_path / "data", train=6, good=2, bad=2)
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--seed=0"]
     (job,) = sweep.plan(["resnet18_cutout"], str(tmp_path / "runs"), flags)
+    # A worker's process is its own; this one is not.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.chdir(tmp_path)
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda count: None)
+    text, folder = job.config.to_json(), str(tmp_path)
+    outcome = sweep._train_one(text, folder, 2.0, 0.0)
+    assert outcome.final  # no machine sees what is not there
+    assert str(job.config.run_dir) in outcome.error
     main.make_run_dir(job.config)
-    outcome = sweep._train_one(job.config.to_json(), 2.0, 0.0)
+    outcome = sweep._train_one(text, folder, 2.0, 0.0)
     results = json.loads((job.config.run_dir / "results.json").read_text())
     assert outcome == sweep.Outcome(results["image_auroc"])
-    assert sweep._train_one(job.config.to_json(), 2.0, 0.0) == outcome  # finished already
+    assert sweep._train_one(text, folder, 2.0, 0.0) == outcome  # finished already
     (job.config.run_dir / "results.json").write_text("{")
-    assert sweep._train_one(job.config.to_json(), 2.0, 0.0).final
+    assert sweep._train_one(text, folder, 2.0, 0.0).final
+
+
+def test_a_run_takes_relative_paths_from_where_the_sweep_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for gpus, name, value in (
+        (0, "CUDA_VISIBLE_DEVICES", "-1"),
+        (0.5, "TF_FORCE_GPU_ALLOW_GROWTH", "true"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+        (tmp_path / str(gpus)).mkdir()
+        sweep._enter(str(tmp_path / str(gpus)), gpus)
+        assert os.getcwd() == str(tmp_path / str(gpus))
+        assert os.environ.pop(name) == value
+
+
+def test_what_a_run_needs_is_checked_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "none.weights.h5"
+    flags = ["--dataset=textures", "--category=brick", *TINY, "--seed=0", f"--weights={weights}"]
+    (job,) = sweep.plan(["resnet18_cutout"], str(tmp_path / "runs"), flags)
+    assert str(weights) in sweep._check_one(job.config.to_json(), str(tmp_path), 0.0)
+    assert "does not see" in sweep._check_one(job.config.to_json(), str(tmp_path / "no"), 0.0)
+    flags.pop()
+    (job,) = sweep.plan(["resnet18_cutout"], str(tmp_path / "runs"), flags)
+    assert sweep._check_one(job.config.to_json(), str(tmp_path), 0.0) == ""
+
+
+def test_runs_fit_on_machines_one_by_one():
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0}, {"CPU": 3.0, "GPU": 2.0}]
+    assert sweep._slots(nodes, 1.0, 0.0) == 15
+    assert sweep._slots(nodes, 2.0, 1.0) == 2  # one GPU, and CPUs for one
+    assert sweep._slots(nodes, 1.0, 0.5) == 5  # two, and CPUs for three
+    for cpus, gpus in ((9.0, 0.0), (1.0, 3.0), (5.0, 1.0)):
+        with pytest.raises(UserError, match="no machine is large enough"):
+            sweep._slots(nodes, cpus, gpus)
 
 
 def test_planning_imports_no_tensorflow():

@@ -23,6 +23,7 @@ def efficientnet(
     imagenet: bool = False,
     weight_decay: float = 0.0,
     seed: int = 0,
+    synchronized: bool = False,
 ) -> keras.Model:
     """Builds an EfficientNet up to its features.
 
@@ -32,6 +33,7 @@ def efficientnet(
       imagenet: whether to load Keras's ImageNet weights, from its cache or the network.
       weight_decay: L2 coefficient of all trainable weights but batch normalisation's.
       seed: of the initial weights.
+      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
       A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to two features,
@@ -50,6 +52,9 @@ def efficientnet(
     if not imagenet:
         _initialise(whole, seed)
     _regularise(whole, weight_decay)
+    for layer in whole.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronized  # keras.applications takes no such argument
 
     # Keras's layers from the first after its input scaling on.
     maps = {"pool": whole.output, "level7": whole.get_layer("top_conv").input}

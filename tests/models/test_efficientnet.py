@@ -148,3 +148,15 @@ def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="efficientnet_b0"):
         efficientnet("efficientnet_b9", SIZE)
     assert len(NAMES) == 8
+
+
+def test_batch_statistics_are_of_all_devices_where_asked():
+    for synchronized in (False, True):
+        model = efficientnet("efficientnet_b0", 32, synchronized=synchronized)
+        norms = [
+            layer
+            for layer in model.get_layer("trunk").layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        assert len(norms) == 49
+        assert {layer.synchronized for layer in norms} == {synchronized}
