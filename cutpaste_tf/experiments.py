@@ -22,7 +22,7 @@ class Experiment:
 
     Attributes:
       name: of the experiment, and of the folder of its runs in a sweep's work directory.
-      flagfile: its file's name in `experiments/`, or a path.
+      flagfile: its file's name in `experiments/`, or the whole path of a file elsewhere.
       flags: what comes after the file on the command line.
     """
 
@@ -114,7 +114,7 @@ def choose(names: Sequence[str]) -> list[Experiment]:
             path = pathlib.Path(name)
             if not path.is_file():
                 raise UserError(f"--experiments={name}: there is no such file")
-            chosen.append(Experiment(path.stem, str(path)))
+            chosen.append(Experiment(path.stem, str(path.absolute())))
         else:
             raise UserError(
                 f"--experiments={name}: must be a table ({', '.join(TABLES)}), an experiment that "
@@ -137,8 +137,8 @@ def find_flagfile(experiment: Experiment) -> str:
     Raises:
       UserError: if it is not there, as when the package is installed without a checkout.
     """
-    if experiment not in known().values():
-        return experiment.flagfile  # a file of the user's
+    if pathlib.Path(experiment.flagfile).is_absolute():  # a file of the user's
+        return experiment.flagfile
     beside = pathlib.Path(__file__).resolve().parents[1] / "experiments"
     for path in (
         pathlib.Path("experiments") / experiment.flagfile,

@@ -92,4 +92,4 @@ def test_a_stray_file_does_not_take_the_place_of_an_experiments(tmp_path, monkey
     found = experiments.find_flagfile(experiments.known()["demo"])
     assert found == str(ROOT / "experiments" / "demo.flags")
     (own,) = experiments.choose(["demo.flags"])
-    assert experiments.find_flagfile(own) == "demo.flags"
+    assert experiments.find_flagfile(own) == str(tmp_path / "demo.flags")
