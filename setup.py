@@ -26,10 +26,9 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: data sets that come as packages, Ray, and what the tests need besides.
+# Extras: Ray for sweeps, data sets that come as packages, and what the tests need besides.
 # tensorflow_datasets.testing imports dill without requiring it.
-# A sweep over many runs, on one machine or a cluster.
-CLUSTER = ["ray[default]>=2.40"]
+CLUSTER = ["ray>=2.40"]
 DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
 TEST = [
     *DEMO,

@@ -422,7 +422,10 @@ def train(
             log(f"resuming at step {done} of {config.steps}")
 
         # 2. Train, in epochs of 256 steps and the rest.
-        of_stage = [_Announcement(stage, first_epoch, plotted / "train"), backup] if leads else []
+        callbacks = shared
+        if leads:
+            announcement = _Announcement(stage, first_epoch, plotted / "train")
+            callbacks = [announcement, *shared, backup]
         fit = functools.partial(model.fit, shuffle=False, verbose=0)
         if config.distribution == "multi_worker":
             fit = functools.partial(distribution.fit, model)
@@ -440,7 +443,7 @@ def train(
                 initial_epoch=first + (done - begin) // EPOCH_STEPS,
                 epochs=last,
                 steps_per_epoch=steps,
-                callbacks=[*of_stage[:1], *shared, *of_stage[1:]],
+                callbacks=callbacks,
             )
             losses = history.history.get("loss", [])
             if model.stop_training or not all(map(math.isfinite, losses)):
