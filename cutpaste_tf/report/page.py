@@ -24,8 +24,9 @@ _SERIES = {
 }
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 112rem;
   padding: 0 1rem; color: #1a1a1a; }
+p, ol, ul { max-width: 76rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
