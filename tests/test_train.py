@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from cutpaste_tf import train
+from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
@@ -94,11 +95,23 @@ def test_learning_rate_is_one_cosine_to_zero():
         assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
 
 
-@pytest.mark.parametrize("task", ["cutpaste", "cutpaste_scar", "cutpaste_3way"])
+SLOW = pytest.mark.slow
+
+
+# Of each number of classes one by default.
+@pytest.mark.parametrize(
+    "task",
+    [
+        task
+        if task in ("rotation", "cutpaste_3way", "cutpaste_union")
+        else pytest.param(task, marks=SLOW)
+        for task in proxy.TASKS
+    ],
+)
 def test_every_task_trains(task, images, tmp_path):
     settings = config(task=task)
     model = trained(settings, images, tmp_path)
-    assert model.head.output_shape[-1] == (3 if task == "cutpaste_3way" else 2)
+    assert model.head.output_shape[-1] == {"rotation": 4, "cutpaste_3way": 3}.get(task, 2)
     assert model.steps_done == 6
     assert largest_difference(model, train.build(settings)) > 0
 
@@ -150,11 +163,9 @@ def kill_after(steps):
     return Kill()
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    "steps", [pytest.param(1, marks=SLOW), 5, 8, 9, pytest.param(10, marks=SLOW)]
+    "steps",
+    [pytest.param(1, marks=SLOW), 5, 8, pytest.param(9, marks=SLOW), pytest.param(10, marks=SLOW)],
 )
 def test_an_interrupted_training_ends_with_the_same_weights(
     steps, images, tmp_path, short_epochs, monkeypatch
@@ -185,7 +196,8 @@ TWO_STAGES = {"steps": 16, "head_steps": 6, "finetune_steps": 10, "finetune_lear
 
 
 @pytest.mark.parametrize(
-    "steps", [pytest.param(3, marks=SLOW), 6, 11, pytest.param(16, marks=SLOW)]
+    "steps",
+    [pytest.param(3, marks=SLOW), 6, pytest.param(11, marks=SLOW), pytest.param(16, marks=SLOW)],
 )
 def test_two_stages_interrupted_end_with_the_same_weights(
     steps, images, tmp_path, short_epochs, monkeypatch
@@ -477,7 +489,7 @@ def test_the_log_says_where_the_training_is(images, tmp_path, short_epochs):
     assert all("\r" not in line for line in lines)
 
 
-@pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
+@pytest.mark.parametrize("flag", [pytest.param("jit_compile", marks=SLOW), "mixed_precision"])
 def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatch):
     # Keras's dropout draws random floats, which are others under XLA.
     monkeypatch.setattr(keras.layers, "Dropout", lambda rate, seed: keras.layers.Identity())

@@ -35,7 +35,9 @@ def expected_map(features, fitted):
     [
         (lambda: resnet18(SIZE, width=0.125), "pool"),
         (lambda: efficientnet("efficientnet_b0", SIZE), "pool"),
-        (lambda: efficientnet("efficientnet_b0", SIZE), "level7"),
+        pytest.param(
+            lambda: efficientnet("efficientnet_b0", SIZE), "level7", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_maps_are_weighted_by_the_distances_gradient(make, feature, images):
