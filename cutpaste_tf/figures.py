@@ -9,19 +9,13 @@ Cutout's variants and CutPaste's among them, on the run's own normal images and 
 are written as PNG and PDF and, unless --output is given, to the first run's TensorBoard.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.errors import Parser, UserError
 
 FIGURES = ("4", "5")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
-    parser = _Parser(prog="python -m cutpaste_tf.figures", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
     parser.add_argument("--figure", required=True, help="the figure's number in the paper: 4 or 5")
     parser.add_argument(
         "--run", action="append", required=True, help="a finished run's folder; may be repeated"

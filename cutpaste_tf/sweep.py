@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from cutpaste_tf import config as configs
 from cutpaste_tf import experiments, main
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.errors import Parser, UserError
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
@@ -92,17 +92,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
 def _parser():
-    parser = _Parser(
+    parser = Parser(
         prog="python -m cutpaste_tf.sweep",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--experiments", help="tables (table1), experiments or .flags files, by commas")

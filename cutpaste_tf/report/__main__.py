@@ -6,7 +6,6 @@
 `--table=all` writes one HTML page with all tables and plots, `DIR/report.html`.
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -14,15 +13,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.errors import Parser, UserError
 from cutpaste_tf.report import formats, tables
 
 PAGE = "report.html"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m cutpaste_tf.report",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     numbers = ", ".join(tables.NUMBERS)
     parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
