@@ -213,7 +213,10 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         for job in {job.experiment: job for job in left}.values():
             if not main.asks_of_machine(job.config):
                 continue
-            problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
+            try:
+                problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
+            except ray.exceptions.RayError as error:
+                problem = f"{job}: cannot be checked ({_reason(error)})"
             if problem:
                 raise UserError(problem)
         for job in left:
@@ -341,8 +344,7 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     # A worker that was killed, by the system or for its memory, says nothing.
-                    reason = (str(error).strip() or "no reason given").splitlines()[-1].strip()
-                    outcome = Outcome(error=f"{type(error).__name__}: {reason}")
+                    outcome = Outcome(error=_reason(error))
                 if not outcome.error:
                     progress.done(job, _percent(outcome.image_auroc))
                     continue
@@ -354,6 +356,12 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     progress.say(f"{job} failed, try {tries[job]} of {retries}: {outcome.error}")
                     running[submit(job)] = job
     return failed
+
+
+def _reason(error):
+    """The last line of what Ray says: of a traceback, what was raised."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason given'}"
 
 
 def _percent(auroc):
