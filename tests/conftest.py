@@ -23,8 +23,13 @@ TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4"
 SHARED = ("finished", "localized", "cells")
 
 
+# Long tests begin first, so that at the end no worker waits for another's.
+LONG = ("test_main.py", "test_distribution.py", "test_sweep.py")
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         for name in set(SHARED) & set(item.fixturenames):
             parameters = item.callspec.params if hasattr(item, "callspec") else {}
