@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import platform
+import socket
 import sys
 import time
 import traceback
@@ -253,10 +254,13 @@ def _start_ray(address):
     if address is None:
         options["include_dashboard"] = False
     where = "--ray_address" if address is None else f"--ray_address={address}"
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), timeout=10).close()
         # "local" starts Ray here even where RAY_ADDRESS names a cluster.
         ray.init("local" if address is None else address, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{where}: Ray cannot be started or reached ({reason})") from error
     return ray
