@@ -242,6 +242,12 @@ class Config:
         "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: "
         "one-component mixture; kde: kernel density",
     )
+    false_positive_rate: float = _field(
+        0.01,
+        _real(0.0, 0.5, above=True),
+        "share of normal images that the run's threshold is to take for anomalous; can be changed "
+        "when images are scored",
+    )
     eval_every: int = _field(
         32, _whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
     )
@@ -450,10 +456,17 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s.
 
-        Where the files lie, how often the training is looked at and on how many devices it runs do
-        not count.
+        Where the files lie, how often the training is looked at, on how many devices it runs and
+        the threshold, which can be changed at any time, do not count.
         """
-        ignored = {"workdir", "data_dir", "eval_every", "augment", "distribution"}
+        ignored = {
+            "workdir",
+            "data_dir",
+            "eval_every",
+            "augment",
+            "distribution",
+            "false_positive_rate",
+        }
         names = (field.name for field in dataclasses.fields(self))
         return [n for n in names if n not in ignored and getattr(self, n) != getattr(other, n)]
 

@@ -7,7 +7,6 @@ are ill-conditioned beyond use.
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +71,11 @@ class GaussianDensity:
         squared = np.einsum("nd,nd->n", centred @ self.precision, centred)
         return np.sqrt(np.maximum(squared, 0.0))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it is a density of: [D]."""
+        return self.mean.shape
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `save` writes."""
         return {"mean": self.mean, "precision": self.precision}
@@ -107,6 +111,11 @@ class KernelDensity:
         """Returns float64 [N] negative log-densities of [N, D] features."""
         features = _unit(_checked(features, self.features.shape[1]))
         return -self._estimate.score_samples(features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it is a density of: [D]."""
+        return self.features.shape[1:]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `save` writes."""
@@ -166,6 +175,11 @@ class LocationGaussians:
         means = np.concatenate([part.mean for part in parts])
         whiteners = np.concatenate([part.whitener.astype(np.float32, copy=False) for part in parts])
         return cls(means, whiteners, np.concatenate([part.level for part in parts]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it is a density of: [L, D]."""
+        return self.mean.shape
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `save` writes."""
@@ -296,13 +310,28 @@ def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> n
       float64 [N]; empty where there are fewer than 4 images.
     """
     features = _checked(features)
-    if len(features) < 4:
-        return np.zeros([0])
-    parts = sklearn.model_selection.KFold(min(folds, len(features)), shuffle=True, random_state=0)
-    scores = np.empty([len(features)])
-    for others, held_out in parts.split(features):
+    parts = held_out_parts(len(features), folds)
+    scores = np.empty([len(features) if parts else 0])
+    for held_out in parts:
+        others = np.setdiff1d(np.arange(len(features)), held_out)
         scores[held_out] = make(kind).fit(features[others]).score(features[held_out])
     return scores
+
+
+def held_out_parts(count: int, folds: int = 5) -> list[np.ndarray]:
+    """Divides images for cross-validation, by a fixed random order.
+
+    Args:
+      count: the number of images.
+      folds: how many parts.
+
+    Returns:
+      The indices of each part, int64; no parts where there are fewer than 4 images.
+    """
+    if count < 4:
+        return []
+    parts = sklearn.model_selection.KFold(min(folds, count), shuffle=True, random_state=0)
+    return [held_out for _, held_out in parts.split(np.empty([count, 1]))]
 
 
 def save(density: Density, path: str | os.PathLike) -> None:
@@ -337,7 +366,10 @@ def load(path: str | os.PathLike) -> Density:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(str(arrays.pop("header")))
         if header["version"] != _VERSION:
-            raise UserError(f"{path}: density of version {header['version']}, not {_VERSION}")
+            raise UserError(
+                f"{path}: density of version {header['version']}, not {_VERSION}; it was written "
+                "by another version of cutpaste-tf"
+            )
         for name, array in arrays.items():
             allowed = (np.float64, np.float32) if name == "whitener" else (np.float64,)
             if array.dtype not in allowed or not np.isfinite(array).all():
@@ -348,7 +380,10 @@ def load(path: str | os.PathLike) -> Density:
         return _KINDS[kind].from_arrays(kind, arrays)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; has the run finished?") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    # A damaged or hostile archive makes zipfile, zlib and NumPy raise almost anything.
+    except Exception as error:
         raise UserError(f"{path}: not a readable density ({error})") from error
 
 

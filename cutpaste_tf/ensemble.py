@@ -62,27 +62,41 @@ def of_runs(run_dirs: Sequence[pathlib.Path]) -> tuple[np.ndarray, np.ndarray] |
 
     Returns:
       The labels, int64 [N], and the ensemble's scores, float64 [N]; None where a run has left no
-      scores of normal images, as patch models do not.
+      scores of normal images, or only one.
 
     Raises:
       UserError: if a file cannot be read, or the runs' test images differ.
     """
     scores, normal_scores, images = [], [], None
     for run_dir in map(pathlib.Path, run_dirs):
-        if not (run_dir / NORMAL_SCORES).is_file():
+        normal = read_normal_scores(run_dir)
+        if normal is None or len(normal) < 2:
             return None
         rows = _read(run_dir / SCORES, ("path", "label", "score"))
         found = [(row["path"], row["label"]) for row in rows]
         if images is not None and found != images:
             raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
         images = found
-        normal = _read(run_dir / NORMAL_SCORES, ("path", "score"))
-        if len(normal) < 2:
-            return None
         scores.append(_numbers(rows, run_dir / SCORES))
-        normal_scores.append(_numbers(normal, run_dir / NORMAL_SCORES))
+        normal_scores.append(normal)
     labels = _numbers(rows, run_dir / SCORES, "label").astype(np.int64)
     return labels, average(scores, normal_scores)
+
+
+def read_normal_scores(run_dir: pathlib.Path) -> np.ndarray | None:
+    """Reads the cross-validated scores of a run's normal training images.
+
+    Args:
+      run_dir: the run's folder.
+
+    Returns:
+      float64 [M]; None where the run has left none.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    path = run_dir / NORMAL_SCORES
+    return _numbers(_read(path, ("path", "score")), path) if path.is_file() else None
 
 
 def _read(path, columns):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -14,11 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf import density as densities
-from cutpaste_tf import metrics, train
+from cutpaste_tf import metrics, threshold, train
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Split, normal
 from cutpaste_tf.ensemble import NORMAL_SCORES, SCORES
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import gradcam, patch
 
 EMBED_BATCH = 64
@@ -99,7 +101,7 @@ class Evaluator:
     """
 
     def __init__(self, config: Config, backbone: keras.Model):
-        self._config, self._backbone = config, backbone
+        self._config, self._backbone, self._gradcam = config, backbone, None
         if config.patch_size:
             sizes = (config.image_size, config.dense_patch, config.dense_stride)
             self._embedder = patch.PatchEmbedder(backbone, *sizes, config.separate_locations)
@@ -135,13 +137,45 @@ class Evaluator:
             evaluations[name] = Evaluation(density, scores, explained, features)
         return evaluations
 
-    def score(self, density: densities.Density, images: pipeline.Images) -> Evaluation:
-        """Scores images by a density that was fitted before; maps are made where asked for."""
+    def score(
+        self, density: densities.Density, images: pipeline.Images, maps: bool = False
+    ) -> Evaluation:
+        """Scores images by a density that was fitted before.
+
+        Args:
+          density: the fitted density.
+          images: the images.
+          maps: whether to make maps by GradCAM where the settings do not ask for any.
+
+        Returns:
+          The evaluation.
+        """
         if self._config.patch_size:
             return self.score_patches(density, images)
         scores = density.score(self._embedder(images)[self._config.features])
-        explained = self.explain(density, images) if self._config.gradcam else None
+        explained = self.explain(density, images) if maps or self._config.gradcam else None
         return Evaluation(density, scores, explained)
+
+    def embed(self, images: pipeline.Images) -> np.ndarray:
+        """Embeds N images, float32 [N, D]; a patch model by the mean over the patches of each."""
+        if self._config.patch_size:
+            return patch.mean_embeddings(self._embedder, images)
+        return self._embedder(images)[self._config.features]
+
+    def normal_scores(self, train_images: pipeline.Images, found: Evaluation) -> np.ndarray:
+        """Scores the training images by densities that were fitted without them.
+
+        Args:
+          train_images: as in the call that returned `found`.
+          found: an evaluation by the network as it is.
+
+        Returns:
+          float64 [N], five-fold cross-validated; empty where there are fewer than 4 images.
+        """
+        if self._config.patch_size:
+            separate = self._config.separate_locations
+            return patch.cross_validated_scores(self._embedder, train_images, separate)
+        return densities.cross_validated_scores(self._config.density, found.normal_features)
 
     def score_patches(
         self, density: densities.LocationGaussians, images: pipeline.Images
@@ -154,7 +188,9 @@ class Evaluator:
 
     def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
-        small = gradcam.GradCam(self._backbone, self._config.features, density)(images)
+        if self._gradcam is None or self._gradcam.density is not density:
+            self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
+        small = self._gradcam(images)
         return Maps(small, lambda part: gradcam.upsample(part, self._config.image_size))
 
 
@@ -188,12 +224,12 @@ class Detector:
     """
 
     def __init__(self, config: Config, backbone: keras.Model, density: densities.Density):
-        self.config, self.density = config, density
+        self.config, self.backbone, self.density = config, backbone, density
         self._evaluator = Evaluator(config, backbone)
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Detector":
-        """Loads a run.
+        """Loads a run, and runs nothing that its files hold: they are numbers and settings.
 
         Args:
           run_dir: WORKDIR/CATEGORY/seed_N of a finished run.
@@ -202,15 +238,37 @@ class Detector:
           The detector.
 
         Raises:
-          UserError: if a file of the run is missing or damaged.
+          UserError: if a file of the run is missing or damaged, does not fit the others, or is not
+            the one that the run wrote.
         """
         run_dir = pathlib.Path(run_dir)
         config = Config.load(run_dir)
+        check_files(run_dir)
         # Scoring takes one device.
         config = dataclasses.replace(config, distribution="none")
         backbone = train.build(config, initial_weights=False).backbone
         train.load_part(backbone, run_dir / "checkpoints" / train.BACKBONE_WEIGHTS)
-        return cls(config, backbone, densities.load(run_dir / DENSITY))
+        density = densities.load(run_dir / DENSITY)
+        if config.patch_size:
+            locations = 1
+            if config.separate_locations:
+                sizes = (config.image_size, config.dense_patch, config.dense_stride)
+                locations = patch.dense.locations(*sizes) ** 2
+            wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
+        else:
+            wanted = (config.density, (_dimensions(backbone, config),))
+        if (density.kind, density.shape) != wanted:
+            raise UserError(
+                f"{run_dir / DENSITY}: holds a {density.kind} of shape {list(density.shape)}, not "
+                f"the {wanted[0]} of shape {list(wanted[1])} that {run_dir / 'config.json'} asks "
+                "for; one of them is of another run"
+            )
+        return cls(config, backbone, density)
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
+        return bool(self.config.patch_size) or self.config.density != "kde"
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -226,14 +284,98 @@ class Detector:
         """
         return self.evaluate(images).scores
 
-    def evaluate(self, images: Sequence[str] | Sequence[np.ndarray]) -> Evaluation:
-        """Scores images as `score` does; with their anomaly maps, where the run makes any."""
-        images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
-        names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
-        prepared = pipeline.prepare(normal(names, images), self.config.image_size)
-        if not images:
-            return Evaluation(self.density, np.zeros([0]))
-        return self._evaluator.score(self.density, prepared)
+    def evaluate(
+        self, images: Sequence[str] | Sequence[np.ndarray] | pipeline.Images, maps: bool = False
+    ) -> Evaluation:
+        """Scores images as `score` does; with their anomaly maps, where the run makes any.
+
+        Args:
+          images: as in `score`, or images that are prepared already.
+          maps: whether to make maps by GradCAM where the run does not; the density must be a
+            Gaussian.
+
+        Returns:
+          The density, scores and maps.
+
+        Raises:
+          UserError: as in `score`.
+        """
+        if not isinstance(images, pipeline.Images):
+            images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
+            names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
+            if not images:
+                return Evaluation(self.density, np.zeros([0]))
+            images = pipeline.prepare(normal(names, images), self.config.image_size)
+        return self._evaluator.score(self.density, images, maps)
+
+    def embed(self, images: pipeline.Images) -> np.ndarray:
+        """Embeds images; a patch model's embedding of an image is the mean over its patches.
+
+        Args:
+          images: N images.
+
+        Returns:
+          float32 [N, D].
+        """
+        return self._evaluator.embed(images)
+
+
+def _dimensions(backbone, config):
+    return backbone.output[config.features].shape[-1]
+
+
+def check_files(run_dir: str | os.PathLike) -> dict:
+    """Checks that a run is finished and that its files are those that it wrote.
+
+    Args:
+      run_dir: the run's folder.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError: if results.json is missing or damaged, or another file is missing or not the one
+        whose SHA-256 is there. Runs of version 0.1.0 and before left no such sums.
+    """
+    run_dir = pathlib.Path(run_dir)
+    path = run_dir / RESULTS
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        sums = results.get("sha256", {})
+        if not isinstance(sums, dict):
+            raise ValueError("sha256 must be an object")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; has the run finished?") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not readable as a run's results ({error})") from error
+    for name, expected in sums.items():
+        if name not in _SUMMED:
+            raise UserError(f"{path}: names a file that no run writes, {name!r}")
+        if not (run_dir / name).is_file():
+            raise UserError(f"{run_dir / name}: there is no such file; copy the run as a whole")
+        if _checksum(run_dir / name) != expected:
+            raise UserError(
+                f"{run_dir / name}: damaged or altered (its SHA-256 is not the one in {RESULTS}); "
+                "copy the run again, or train it again"
+            )
+    return results
+
+
+# What scoring depends on.
+_SUMMED = (f"checkpoints/{train.BACKBONE_WEIGHTS}", DENSITY, NORMAL_SCORES)
+
+
+def checksums(run_dir: pathlib.Path) -> dict[str, str]:
+    """Returns the SHA-256, in hexadecimal, of the files that scoring depends on."""
+    return {name: _checksum(run_dir / name) for name in _SUMMED if (run_dir / name).is_file()}
+
+
+def _checksum(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def results(
@@ -242,6 +384,7 @@ def results(
     num_train: int,
     trained: dict[str, Evaluation],
     untrained: dict[str, Evaluation],
+    normal_scores: np.ndarray,
     summary: train.Summary,
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
@@ -252,6 +395,7 @@ def results(
       num_train: the number of training images.
       trained: of the test images, by the feature's name.
       untrained: by the same network before training, likewise.
+      normal_scores: cross-validated scores of the training images, [num_train] or none.
       summary: what the training took.
 
     Returns:
@@ -282,6 +426,7 @@ def results(
         "image_auroc": auroc(chosen),
         "image_ap": metrics.image_ap(split.labels, chosen.scores),
         **pixels,
+        **thresholds(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
         "untrained_image_auroc": auroc(initial),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
         "image_auroc_by_feature": {
@@ -298,6 +443,41 @@ def results(
     }
 
 
+def thresholds(
+    rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
+) -> dict:
+    """Chooses the run's threshold, and says what it does on labelled test images.
+
+    Args:
+      rate: the false-positive rate.
+      normal_scores: cross-validated scores of the training images; there may be none.
+      labels: [N] of the test images, 0 for normal and 1 for anomalous.
+      scores: [N] of the test images. They have no part in the threshold.
+
+    Returns:
+      What results.json holds of it. `f1_max` and its threshold, beside it, are chosen by the test
+      labels, and say so.
+    """
+    value = threshold.at_rate(normal_scores, rate) if len(normal_scores) else None
+    flagged = np.zeros([0], bool) if value is None else scores > value
+
+    def share(label):
+        chosen = flagged[labels == label] if value is not None else flagged
+        return float(chosen.mean()) if len(chosen) else None
+
+    best = metrics.f1_max(labels, scores)
+    return {
+        "threshold": value,
+        "false_positive_rate": rate,
+        "num_normal_scores": len(normal_scores),
+        "test_false_positive_rate": share(0),
+        "test_true_positive_rate": share(1),
+        "f1_max": best and best[0],
+        "f1_max_threshold": best and best[1],
+        "f1_max_chosen_by": best and "test labels",
+    }
+
+
 def stage_names(config: Config) -> tuple[str, str]:
     """Returns what the network is called before and after the training."""
     return ("untrained", "trained") if config.weights == "none" else ("pretrained", "finetuned")
@@ -310,18 +490,14 @@ def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> Non
     _write_csv(run_dir / SCORES, names, zip(*columns, *split.extra.values(), strict=True))
 
 
-def write_normal_scores(run_dir: pathlib.Path, split: Split, kind: str, found: Evaluation) -> None:
+def write_normal_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
     """Writes normal_scores.csv: path and cross-validated score of every training image.
 
     Args:
-      run_dir: the run's folder. A patch model leaves no such file.
+      run_dir: the run's folder.
       split: the normal training images.
-      kind: of the density.
-      found: the evaluation of the trained network.
+      scores: as `Evaluator.normal_scores` returns them.
     """
-    if found.normal_features is None:
-        return
-    scores = densities.cross_validated_scores(kind, found.normal_features)
     rows = zip(split.names[: len(scores)], _exact(scores), strict=True)
     _write_csv(run_dir / NORMAL_SCORES, ["path", "score"], rows)
 

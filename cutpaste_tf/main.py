@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import config as configs
+from cutpaste_tf import threshold
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
@@ -194,13 +195,18 @@ def make_run_dir(config: Config) -> None:
 
 def load_results(config: Config) -> dict:
     """Returns a finished run's results, and says that it is skipped."""
-    if leads_workers(config):
-        print(f"{config.run_dir}: finished already, skipped")
     path = config.run_dir / "results.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not readable; remove it to evaluate the run again") from error
+    if leads_workers(config):
+        rate = results.get("false_positive_rate", config.false_positive_rate)
+        stays = ""
+        if rate != config.false_positive_rate:
+            stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
+        print(f"{config.run_dir}: finished already, skipped{stays}")
+    return results
 
 
 def prepare_libraries() -> None:
@@ -281,15 +287,17 @@ def run(config: Config) -> dict:
     chosen = trained[config.features]
     evaluate.densities.save(chosen.density, run_dir / evaluate.DENSITY)
     evaluate.write_scores(run_dir, category.test, chosen.scores)
-    evaluate.write_normal_scores(run_dir, category.train, config.density, chosen)
+    normal_scores = evaluator.normal_scores(train_images, chosen)
+    evaluate.write_normal_scores(run_dir, category.train, normal_scores)
 
     # 5. Figures and results; results.json is last: its presence means that the run is finished.
     draw_figures(
         config, category.test, train_images, test_images, chosen, untrained[config.features]
     )
     results = evaluate.results(
-        config, category.test, len(category.train), trained, untrained, summary
+        config, category.test, len(category.train), trained, untrained, normal_scores, summary
     )
+    results["sha256"] = evaluate.checksums(run_dir)
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
     distribution.wait(config)
     if measurable:
@@ -307,8 +315,23 @@ def run(config: Config) -> dict:
                 )
                 parts.append(f"{text} {100 * results[name]:.1f} ({before})")
         log(f"image AUROC {', '.join(parts)}, trained for {summary.seconds:.0f} s")
+    if results["threshold"] is not None:
+        log(threshold_line(results))
     log(f"written to {run_dir}")
     return results
+
+
+def threshold_line(results: dict) -> str:
+    """Returns in one line what a run's threshold is, and what it does on labelled images."""
+    rate, count = results["false_positive_rate"], results["num_normal_scores"]
+    line = f"threshold {results['threshold']:.4g} for a false-positive rate of {100 * rate:g}%"
+    least = threshold.smallest_rate(count)
+    if rate < least:
+        line += f" ({count} normal images vouch for {100 * least:.2g}% at best)"
+    names = ("test_false_positive_rate", "test_true_positive_rate")
+    kinds = zip(("normal", "anomalous"), (results[name] for name in names), strict=True)
+    found = [f"{100 * share:.0f}% of the {kind}" for kind, share in kinds if share is not None]
+    return line + (f"; above it: {' and '.join(found)} test images" if found else "")
 
 
 def draw_figures(config, test_split, train_images, test_images, trained, untrained) -> None:

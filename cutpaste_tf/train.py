@@ -10,10 +10,10 @@ import shutil
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -518,14 +518,15 @@ def load_part(model: keras.Model, path: pathlib.Path) -> None:
 
 
 def _try_load(model, path):
-    """Reads weights; whether they fit. Keras warns of each layer that does not."""
+    """Reads weights; whether they fit and are finite. Keras warns of each layer that does not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model.load_weights(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        # A damaged or hostile file makes h5py, zipfile and Keras raise almost anything.
+        except Exception:
             return False
-    return True
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def _summary(seconds, config):

@@ -116,3 +116,35 @@ def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
     assert "Traceback" not in done.stderr
     for part in parts:
         assert str(part) in errors[0]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a finished run on a folder with defects, and its data."""
+    root = tmp_path_factory.mktemp("finished")
+    make_mvtec(root / "data")
+    done = command(
+        "--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}", *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
+
+
+@pytest.fixture(scope="session", params=["patch", "gradcam"])
+def localized(request, tmp_path_factory):
+    """The folder of a finished run that makes anomaly maps, and its data."""
+    root = tmp_path_factory.mktemp(request.param)
+    make_mvtec(root / "data")
+    kinds = {
+        "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
+        "gradcam": ("--gradcam", "--image_size=64"),
+    }
+    done = command(
+        "--dataset=folder",
+        f"--data_dir={root / 'data'}",
+        f"--workdir={root / 'runs'}",
+        *TINY,
+        *kinds[request.param],
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout

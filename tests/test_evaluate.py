@@ -3,33 +3,26 @@
 import csv
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import TINY, command, make_mvtec, pattern, write_image
+from conftest import pattern, write_image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cutpaste_tf import density as densities
-from cutpaste_tf import evaluate, train
+from cutpaste_tf import ensemble, evaluate, train
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.localize import patch
 from cutpaste_tf.models.resnet import resnet18
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a finished run on a folder with defects, and its data."""
-    root = tmp_path_factory.mktemp("finished")
-    make_mvtec(root / "data")
-    done = command(
-        "--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}", *TINY
-    )
-    assert done.returncode == 0, done.stderr
-    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
 
 
 def read_scores(run_dir):
@@ -151,17 +144,24 @@ def test_scoring_a_broken_image_names_it(finished, tmp_path):
         evaluate.Detector.load(run_dir).score([file])
 
 
-def copy_run(run_dir, target):
-    import shutil
-
+def copy_run(run_dir, target, sums=True):
+    """Copies a run; without its checksums, as older runs are, if that is asked for."""
     shutil.copytree(run_dir, target)
+    if not sums:
+        results = json.loads((target / "results.json").read_text())
+        del results["sha256"]
+        (target / "results.json").write_text(json.dumps(results))
     return target
 
 
-@pytest.mark.parametrize("name", ["config.json", "density.npz", "checkpoints/backbone.weights.h5"])
+FILES = ["config.json", "results.json", "density.npz", "checkpoints/backbone.weights.h5"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
-def test_a_damaged_run_is_refused_by_name(finished, tmp_path, name, damage):
-    run_dir = copy_run(finished[0], tmp_path / "run")
+@pytest.mark.parametrize("sums", [True, False], ids=["sums", "no_sums"])
+def test_a_damaged_run_is_refused_by_name(finished, tmp_path, name, damage, sums):
+    run_dir = copy_run(finished[0], tmp_path / "run", sums)
     file = run_dir / name
     content = file.read_bytes()
     if damage == "missing":
@@ -170,6 +170,93 @@ def test_a_damaged_run_is_refused_by_name(finished, tmp_path, name, damage):
         file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
     with pytest.raises(UserError, match=name.rsplit("/", 1)[-1]):
         evaluate.Detector.load(run_dir)
+
+
+@pytest.mark.parametrize("name", [*FILES[2:], "normal_scores.csv"])
+def test_a_byte_that_was_altered_is_found(finished, tmp_path, name):
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    content = bytearray((run_dir / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run_dir / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: damaged or altered"):
+        evaluate.Detector.load(run_dir)
+
+
+@pytest.mark.parametrize("name", FILES[2:])
+@given(data=st.data())
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
+def test_no_altered_file_is_more_than_an_error_or_numbers(finished, tmp_path, name, data):
+    """Without checksums, as an attacker who mends them has it: never any other exception."""
+    run_dir = tmp_path / "run"
+    if not run_dir.exists():
+        copy_run(finished[0], run_dir, sums=False)
+    content = bytearray((finished[0] / name).read_bytes())
+    places = data.draw(st.lists(st.integers(0, min(len(content), 4000) - 1), min_size=1))
+    for place in places:
+        content[data.draw(st.sampled_from([place, len(content) - 1 - place]))] = data.draw(
+            st.integers(0, 255)
+        )
+    (run_dir / name).write_bytes(content)
+    try:
+        if name == "density.npz":
+            loaded = densities.load(run_dir / name)
+            assert all(np.isfinite(array).all() for array in loaded.arrays().values())
+        else:
+            model = resnet18(32, width=0.0625)
+            train.load_part(model, run_dir / name)
+            assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    except UserError as error:
+        assert name.rsplit("/", 1)[-1] in str(error)
+    (run_dir / name).write_bytes((finished[0] / name).read_bytes())
+
+
+def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
+    import h5py
+
+    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
+    found = []
+    with h5py.File(run_dir / "checkpoints" / "backbone.weights.h5", "r+") as file:
+        file.visititems(lambda name, x: found.append(x) if isinstance(x, h5py.Dataset) else None)
+        found[0][...] = np.nan
+    with pytest.raises(UserError, match=r"backbone\.weights\.h5: not readable"):
+        evaluate.Detector.load(run_dir)
+
+
+def test_a_pickle_in_a_run_is_not_opened(finished, tmp_path):
+    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
+
+    class Trap:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "sprung",))
+
+    np.savez(run_dir / "density.npz", header=np.array([Trap()], dtype=object))
+    with pytest.raises(UserError, match=r"density\.npz: not a readable density"):
+        evaluate.Detector.load(run_dir)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("kind", ["kde", "patch_gde", "narrow"])
+def test_a_density_of_another_run_is_refused(finished, tmp_path, kind):
+    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
+    features = np.random.default_rng(0).normal(size=[9, 31 if kind == "narrow" else 32])
+    if kind == "patch_gde":
+        statistics = densities.GaussianStatistics(1, 32)
+        statistics.update(features[:, None])
+        density = statistics.fit()
+    else:
+        density = densities.make("gde" if kind == "narrow" else kind).fit(features)
+    densities.save(density, run_dir / "density.npz")
+    with pytest.raises(UserError, match=r"density\.npz: holds a .* one of them is of another run"):
+        evaluate.Detector.load(run_dir)
+
+
+def test_no_file_outside_the_run_is_asked_for(finished, tmp_path):
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    results = json.loads((run_dir / "results.json").read_text())
+    for sums in ({"../../secret": "0"}, ["density.npz"]):
+        (run_dir / "results.json").write_text(json.dumps(results | {"sha256": sums}))
+        with pytest.raises(UserError, match=r"results\.json"):
+            evaluate.Detector.load(run_dir)
 
 
 def test_elpv_keeps_its_probability_as_a_column(tmp_path):
@@ -204,10 +291,39 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
 
 
-def test_a_patch_model_leaves_no_normal_scores(localized):
-    run_dir, _, _ = localized
-    has_maps = json.loads((run_dir / "config.json").read_text())["patch_size"] > 0
-    assert (run_dir / "normal_scores.csv").is_file() != has_maps
+def test_a_patch_models_normal_scores_are_of_images_left_out(localized):
+    run_dir, data, _ = localized
+    detector = evaluate.Detector.load(run_dir)
+    if not detector.config.patch_size:
+        pytest.skip("not a patch run")
+    train_images = evaluate_category(data).train
+    written = ensemble.read_normal_scores(run_dir)
+    # For one part, a density of the others, from the embeddings of its patches.
+    held_out = densities.held_out_parts(8)[1]
+    others = [i for i in range(8) if i not in held_out]
+    embedder = patch.PatchEmbedder(detector.backbone, 64, 32, 16)
+    sets = [pipeline.prepare(train_images.subset(part), 64) for part in (others, held_out)]
+    features, held = (next(embedder.embeddings(images, (0, 3))) for images in sets)
+    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
+    fitted = densities.make("gde").fit(flat)
+    expected = fitted.score(held.reshape(-1, held.shape[-1])).reshape(len(held), -1).max(1)
+    np.testing.assert_allclose(written[held_out], expected, rtol=1e-3)
+
+
+def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
+    run_dir, _, output = finished
+    results = json.loads((run_dir / "results.json").read_text())
+    scores = ensemble.read_normal_scores(run_dir)
+    assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
+    assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.01, 8)
+    assert "8 normal images vouch for 11% at best" in output
+    rows = read_scores(run_dir)
+    values, labels = (np.array([float(row[name]) for row in rows]) for name in ("score", "label"))
+    for name, label in (("test_false_positive_rate", 0), ("test_true_positive_rate", 1)):
+        assert results[name] == np.mean(values[labels == label] > scores.max())
+    flagged = values > results["f1_max_threshold"]
+    assert results["f1_max"] == pytest.approx(sklearn.metrics.f1_score(labels, flagged))
+    assert results["f1_max_chosen_by"] == "test labels"
 
 
 def test_json_is_whole_or_not_there(tmp_path):
@@ -219,26 +335,6 @@ def test_json_is_whole_or_not_there(tmp_path):
 
 def test_device_names_the_cores_here():
     assert "CPU" in evaluate.device() or keras.backend.backend() == "tensorflow"
-
-
-@pytest.fixture(scope="module", params=["patch", "gradcam"])
-def localized(request, tmp_path_factory):
-    """The folder of a finished run that makes anomaly maps, and its data."""
-    root = tmp_path_factory.mktemp(request.param)
-    make_mvtec(root / "data")
-    kinds = {
-        "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
-        "gradcam": ("--gradcam", "--image_size=64"),
-    }
-    done = command(
-        "--dataset=folder",
-        f"--data_dir={root / 'data'}",
-        f"--workdir={root / 'runs'}",
-        *TINY,
-        *kinds[request.param],
-    )
-    assert done.returncode == 0, done.stderr
-    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
 
 
 def test_a_run_with_maps_measures_them_by_pixel(localized):

@@ -18,7 +18,8 @@ from cutpaste_tf.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # Images of other formats are refused rather than passed over in silence.
-_OTHER_IMAGES = (".tif", ".tiff", ".gif", ".webp", ".jp2", ".heic", ".avif", ".exr", ".pgm", ".ppm")
+_OTHER_KINDS = ("tif", "tiff", "gif", "webp", "jp2", "heic", "avif", "exr", "pgm", "ppm")
+OTHER_SUFFIXES = tuple(f".{kind}" for kind in _OTHER_KINDS)
 
 
 def load(root: pathlib.Path) -> Category:
@@ -69,7 +70,7 @@ def load(root: pathlib.Path) -> Category:
 def _images(folder):
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     for file in files:
-        if file.suffix.lower() in _OTHER_IMAGES:
+        if file.suffix.lower() in OTHER_SUFFIXES:
             raise UserError(f"{file}: {file.suffix} images are not read; save it as png")
     return [file for file in files if file.suffix.lower() in SUFFIXES]
 

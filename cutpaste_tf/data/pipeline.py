@@ -1,7 +1,7 @@
 """tf.data pipelines: decode, resize and keep images; shuffle, repeat, batch and prefetch them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -50,6 +50,11 @@ class Images:
             parallel_iterations=16,
         )
         return tf.ensure_shape(images, [None, self.size, self.size, 3])
+
+    def subset(self, indices: np.ndarray) -> "Images":
+        """Returns some of the images, in the order of their indices, int [M]."""
+        kept = [x if x is None else tf.gather(x, indices) for x in (self.stored, self.paths)]
+        return Images(len(indices), self.size, *kept)
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
@@ -198,7 +203,11 @@ def training_batches(
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(images: Images, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(images: Images, batch_size: int) -> Iterable[tf.Tensor]:
     """Makes batches of all images in order, un-augmented: uint8 [B, H, W, 3], the last smaller."""
+    if images.stored is not None:
+        # There is nothing to wait for, and each new data set would leave traces in memory.
+        starts = range(0, images.count, batch_size)
+        return (images.stored[start : start + batch_size] for start in starts)
     indices = tf.data.Dataset.range(images.count).batch(batch_size)
     return indices.map(images.read, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

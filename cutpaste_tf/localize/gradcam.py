@@ -27,6 +27,7 @@ class GradCam:
     """
 
     def __init__(self, backbone: keras.Model, feature: str, density: densities.GaussianDensity):
+        self.density = density
         maps = keras.Model(backbone.input, backbone.get_layer(feature).input)
         mean, precision = density.mean, density.precision
         size = backbone.input_shape[1:3]

@@ -98,20 +98,55 @@ def fit(
     Returns:
       The Gaussians: P * P of them, row by row, or one.
     """
-    dims = embedder.dimensions
     if not separate:
-        statistics = densities.GaussianStatistics(1, dims)
-        for band in embedder.bands:
-            for found in embedder.embeddings(images, band):
-                statistics.update(found.reshape(-1, 1, dims))
-        return statistics.fit()
+        return _fit_shared(embedder, images, [np.ones([images.count], bool)])[0]
     fitted = []
     for band in embedder.bands:
-        statistics = densities.GaussianStatistics((band[1] - band[0]) * embedder.count, dims)
+        locations = (band[1] - band[0]) * embedder.count
+        statistics = densities.GaussianStatistics(locations, embedder.dimensions)
         for found in embedder.embeddings(images, band):
-            statistics.update(found.reshape(len(found), -1, dims))
+            statistics.update(found.reshape(len(found), -1, embedder.dimensions))
         fitted.append(statistics.fit())
     return densities.LocationGaussians.join(fitted)
+
+
+def _fit_shared(embedder, images, chosen):
+    """One Gaussian for all locations, for each choice of images, bool [N]; in a single pass."""
+    statistics = [densities.GaussianStatistics(1, embedder.dimensions) for _ in chosen]
+    for band in embedder.bands:
+        done = 0
+        for found in embedder.embeddings(images, band):
+            for one, used in zip(statistics, chosen, strict=True):
+                some = found[used[done : done + len(found)]]
+                one.update(some.reshape(-1, 1, embedder.dimensions))
+            done += len(found)
+    return [one.fit() for one in statistics]
+
+
+def cross_validated_scores(
+    embedder: PatchEmbedder, images: pipeline.Images, separate: bool, folds: int = 5
+) -> np.ndarray:
+    """Scores normal images by densities that were fitted without them.
+
+    Args:
+      embedder: the network.
+      images: un-augmented normal training images.
+      separate: as in `fit`.
+      folds: into how many parts the images are divided, by a fixed random order.
+
+    Returns:
+      float64 [N], the images' largest patch scores; empty where there are fewer than 4 images.
+    """
+    parts = densities.held_out_parts(images.count, folds)
+    chosen = [~np.isin(np.arange(images.count), held_out) for held_out in parts]
+    if separate:  # A part at a time: several at once would not fit into memory.
+        fitted = (fit(embedder, images.subset(np.flatnonzero(others)), True) for others in chosen)
+    else:
+        fitted = _fit_shared(embedder, images, chosen)
+    scores = np.zeros([images.count if parts else 0])
+    for held_out, gaussians in zip(parts, fitted, strict=True):
+        scores[held_out] = image_scores(score(embedder, gaussians, images.subset(held_out)))
+    return scores
 
 
 def score(
@@ -137,6 +172,17 @@ def score(
             maps[done : done + len(found), first:last] = scores.reshape(found.shape[:3])
         done += len(batch)
     return maps
+
+
+def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndarray:
+    """Returns float32 [N, D]: for each of N images the mean of its patches' embeddings."""
+    totals = np.zeros([images.count, embedder.dimensions])
+    for band in embedder.bands:
+        done = 0
+        for found in embedder.embeddings(images, band):
+            totals[done : done + len(found)] += found.sum(axis=(1, 2), dtype=np.float64)
+            done += len(found)
+    return (totals / embedder.count**2).astype(np.float32)
 
 
 def image_scores(maps: np.ndarray) -> np.ndarray:

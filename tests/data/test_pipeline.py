@@ -89,7 +89,7 @@ def test_batches_larger_than_the_data_set_are_filled():
 
 def test_evaluation_batches_are_in_order_and_complete():
     images = numbered(7)
-    batches = list(pipeline.evaluation_batches(images, 3).as_numpy_iterator())
+    batches = [batch.numpy() for batch in pipeline.evaluation_batches(images, 3)]
     assert [len(b) for b in batches] == [3, 3, 1]
     assert np.concatenate(batches)[:, 0, 0, 0].tolist() == list(range(7))
 

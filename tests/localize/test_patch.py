@@ -103,3 +103,22 @@ def test_a_level_map_stays_level_up_to_the_border():
     # Away from the border scores keep their scale whatever the level is.
     inside = upsample(tf.fill([1, 20, 20], 3.0), 0.0).numpy()[0, 30:-30, 30:-30]
     np.testing.assert_allclose(inside, 3.0, rtol=0.05)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_cross_validated_scores_are_of_images_left_out(backbone, images, separate):
+    embedder = patch.PatchEmbedder(backbone, 64, 32, 16, separate)
+    found = patch.cross_validated_scores(embedder, images, separate)
+    assert found.shape == (5,)
+    for number in range(5):  # five images in five parts: each is left out by itself
+        gaussians = patch.fit(embedder, images.subset(np.delete(np.arange(5), number)), separate)
+        alone = patch.score(embedder, gaussians, images.subset(np.array([number])))
+        np.testing.assert_allclose(found[number], alone.max(), rtol=1e-4)
+    few = images.subset(np.arange(3))
+    assert patch.cross_validated_scores(embedder, few, separate).shape == (0,)
+
+
+def test_mean_embeddings_are_over_all_patches(backbone, images):
+    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    expected = all_at_once(embedder, images).mean((1, 2))
+    np.testing.assert_allclose(patch.mean_embeddings(embedder, images), expected, rtol=1e-4)

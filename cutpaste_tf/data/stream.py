@@ -1,0 +1,195 @@
+"""New images to score: any number, of any size and format, one batch in memory at a time."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, UnidentifiedImageError
+
+from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.errors import UserError
+
+SUFFIXES = (*folder.SUFFIXES, *folder.OTHER_SUFFIXES)
+# What training data are decoded by; the same file then gets the same score.
+_TENSORFLOW = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_DEEP = "its pixels have more than 16 bits; save it with 8 or 16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Consecutive files.
+
+    Attributes:
+      paths: the M files.
+      images: the N of them that could be decoded, in their order.
+      errors: why the others could not, by their place among the M.
+    """
+
+    paths: Sequence[pathlib.Path]
+    images: pipeline.Images
+    errors: dict[int, str]
+
+
+def find(sources: Sequence[str | os.PathLike], outside: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Finds images.
+
+    Args:
+      sources: files, taken as they are, and folders, searched with all folders in them for files
+        with an image's ending; hidden ones are passed over.
+      outside: a folder that is not searched.
+
+    Yields:
+      The files, those of a folder in the order of their names.
+
+    Raises:
+      UserError: if a source is missing or a folder may not be read.
+    """
+    outside = outside.resolve()
+    for source in map(pathlib.Path, sources):
+        if source.is_dir():
+            yield from _walk(source, outside)
+        elif source.exists():
+            yield source
+        else:
+            raise UserError(f"--images={source}: there is no such file or folder")
+
+
+def _walk(root, outside):
+    def refuse(error):
+        raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
+
+    for here, folders, files in os.walk(root, onerror=refuse):
+        here = pathlib.Path(here)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() != outside
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield here / name
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Reads an image of any format that TensorFlow or Pillow knows.
+
+    Args:
+      path: the file. Of several frames the first is taken.
+
+    Returns:
+      uint8 [H, W, 3]; grey is repeated, an alpha channel dropped, 16 bits reduced to 8, as in
+      `pipeline.decode`.
+
+    Raises:
+      UserError: naming the file and what is wrong with it.
+    """
+    try:
+        contents = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    return decode(contents, str(path))
+
+
+def decode(contents: bytes, name: str) -> np.ndarray:
+    """Decodes an image as `read` does.
+
+    Args:
+      contents: a file's bytes.
+      name: what to call it in messages.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      UserError: naming the image and what is wrong with it.
+    """
+    try:
+        if contents.startswith(_TENSORFLOW):
+            image = pipeline.decode(tf.constant(contents)).numpy()
+        else:
+            with Image.open(io.BytesIO(contents)) as file:
+                image = _rgb(file)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not an image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: too large an image") from error
+    # Pillow's and TensorFlow's decoders raise almost anything on a damaged file.
+    except Exception as error:
+        reason = str(error) if str(error) == _DEEP else "damaged or truncated"
+        raise UserError(f"{name}: {reason}") from error
+    if not image.size:
+        raise UserError(f"{name}: has no pixels")
+    return image
+
+
+def _rgb(file):
+    if file.mode.startswith("I") or file.mode == "F":
+        pixels = np.asarray(file)
+        # Pillow opens 16 bits as I in some formats; 32 bits and fractions have no known range.
+        if file.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(_DEEP)
+        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if file.mode in ("LA", "La"):
+        file = file.convert("L")
+    return np.asarray(file.convert("RGB"))
+
+
+def batches(
+    paths: Iterable[pathlib.Path], size: int, batch_size: int, workers: int | None = None
+) -> Iterator[Batch]:
+    """Reads, decodes and resizes files, ahead of who takes them and in their order.
+
+    Args:
+      paths: the files.
+      size: the wanted height and width.
+      batch_size: files a batch, M.
+      workers: threads that decode; one for each core by default.
+
+    Yields:
+      The batches, the last one smaller. Two are in memory at a time.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
+    def resize(image):
+        return pipeline.resize(image, size)
+
+    def prepare(path):
+        try:
+            return resize(tf.constant(read(path))).numpy()
+        except UserError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    workers = workers or os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting, done = collections.deque(), []
+        try:
+            for path in paths:
+                waiting.append((path, pool.submit(prepare, path)))
+                if len(waiting) > batch_size:
+                    first, prepared = waiting.popleft()
+                    done.append((first, prepared.result()))
+                if len(done) == batch_size:
+                    yield _batch(done, size)
+                    done = []
+            while waiting:
+                first, prepared = waiting.popleft()
+                done.append((first, prepared.result()))
+                if len(done) == batch_size or not waiting:
+                    yield _batch(done, size)
+                    done = []
+        finally:  # Whoever stops early does not wait for images that nobody wants.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batch(done, size):
+    good = [found for _, found in done if not isinstance(found, str)]
+    stored = np.stack(good) if good else np.zeros([0, size, size, 3], np.uint8)
+    images = pipeline.Images(len(good), size, tf.constant(stored), None)
+    errors = {place: found for place, (_, found) in enumerate(done) if isinstance(found, str)}
+    return Batch([path for path, _ in done], images, errors)

@@ -1,0 +1,378 @@
+"""Scores new images with a finished run.
+
+    python -m cutpaste_tf.predict --run=RUNDIR --images=DIR_OR_FILES --output=DIR [--maps]
+
+Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
+image, and with --maps an overlay of its anomaly map in maps/. Images may be of any size and format
+and any number; one that cannot be read is a row with its error, and the exit status is then 2.
+
+The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
+score is above it is anomalous.
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from cutpaste_tf import ensemble
+from cutpaste_tf import threshold as thresholds
+from cutpaste_tf.errors import Parser, UserError
+
+# Nothing here imports TensorFlow before the command line is checked.
+
+CSV, JSONL, MAPS = "predictions.csv", "predictions.jsonl", "maps"
+COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
+_LINE_SECONDS = 15.0  # between lines of a log file
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a prediction did.
+
+    Attributes:
+      scored: images that got a score.
+      anomalous: those of them whose score is above the threshold.
+      failed: images that could not be read.
+      first_error: the first of these and why.
+      seconds: wall-clock time from the first image on, without loading the run.
+    """
+
+    scored: int
+    anomalous: int
+    failed: int
+    first_error: str | None
+    seconds: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Args:
+      argv: the command line, the program's name first; sys.argv by default.
+
+    Returns:
+      The exit status: 0, or 2 for a mistake of the user's or images that could not be read, told
+      in one line on stderr.
+    """
+    parser = Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
+    parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
+    parser.add_argument(
+        "--images", required=True, nargs="+", help="images, or folders to search for them"
+    )
+    parser.add_argument("--output", required=True, help="the folder to write to")
+    parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
+    add_threshold(parser)
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="images that are scored at a time; 32"
+    )
+    output = None
+    try:
+        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
+        output = arguments.output
+        if arguments.batch_size < 1:
+            raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
+        summary = predict(
+            arguments.run,
+            arguments.images,
+            output,
+            maps=arguments.maps,
+            threshold=arguments.threshold,
+            false_positive_rate=arguments.false_positive_rate,
+            batch_size=arguments.batch_size,
+            log=lambda text: print(text, flush=True),
+        )
+        if not summary.failed:
+            return 0
+        print(
+            f"error: {summary.failed} of {summary.scored + summary.failed} images could not be "
+            f"scored, the first: {' '.join(summary.first_error.split())}; see "
+            f"{pathlib.Path(output) / CSV}",
+            file=sys.stderr,
+        )
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was scored is in {output}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: --output={output}: cannot be written ({error.strerror})", file=sys.stderr)
+    return 2
+
+
+def add_threshold(parser: Parser) -> None:
+    """Adds --threshold and --false_positive_rate to a command's flags."""
+    parser.add_argument(
+        "--threshold", type=float, help="scores above it are anomalous; the run's by default"
+    )
+    parser.add_argument(
+        "--false_positive_rate",
+        type=float,
+        help="choose the threshold that this share of normal images is above, such as 0.01, from "
+        "the run's scores of normal images",
+    )
+
+
+def predict(
+    run_dir: str | os.PathLike,
+    sources: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    maps: bool = False,
+    threshold: float | None = None,
+    false_positive_rate: float | None = None,
+    batch_size: int = 32,
+    log: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Scores images and writes predictions.csv, predictions.jsonl and overlays.
+
+    Args:
+      run_dir: the folder of a finished run.
+      sources: images, and folders to search for them.
+      output: the folder to write to. The two files take their names when all is done, or at
+        Ctrl-C; what was there before stays until then.
+      maps: whether to draw anomaly maps: a patch model's own, or GradCAM's.
+      threshold: takes the place of the run's.
+      false_positive_rate: likewise, as the share of normal images above it.
+      batch_size: images that are scored at a time.
+      log: takes lines of text.
+
+    Returns:
+      What was done.
+
+    Raises:
+      UserError: for what the user can mend; nothing is written then.
+    """
+    output = pathlib.Path(output)
+    chosen = thresholds.of_run(run_dir, threshold, false_positive_rate)
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    from cutpaste_tf import evaluate
+    from cutpaste_tf.data import stream
+
+    # Once for their number, and so that a mistake is told before anything is written.
+    count = sum(1 for _ in stream.find(sources, output))
+    if not count:
+        raise UserError(
+            f"--images={' '.join(map(str, sources))}: no images there; files that end in "
+            f"{', '.join(stream.SUFFIXES)} are"
+        )
+    detector = evaluate.Detector.load(run_dir)
+    if maps and not detector.makes_maps:
+        raise UserError(
+            f"--maps: {run_dir} has --density={detector.config.density}, and GradCAM needs a "
+            "Gaussian's distance; leave --maps out"
+        )
+    scale = Scale.of_run(run_dir, detector, chosen) if maps else None
+    log(f"threshold {chosen}; {count} images, on {evaluate.device()}")
+    root = _root(sources)
+    output.mkdir(parents=True, exist_ok=True)
+    scored = anomalous = failed = 0
+    first_error = None
+    began = time.perf_counter()
+    with (
+        _files(output) as write,
+        _Progress(count, log) as progress,
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        files = stream.find(sources, output)
+        for batch in stream.batches(files, detector.config.image_size, batch_size):
+            scores, drawn = [], None
+            if batch.images.count:
+                found = detector.evaluate(batch.images, maps=maps)
+                scores = found.scores
+                drawn = found.maps.read(range(len(scores))) if maps else None
+            place, overlays = 0, []
+            for number, path in enumerate(batch.paths):
+                row = dict.fromkeys(COLUMNS) | {"path": str(path), "threshold": chosen.value}
+                if number in batch.errors:
+                    row["error"] = batch.errors[number]
+                    first_error = first_error or f"{path}: {row['error']}"
+                    failed += 1
+                else:
+                    score = float(scores[place])
+                    (row["verdict"],) = chosen.verdicts([score])
+                    row["score"] = score
+                    anomalous += row["verdict"] == "anomalous"
+                    scored += 1
+                    if drawn is not None:
+                        target = output / MAPS / _map_name(path, root)
+                        overlays.append((target, path, scale(drawn[place], score)))
+                        row["map"] = str(target)
+                    place += 1
+                write(row)
+            list(pool.map(_draw, *zip(*overlays, strict=True)) if overlays else ())
+            progress.update(len(batch.paths))
+    seconds = time.perf_counter() - began
+    log(
+        f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
+        f"{scored / seconds:.1f} images a second"
+    )
+    log(f"written to {output / CSV}, {JSONL}{f' and {MAPS}/' if maps else ''}")
+    return Summary(scored, anomalous, failed, first_error, seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Brings a run's anomaly maps to colours, on one scale for all images.
+
+    Attributes:
+      low: the score that is dark: a usual one of normal images or patches.
+      high: the score from which on a map is at its brightest: the threshold.
+      absolute: whether maps are on the scores' scale. GradCAM's are not: only within a map do its
+        values compare, so a map is as bright as its image's score at its brightest. Scores of
+        patches are heavy-tailed, and shown by their logarithm.
+    """
+
+    low: float
+    high: float
+    absolute: bool
+
+    @classmethod
+    def of_run(cls, run_dir, detector, chosen: thresholds.Threshold) -> "Scale":
+        """Finds the scale of a run's maps.
+
+        Args:
+          run_dir: the run's folder.
+          detector: the run.
+          chosen: the threshold.
+        """
+        absolute = bool(detector.config.patch_size)
+        if absolute:
+            low = float(np.mean(detector.density.level))
+        else:
+            normal = ensemble.read_normal_scores(pathlib.Path(run_dir))
+            low = float(np.median(normal)) if normal is not None and len(normal) else 0.0
+        low = max(low, 1e-6)
+        # A threshold below what is usual calls everything anomalous, and says nothing of colours.
+        return cls(low, chosen.value if chosen.value > low else 2.0 * low, absolute)
+
+    def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
+        """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""
+        if self.absolute:
+            ratio = np.maximum(anomaly_map, self.low) / self.low
+            return np.minimum(np.log(ratio) / np.log(self.high / self.low), 1.0)
+        brightest = min(max((score - self.low) / (self.high - self.low), 0.0), 1.0)
+        return anomaly_map * (brightest / max(float(anomaly_map.max()), 1e-12))
+
+
+def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lays what a `Scale` returned over an image of any size.
+
+    Args:
+      image: uint8 [H, W, 3].
+      values: [h, w] in [0, 1]; brought to the image's size, bilinearly.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    from PIL import Image
+
+    from cutpaste_tf.report import figures
+
+    size = image.shape[1::-1]
+    resized = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return figures.heat_map(image, np.clip(np.asarray(resized), 0.0, 1.0))
+
+
+def _draw(target, path, values):
+    from PIL import Image
+
+    from cutpaste_tf.data import stream
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The smallest file takes ten times as long.
+    Image.fromarray(overlay(stream.read(path), values)).save(target, compress_level=1)
+
+
+def _root(sources):
+    """The folder that the overlays' names are relative to."""
+    folders = [p if p.is_dir() else p.parent for p in map(pathlib.Path, sources)]
+    return pathlib.Path(os.path.commonpath([os.path.abspath(p) for p in folders]))
+
+
+def _map_name(path, root):
+    """An overlay's name: the image's, below the root, and always a png."""
+    name = pathlib.Path(os.path.abspath(path)).relative_to(root)
+    return name if name.suffix == ".png" else name.with_name(name.name + ".png")
+
+
+@contextlib.contextmanager
+def _files(output: pathlib.Path) -> Iterator[Callable[[dict], None]]:
+    """Opens both files under other names; they take theirs if all goes well, or go."""
+    targets = [output / CSV, output / JSONL]
+    temporary = [path.with_name(path.name + ".tmp") for path in targets]
+    try:
+        # A file's name need not be text in any encoding.
+        options = {"encoding": "utf-8", "errors": "surrogateescape"}
+        with (
+            open(temporary[0], "w", newline="", **options) as table,
+            open(temporary[1], "w", **options) as lines,
+        ):
+            writer = csv.DictWriter(table, COLUMNS)
+            writer.writeheader()
+
+            def write(row):
+                lines.write(json.dumps(row, allow_nan=False) + "\n")
+                for name in ("score", "threshold"):
+                    row[name] = None if row[name] is None else repr(row[name])
+                writer.writerow(row)
+
+            yield write
+        _rename(temporary, targets)
+    except KeyboardInterrupt:  # What is scored is scored.
+        _rename(temporary, targets)
+        raise
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _rename(sources, targets):
+    for source, target in zip(sources, targets, strict=True):
+        if source.is_file():
+            os.replace(source, target)
+
+
+class _Progress:
+    """A bar in a terminal; in a log file a line now and then."""
+
+    def __init__(self, total, log):
+        self._total, self._log, self._done = total, log, 0
+
+    def __enter__(self):
+        import tqdm
+
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=self._total, unit="image", dynamic_ncols=True, leave=False)
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count):
+        self._done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(count)
+        elif now - self._said >= _LINE_SECONDS:
+            self._said = now
+            left = (now - self._began) / self._done * (self._total - self._done)
+            self._log(f"{self._done} of {self._total} images, {math.ceil(left)} s left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

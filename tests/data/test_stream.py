@@ -1,0 +1,138 @@
+"""Finding and reading new images."""
+
+import io
+import itertools
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+from conftest import pattern, write_image
+from PIL import Image
+
+from cutpaste_tf.data import pipeline, stream
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "gif", "webp", "ppm", "jpeg2000"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_formats_without_loss_give_the_pixels(kind, mode):
+    image = Image.fromarray(pattern(RNG)).convert(mode)
+    if kind == "gif":
+        image = image.convert("L")
+    options = {"webp": {"lossless": True}, "jpeg2000": {"irreversible": False}}.get(kind, {})
+    found = stream.decode(encoded(image, kind, **options), "x")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK"])
+def test_other_modes_become_colours(mode):
+    image = Image.fromarray(pattern(RNG)).convert("RGB")
+    image = image.convert("L").convert(mode) if mode in ("LA", "1") else image.convert(mode)
+    found = stream.decode(encoded(image, "tiff"), "x")
+    expected = image.convert("L").convert("RGB") if mode == "LA" else image.convert("RGB")
+    np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_sixteen_bits_lose_the_lower_eight(kind):
+    values = RNG.integers(0, 2**16, (5, 7)).astype(np.uint16)
+    found = stream.decode(encoded(Image.fromarray(values), kind), "x")
+    expected = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    # libpng rounds where it reduces to 8 bits.
+    np.testing.assert_allclose(found.astype(int), expected, atol=1 if kind == "png" else 0)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp"])
+def test_what_training_reads_is_read_the_same(kind, tmp_path):
+    path = tmp_path / f"x.{kind}"
+    path.write_bytes(encoded(Image.fromarray(pattern(RNG, 77)), kind))
+    trained = pipeline.prepare(normal(["x"], [str(path)]), 48).stored.numpy()
+    (batch,) = stream.batches([path], 48, 4)
+    np.testing.assert_array_equal(batch.images.stored.numpy(), trained)
+
+
+def test_broken_files_are_named():
+    png = encoded(Image.fromarray(pattern(RNG)), "png")
+    deep = encoded(Image.fromarray(RNG.normal(size=(4, 4)).astype(np.float32)), "tiff")
+    for contents, message in (
+        (b"", "not an image"),
+        (b"hello", "not an image"),
+        (png[: len(png) // 2], "damaged or truncated"),
+        (encoded(Image.fromarray(pattern(RNG)), "tiff")[:300], "damaged|not an image"),
+        (deep, "more than 16 bits"),
+    ):
+        with pytest.raises(UserError, match=f"part7: .*({message})"):
+            stream.decode(contents, "part7")
+    with pytest.raises(UserError, match="No such file"):
+        stream.read("/nowhere/x.png")
+
+
+def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
+    for name in (
+        "b/2.PNG",
+        "b/1.tif",
+        "a.jpg",
+        ".hidden.png",
+        "notes.txt",
+        ".git/x.png",
+        "out/1.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sources = [tmp_path, str(tmp_path / "notes.txt")]
+    found = [p.relative_to(tmp_path).as_posix() for p in stream.find(sources, tmp_path / "out")]
+    assert found == ["a.jpg", "b/1.tif", "b/2.PNG", "notes.txt"]
+    with pytest.raises(UserError, match="nowhere: there is no such file or folder"):
+        list(stream.find([tmp_path / "nowhere"], tmp_path))
+
+
+def test_batches_keep_the_order_and_name_what_failed(tmp_path):
+    paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 20 + i)) for i in range(7)]
+    paths[2].write_bytes(b"")
+    paths[6].unlink()
+    found = list(stream.batches(paths, 32, 3))
+    assert [batch.paths for batch in found] == [paths[:3], paths[3:6], paths[6:]]
+    assert [batch.images.count for batch in found] == [2, 3, 0]
+    assert [list(batch.errors) for batch in found] == [[2], [], [0]]
+    assert "2.png" not in found[0].errors[2]
+    good = [paths[i] for i in (0, 1, 3, 4, 5)]
+    expected = pipeline.prepare(normal(good, [str(p) for p in good]), 32).stored.numpy()
+    np.testing.assert_array_equal(
+        np.concatenate([b.images.stored.numpy() for b in found]), expected
+    )
+
+
+def test_no_more_is_read_than_two_batches_ahead(tmp_path):
+    path = write_image(tmp_path / "x.png", pattern(RNG))
+    taken = itertools.count()
+
+    def endless():
+        while True:
+            next(taken)
+            yield path
+
+    batches = stream.batches(endless(), 32, 4)
+    for _ in range(5):
+        assert next(batches).images.count == 4
+    assert next(taken) <= 4 * (5 + 1) + 1
+    batches.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_no_files_no_batches():
+    assert list(stream.batches([], 32, 4)) == []
+    assert pathlib.Path("x.heic").suffix in stream.SUFFIXES

@@ -1,0 +1,251 @@
+"""Scoring new images with a finished run, as a user meets it."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_user_error, pattern, write_image
+from PIL import Image
+
+from cutpaste_tf import evaluate, predict, threshold
+from cutpaste_tf.report import figures
+
+RNG = np.random.default_rng(1)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Seven images of several sizes and formats in two folders, one of them broken."""
+    folder = tmp_path / "new"
+    for i, kind in enumerate(["png", "jpg", "tif", "bmp", "png", "webp"]):
+        write_image(folder / ("b" if i > 3 else "") / f"{i}.{kind}", pattern(RNG, 30 + 9 * i))
+    (folder / "b" / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def main(capsys, *arguments):
+    capsys.readouterr()
+    status = predict.main(["predict", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+
+def rows(output):
+    with open(output / "predictions.csv", encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    with open(output / "predictions.jsonl", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    # Both say the same.
+    for row, line in zip(table, lines, strict=True):
+        assert list(row) == list(line) == list(predict.COLUMNS)
+        for name in ("score", "threshold"):
+            assert (float(row[name]) if row[name] else None) == line[name]
+        for name in ("path", "verdict", "map", "error"):
+            assert (row[name] or None) == line[name]
+    return lines
+
+
+def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    output = tmp_path / "out"
+    done = main(capsys, f"--run={run_dir}", "--images", images, f"--output={output}")
+    assert_user_error(done, "1 of 7 images", images / "b" / "broken.png", "not an image")
+    found = rows(output)
+    names = ["0.png", "1.jpg", "2.tif", "3.bmp", "b/4.png", "b/5.webp", "b/broken.png"]
+    assert [row["path"] for row in found] == [str(images / name) for name in names]
+    detector = evaluate.Detector.load(run_dir)
+    arrays = [predict_read(row["path"]) for row in found[:-1]]
+    np.testing.assert_allclose(
+        [row["score"] for row in found[:-1]], detector.score(arrays), rtol=1e-6
+    )
+    value = json.loads((run_dir / "results.json").read_text())["threshold"]
+    assert {row["threshold"] for row in found} == {value}
+    for row in found[:-1]:
+        assert row["verdict"] == ("anomalous" if row["score"] > value else "normal")
+        assert row["error"] is None
+    assert found[-1]["score"] is found[-1]["verdict"] is None
+    assert "not an image" in found[-1]["error"]
+    assert "images a second" in done.stdout
+    assert sorted(p.name for p in output.iterdir()) == ["predictions.csv", "predictions.jsonl"]
+
+
+def predict_read(path):
+    from cutpaste_tf.data import stream
+
+    return stream.read(path)
+
+
+def test_a_batch_size_changes_no_score(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    (images / "b" / "broken.png").unlink()
+    scores = []
+    for size in (1, 4, 100):
+        done = main(
+            capsys,
+            f"--run={run_dir}",
+            f"--images={images}",
+            f"--output={tmp_path / str(size)}",
+            f"--batch_size={size}",
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        scores.append([row["score"] for row in rows(tmp_path / str(size))])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+    np.testing.assert_allclose(scores[0], scores[2], rtol=1e-5)
+
+
+def test_thresholds_change_without_training(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    image = images / "0.png"
+
+    def row(*options):
+        done = main(
+            capsys, f"--run={run_dir}", f"--images={image}", f"--output={tmp_path / 'o'}", *options
+        )
+        assert done.returncode == 0, done.stderr
+        return rows(tmp_path / "o")[0]
+
+    score = row()["score"]
+    assert row(f"--threshold={score - 1e-3}")["verdict"] == "anomalous"
+    assert row(f"--threshold={score + 1e-3}")["verdict"] == "normal"
+    at_half = row("--false_positive_rate=0.5")
+    assert at_half["threshold"] == threshold.of_run(run_dir, false_positive_rate=0.5).value
+    assert at_half["score"] == score
+
+
+def test_overlays_have_the_images_sizes_and_lie_where_the_rows_say(
+    localized, images, tmp_path, capsys
+):
+    run_dir, _, _ = localized
+    output = images / "out"  # inside what is searched: its pictures are not scored the next time
+    for _ in range(2):
+        done = main(
+            capsys, f"--run={run_dir}", f"--images={images}", f"--output={output}", "--maps"
+        )
+        assert_user_error(done, "1 of 7 images")
+    found = rows(output)
+    assert found[-1]["map"] is None
+    for row in found[:-1]:
+        with Image.open(row["map"]) as overlay, Image.open(row["path"]) as image:
+            assert overlay.format == "PNG"
+            assert overlay.size == image.size
+    assert pathlib.Path(found[1]["map"]) == output / "maps" / "1.jpg.png"
+    assert pathlib.Path(found[4]["map"]) == output / "maps" / "b" / "4.png"
+    assert len(list((output / "maps").rglob("*.png"))) == 6
+
+
+def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    image, output = images / "0.png", tmp_path / "out"
+    done = main(capsys, f"--run={run_dir}", f"--images={image}", f"--output={output}", "--maps")
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(output)
+    detector = evaluate.Detector.load(run_dir)
+    found = detector.evaluate([str(image)], maps=True)
+    scale = predict.Scale.of_run(run_dir, detector, threshold.of_run(run_dir))
+    values = scale(found.maps.read([0])[0], row["score"])
+    expected = predict.overlay(predict_read(image), values)
+    np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)
+
+
+def test_a_patch_map_is_dark_where_usual_and_brightest_from_the_threshold_on():
+    scale = predict.Scale(low=2.0, high=8.0, absolute=True)
+    values = scale(np.array([[0.0, 2.0], [4.0, 8.0], [99.0, 2.0]]), 99.0)
+    np.testing.assert_allclose(values, [[0, 0], [0.5, 1], [1, 0]])
+
+
+def test_a_gradcam_map_is_as_bright_as_its_images_score():
+    scale = predict.Scale(low=2.0, high=6.0, absolute=False)
+    weights = np.array([[0.0, 1.0], [2.0, 4.0]])
+    for score, brightest in ((1.0, 0.0), (4.0, 0.5), (6.0, 1.0), (60.0, 1.0)):
+        np.testing.assert_allclose(scale(weights, score), weights / 4.0 * brightest)
+    assert np.isfinite(scale(np.zeros([2, 2]), 5.0)).all()
+
+
+def test_an_overlay_is_the_heat_map_of_the_map_at_the_images_size():
+    image = pattern(RNG, 40)
+    values = np.zeros([10, 10], np.float32)
+    values[:, 5:] = 1.0
+    found = predict.overlay(image, values)
+    assert found.shape == image.shape
+    for columns, value in ((slice(0, 16), 0.0), (slice(24, 40), 1.0)):
+        expected = figures.heat_map(image[:, columns], np.full([40, 16], value))
+        np.testing.assert_array_equal(found[:, columns], expected)
+
+
+def test_names_of_overlays_do_not_meet(tmp_path):
+    sources = [tmp_path / "a", tmp_path / "b" / "x.png", tmp_path / "b" / "x.jpg"]
+    for path in (tmp_path / "a" / "x.png", *sources[1:]):
+        write_image(path, pattern(RNG, 8))
+    root = predict._root(sources)
+    assert root == tmp_path
+    names = [predict._map_name(p, root) for p in (tmp_path / "a" / "x.png", *sources[1:])]
+    assert [n.as_posix() for n in names] == ["a/x.png", "b/x.png", "b/x.jpg.png"]
+
+
+def test_mistakes_are_one_line_and_leave_nothing(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    output = tmp_path / "out"
+    usual = {"run": run_dir, "images": images, "output": output}
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for change, message in (
+        ({"run": tmp_path}, "has the run finished"),
+        ({"images": tmp_path / "nowhere"}, "there is no such file or folder"),
+        ({"images": tmp_path / "empty"}, "no images there"),
+        ({"threshold": "x"}, "threshold"),
+        ({"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
+        ({"false_positive_rate": 2}, "must be above 0"),
+        ({"batch_size": 0}, "--batch_size=0"),
+        ({"output": tmp_path / "file" / "x"}, "--output"),
+        ({"colour": "red"}, "--colour"),
+    ):
+        arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
+        assert_user_error(main(capsys, *arguments), message)
+        assert not output.exists()
+
+
+def test_what_was_there_stays_if_it_does_not_end_well(
+    finished, images, tmp_path, monkeypatch, capsys
+):
+    run_dir, _, _ = finished
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "predictions.csv").write_text("earlier")
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(predict, "_draw", full)
+    done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={output}", "--maps")
+    assert_user_error(done, "--output", "No space left on device")
+    assert {p.name: p.read_text() for p in output.iterdir()} == {"predictions.csv": "earlier"}
+
+
+def test_names_that_are_no_text(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff,\n.png")
+    os.rename(images / "0.png", odd)
+    done = main(capsys, f"--run={run_dir}", "--images", odd, f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "out" / "predictions.csv", newline="", errors="surrogateescape") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == odd
+    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["path"] == odd
+
+
+def test_help_answers_at_once_and_as_a_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cutpaste_tf.predict", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert "--false_positive_rate" in done.stdout
+    assert "tensorflow" not in done.stderr
