@@ -26,15 +26,22 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: Ray for sweeps, data sets that come as packages, and what the tests need besides.
-# tensorflow_datasets.testing imports dill without requiring it.
+# Extras: Ray for sweeps, data sets that come as packages, export to ONNX, the web page, and what
+# the tests need besides. tensorflow_datasets.testing imports dill without requiring it.
 CLUSTER = ["ray>=2.40"]
 DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
+# TensorFlow converts to ONNX by tf2onnx, and exports are checked by the runtime.
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+APP = ["gradio>=6.17,<7"]  # Before 6.17 its pages fetch a script from elsewhere.
 TEST = [
     *DEMO,
     *CLUSTER,
+    *APP,
+    *ONNX,
+    "ai-edge-litert>=2",  # TensorFlow Lite's interpreter without TensorFlow
     "dill>=0.3",
     "hypothesis>=6.100",
+    "playwright>=1.50",
     "pytest>=8.2,<9.2",  # pytest-xdist 3.8 does not group tests with pytest 9.2.
     "pytest-xdist>=3.5",
     "ruff>=0.6",
@@ -51,7 +58,13 @@ setup(
     package_data={"cutpaste_tf.report": ["paper.json"]},
     python_requires=">=3.11",
     install_requires=CORE,
-    extras_require={"demo": DEMO, "cluster": CLUSTER, "test": TEST},
+    extras_require={
+        "demo": DEMO,
+        "cluster": CLUSTER,
+        "onnx": ONNX,
+        "app": APP,
+        "test": TEST,
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",

@@ -204,11 +204,8 @@ def upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor
       j * stride). Near the border fewer patches cover a pixel; a score fades to the level there,
       where the paper's formula, of level 0, would have it fade to nothing.
     """
-    deviation = DEVIATION_OF_32 * patch / 32.0
-    at = np.arange(patch) - (patch - 1) / 2.0
-    line = np.exp(-0.5 * (at / deviation) ** 2)
-    kernel = np.outer(line, line)
-    kernel = (kernel * (stride**2 / kernel.sum())).astype(np.float32)[:, :, None, None]
+    line = _line(patch, stride)
+    kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
 
     def upsample(maps, level):
         shape = tf.shape(maps)
@@ -217,3 +214,19 @@ def upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor
         return tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level
 
     return upsample
+
+
+def spread(size: int, patch: int, stride: int) -> np.ndarray:
+    """Returns `upsampler`'s work along one axis as a matrix, float64 [size, P]."""
+    starts = np.arange(dense.locations(size, patch, stride)) * stride
+    matrix = np.zeros([size, len(starts)])
+    for column, start in enumerate(starts):
+        matrix[start : start + patch, column] = _line(patch, stride)
+    return matrix
+
+
+def _line(patch, stride):
+    """The Gaussian along one axis, its sum the stride: as many patches cover a pixel in all."""
+    at = np.arange(patch) - (patch - 1) / 2.0
+    line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
+    return line * (stride / line.sum())

@@ -1,0 +1,308 @@
+"""Exported models: alone, in other processes and libraries, with the run's scores."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_user_error, pattern
+
+from cutpaste_tf import density as densities
+from cutpaste_tf import evaluate, export, threshold
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.localize import patch
+from cutpaste_tf.models.resnet import resnet18
+
+# For each kind of run the formats that it is exported to here; each takes seconds to convert.
+KINDS = {
+    "gde": ("keras", "saved_model", "onnx", "tflite"),
+    "kde": ("keras", "onnx", "tflite"),
+    "gradcam": ("keras", "onnx", "tflite"),
+    "patch": ("keras", "saved_model", "onnx", "tflite"),
+    "patch_separate": ("keras", "onnx", "tflite"),
+}
+CASES = [(kind, format) for kind, formats in KINDS.items() for format in formats]
+# Of a score, relative; ONNX Runtime and TensorFlow Lite convolve in another order.
+CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
+
+
+def small_backbone(size):
+    """Layers of every kind that matters, and quicker to convert than a ResNet."""
+    inputs = keras.Input([size, size, 3])
+    x = keras.layers.Conv2D(8, 3, 2, use_bias=False)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+
+
+def shake(backbone):
+    """Gives batch normalisation statistics that are not those of a new network."""
+    rng = np.random.default_rng(5)
+    backbone.set_weights([w + rng.uniform(0.0, 0.2, w.shape) for w in backbone.get_weights()])
+    return backbone
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def detector(request):
+    keras.utils.set_random_seed(0)
+    kind = request.param
+    settings = {"dataset": "folder", "data_dir": "x", "category": "part"}
+    rng = np.random.default_rng(3)
+    arrays = [pattern(rng, 64) for _ in range(12)]
+    if kind.startswith("patch"):
+        config = Config(
+            **settings,
+            image_size=64,
+            patch_size=32,
+            dense_stride=16,
+            width=0.0625,
+            location_density="separate" if kind == "patch_separate" else "shared",
+        )
+        backbone = shake(resnet18(None, width=0.0625))
+        embedder = patch.PatchEmbedder(backbone, 64, 32, 16, config.separate_locations)
+        images = pipeline.prepare(normal([""] * 12, arrays), 64)
+        density = patch.fit(embedder, images, config.separate_locations)
+    else:
+        config = Config(
+            **settings,
+            image_size=32,
+            gradcam=kind == "gradcam",
+            density="kde" if kind == "kde" else "gde",
+        )
+        backbone = shake(small_backbone(32))
+        images = pipeline.prepare(normal([""] * 12, arrays), 32)
+        density = densities.make(config.density).fit(evaluate.Embedder(backbone)(images)["pool"])
+    return kind, evaluate.Detector(config, backbone, density)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.stack([pattern(np.random.default_rng(i), 90)[:77] for i in range(3)])
+
+
+@pytest.mark.parametrize("format", list(export.FILES))
+def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_path):
+    kind, found = detector
+    if format not in KINDS[kind]:
+        pytest.skip("converted for other kinds of runs")
+    expected = found.evaluate(list(images))
+    value = float(np.median(expected.scores))
+    path = tmp_path / export.FILES[format]
+    with export._quiet():
+        export.write(found, value, path, format)
+        score = export.load(path, format)
+    outputs = score(images)
+    assert set(outputs) == {"score", "verdict"} | ({"map"} if expected.maps else set())
+    assert (outputs["score"].dtype, outputs["verdict"].dtype) == (np.float32, bool)
+    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=CLOSE[format])
+    np.testing.assert_array_equal(outputs["verdict"], outputs["score"] > np.float32(value))
+    if expected.maps:
+        maps = expected.maps.read(range(3))
+        assert outputs["map"].shape == maps.shape
+        np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * np.abs(maps).max())
+    # Another threshold, and the run's again.
+    lower = float(expected.scores.min() - 1e-3 * np.ptp(expected.scores))
+    np.testing.assert_array_equal(score(images, lower)["verdict"], [True, True, True])
+    np.testing.assert_array_equal(score(images)["verdict"], outputs["verdict"])
+    # Any number of images of any size.
+    for array in (images[:1], images[:2, :50, :33], np.zeros([1, 64, 300, 3], np.uint8)):
+        again = found.score(list(array))
+        np.testing.assert_allclose(score(array)["score"], again, rtol=20 * CLOSE[format])
+
+
+def test_the_comparison_finds_a_fault(detector):
+    kind, found = detector
+    if kind != "gde":
+        pytest.skip("one is enough")
+    assert export.compare(found, lambda images: {"score": found.score(list(images))}) == 0.0
+    worse = export.compare(found, lambda images: {"score": 1.01 * found.score(list(images))})
+    assert worse == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 32), (20, 47), (99, 301), (1, 5)])
+def test_products_with_matrices_resize_as_tensorflow_does(size):
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.float32)
+    expected = tf.image.resize(image, [32, 32], antialias=True)[0]
+    rows, columns = (export._antialiasing(np.ones([1, n], np.float32), 32) for n in size)
+    found = np.einsum("ih,jw,hwc->ijc", rows, columns, image[0])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_enlarging_is_tensorflows(count):
+    maps = np.random.default_rng(0).normal(size=[1, count, 3]).astype(np.float32)
+    expected = tf.image.resize(maps[..., None], [32, 32])[..., 0]
+    found = export._bilinear(count, 32).T @ maps @ export._bilinear(3, 32)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_spreading_is_the_transposed_convolution():
+    maps = np.random.default_rng(0).normal(size=[1, 4, 4]).astype(np.float32)
+    expected = patch.upsampler(16, 8)(maps, 0.25)
+    matrix = patch.spread(40, 16, 8)
+    np.testing.assert_allclose(matrix @ (maps - 0.25) @ matrix.T + 0.25, expected, atol=1e-5)
+
+
+ALONE = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in REFUSED, name
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+images = np.load(FOLDER + "/images.npy")
+"""
+PROGRAMS = {
+    "keras": """
+import keras
+model = keras.saving.load_model(FOLDER + "/model.keras", safe_mode=True)
+plain = model.predict({"images": images, "threshold": None}, verbose=0)
+low = model.predict({"images": images, "threshold": np.zeros(3)}, verbose=0)
+""",
+    "saved_model": """
+import tensorflow as tf
+model = tf.saved_model.load(FOLDER + "/saved_model")
+plain = model.signatures["serving_default"](images=tf.constant(images))
+low = model.signatures["with_threshold"](images=tf.constant(images), threshold=tf.constant(0.0))
+""",
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(FOLDER + "/model.onnx")
+assert [x.name for x in session.get_inputs()] == ["images"]
+assert [x.name for x in session.get_overridable_initializers()] == ["threshold"]
+assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+def run(**inputs):
+    names = ["score", "verdict"]
+    return dict(zip(names, session.run(names, inputs)))
+plain = run(images=images)
+low = run(images=images, threshold=np.zeros([], np.float32))
+""",
+    "tflite": """
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(FOLDER + "/model.tflite")
+plain = interpreter.get_signature_runner("serving_default")(images=images)
+low = interpreter.get_signature_runner("with_threshold")(
+    images=images, threshold=np.zeros([], np.float32)
+)
+""",
+}
+
+
+@pytest.mark.parametrize("format", list(PROGRAMS))
+def test_alone_in_another_process(finished, format, images, tmp_path):
+    """Nothing of cutpaste_tf is there, nor of TensorFlow where the format does without."""
+    run_dir, _, _ = finished
+    path, difference = export.export(run_dir, tmp_path, format)
+    assert difference < CLOSE[format]
+    assert path == tmp_path / export.FILES[format]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    np.save(tmp_path / "images.npy", images)
+    refused = ["cutpaste_tf", *(["tensorflow", "keras"] if format in ("onnx", "tflite") else [])]
+    program = f"REFUSED, FOLDER = {refused!r}, {str(tmp_path)!r}" + ALONE + PROGRAMS[format]
+    program += "print(json.dumps([np.asarray(x[n]).tolist() for x in (plain, low) for n in x]))"
+    program += "\nprint(json.dumps([n for x in (plain, low) for n in x]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    values, names = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    plain, low = (dict(zip(names[i : i + 2], values[i : i + 2], strict=True)) for i in (0, 2))
+    expected = evaluate.Detector.load(run_dir).score(list(images))
+    np.testing.assert_allclose(plain["score"], expected, rtol=1e-4)
+    value = threshold.of_run(run_dir).value
+    assert plain["verdict"] == [bool(score > np.float32(value)) for score in plain["score"]]
+    assert low["verdict"] == [True] * 3
+
+
+def test_a_keras_file_holds_no_code(finished, tmp_path):
+    export.export(finished[0], tmp_path, "keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        config = file.read("config.json").decode()
+    assert "cutpaste" not in config
+    assert "Lambda" not in config
+
+
+def test_a_mixed_precision_run_is_exported_in_float32():
+    config = Config(
+        dataset="folder",
+        data_dir="x",
+        category="a",
+        image_size=32,
+        width=0.0625,
+        mixed_precision=True,
+    )
+    from cutpaste_tf import train
+
+    backbone = train.build(config).backbone
+    rng = np.random.default_rng(0)
+    density = densities.make("gde").fit(rng.normal(size=[40, 32]))
+    model = export.scorer(evaluate.Detector(config, backbone, density))
+    train.build(Config(dataset="folder", data_dir="x", category="a", image_size=32, width=0.0625))
+    dtypes = {layer.compute_dtype for layer in model.layers if layer.name.startswith("resnet")}
+    assert dtypes == {"float32"}
+    images = np.stack([pattern(rng, 32)])
+    pixels = images.astype(np.float32) / 255.0
+    expected = density.score(backbone(pixels, training=False)["pool"].numpy())
+    np.testing.assert_allclose(model(images)["score"], expected, rtol=2e-2)
+
+
+def main(capsys, *arguments):
+    capsys.readouterr()
+    status = export.main(["export", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+
+def test_a_command_replaces_what_was_exported_before(finished, tmp_path, capsys):
+    run_dir, _, _ = finished
+    scores = []
+    for options in ([], ["--threshold=1e9"], ["--threshold=0"]):
+        arguments = [f"--run={run_dir}", f"--output={tmp_path}", "--format=saved_model", *options]
+        done = main(capsys, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert f"written to {tmp_path / 'saved_model'}; its scores are the run's" in done.stdout
+        outputs = export.load(tmp_path / "saved_model", "saved_model")(
+            np.zeros([1, 8, 8, 3], np.uint8)
+        )
+        scores.append(bool(outputs["verdict"][0]))
+    assert scores[1:] == [False, True]
+    assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
+
+
+def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys, monkeypatch):
+    run_dir, _, _ = finished
+    (tmp_path / "file").touch()
+    usual = {"run": run_dir, "output": tmp_path / "out"}
+    for change, message in (
+        ({"format": "torch"}, "--format=torch: must be one of keras, saved_model, onnx, tflite"),
+        ({"run": tmp_path}, "has the run finished"),
+        ({"threshold": "high"}, "threshold"),
+        ({"threshold": 1, "false_positive_rate": 0.5}, "leave one of them out"),
+        ({"output": tmp_path / "file" / "x"}, "--output"),
+    ):
+        arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
+        assert_user_error(main(capsys, *arguments), message)
+        assert not (tmp_path / "out").exists()
+    find_spec = export.importlib.util.find_spec
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda n: None if n == "tf2onnx" else find_spec(n)
+    )
+    arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--format=onnx"]
+    assert_user_error(main(capsys, *arguments), "needs the package tf2onnx; pip install", "[onnx]")
+    monkeypatch.setattr(export, "_LARGEST", 1000)
+    monkeypatch.setattr(export, "PACKAGES", {})
+    for format in ("onnx", "tflite"):
+        arguments[-1] = f"--format={format}"
+        assert_user_error(main(capsys, *arguments), "holds at most 2 GiB")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_off_is_not_left(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export, "compare", lambda *_: 0.1)
+    done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
+    assert_user_error(done, "the exported scores are off by 1.0e-01")
+    assert list(tmp_path.iterdir()) == []
