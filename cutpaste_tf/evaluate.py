@@ -266,6 +266,11 @@ class Detector:
         return cls(config, backbone, density)
 
     @property
+    def level(self) -> float | None:
+        """The usual score of a normal patch; None of a model of whole images."""
+        return float(np.mean(self.density.level)) if self.config.patch_size else None
+
+    @property
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
         return bool(self.config.patch_size) or self.config.density != "kde"

@@ -173,7 +173,7 @@ def predict(
             f"--maps: {run_dir} has --density={detector.config.density}, and GradCAM needs a "
             "Gaussian's distance; leave --maps out"
         )
-    scale = Scale.of_run(run_dir, detector, chosen) if maps else None
+    scale = Scale.of_run(run_dir, detector.level, chosen) if maps else None
     log(f"threshold {chosen}; {count} images, on {evaluate.device()}")
     root = _root(sources)
     output.mkdir(parents=True, exist_ok=True)
@@ -239,23 +239,26 @@ class Scale:
     absolute: bool
 
     @classmethod
-    def of_run(cls, run_dir, detector, chosen: thresholds.Threshold) -> "Scale":
+    def of_run(
+        cls, run_dir: str | os.PathLike, level: float | None, chosen: thresholds.Threshold
+    ) -> "Scale":
         """Finds the scale of a run's maps.
 
         Args:
           run_dir: the run's folder.
-          detector: the run.
+          level: the run's `Detector.level`.
           chosen: the threshold.
+
+        Returns:
+          The scale.
         """
-        absolute = bool(detector.config.patch_size)
-        if absolute:
-            low = float(np.mean(detector.density.level))
-        else:
+        low = level
+        if low is None:
             normal = ensemble.read_normal_scores(pathlib.Path(run_dir))
             low = float(np.median(normal)) if normal is not None and len(normal) else 0.0
         low = max(low, 1e-6)
         # A threshold below what is usual calls everything anomalous, and says nothing of colours.
-        return cls(low, chosen.value if chosen.value > low else 2.0 * low, absolute)
+        return cls(low, chosen.value if chosen.value > low else 2.0 * low, level is not None)
 
     def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
         """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""

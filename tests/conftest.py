@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,7 +21,7 @@ TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4"
 
 
 # Fixtures that take seconds: the tests that share one run in one process, where it is made once.
-SHARED = ("finished", "localized", "cells")
+SHARED = ("finished", "localized", "cells", "app_runs", "detector")
 
 
 # Long tests begin first, so that at the end no worker waits for another's.
@@ -75,30 +76,20 @@ def mvtec(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture
 def small_backbone(monkeypatch):
     """A convolution and a batch norm: a ResNet takes seconds to trace, for nothing here."""
-
-    import keras
-
     from cutpaste_tf import train
 
-    def build_backbone(settings, *, initial_weights=True):
-        initial = keras.initializers.HeNormal(settings.seed)
-        decay = keras.regularizers.L2(settings.weight_decay)
-        features = max(4, round(64 * settings.width))
-        inputs = keras.Input([settings.image_size, settings.image_size, 3])
-        x = keras.layers.Conv2D(
-            features, 3, 2, kernel_initializer=initial, kernel_regularizer=decay, use_bias=False
-        )(inputs)
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-        x = keras.layers.Dropout(0.1, seed=settings.seed)(x)
-        return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D()(x)})
-
-    monkeypatch.setattr(train, "build_backbone", build_backbone)
+    monkeypatch.setattr(train, "build_backbone", small.build_backbone)
 
 
-def command(*arguments: str, **options) -> subprocess.CompletedProcess:
+# Command lines that run a training: the real one, and one with a network that is quick to trace.
+MAIN = (sys.executable, "-m", "cutpaste_tf.main")
+SMALL_MAIN = (sys.executable, str(pathlib.Path(small.__file__)))
+
+
+def command(*arguments: str, program=MAIN, **options) -> subprocess.CompletedProcess:
     """Runs `python -m cutpaste_tf.main` in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "cutpaste_tf.main", *map(str, arguments)],
+        [*program, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, TINY, assert_user_error, command
+from conftest import MAIN, ROOT, SMALL_MAIN, TINY, assert_user_error, command
 
 from cutpaste_tf import distribution, main
 from cutpaste_tf.augment import proxy, random
@@ -30,6 +30,10 @@ from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
 
 train.EPOCH_STEPS = 4
+if sys.argv[2] == "small":
+    sys.path.insert(0, "tests")
+    import small
+    train.build_backbone = small.build_backbone
 rng = np.random.default_rng(0)
 arrays = list(rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
 images = pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
@@ -71,10 +75,14 @@ print(json.dumps(results))
 """
 
 
-def on_two_devices(runs):
+WITHOUT_DROPOUT = os.environ | {"DROPOUT": "0"}
+
+
+def on_two_devices(runs, network="small"):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(runs)],
+        [sys.executable, "-c", SCRIPT, json.dumps(runs), network],
         cwd=ROOT,
+        env=WITHOUT_DROPOUT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -119,7 +127,8 @@ def test_two_devices_train_as_one_does():
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_does_on_views_made_on_the_host():
-    found = on_two_devices({"one": SMALL, "two": SMALL | MIRRORED | {"augment": "pipeline"}})
+    runs = {"one": SMALL, "two": SMALL | MIRRORED | {"augment": "pipeline"}}
+    found = on_two_devices(runs, "real")
     assert_alike(found["one"], found["two"])
 
 
@@ -132,7 +141,7 @@ def test_efficientnet_on_two_devices():
         "head_steps": 4,
         "finetune_steps": 2,
     }
-    found = on_two_devices({"one": efficient, "two": efficient | MIRRORED})
+    found = on_two_devices({"one": efficient, "two": efficient | MIRRORED}, "real")
     one, two = found["one"], found["two"]
     assert (one["devices"], two["devices"]) == (1, 2)
     # Stochastic depth draws other numbers on two devices; the first stage has none.
@@ -154,7 +163,7 @@ def free_ports(count):
     return ports
 
 
-def start_workers(flags, workdirs):
+def start_workers(flags, workdirs, program=MAIN):
     """Starts one process for each work directory, all workers of one training."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(len(workdirs))]
     processes = []
@@ -163,11 +172,11 @@ def start_workers(flags, workdirs):
         processes.append(
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "cutpaste_tf.main", "--distribution=multi_worker"),
+                    *(*program, "--distribution=multi_worker"),
                     *(f"--workdir={workdir}", *flags),
                 ],
                 cwd=ROOT,
-                env=os.environ | {"TF_CONFIG": json.dumps(task)},
+                env=WITHOUT_DROPOUT | {"TF_CONFIG": json.dumps(task)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -202,8 +211,9 @@ WORKERS = (*TINY, "--seed=0", "--learning_rate=0.003", "--dataset=folder")
 
 def test_two_workers_train_as_one_does(mvtec, tmp_path):
     flags = [*WORKERS, f"--data_dir={mvtec}"]
-    outputs = finish(start_workers(flags, [tmp_path / "two"] * 2))
-    done = command(*flags, f"--workdir={tmp_path / 'one'}")
+    outputs = finish(start_workers(flags, [tmp_path / "two"] * 2, SMALL_MAIN))
+    alone = f"--workdir={tmp_path / 'one'}"
+    done = command(*flags, alone, program=SMALL_MAIN, env=WITHOUT_DROPOUT)
     assert done.returncode == 0, done.stderr
     one, two = (tmp_path / name / "part" / "seed_0" for name in ("one", "two"))
     assert "image AUROC" in outputs[0]

@@ -15,6 +15,7 @@ import sklearn.metrics
 from conftest import (
     ROOT,
     SHARED_DATA,
+    SMALL_MAIN,
     TINY,
     assert_user_error,
     command,
@@ -114,37 +115,18 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
 
 
-def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(mvtec, tmp_path):
-    # Stage two is two epochs, of 256 and 64 steps.
-    long = ("--steps=330", "--head_steps=10", "--finetune_steps=320", "--batch_size=2")
-    whole = run(mvtec, tmp_path / "whole", *long)
+def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(small_backbone, mvtec, tmp_path):
+    # Stage two is two epochs, of 16 and 8 steps; the kill is in the second.
+    flags = ("--steps=34", "--head_steps=10", "--finetune_steps=24", "--batch_size=2")
+    whole = run(mvtec, tmp_path / "whole", *flags, program=SMALL_MAIN)
     assert whole.returncode == 0, whole.stderr
-    arguments = [
-        sys.executable,
-        "-m",
-        "cutpaste_tf.main",
-        "--dataset=folder",
-        f"--data_dir={mvtec}",
-        f"--workdir={tmp_path / 'cut'}",
-        *TINY,
-        *long,
-    ]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    backup = tmp_path / "cut" / "part" / "seed_0" / "checkpoints" / "backup" / "finetune"
-    deadline = time.monotonic() + 120
-    while not (backup / "training_metadata.json").is_file():
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.2)  # somewhere in its second epoch
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    environment = os.environ | {"KILL_AT_STEP": "30"}
+    cut = run(mvtec, tmp_path / "cut", *flags, program=SMALL_MAIN, env=environment)
+    assert cut.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "part" / "seed_0" / "results.json").exists()
-    resumed = run(mvtec, tmp_path / "cut", *long)
+    resumed = run(mvtec, tmp_path / "cut", *flags, program=SMALL_MAIN)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming at step 266 of 330" in resumed.stdout
+    assert "resuming at step 26 of 34" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
 
     from cutpaste_tf import train
@@ -233,13 +215,13 @@ def _limit_file_size():
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(mvtec, tmp_path):
-    wide = ("--width=0.25",)  # weights of more than the limit
-    done = run(mvtec, tmp_path, *wide, preexec_fn=_limit_file_size)
+    wide = ("--head_dims=1024,64",)  # weights of more than the limit
+    done = run(mvtec, tmp_path, *wide, program=SMALL_MAIN, preexec_fn=_limit_file_size)
     assert_user_error(done, "cannot be written")
     assert "HDF5" not in done.stderr
     assert "h5py" not in done.stderr
     assert not (tmp_path / "part/seed_0/results.json").exists()
-    again = run(mvtec, tmp_path, *wide)
+    again = run(mvtec, tmp_path, *wide, program=SMALL_MAIN)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "part/seed_0/results.json").is_file()
 
@@ -328,8 +310,8 @@ def test_another_keras_backend_is_refused(mvtec, tmp_path):
 
 def test_ctrl_c_says_that_it_can_be_resumed(mvtec, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "cutpaste_tf.main", "--dataset=folder", f"--data_dir={mvtec}",
-         f"--workdir={tmp_path}", *TINY, "--steps=100000"],
+        [*SMALL_MAIN, "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *TINY,
+         "--steps=100000"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell has what it starts in the background ignore the signal, the tests included.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -146,7 +146,7 @@ def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path,
     (row,) = rows(output)
     detector = evaluate.Detector.load(run_dir)
     found = detector.evaluate([str(image)], maps=True)
-    scale = predict.Scale.of_run(run_dir, detector, threshold.of_run(run_dir))
+    scale = predict.Scale.of_run(run_dir, detector.level, threshold.of_run(run_dir))
     values = scale(found.maps.read([0])[0], row["score"])
     expected = predict.overlay(predict_read(image), values)
     np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)

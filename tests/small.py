@@ -1,0 +1,54 @@
+"""`python -m cutpaste_tf.main` with a network that is quick to trace, for tests of processes.
+
+    KILL_AT_STEP=30 python tests/small.py --dataset=folder ...
+
+A ResNet takes fifteen seconds to trace and tells nothing more about a process that is killed, a
+full disk or workers that talk to each other. An epoch has EPOCH_STEPS steps here. KILL_AT_STEP, if
+it is set, ends the process by SIGKILL right after that step. DROPOUT=0 leaves dropout out: it draws
+other numbers on each device.
+"""
+
+import os
+import signal
+import sys
+
+EPOCH_STEPS = 16
+
+
+def build_backbone(settings, *, initial_weights=True):
+    """A convolution and a batch norm, with a seed, decay and synchronisation as the real ones."""
+    import keras
+
+    initial = keras.initializers.HeNormal(settings.seed)
+    decay = keras.regularizers.L2(settings.weight_decay)
+    features = max(4, round(64 * settings.width))
+    inputs = keras.Input([settings.image_size, settings.image_size, 3])
+    x = keras.layers.Conv2D(
+        features, 3, 2, kernel_initializer=initial, kernel_regularizer=decay, use_bias=False
+    )(inputs)
+    x = keras.layers.BatchNormalization(synchronized=settings.distribution != "none")(x)
+    rate = float(os.environ.get("DROPOUT", 0.1))
+    x = keras.layers.Dropout(rate, seed=settings.seed)(keras.layers.ReLU()(x))
+    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+
+
+def main():
+    """Runs the command line."""
+    from cutpaste_tf import main, train
+
+    train.build_backbone = build_backbone
+    train.EPOCH_STEPS = EPOCH_STEPS
+    last = int(os.environ.get("KILL_AT_STEP", 0))
+    count = train._Progress.on_train_batch_end
+
+    def count_and_end(self, batch, logs=None):
+        count(self, batch, logs)
+        if self._done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train._Progress.on_train_batch_end = count_and_end
+    return main.main(sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
