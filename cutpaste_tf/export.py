@@ -232,7 +232,7 @@ def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.nda
 
         def score(images, threshold=None):
             given = None if threshold is None else np.full([1], threshold, np.float32)
-            return model({"images": images, "threshold": given})
+            return model.predict_on_batch({"images": images, "threshold": given})
 
     elif format == "saved_model":
         import tensorflow as tf
