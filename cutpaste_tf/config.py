@@ -6,6 +6,7 @@ wrong flag answer at once.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -419,7 +420,7 @@ class Config:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{source}: not readable as JSON ({error})") from error
         if not isinstance(values, dict):
             raise UserError(f"{source}: must hold a JSON object of settings")
@@ -428,7 +429,7 @@ class Config:
             raise UserError(f"{source}: unknown setting {unknown[0]!r}")
         try:
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, OverflowError) as error:
             raise UserError(f"{source}: a setting has the wrong type ({error})") from error
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
@@ -459,16 +460,28 @@ class Config:
         Where the files lie, how often the training is looked at, on how many devices it runs and
         the threshold, which can be changed at any time, do not count.
         """
-        ignored = {
-            "workdir",
-            "data_dir",
-            "eval_every",
-            "augment",
-            "distribution",
-            "false_positive_rate",
-        }
-        names = (field.name for field in dataclasses.fields(self))
-        return [n for n in names if n not in ignored and getattr(self, n) != getattr(other, n)]
+        return [n for n in _result_names() if getattr(self, n) != getattr(other, n)]
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is.
+
+        Those at their defaults do not count, so that it stays when a version adds settings.
+        """
+        values = {n: getattr(self, n) for n in _result_names() if getattr(self, n) != _default(n)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _result_names() -> list[str]:
+    """The settings that make a result what it is."""
+    ignored = {
+        "workdir",
+        "data_dir",
+        "eval_every",
+        "augment",
+        "distribution",
+        "false_positive_rate",
+    }
+    return [field.name for field in dataclasses.fields(Config) if field.name not in ignored]
 
 
 def _default(name: str) -> Any:

@@ -138,14 +138,14 @@ class Evaluator:
         return evaluations
 
     def score(
-        self, density: densities.Density, images: pipeline.Images, maps: bool = False
+        self, density: densities.Density, images: pipeline.Images, maps: bool | None = None
     ) -> Evaluation:
         """Scores images by a density that was fitted before.
 
         Args:
           density: the fitted density.
           images: the images.
-          maps: whether to make maps by GradCAM where the settings do not ask for any.
+          maps: whether to make maps by GradCAM; as the settings have it by default.
 
         Returns:
           The evaluation.
@@ -153,8 +153,8 @@ class Evaluator:
         if self._config.patch_size:
             return self.score_patches(density, images)
         scores = density.score(self._embedder(images)[self._config.features])
-        explained = self.explain(density, images) if maps or self._config.gradcam else None
-        return Evaluation(density, scores, explained)
+        maps = self._config.gradcam if maps is None else maps
+        return Evaluation(density, scores, self.explain(density, images) if maps else None)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
         """Embeds N images, float32 [N, D]; a patch model by the mean over the patches of each."""
@@ -243,10 +243,11 @@ class Detector:
         """
         run_dir = pathlib.Path(run_dir)
         config = Config.load(run_dir)
-        check_files(run_dir)
+        check_files(run_dir, config)
         # Scoring takes one device.
         config = dataclasses.replace(config, distribution="none")
-        backbone = train.build(config, initial_weights=False).backbone
+        train.set_precision(config)
+        backbone = train.build_backbone(config, initial_weights=False)
         train.load_part(backbone, run_dir / "checkpoints" / train.BACKBONE_WEIGHTS)
         density = densities.load(run_dir / DENSITY)
         if config.patch_size:
@@ -287,17 +288,19 @@ class Detector:
         Raises:
           UserError: naming an image that cannot be decoded.
         """
-        return self.evaluate(images).scores
+        return self.evaluate(images, maps=False).scores
 
     def evaluate(
-        self, images: Sequence[str] | Sequence[np.ndarray] | pipeline.Images, maps: bool = False
+        self,
+        images: Sequence[str] | Sequence[np.ndarray] | pipeline.Images,
+        maps: bool | None = None,
     ) -> Evaluation:
         """Scores images as `score` does; with their anomaly maps, where the run makes any.
 
         Args:
           images: as in `score`, or images that are prepared already.
-          maps: whether to make maps by GradCAM where the run does not; the density must be a
-            Gaussian.
+          maps: whether to make maps by GradCAM, for which the density must be a Gaussian; as the
+            run does by default. A patch model makes its own in any case.
 
         Returns:
           The density, scores and maps.
@@ -329,14 +332,12 @@ def _dimensions(backbone, config):
     return backbone.output[config.features].shape[-1]
 
 
-def check_files(run_dir: str | os.PathLike) -> dict:
+def check_files(run_dir: str | os.PathLike, config: Config) -> None:
     """Checks that a run is finished and that its files are those that it wrote.
 
     Args:
       run_dir: the run's folder.
-
-    Returns:
-      What results.json holds.
+      config: what its config.json holds.
 
     Raises:
       UserError: if results.json is missing or damaged, or another file is missing or not the one
@@ -346,14 +347,22 @@ def check_files(run_dir: str | os.PathLike) -> dict:
     path = run_dir / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        sums = results.get("sha256", {})
+        # Runs that have no threshold are of a version that left no sums either.
+        sums = results["sha256"] if "threshold" in results else results.get("sha256", {})
         if not isinstance(sums, dict):
             raise ValueError("sha256 must be an object")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: there is no such file; has the run finished?") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as a run's results ({error})") from error
+    if sums and sums.get("settings") != config.fingerprint():
+        raise UserError(
+            f"{run_dir / 'config.json'}: altered (its settings are not those in {RESULTS}); copy "
+            "the run again, or train it again"
+        )
     for name, expected in sums.items():
+        if name == "settings":
+            continue
         if name not in _SUMMED:
             raise UserError(f"{path}: names a file that no run writes, {name!r}")
         if not (run_dir / name).is_file():
@@ -363,16 +372,16 @@ def check_files(run_dir: str | os.PathLike) -> dict:
                 f"{run_dir / name}: damaged or altered (its SHA-256 is not the one in {RESULTS}); "
                 "copy the run again, or train it again"
             )
-    return results
 
 
 # What scoring depends on.
 _SUMMED = (f"checkpoints/{train.BACKBONE_WEIGHTS}", DENSITY, NORMAL_SCORES)
 
 
-def checksums(run_dir: pathlib.Path) -> dict[str, str]:
-    """Returns the SHA-256, in hexadecimal, of the files that scoring depends on."""
-    return {name: _checksum(run_dir / name) for name in _SUMMED if (run_dir / name).is_file()}
+def checksums(run_dir: pathlib.Path, config: Config) -> dict[str, str]:
+    """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
+    files = [name for name in _SUMMED if (run_dir / name).is_file()]
+    return {"settings": config.fingerprint(), **{n: _checksum(run_dir / n) for n in files}}
 
 
 def _checksum(path):

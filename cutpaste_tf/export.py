@@ -15,9 +15,10 @@ cutpaste_tf to run.
     onnx         DIR/model.onnx; `threshold`, a scalar, may be left out. Needs the extra onnx.
     tflite       DIR/model.tflite; signatures as in saved_model; TensorFlow Lite's own operations.
 
-After writing, the file is loaded and its scores are compared with the run's. In keras and
-saved_model they are the same; in the others a pixel may be rounded the other way when an image is
-resized, which its score shows in the fourth digit or after.
+All formats compute in float32, those of a run with --mixed_precision too. After writing, the file is
+loaded and its scores are compared with the run's. In keras and saved_model they are the same; in
+the others a pixel may be rounded the other way when an image is resized, which its score shows in
+the third digit or after.
 """
 
 import contextlib
@@ -27,7 +28,6 @@ import io
 import logging
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 import warnings
@@ -93,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         reason = error.strerror or error
         print(f"error: --output={arguments.output}: cannot be written ({reason})", file=sys.stderr)
@@ -139,7 +142,7 @@ def export(
     prepare_libraries()
     from cutpaste_tf.evaluate import Detector
 
-    detector = Detector.load(run_dir)
+    detector = in_float32(Detector.load(run_dir))
     if format in ("onnx", "tflite"):
         arrays = [*detector.backbone.get_weights(), *detector.density.arrays().values()]
         size = sum(array.size for array in arrays) * 4
@@ -150,8 +153,11 @@ def export(
             )
     log(f"threshold {chosen}")
     output = pathlib.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     target = output / FILES[format]
+    ours = target / "saved_model.pb" if format == "saved_model" else target
+    if target.exists() and not ours.is_file():
+        raise UserError(f"--output={output}: {target} is there and no such model; name another")
+    output.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it takes its name at once and whole.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as temporary:
         written = pathlib.Path(temporary) / FILES[format]
@@ -163,9 +169,9 @@ def export(
                 f"--format={format}: the exported scores are off by {difference:.1e} (relative); "
                 "choose another format"
             )
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(written, target)
+        if target.is_dir():  # The earlier one goes with the temporary folder.
+            target.rename(pathlib.Path(temporary) / "earlier")
+        written.rename(target)
     return target, difference
 
 
@@ -288,8 +294,7 @@ def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True
     import keras
     from keras import ops
 
-    config = detector.config
-    backbone = _float32_backbone(detector)
+    config, backbone = detector.config, detector.backbone
     images = keras.Input([None, None, 3], dtype="uint8", name="images")
     pixels = _resized(images, config.image_size, portable)
     if config.patch_size:
@@ -348,16 +353,24 @@ def with_optional_threshold(model: "keras.Model", default: float) -> "keras.Mode
     return keras.Model({"images": images, "threshold": threshold}, outputs, name="detector")
 
 
-def _float32_backbone(detector):
-    """The backbone; one that computes in float16 is built again for float32."""
+def in_float32(detector: "Detector") -> "Detector":
+    """Returns a detector as it is, or, if it computes in float16, with the same weights in float32.
+
+    Args:
+      detector: the run.
+
+    Returns:
+      The detector.
+    """
     if not detector.config.mixed_precision:
-        return detector.backbone
-    from cutpaste_tf import train
+        return detector
+    from cutpaste_tf import evaluate, train
 
     config = dataclasses.replace(detector.config, mixed_precision=False)
-    backbone = train.build(config, initial_weights=False).backbone
+    train.set_precision(config)
+    backbone = train.build_backbone(config, initial_weights=False)
     backbone.set_weights(detector.backbone.get_weights())
-    return backbone
+    return evaluate.Detector(config, backbone, detector.density)
 
 
 def _resized(images, size, portable):

@@ -297,7 +297,7 @@ def run(config: Config) -> dict:
     results = evaluate.results(
         config, category.test, len(category.train), trained, untrained, normal_scores, summary
     )
-    results["sha256"] = evaluate.checksums(run_dir)
+    results["sha256"] = evaluate.checksums(run_dir, config)
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
     distribution.wait(config)
     if measurable:

@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -40,13 +41,15 @@ class Summary:
     """What a prediction did.
 
     Attributes:
-      scored: images that got a score.
+      images: images that there were.
+      scored: those that got a score.
       anomalous: those of them whose score is above the threshold.
-      failed: images that could not be read.
+      failed: images that have no score, or no overlay where one was asked for.
       first_error: the first of these and why.
       seconds: wall-clock time from the first image on, without loading the run.
     """
 
+    images: int
     scored: int
     anomalous: int
     failed: int
@@ -67,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument(
-        "--images", required=True, nargs="+", help="images, or folders to search for them"
+        "--images",
+        required=True,
+        nargs="+",
+        action="extend",
+        help="images, or folders to search for them",
     )
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
@@ -81,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = arguments.output
         if arguments.batch_size < 1:
             raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
+        if not output:
+            raise UserError("--output=: must name a folder")
         summary = predict(
             arguments.run,
             arguments.images,
@@ -94,19 +103,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not summary.failed:
             return 0
         print(
-            f"error: {summary.failed} of {summary.scored + summary.failed} images could not be "
-            f"scored, the first: {' '.join(summary.first_error.split())}; see "
-            f"{pathlib.Path(output) / CSV}",
+            f"error: {summary.failed} of {summary.images} images have an error, the first: "
+            f"{' '.join(summary.first_error.split())}; see {pathlib.Path(output) / CSV}",
             file=sys.stderr,
         )
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except Interrupted:
         print(f"interrupted; what was scored is in {output}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(f"error: --output={output}: cannot be written ({error.strerror})", file=sys.stderr)
     return 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after rows were written."""
 
 
 def add_threshold(parser: Parser) -> None:
@@ -150,7 +167,8 @@ def predict(
       What was done.
 
     Raises:
-      UserError: for what the user can mend; nothing is written then.
+      UserError: for what the user can mend; what was in the two files stays then.
+      Interrupted: at Ctrl-C, after the rows of what was scored were written.
     """
     output = pathlib.Path(output)
     chosen = thresholds.of_run(run_dir, threshold, false_positive_rate)
@@ -161,7 +179,7 @@ def predict(
     from cutpaste_tf.data import stream
 
     # Once for their number, and so that a mistake is told before anything is written.
-    count = sum(1 for _ in stream.find(sources, output))
+    count = sum(1 for _ in stream.find(sources, output / MAPS))
     if not count:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
@@ -177,49 +195,69 @@ def predict(
     log(f"threshold {chosen}; {count} images, on {evaluate.device()}")
     root = _root(sources)
     output.mkdir(parents=True, exist_ok=True)
-    scored = anomalous = failed = 0
+    done = scored = anomalous = failed = 0
     first_error = None
     began = time.perf_counter()
     with (
         _files(output) as write,
         _Progress(count, log) as progress,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
     ):
-        files = stream.find(sources, output)
+        files = stream.find(sources, output / MAPS)
         for batch in stream.batches(files, detector.config.image_size, batch_size):
-            scores, drawn = [], None
-            if batch.images.count:
-                found = detector.evaluate(batch.images, maps=maps)
-                scores = found.scores
-                drawn = found.maps.read(range(len(scores))) if maps else None
-            place, overlays = 0, []
+            rows, drawing = [], []
+            found = iter(_score(detector, batch.images, maps))
             for number, path in enumerate(batch.paths):
                 row = dict.fromkeys(COLUMNS) | {"path": str(path), "threshold": chosen.value}
+                rows.append(row)
                 if number in batch.errors:
                     row["error"] = batch.errors[number]
-                    first_error = first_error or f"{path}: {row['error']}"
+                    continue
+                score, anomaly_map = next(found)
+                if not math.isfinite(score):
+                    row["error"] = "the network's features of it are not finite"
+                    continue
+                row["score"] = score
+                (row["verdict"],) = chosen.verdicts([score])
+                if maps:
+                    target = output / MAPS / _map_name(path, root)
+                    row["map"] = str(target)
+                    drawing.append((row, target, path, scale(anomaly_map, score)))
+            list(pool.map(_draw, *zip(*drawing, strict=True)) if drawing else ())
+            for row in rows:
+                done += 1
+                scored += row["score"] is not None
+                anomalous += row["verdict"] == thresholds.VERDICTS[1]
+                if row["error"] is not None:
                     failed += 1
-                else:
-                    score = float(scores[place])
-                    (row["verdict"],) = chosen.verdicts([score])
-                    row["score"] = score
-                    anomalous += row["verdict"] == "anomalous"
-                    scored += 1
-                    if drawn is not None:
-                        target = output / MAPS / _map_name(path, root)
-                        overlays.append((target, path, scale(drawn[place], score)))
-                        row["map"] = str(target)
-                    place += 1
+                    first_error = first_error or f"{row['path']}: {row['error']}"
                 write(row)
-            list(pool.map(_draw, *zip(*overlays, strict=True)) if overlays else ())
-            progress.update(len(batch.paths))
+            progress.update(len(rows))
     seconds = time.perf_counter() - began
     log(
         f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
         f"{scored / seconds:.1f} images a second"
     )
     log(f"written to {output / CSV}, {JSONL}{f' and {MAPS}/' if maps else ''}")
-    return Summary(scored, anomalous, failed, first_error, seconds)
+    return Summary(done, scored, anomalous, failed, first_error, seconds)
+
+
+def _score(detector, images, maps):
+    """Yields score and, if asked for, anomaly map of each image; NaN where there is no number."""
+    from cutpaste_tf.data import pipeline
+
+    if not images.count:
+        return
+    try:
+        found = detector.evaluate(images, maps=maps)
+        drawn = found.maps.read(range(images.count)) if maps else [None] * images.count
+        yield from zip(map(float, found.scores), drawn, strict=True)
+    except ValueError:  # Some image's features are not finite; one by one it shows whose.
+        if images.count == 1:
+            yield math.nan, None
+            return
+        for one in images.stored:
+            yield from _score(detector, pipeline.Images(1, images.size, one[None], None), maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,14 +326,25 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return figures.heat_map(image, np.clip(np.asarray(resized), 0.0, 1.0))
 
 
-def _draw(target, path, values):
+def _draw(row, target, path, values):
+    """Draws an image's overlay; what is wrong with one image's goes into its row."""
     from PIL import Image
 
     from cutpaste_tf.data import stream
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The smallest file takes ten times as long.
-    Image.fromarray(overlay(stream.read(path), values)).save(target, compress_level=1)
+    try:
+        picture = overlay(stream.read(path), values)
+    except UserError as error:  # It has changed or gone since it was scored.
+        row |= {"map": None, "error": str(error).removeprefix(f"{path}: ")}
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The smallest file takes ten times as long.
+        Image.fromarray(picture).save(target, compress_level=1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        row |= {"map": None, "error": f"no overlay: {error.strerror}"}
 
 
 def _root(sources):
@@ -305,9 +354,15 @@ def _root(sources):
 
 
 def _map_name(path, root):
-    """An overlay's name: the image's, below the root, and always a png."""
+    """An overlay's name: the image's, below the root, and always a png; no two are the same."""
+    from cutpaste_tf.data import stream
+
     name = pathlib.Path(os.path.abspath(path)).relative_to(root)
-    return name if name.suffix == ".png" else name.with_name(name.name + ".png")
+    if not name.name.lower().endswith(stream.SUFFIXES):
+        return name.with_name(name.name + ".image.png")
+    if name.suffix == ".png" and not name.stem.lower().endswith(stream.SUFFIXES):
+        return name
+    return name.with_name(name.name + ".png")
 
 
 @contextlib.contextmanager
@@ -333,9 +388,9 @@ def _files(output: pathlib.Path) -> Iterator[Callable[[dict], None]]:
 
             yield write
         _rename(temporary, targets)
-    except KeyboardInterrupt:  # What is scored is scored.
+    except KeyboardInterrupt as error:  # What is scored is scored.
         _rename(temporary, targets)
-        raise
+        raise Interrupted from error
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)

@@ -39,9 +39,11 @@ class Threshold:
     def __str__(self) -> str:
         if self.false_positive_rate is None:
             return f"{self.value:.6g} (given)"
+        least = smallest_rate(self.num_normal)
+        note = f", which vouch for {least:.2g} at best" if self.false_positive_rate < least else ""
         return (
             f"{self.value:.6g} (false-positive rate {self.false_positive_rate:g}, from the scores "
-            f"of {self.num_normal} normal images)"
+            f"of {self.num_normal} normal images{note})"
         )
 
     def verdicts(self, scores: np.ndarray) -> list[str]:
@@ -72,9 +74,9 @@ def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
         raise ValueError("a threshold needs scores of normal images")
     if not 0.0 < false_positive_rate < 1.0:
         raise ValueError(f"a false-positive rate must be in (0, 1), not {false_positive_rate}")
-    # Less a hair, so that 100 scores and a rate of 0.01 give the 100th and not, by rounding, more.
+    # Less a hair: what rounding put just above a whole number is that number.
     rank = math.ceil((len(scores) + 1) * (1.0 - false_positive_rate) - 1e-9)
-    return float(scores[min(rank, len(scores)) - 1])
+    return float(scores[min(max(rank, 1), len(scores)) - 1])
 
 
 def smallest_rate(count: int) -> float:
@@ -133,14 +135,18 @@ def _stored(run_dir):
     path = run_dir / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: there is no such file; has the run finished?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable; remove it and start the run again") from error
     names = ("threshold", "false_positive_rate", "num_normal_scores")
     values = [results.get(name) for name in names] if isinstance(results, dict) else [None]
     if None in values:
         return None
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
-        raise UserError(f"{path}: holds a threshold that is no number")
-    return Threshold(float(values[0]), float(values[1]), int(values[2]))
+    try:
+        value, rate, count = float(values[0]), float(values[1]), int(values[2])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: holds a threshold that is no number") from error
+    if not (math.isfinite(value) and 0.0 < rate < 1.0 and count > 0):
+        raise UserError(f"{path}: holds a threshold that is none")
+    return Threshold(value, rate, count)

@@ -279,6 +279,11 @@ def _network(config):
     return f"--backbone={config.backbone}{width}{stem}"
 
 
+def set_precision(config: Config) -> None:
+    """Sets what layers that are built from now on compute in."""
+    keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")
+
+
 def build(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
     """Builds the proxy classifier, ready for the first stage of its training.
 
@@ -292,8 +297,7 @@ def build(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
     Raises:
       UserError: if the weights cannot be had, or are another network's.
     """
-    policy = "mixed_float16" if config.mixed_precision else "float32"
-    keras.config.set_dtype_policy(policy)
+    set_precision(config)
     with distribution.strategy(config).scope():
         backbone = build_backbone(config, initial_weights=initial_weights)
         head = projection_head(

@@ -149,7 +149,7 @@ def copy_run(run_dir, target, sums=True):
     shutil.copytree(run_dir, target)
     if not sums:
         results = json.loads((target / "results.json").read_text())
-        del results["sha256"]
+        del results["sha256"], results["threshold"]
         (target / "results.json").write_text(json.dumps(results))
     return target
 
@@ -250,12 +250,32 @@ def test_a_density_of_another_run_is_refused(finished, tmp_path, kind):
         evaluate.Detector.load(run_dir)
 
 
-def test_no_file_outside_the_run_is_asked_for(finished, tmp_path):
+def test_sums_that_no_run_writes_are_refused(finished, tmp_path):
     run_dir = copy_run(finished[0], tmp_path / "run")
     results = json.loads((run_dir / "results.json").read_text())
-    for sums in ({"../../secret": "0"}, ["density.npz"]):
+    for sums in (results["sha256"] | {"../../secret": "0"}, ["density.npz"], None):
         (run_dir / "results.json").write_text(json.dumps(results | {"sha256": sums}))
         with pytest.raises(UserError, match=r"results\.json"):
+            evaluate.Detector.load(run_dir)
+    del results["sha256"]  # a run of today has them
+    (run_dir / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"results\.json: not readable"):
+        evaluate.Detector.load(run_dir)
+
+
+def test_settings_that_were_altered_are_found_and_where_data_lie_is_not(finished, tmp_path):
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text())
+    (run_dir / "config.json").write_text(
+        json.dumps(config | {"data_dir": "/moved", "workdir": "w"})
+    )
+    evaluate.Detector.load(run_dir)
+    (run_dir / "config.json").write_text(json.dumps(config | {"image_size": 64}))
+    with pytest.raises(UserError, match=r"config\.json: altered"):
+        evaluate.Detector.load(run_dir)
+    for text in ("[" * 200_000, json.dumps(config | {"width": 10**400})):
+        (run_dir / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json"):
             evaluate.Detector.load(run_dir)
 
 

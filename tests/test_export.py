@@ -1,5 +1,6 @@
 """Exported models: alone, in other processes and libraries, with the run's scores."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -227,28 +228,23 @@ def test_a_keras_file_holds_no_code(finished, tmp_path):
     assert "Lambda" not in config
 
 
-def test_a_mixed_precision_run_is_exported_in_float32():
-    config = Config(
-        dataset="folder",
-        data_dir="x",
-        category="a",
-        image_size=32,
-        width=0.0625,
-        mixed_precision=True,
-    )
+def test_a_mixed_precision_run_is_exported_in_float32(tmp_path):
+    settings = {"dataset": "folder", "data_dir": "x", "category": "a", "image_size": 32}
+    config = Config(**settings, width=0.0625, mixed_precision=True)
     from cutpaste_tf import train
 
-    backbone = train.build(config).backbone
-    rng = np.random.default_rng(0)
-    density = densities.make("gde").fit(rng.normal(size=[40, 32]))
-    model = export.scorer(evaluate.Detector(config, backbone, density))
-    train.build(Config(dataset="folder", data_dir="x", category="a", image_size=32, width=0.0625))
-    dtypes = {layer.compute_dtype for layer in model.layers if layer.name.startswith("resnet")}
-    assert dtypes == {"float32"}
-    images = np.stack([pattern(rng, 32)])
-    pixels = images.astype(np.float32) / 255.0
-    expected = density.score(backbone(pixels, training=False)["pool"].numpy())
-    np.testing.assert_allclose(model(images)["score"], expected, rtol=2e-2)
+    try:
+        backbone = train.build(config).backbone
+        rng = np.random.default_rng(0)
+        density = densities.make("gde").fit(rng.normal(size=[40, 32]))
+        found = evaluate.Detector(config, backbone, density)
+        exact = export.in_float32(found)
+        assert {layer.compute_dtype for layer in exact.backbone.layers} == {"float32"}
+        images = np.stack([pattern(rng, 32)])
+        np.testing.assert_allclose(exact.score(images), found.score(images), rtol=2e-2)
+        assert export.in_float32(exact) is exact
+    finally:
+        train.set_precision(dataclasses.replace(config, mixed_precision=False))
 
 
 def main(capsys, *arguments):
@@ -260,7 +256,7 @@ def main(capsys, *arguments):
 def test_a_command_replaces_what_was_exported_before(finished, tmp_path, capsys):
     run_dir, _, _ = finished
     scores = []
-    for options in ([], ["--threshold=1e9"], ["--threshold=0"]):
+    for options in (["--threshold=1e9"], ["--threshold=0"]):
         arguments = [f"--run={run_dir}", f"--output={tmp_path}", "--format=saved_model", *options]
         done = main(capsys, *arguments)
         assert done.returncode == 0, done.stderr
@@ -269,13 +265,16 @@ def test_a_command_replaces_what_was_exported_before(finished, tmp_path, capsys)
             np.zeros([1, 8, 8, 3], np.uint8)
         )
         scores.append(bool(outputs["verdict"][0]))
-    assert scores[1:] == [False, True]
+    assert scores == [False, True]
     assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
 
 
 def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys, monkeypatch):
     run_dir, _, _ = finished
     (tmp_path / "file").touch()
+    for name in ("model.keras", "saved_model"):  # folders of the user's own
+        (tmp_path / "taken" / name).mkdir(parents=True)
+        (tmp_path / "taken" / name / "precious").touch()
     usual = {"run": run_dir, "output": tmp_path / "out"}
     for change, message in (
         ({"format": "torch"}, "--format=torch: must be one of keras, saved_model, onnx, tflite"),
@@ -283,10 +282,13 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys, mon
         ({"threshold": "high"}, "threshold"),
         ({"threshold": 1, "false_positive_rate": 0.5}, "leave one of them out"),
         ({"output": tmp_path / "file" / "x"}, "--output"),
+        ({"output": tmp_path / "taken"}, "is there and no such model"),
+        ({"output": tmp_path / "taken", "format": "saved_model"}, "is there and no such model"),
     ):
         arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
         assert_user_error(main(capsys, *arguments), message)
         assert not (tmp_path / "out").exists()
+    assert len(list((tmp_path / "taken").rglob("precious"))) == 2
     find_spec = export.importlib.util.find_spec
     monkeypatch.setattr(
         export.importlib.util, "find_spec", lambda n: None if n == "tf2onnx" else find_spec(n)

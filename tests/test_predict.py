@@ -185,6 +185,10 @@ def test_names_of_overlays_do_not_meet(tmp_path):
     assert root == tmp_path
     names = [predict._map_name(p, root) for p in (tmp_path / "a" / "x.png", *sources[1:])]
     assert [n.as_posix() for n in names] == ["a/x.png", "b/x.png", "b/x.jpg.png"]
+    names = ["y", "y.png", "y.PNG", "y.jpg", "y.jpg.png", "y.png.png", "y.image.png", "y.txt"]
+    drawn = [predict._map_name(tmp_path / name, root).as_posix() for name in names]
+    assert len(set(drawn)) >= len(names) - 1  # y and y.image.png, if one names the former itself
+    assert all(name.endswith(".png") for name in drawn)
 
 
 def test_mistakes_are_one_line_and_leave_nothing(finished, images, tmp_path, capsys):
@@ -197,6 +201,10 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, images, tmp_path, cap
         ({"run": tmp_path}, "has the run finished"),
         ({"images": tmp_path / "nowhere"}, "there is no such file or folder"),
         ({"images": tmp_path / "empty"}, "no images there"),
+        ({"images": ""}, "there is no such file or folder"),
+        ({"images": "x" * 300}, "File name too long"),
+        ({"run": tmp_path / "file"}, "has the run finished"),
+        ({"output": ""}, "must name a folder"),
         ({"threshold": "x"}, "threshold"),
         ({"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
         ({"false_positive_rate": 2}, "must be above 0"),
@@ -224,6 +232,68 @@ def test_what_was_there_stays_if_it_does_not_end_well(
     done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={output}", "--maps")
     assert_user_error(done, "--output", "No space left on device")
     assert {p.name: p.read_text() for p in output.iterdir()} == {"predictions.csv": "earlier"}
+
+
+def test_several_sources_and_where_overlays_go(finished, images, tmp_path, capsys):
+    run_dir, _, _ = finished
+    output = tmp_path / "out"
+    arguments = [f"--run={run_dir}", f"--output={output}", "--maps"]
+    more = [f"--images={images / '1.jpg'}", "--images", images / "0.png", images / "3.bmp"]
+    assert main(capsys, *arguments, *more).returncode == 0
+    names = [pathlib.Path(row["path"]).name for row in rows(output)]
+    assert names == ["1.jpg", "0.png", "3.bmp"]
+    for source in (output / "maps", output / "maps" / "0.png"):
+        done = main(capsys, *arguments, f"--images={source}")
+        assert_user_error(done, f"--images={source}: is where overlays are written to")
+    # The folder that is written to holds images too: they are scored, their overlays are not.
+    write_image(output / "x.png", pattern(RNG))
+    for _ in range(2):
+        assert main(capsys, *arguments, f"--images={output}").returncode == 0
+        assert [row["path"] for row in rows(output)] == [str(output / "x.png")]
+
+
+def test_an_image_that_goes_before_its_overlay_is_drawn_keeps_its_score(
+    finished, images, tmp_path, capsys, monkeypatch
+):
+    run_dir, _, _ = finished
+    long = write_image(tmp_path / f"{'n' * 248}.jpg", pattern(RNG))  # and ".png" is too much
+    gone = images / "0.png"
+    draw = predict._draw
+
+    def leave(row, target, path, values):
+        if path == gone:
+            gone.unlink()
+        draw(row, target, path, values)
+
+    monkeypatch.setattr(predict, "_draw", leave)
+    arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--maps"]
+    done = main(capsys, *arguments, "--images", gone, long, images / "1.jpg")
+    assert_user_error(done, "2 of 3 images have an error", "0.png: No such file")
+    found = rows(tmp_path / "out")
+    assert all(row["score"] is not None and row["verdict"] for row in found)
+    assert [row["map"] is None for row in found] == [True, True, False]
+    assert found[1]["error"] == "no overlay: File name too long"
+
+
+def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
+    finished, images, tmp_path, capsys, monkeypatch
+):
+    run_dir, _, _ = finished
+    embed = evaluate.Embedder.__call__
+
+    def overflow(self, prepared):
+        features = embed(self, prepared)
+        dark = prepared.stored.numpy().mean(axis=(1, 2, 3)) < 1
+        features["pool"][dark] = np.inf
+        return features
+
+    monkeypatch.setattr(evaluate.Embedder, "__call__", overflow)
+    write_image(images / "2a.png", np.zeros([30, 30, 3], np.uint8))
+    (images / "b" / "broken.png").unlink()
+    done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={tmp_path / 'out'}")
+    assert_user_error(done, "1 of 7 images", "2a.png", "not finite")
+    found = rows(tmp_path / "out")
+    assert [row["score"] is None for row in found] == [False] * 3 + [True] + [False] * 3
 
 
 def test_names_that_are_no_text(finished, images, tmp_path, capsys):

@@ -46,6 +46,7 @@ def test_by_hand():
     assert threshold.at_rate(np.arange(1.0, 100.0), 0.01) == 99.0  # 100 * 0.99, no rounding
     assert threshold.at_rate(np.arange(1.0, 100.0), 0.1) == 90.0
     assert threshold.at_rate([3.0], 0.5) == 3.0
+    assert threshold.at_rate([1.0, 2.0, 3.0], 1 - 1e-12) == 1.0
     assert threshold.smallest_rate(99) == 0.01
 
 
@@ -76,6 +77,7 @@ def test_a_runs_own_and_another(tmp_path):
     assert threshold.of_run(run, false_positive_rate=0.05) == threshold.Threshold(96.0, 0.05, 100)
     assert "given" in str(threshold.of_run(run, threshold=3))
     assert "0.05" in str(threshold.of_run(run, false_positive_rate=0.05))
+    assert "vouch for 0.0099 at best" in str(threshold.of_run(run, false_positive_rate=0.001))
 
 
 def test_an_older_runs_is_from_its_normal_scores(tmp_path):
@@ -98,6 +100,13 @@ def test_mistakes_are_named(tmp_path):
         threshold.of_run(run, false_positive_rate=0.1)
     with pytest.raises(UserError, match="has the run finished"):
         threshold.of_run(tmp_path / "none")
-    (run / "results.json").write_text("[")
-    with pytest.raises(UserError, match="not readable"):
-        threshold.of_run(run)
+    for text in ("[", "[" * 200_000):
+        (run / "results.json").write_text(text)
+        with pytest.raises(UserError, match="not readable"):
+            threshold.of_run(run)
+    for value in (10**400, "1e999", -1):
+        make_run(run, threshold=1.0, false_positive_rate=value, num_normal_scores=3)
+        with pytest.raises(UserError, match="holds a threshold that is"):
+            threshold.of_run(run)
+    with pytest.raises(UserError, match="has the run finished"):
+        threshold.of_run(run / "results.json")

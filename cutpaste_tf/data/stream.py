@@ -2,10 +2,12 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import io
 import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -16,9 +18,12 @@ from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.errors import UserError
 
 SUFFIXES = (*folder.SUFFIXES, *folder.OTHER_SUFFIXES)
-# What training data are decoded by; the same file then gets the same score.
-_TENSORFLOW = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+# What Pillow may take a file for, whatever its name: no formats that start other programs.
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM")
+# Training data of these formats are decoded by TensorFlow; the same file then gets the same score.
+_TENSORFLOW = ("PNG", "JPEG", "MPO")
 _DEEP = "its pixels have more than 16 bits; save it with 8 or 16"
+_LARGE = 2**25  # pixels; of larger images, gigabytes as floats, one is decoded at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,36 +46,46 @@ def find(sources: Sequence[str | os.PathLike], outside: pathlib.Path) -> Iterato
 
     Args:
       sources: files, taken as they are, and folders, searched with all folders in them for files
-        with an image's ending; hidden ones are passed over.
-      outside: a folder that is not searched.
+        with an image's ending; hidden ones are passed over, and each is searched once, whatever
+        links lead to it.
+      outside: a folder that is not searched, as it is written to.
 
     Yields:
       The files, those of a folder in the order of their names.
 
     Raises:
-      UserError: if a source is missing or a folder may not be read.
+      UserError: if a source is missing or lies in what is not searched, or a folder may not be
+        read.
     """
-    outside = outside.resolve()
-    for source in map(pathlib.Path, sources):
-        if source.is_dir():
+    outside = pathlib.Path(os.path.realpath(outside))
+    for text in map(str, sources):
+        source = pathlib.Path(text)
+        try:
+            folder, exists = source.is_dir(), source.exists()
+        except OSError as error:
+            raise UserError(f"--images={source}: {error.strerror}") from error
+        if not text or not exists:
+            raise UserError(f"--images={text}: there is no such file or folder")
+        if pathlib.Path(os.path.realpath(source)).is_relative_to(outside):
+            raise UserError(f"--images={source}: is where overlays are written to")
+        if folder:
             yield from _walk(source, outside)
-        elif source.exists():
-            yield source
         else:
-            raise UserError(f"--images={source}: there is no such file or folder")
+            yield source
 
 
 def _walk(root, outside):
     def refuse(error):
         raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
 
-    for here, folders, files in os.walk(root, onerror=refuse):
+    seen = {str(outside)}
+    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        if os.path.realpath(here) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(here))
         here = pathlib.Path(here)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (here / name).resolve() != outside
-        )
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 yield here / name
@@ -89,11 +104,14 @@ def read(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UserError: naming the file and what is wrong with it.
     """
+    return decode(_contents(path), str(path))
+
+
+def _contents(path):
     try:
-        contents = pathlib.Path(path).read_bytes()
+        return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    return decode(contents, str(path))
 
 
 def decode(contents: bytes, name: str) -> np.ndarray:
@@ -110,10 +128,10 @@ def decode(contents: bytes, name: str) -> np.ndarray:
       UserError: naming the image and what is wrong with it.
     """
     try:
-        if contents.startswith(_TENSORFLOW):
-            image = pipeline.decode(tf.constant(contents)).numpy()
-        else:
-            with Image.open(io.BytesIO(contents)) as file:
+        with _opened(contents) as file:
+            if file.format in _TENSORFLOW:
+                image = pipeline.decode(tf.constant(contents)).numpy()
+            else:
                 image = _rgb(file)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not an image of a known format") from error
@@ -126,6 +144,21 @@ def decode(contents: bytes, name: str) -> np.ndarray:
     if not image.size:
         raise UserError(f"{name}: has no pixels")
     return image
+
+
+def _opened(contents):
+    """A file as Pillow sees it, its header read alone."""
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    return Image.open(io.BytesIO(contents), formats=known)
+
+
+def _is_large(contents):
+    try:
+        with _opened(contents) as file:
+            return file.width * file.height > _LARGE
+    except Exception:  # Whatever it is, decoding says so.
+        return False
 
 
 def _rgb(file):
@@ -159,9 +192,13 @@ def batches(
     def resize(image):
         return pipeline.resize(image, size)
 
+    alone = threading.Lock()
+
     def prepare(path):
         try:
-            return resize(tf.constant(read(path))).numpy()
+            contents = _contents(path)
+            with alone if _is_large(contents) else contextlib.nullcontext():
+                return resize(tf.constant(decode(contents, str(path)))).numpy()
         except UserError as error:
             return str(error).removeprefix(f"{path}: ")
 

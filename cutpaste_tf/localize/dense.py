@@ -192,7 +192,11 @@ def _convolve_patches(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, stride: 
     rows, columns = taps[0][:, None, :, None], taps[1][None, :, None, :]
     joined = np.where((rows >= 0) & (columns >= 0), rows * size + columns, size * size)
     padded = tf.concat(
-        [tf.reshape(kernel, [size * size, channels, results]), tf.zeros([1, channels, results])], 0
+        [
+            tf.reshape(kernel, [size * size, channels, results]),
+            tf.zeros([1, channels, results], kernel.dtype),
+        ],
+        0,
     )
     # [rows in, columns in, rows out, columns out, channels in, channels out]
     matrix = tf.transpose(tf.gather(padded, joined.astype(np.int32)), [0, 1, 4, 2, 3, 5])
@@ -243,7 +247,9 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
         scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
         bias = norm.beta - norm.moving_mean * scale
         convolve = _convolve if isinstance(x, _Map) else _convolve_patches
-        return convolve(x, conv.kernel * scale, bias, conv.strides[0])
+        # Under mixed precision the weights are float32, and what they are applied to is not.
+        kernel, bias = tf.cast(conv.kernel * scale, dtype), tf.cast(bias, dtype)
+        return convolve(x, kernel, bias, conv.strides[0])
 
     def relu(x):
         if isinstance(x, _Map):
@@ -257,6 +263,7 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
         return _max_pool(x, 1, stride) if isinstance(x, _Map) else x[:, ::stride, ::stride]
 
     x = _Map(layer("normalize")(images), rows, columns)
+    dtype = x.values.dtype
     x = relu(convolution(x, "stem_conv", "stem_bn"))
     names = {one.name for one in backbone.layers}
     if "stem_pool" in names:
@@ -275,7 +282,7 @@ def embed(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> 
             y = convolution(y, f"{name}_2_conv", f"{name}_2_bn")
             x = relu(add(shortcut, y))
     x = _patches(x) if isinstance(x, _Map) else x
-    x = tf.reduce_mean(x, axis=[1, 2])
+    x = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
     return tf.reshape(x, [-1, len(rows.numbers), len(columns.numbers), x.shape[-1]])
 
 

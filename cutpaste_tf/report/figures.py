@@ -171,10 +171,16 @@ def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W, 3]: the image in grey, under colours that grow both lighter and more opaque.
     """
-    grey = image.mean(axis=-1, keepdims=True)
     # Inferno is even in lightness: it reads the same in greyscale and for the colour-blind.
-    colors = 255.0 * matplotlib.colormaps["inferno"](values)[..., :3]
-    return (0.35 * grey + 0.65 * colors).astype(np.uint8)
+    colors = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
+    colors = (0.65 * 255.0 * colors).astype(np.float32)
+    result = np.empty_like(image)
+    for first in range(0, len(image), 64):  # photographs have many rows, and floats take space
+        rows = slice(first, first + 64)
+        grey = 0.35 * image[rows].mean(axis=-1, keepdims=True, dtype=np.float32)
+        levels = np.minimum(values[rows] * 256.0, 255.0).astype(np.uint8)
+        result[rows] = (grey + colors[levels]).astype(np.uint8)
+    return result
 
 
 def augmentation_gallery(views: np.ndarray, names: Sequence[str], title: str) -> Figure:

@@ -4,6 +4,7 @@ import io
 import itertools
 import pathlib
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -91,10 +92,19 @@ def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     sources = [tmp_path, str(tmp_path / "notes.txt")]
+    (tmp_path / "b" / "up").symlink_to(tmp_path)  # round and round
+    (tmp_path / "link").symlink_to(tmp_path / "b")  # seen already
     found = [p.relative_to(tmp_path).as_posix() for p in stream.find(sources, tmp_path / "out")]
     assert found == ["a.jpg", "b/1.tif", "b/2.PNG", "notes.txt"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "linked").symlink_to(tmp_path / "b")
+    found = list(stream.find([elsewhere], tmp_path / "out"))
+    assert [p.name for p in found if p.parent.name == "linked"] == ["1.tif", "2.PNG"]
     with pytest.raises(UserError, match="nowhere: there is no such file or folder"):
         list(stream.find([tmp_path / "nowhere"], tmp_path))
+    with pytest.raises(UserError, match="is where overlays are written to"):
+        list(stream.find([tmp_path / "out" / "1.png"], tmp_path / "out"))
 
 
 def test_batches_keep_the_order_and_name_what_failed(tmp_path):
@@ -131,6 +141,39 @@ def test_no_more_is_read_than_two_batches_ahead(tmp_path):
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(5)
             assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_no_format_that_starts_other_programs_and_no_size_without_end(monkeypatch):
+    called = []
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: called.append(a))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(UserError, match="not an image of a known format"):
+        stream.decode(script, "x.bmp")
+    assert not called
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for kind in ("png", "jpeg", "tiff"):
+        with pytest.raises(UserError, match="too large an image"):
+            stream.decode(encoded(Image.fromarray(pattern(RNG, 15)), kind), "x")
+        assert stream.decode(encoded(Image.fromarray(pattern(RNG, 14)), kind), "x").shape[0] == 14
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_LARGE", 40 * 40 - 1)
+    paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 39 + i % 2)) for i in range(12)]
+    decode, busy, most = stream.decode, [], []
+
+    def watched(contents, name):
+        large = int(name.split("/")[-1].split(".")[0]) % 2
+        busy.append(large)
+        most.append(sum(busy))
+        time.sleep(0.01)
+        busy.remove(large)
+        return decode(contents, name)
+
+    monkeypatch.setattr(stream, "decode", watched)
+    assert sum(b.images.count for b in stream.batches(paths, 32, 12, workers=4)) == 12
+    assert max(most) == 1
 
 
 def test_no_files_no_batches():

@@ -104,3 +104,17 @@ def test_compiles_with_xla():
     plain = dense.embed(model, images, 32, 4)
     compiled = tf.function(lambda x: dense.embed(model, x, 32, 4), jit_compile=True)(images)
     np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_precision_gives_nearly_the_same():
+    images = np.random.default_rng(0).uniform(size=[1, 64, 64, 3]).astype(np.float32)
+    found = {}
+    try:
+        for policy in ("float32", "mixed_float16"):
+            keras.config.set_dtype_policy(policy)
+            found[policy] = dense.embed(resnet18(None, width=0.0625), images, 32, 16).numpy()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert found["mixed_float16"].dtype == np.float32
+    assert (found["mixed_float16"] != found["float32"]).any()
+    np.testing.assert_allclose(found["mixed_float16"], found["float32"], rtol=0.05, atol=0.02)
