@@ -15,8 +15,8 @@ cutpaste_tf to run.
     onnx         DIR/model.onnx; `threshold`, a scalar, may be left out. Needs the extra onnx.
     tflite       DIR/model.tflite; signatures as in saved_model; TensorFlow Lite's own operations.
 
-All formats compute in float32, those of a run with --mixed_precision too. After writing, the file is
-loaded and its scores are compared with the run's. In keras and saved_model they are the same; in
+All formats compute in float32, those of a run with --mixed_precision too. After writing, the file
+is loaded and its scores are compared with the run's. In keras and saved_model they are the same; in
 the others a pixel may be rounded the other way when an image is resized, which its score shows in
 the third digit or after.
 """

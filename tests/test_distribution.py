@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import MAIN, ROOT, SMALL_MAIN, TINY, assert_user_error, command
+from conftest import MAIN, QUICK, ROOT, SMALL_MAIN, assert_user_error, command
 
 from cutpaste_tf import distribution, main
 from cutpaste_tf.augment import proxy, random
@@ -96,6 +96,7 @@ MIRRORED = {"distribution": "mirrored"}
 
 # At the paper's learning rate a network of a few channels turns rounding into per mille in 6 steps.
 SMALL = {
+    "task": "cutpaste",
     "width": 0.0625,
     "head_dims": (8, 4),
     "batch_size": 8,
@@ -206,7 +207,7 @@ def scores(run_dir):
     return np.array([float(line.split(",")[3]) for line in lines])
 
 
-WORKERS = (*TINY, "--seed=0", "--learning_rate=0.003", "--dataset=folder")
+WORKERS = (*QUICK, "--seed=0", "--learning_rate=0.003", "--dataset=folder")
 
 
 def test_two_workers_train_as_one_does(mvtec, tmp_path):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from conftest import (
+    QUICK,
     ROOT,
     SHARED_DATA,
     SMALL_MAIN,
-    TINY,
     assert_user_error,
     command,
     make_mvtec,
@@ -30,7 +30,7 @@ from cutpaste_tf import ensemble, main
 def run(data, workdir, *more, **options):
     """Runs main in a process of its own."""
     return command(
-        "--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *TINY, *more, **options
+        "--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *QUICK, *more, **options
     )
 
 
@@ -39,7 +39,13 @@ def run_here(small_backbone, capsys):
     """Runs main in this process, with a backbone that is quick to trace; as `run` otherwise."""
 
     def run_main(data, workdir, *more):
-        arguments = ["--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *TINY, *more]
+        arguments = [
+            "--dataset=folder",
+            f"--data_dir={data}",
+            f"--workdir={workdir}",
+            *QUICK,
+            *more,
+        ]
         capsys.readouterr()
         status = main.main(["main", *arguments])
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
@@ -310,7 +316,7 @@ def test_another_keras_backend_is_refused(mvtec, tmp_path):
 
 def test_ctrl_c_says_that_it_can_be_resumed(mvtec, tmp_path):
     process = subprocess.Popen(
-        [*SMALL_MAIN, "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *TINY,
+        [*SMALL_MAIN, "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK,
          "--steps=100000"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell has what it starts in the background ignore the signal, the tests included.

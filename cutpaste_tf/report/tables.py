@@ -38,6 +38,7 @@ _NOT_COMPARED = {
     "jit_compile",
     "gradcam",
     "features",
+    "false_positive_rate",
 }
 # All that matters to a network that has not been trained.
 _UNTRAINED_COMPARED = {"dataset", "backbone", "weights", "image_size", "density"}
