@@ -486,6 +486,8 @@ def test_the_page_in_a_browser(app_runs, tmp_path):
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            # A shell has what it starts in the background ignore the signal, the tests included.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             with playwright.sync_playwright() as driver:

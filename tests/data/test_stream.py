@@ -132,15 +132,15 @@ def test_no_more_is_read_than_two_batches_ahead(tmp_path):
             next(taken)
             yield path
 
+    others = set(threading.enumerate())
     batches = stream.batches(endless(), 32, 4)
     for _ in range(5):
         assert next(batches).images.count == 4
     assert next(taken) <= 4 * (5 + 1) + 1
     batches.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("ThreadPoolExecutor"):
-            thread.join(5)
-            assert not thread.is_alive()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
