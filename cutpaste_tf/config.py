@@ -34,12 +34,26 @@ MVTEC_OBJECTS = (
 )
 # Appendix A.5: the objects in the same pose in all images, scored by a density for each location.
 MVTEC_ALIGNED = tuple(name for name in MVTEC_OBJECTS if name not in ("hazelnut", "screw"))
+# Section 5.4; in TensorFlow Datasets' order.
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 # Categories of each data set; a folder's are whatever the user has there.
 CATEGORIES: dict[str, tuple[str, ...] | None] = {
     "mvtec_ad": MVTEC_TEXTURES + MVTEC_OBJECTS,
     "folder": None,
     "elpv": ("mono", "poly"),
     "textures": ("brick", "grass", "gravel"),
+    "cifar10": CIFAR10_CLASSES,
 }
 # Data sets that come as Python packages and need no --data_dir.
 PACKAGED = ("elpv", "textures")
@@ -58,6 +72,10 @@ TASKS: dict[str, tuple[str, ...]] = {
     "cutpaste_union": ("jitter", "area_ratio", *_SCAR_SIZES),
     "cutpaste_3way": ("jitter", "area_ratio", *_SCAR_SIZES),
 }
+DENSITIES = ("gde", "gmm", "kde")
+# Section 5.3's synthetic test sets: shapes of random colour, or filled with natural images.
+_SHAPES = ("square", "ellipse", "heart")
+TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
@@ -116,7 +134,10 @@ class Config:
         "mvtec_ad", _choice(*CATEGORIES), "the data set; folder: any folder in MVTec layout"
     )
     data_dir: str = _field(
-        "", _ANY, "where the images are (mvtec_ad: the extracted folder or the archive's)"
+        "",
+        _ANY,
+        "where the images are (mvtec_ad: the extracted folder or the archive's; cifar10: that of "
+        "TensorFlow Datasets, which has a default)",
     )
     category: str = _field("all", _ANY, "one or more categories, separated by commas, or all")
     seed: int = _field(0, _whole(0, 2**31 - 1), "one or more seeds, separated by commas")
@@ -239,9 +260,25 @@ class Config:
     )
     density: str = _field(
         "gde",
-        _choice("gde", "gmm", "kde"),
+        _Rule(
+            f"one or more of {', '.join(DENSITIES)}, separated by commas",
+            lambda text: (
+                set(text.split(",")) <= set(DENSITIES)
+                and len(set(text.split(","))) == text.count(",") + 1
+            ),
+        ),
         "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: "
-        "one-component mixture; kde: kernel density",
+        "one-component mixture; kde: kernel density; of several the first is the run's, and the "
+        "others are fitted to the same features and measured beside it",
+    )
+    test_anomalies: str = _field(
+        "none",
+        _Rule(
+            f"none, all, or some of {', '.join(TEST_ANOMALIES)}, separated by commas",
+            lambda text: text in ("none", "all") or set(text.split(",")) <= set(TEST_ANOMALIES),
+        ),
+        "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3); "
+        "a finished run is not trained again for them",
     )
     false_positive_rate: float = _field(
         0.01,
@@ -276,7 +313,7 @@ class Config:
                 f"--data_dir={self.data_dir}: --dataset={self.dataset} comes as a Python package; "
                 "leave --data_dir out"
             )
-        if self.dataset not in PACKAGED and not self.data_dir:
+        if self.dataset in ("mvtec_ad", "folder") and not self.data_dir:
             raise UserError(
                 f"--data_dir: --dataset={self.dataset} needs the folder that holds the images"
             )
@@ -351,7 +388,7 @@ class Config:
                     raise UserError(
                         f"--{name}={getattr(self, name)}: is of patch models; give --patch_size too"
                     )
-            if self.gradcam and self.density == "kde":
+            if self.gradcam and self.main_density == "kde":
                 raise UserError("--density=kde: GradCAM needs the Gaussian's distance; use gde")
             return
         if self.backbone != "resnet18":
@@ -389,6 +426,18 @@ class Config:
         if self.location_density != "auto":
             return self.location_density == "separate"
         return self.dataset == "mvtec_ad" and self.category in MVTEC_ALIGNED
+
+    @property
+    def main_density(self) -> str:
+        """The density that the run's scores are of."""
+        return self.density.split(",")[0]
+
+    @property
+    def synthetic_tests(self) -> tuple[str, ...]:
+        """The kinds of synthetic anomalies to test on, in their order."""
+        if self.test_anomalies == "all":
+            return TEST_ANOMALIES
+        return tuple(x for x in TEST_ANOMALIES if x in self.test_anomalies.split(","))
 
     @property
     def staged(self) -> bool:
@@ -457,17 +506,22 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s.
 
-        Where the files lie, how often the training is looked at, on how many devices it runs and
-        the threshold, which can be changed at any time, do not count.
+        Where the files lie, how often the training is looked at, on how many devices it runs, the
+        threshold, synthetic tests and densities after the first, which can be changed at any time,
+        do not count.
         """
-        return [n for n in _result_names() if getattr(self, n) != getattr(other, n)]
+        return [n for n in _result_names() if self.counted(n) != other.counted(n)]
+
+    def counted(self, name: str) -> Any:
+        """Returns a setting as far as it makes the run's result what it is."""
+        return self.main_density if name == "density" else getattr(self, name)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is.
 
         Those at their defaults do not count, so that it stays when a version adds settings.
         """
-        values = {n: getattr(self, n) for n in _result_names() if getattr(self, n) != _default(n)}
+        values = {n: self.counted(n) for n in _result_names() if self.counted(n) != _default(n)}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -480,6 +534,7 @@ def _result_names() -> list[str]:
         "augment",
         "distribution",
         "false_positive_rate",
+        "test_anomalies",
     }
     return [field.name for field in dataclasses.fields(Config) if field.name not in ignored]
 

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ import tensorflow as tf
 from cutpaste_tf import density as densities
 from cutpaste_tf import metrics, threshold, train
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.data import pipeline, synthetic
 from cutpaste_tf.data.split import Split, normal
 from cutpaste_tf.ensemble import NORMAL_SCORES, SCORES
 from cutpaste_tf.errors import UserError
@@ -65,12 +65,14 @@ class Evaluation:
       maps: of the test images, where the run makes any.
       normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
         embeddings are never held.
+      features: float32 [M, D], of the test images, likewise.
     """
 
     density: densities.Density
     scores: np.ndarray
     maps: "Maps | None" = None
     normal_features: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 class Maps:
@@ -86,6 +88,10 @@ class Maps:
 
     def __len__(self) -> int:
         return len(self.small)
+
+    def of(self, small: np.ndarray) -> "Maps":
+        """Returns maps that are brought to full size as these are, of other small ones."""
+        return Maps(small, self._enlarge)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Returns float32 [n, size, size], the maps of some images; higher is more anomalous."""
@@ -130,11 +136,13 @@ class Evaluator:
         normal_features, test_features = self._embedder(train_images), self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
-            density = densities.make(config.density).fit(features)
+            density = densities.make(config.main_density).fit(features)
             scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
             explained = config.gradcam and maps and name == config.features
             explained = self.explain(density, test_images) if explained else None
-            evaluations[name] = Evaluation(density, scores, explained, features)
+            evaluations[name] = Evaluation(
+                density, scores, explained, features, test_features[name]
+            )
         return evaluations
 
     def score(
@@ -175,7 +183,7 @@ class Evaluator:
         if self._config.patch_size:
             separate = self._config.separate_locations
             return patch.cross_validated_scores(self._embedder, train_images, separate)
-        return densities.cross_validated_scores(self._config.density, found.normal_features)
+        return densities.cross_validated_scores(self._config.main_density, found.normal_features)
 
     def score_patches(
         self, density: densities.LocationGaussians, images: pipeline.Images
@@ -257,7 +265,7 @@ class Detector:
                 locations = patch.dense.locations(*sizes) ** 2
             wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
         else:
-            wanted = (config.density, (_dimensions(backbone, config),))
+            wanted = (config.main_density, (_dimensions(backbone, config),))
         if (density.kind, density.shape) != wanted:
             raise UserError(
                 f"{run_dir / DENSITY}: holds a {density.kind} of shape {list(density.shape)}, not "
@@ -274,7 +282,7 @@ class Detector:
     @property
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
-        return bool(self.config.patch_size) or self.config.density != "kde"
+        return bool(self.config.patch_size) or self.config.main_density != "kde"
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -457,6 +465,80 @@ def results(
     }
 
 
+def synthetic_sets(
+    kinds: Sequence[str], split: Split, images: pipeline.Images, seed: int
+) -> tuple[dict[str, synthetic.Anomalies], str | None]:
+    """Makes test sets of synthetic anomalies of the normal test images (Section 5.3).
+
+    Args:
+      kinds: some of `config.TEST_ANOMALIES`.
+      split: the test images.
+      images: likewise.
+      seed: of the anomalies.
+
+    Returns:
+      The anomalies by kind, and whose digits those of kind mnist are, if it is among them.
+
+    Raises:
+      UserError: if there are no normal test images.
+    """
+    digits, whose = synthetic.digits() if "mnist" in kinds else (None, None)
+    normals = np.flatnonzero(split.labels == 0)
+    names, some = split.subset(normals), images.subset(normals)
+    return {kind: synthetic.make(kind, names, some, seed, digits) for kind in kinds}, whose
+
+
+def on_synthetic_sets(
+    evaluator: Evaluator,
+    found: Evaluation,
+    split: Split,
+    made: Mapping[str, synthetic.Anomalies],
+) -> dict[str, tuple[float, float | None]]:
+    """Measures how synthetic anomalies are told from the normal test images.
+
+    Args:
+      evaluator: the network as it is now.
+      found: its density, and the scores and maps of the test images.
+      split: the test images.
+      made: the anomalies by kind.
+
+    Returns:
+      By kind image AUROC and, where there are maps, pixel AUROC.
+    """
+    normals = np.flatnonzero(split.labels == 0)
+    results = {}
+    for kind, anomalies in made.items():
+        scored = evaluator.score(found.density, anomalies.images)
+        labels = np.concatenate([np.zeros(len(normals), np.int64), anomalies.split.labels])
+        auroc = metrics.image_auroc(labels, np.concatenate([found.scores[normals], scored.scores]))
+        pixels = None
+        if found.maps is not None:
+            small = np.concatenate([found.maps.small[normals], scored.maps.small])
+            masks = [None] * len(normals) + list(anomalies.split.masks)
+            both = Split([""] * len(masks), [""] * len(masks), labels, [""] * len(masks), masks)
+            maps = found.maps.of(small)
+            pixels = pixel_metrics(maps, both, anomalies.images.size)["pixel_auroc"]
+        results[kind] = auroc, pixels
+    return results
+
+
+def synthetic_results(
+    before: Mapping[str, tuple[float, float | None]],
+    after: Mapping[str, tuple[float, float | None]],
+    digits: str | None,
+) -> dict:
+    """Collects what results.json holds of synthetic test sets; nothing where there are none."""
+    if not after:
+        return {}
+    results = {}
+    for place, name in enumerate(("image_auroc", "pixel_auroc")):
+        for prefix, found in (("", after), ("untrained_", before)):
+            values = {kind: values[place] for kind, values in found.items()}
+            if any(value is not None for value in values.values()):
+                results[f"{prefix}{name}_by_test_anomalies"] = values
+    return results | ({"test_anomalies_digits": digits} if digits else {})
+
+
 def thresholds(
     rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> dict:
@@ -490,6 +572,25 @@ def thresholds(
         "f1_max_threshold": best and best[1],
         "f1_max_chosen_by": best and "test labels",
     }
+
+
+def auroc_by_density(config: Config, found: Evaluation, labels: np.ndarray) -> dict:
+    """Measures all densities that --density names, on the same features (Section 2.3).
+
+    Args:
+      config: the run's settings.
+      found: the evaluation by the first of them.
+      labels: [N] of the test images.
+
+    Returns:
+      Image AUROC by density, None where it cannot be measured; nothing of a single density.
+    """
+    results = {config.main_density: metrics.image_auroc(labels, found.scores)}
+    for kind in config.density.split(",")[1:]:
+        density = densities.make(kind).fit(found.normal_features)
+        scores = density.score(found.features) if len(labels) else np.zeros([0])
+        results[kind] = metrics.image_auroc(labels, scores)
+    return results if len(results) > 1 else {}
 
 
 def stage_names(config: Config) -> tuple[str, str]:

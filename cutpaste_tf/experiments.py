@@ -2,8 +2,9 @@
 
     python -m cutpaste_tf.sweep --list
 
-A column of Tables 1 to 5 is a file in `experiments/`. A value of the ablations in Tables 7 and 8 is
-the file of CutPaste (3-way) with one flag more. `experiments/README.md` lists them all.
+A column of Tables 1 to 5 is a file in `experiments/`, and so is one of Section 5.4. A value of the
+ablations in Tables 7 and 8 is the file of CutPaste (3-way) with one flag more; Table 6 is two of
+Table 1's with one flag more. `experiments/README.md` lists them all.
 
 Nothing here imports TensorFlow.
 """
@@ -79,8 +80,16 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
         _of_file(f"resnet18_{task}")
         for task in ("cutpaste", "cutpaste_scar", "cutpaste_union", "cutpaste_3way")
     ),
+    # Section 5.3: two of Table 1's trainings, tested on all seven kinds of synthetic anomalies
+    # besides; a sweep of both tables, or of one after the other, trains them once.
+    "table6": tuple(
+        Experiment(f"resnet18_{task}", f"resnet18_{task}.flags", ("--test_anomalies=all",))
+        for task in ("cutout", "cutpaste_3way")
+    ),
     "table7": tuple(dict.fromkeys((*_LEARNING_RATES, *_EPOCHS))),
     "table8": tuple(dict.fromkeys((*_JITTERS, *_SIZES))),
+    # Section 5.4, whose numbers are in the text.
+    "cifar10": tuple(_of_file(f"cifar10_{task}") for task in ("rotation", "cutout", "cutpaste")),
 }
 # What no table needs: the demo, and the pretrained columns of Table 3 without fine-tuning.
 _OTHERS = (_of_file("effnet_b4_pretrained"), _of_file("demo"))
@@ -89,7 +98,10 @@ _OTHERS = (_of_file("effnet_b4_pretrained"), _of_file("demo"))
 def known() -> dict[str, Experiment]:
     """Returns all experiments of the paper by name."""
     every = (*(e for table in TABLES.values() for e in table), *_OTHERS)
-    return {experiment.name: experiment for experiment in every}
+    found = {}
+    for experiment in every:
+        found.setdefault(experiment.name, experiment)  # without Table 6's further tests
+    return found
 
 
 def choose(names: Sequence[str]) -> list[Experiment]:
@@ -120,7 +132,14 @@ def choose(names: Sequence[str]) -> list[Experiment]:
                 f"--experiments={name}: must be a table ({', '.join(TABLES)}), an experiment that "
                 "--list lists, or a file ending in .flags"
             )
-    unique = list(dict.fromkeys(chosen))
+    # Of one training with and without further tests, the one with them.
+    tested = {x.name for x in chosen if x in TABLES["table6"]}
+    alike = [(x.name, x.flagfile) for x in TABLES["table6"]]
+    unique = [
+        x
+        for x in dict.fromkeys(chosen)
+        if x.flags or x.name not in tested or (x.name, x.flagfile) not in alike
+    ]
     for experiment in unique:
         same = [other for other in unique if other.name == experiment.name]
         if len(same) > 1:

@@ -312,7 +312,7 @@ def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True
         )
     else:
         features, anomaly_map = backbone(pixels)[config.features], None
-        if config.density == "kde":
+        if config.main_density == "kde":
             score = _kernel_density(detector.density, features, precise)
         else:
             score = _mahalanobis(detector.density, features, precise)

@@ -2,11 +2,14 @@
 
     python -m cutpaste_tf.figures --figure=4 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
     python -m cutpaste_tf.figures --figure=5 --run=RUNDIR [--output=DIR]
+    python -m cutpaste_tf.figures --figure=6 --run=RUNDIR [--output=DIR]
 
 Figure 4, and 7 to 21 in the paper's appendix: test images, their masks, and the anomaly maps of the
 runs, such as a patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks,
-Cutout's variants and CutPaste's among them, on the run's own normal images and by its ranges. Both
-are written as PNG and PDF and, unless --output is given, to the first run's TensorBoard.
+Cutout's variants and CutPaste's among them, on the run's own normal images and by its ranges.
+Figure 6: the kinds of synthetic anomalies that --test_anomalies tests on, on the run's own normal
+test images. All are written as PNG and PDF and, unless --output is given, to the first run's
+TensorBoard.
 """
 
 import pathlib
@@ -15,7 +18,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf.errors import Parser, UserError
 
-FIGURES = ("4", "5")
+FIGURES = ("4", "5", "6")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
     parser = Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
-    parser.add_argument("--figure", required=True, help="the figure's number in the paper: 4 or 5")
+    parser.add_argument(
+        "--figure", required=True, help="the figure's number in the paper: 4, 5 or 6"
+    )
     parser.add_argument(
         "--run", action="append", required=True, help="a finished run's folder; may be repeated"
     )
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
-    parser.add_argument("--count", type=int, help="how many images; 24 in figure 4, 6 in figure 5")
+    parser.add_argument("--count", type=int, help="how many images; 24 in figure 4, else 6")
     parser.add_argument("--output", help="where to write; the first run's figures/ by default")
     try:
         arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
@@ -45,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             figure = localization(arguments.run, arguments.count or 24, arguments.data_dir)
         else:
             if len(arguments.run) > 1:
-                raise UserError(f"--run={arguments.run[1]}: figure 5 is of one run")
-            figure = proxy_tasks(arguments.run[0], arguments.count or 6, arguments.data_dir)
+                raise UserError(
+                    f"--run={arguments.run[1]}: figure {arguments.figure} is of one run"
+                )
+            draw = proxy_tasks if arguments.figure == "5" else synthetic_anomalies
+            figure = draw(arguments.run[0], arguments.count or 6, arguments.data_dir)
         first = pathlib.Path(arguments.run[0])
         output = pathlib.Path(arguments.output or first / "figures")
         tensorboard = None if arguments.output else first / "tensorboard" / "figures"
@@ -172,6 +180,44 @@ def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN
     return figures.augmentation_gallery(
         np.stack(list(rows.values())), list(rows), f"{config.category}: the proxy tasks' views"
     )
+
+
+def synthetic_anomalies(run: str, count: int, data_dir: str | None = None):  # noqa: ANN201
+    """Draws synthetic anomalies (Figure 6).
+
+    Args:
+      run: the folder of a run, whose normal test images, size and seed are used.
+      count: how many images.
+      data_dir: where the images are, if not where the run found them.
+
+    Returns:
+      A matplotlib figure: a row for each kind, with the first normal test images.
+
+    Raises:
+      UserError: if the run's folder or its images cannot be read, or there are no normal ones.
+    """
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    import dataclasses
+
+    import numpy as np
+
+    from cutpaste_tf import data, evaluate
+    from cutpaste_tf.config import TEST_ANOMALIES, Config
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.report import figures
+
+    config = Config.load(run)
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    test = data.load(config).test
+    normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
+    images = pipeline.prepare(normal, config.image_size)
+    made, digits = evaluate.synthetic_sets(TEST_ANOMALIES, normal, images, config.seed)
+    pictures = np.stack([anomalies.images.stored.numpy() for anomalies in made.values()])
+    title = f"{config.category}: synthetic anomalies (mnist: {digits})"
+    return figures.augmentation_gallery(pictures, list(made), title)
 
 
 def _save(figure, folder, name, tensorboard=None):

@@ -6,6 +6,7 @@ One run for each category and seed, in WORKDIR/CATEGORY/seed_N. What was interru
 what is finished is skipped. See README.md and --help.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import config as configs
 from cutpaste_tf import threshold
-from cutpaste_tf.config import Config
+from cutpaste_tf.config import TEST_ANOMALIES, Config
 from cutpaste_tf.errors import UserError
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
@@ -113,7 +114,30 @@ def run_state(config: Config) -> str:
             f"{run_dir}: holds a run with --{name}={configs.show(getattr(earlier, name))}, not "
             f"{configs.show(getattr(config, name))}; name another --workdir or remove it"
         )
-    return "finished" if (run_dir / "results.json").is_file() else "interrupted"
+    finished = (run_dir / "results.json").is_file()
+    if finished and not measured(config):
+        return "interrupted"  # It is trained, and only to be evaluated again.
+    return "finished" if finished else "interrupted"
+
+
+def measured(config: Config) -> bool:
+    """Returns whether a finished run's results have all densities and tests that are asked for."""
+    densities = config.density.split(",")
+    return set(config.synthetic_tests) <= set(already(config, "test_anomalies")) and (
+        len(densities) == 1 or set(densities) <= set(already(config, "density"))
+    )
+
+
+def already(config: Config, what: str) -> list[str]:
+    """Returns by which test anomalies, or densities, a run has results; none without a file."""
+    path = config.run_dir / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return list(results.get(f"image_auroc_by_{what}") or {})
+    except FileNotFoundError:
+        return []
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not readable; remove it to evaluate the run again") from error
 
 
 def asks_of_machine(config: Config) -> bool:
@@ -271,6 +295,17 @@ def run(config: Config) -> dict:
         return {}
     evaluator = evaluate.Evaluator(config, model.backbone)
     untrained = evaluator(train_images, test_images)
+    # Section 5.3's tests, and further densities: those of an earlier evaluation too.
+    asked = {*config.synthetic_tests, *already(config, "test_anomalies")}
+    kinds = [kind for kind in TEST_ANOMALIES if kind in asked]
+    every = dict.fromkeys([*config.density.split(","), *already(config, "density")])
+    config = dataclasses.replace(config, density=",".join(every))
+    made, digits = evaluate.synthetic_sets(kinds, category.test, test_images, config.seed)
+    if digits is not None:
+        log(f"test anomalies mnist: made of {digits}")
+    untrained_on = evaluate.on_synthetic_sets(
+        evaluator, untrained[config.features], category.test, made
+    )
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     def aurocs():
@@ -285,6 +320,7 @@ def run(config: Config) -> dict:
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
     trained = evaluator(train_images, test_images) if config.steps else untrained
     chosen = trained[config.features]
+    trained_on = evaluate.on_synthetic_sets(evaluator, chosen, category.test, made)
     evaluate.densities.save(chosen.density, run_dir / evaluate.DENSITY)
     evaluate.write_scores(run_dir, category.test, chosen.scores)
     normal_scores = evaluator.normal_scores(train_images, chosen)
@@ -297,6 +333,10 @@ def run(config: Config) -> dict:
     results = evaluate.results(
         config, category.test, len(category.train), trained, untrained, normal_scores, summary
     )
+    results |= evaluate.synthetic_results(untrained_on, trained_on, digits)
+    by_density = evaluate.auroc_by_density(config, chosen, labels)
+    if by_density:
+        results["image_auroc_by_density"] = by_density
     results["sha256"] = evaluate.checksums(run_dir, config)
     evaluate.write_json(run_dir / evaluate.RESULTS, results)
     distribution.wait(config)
@@ -315,6 +355,12 @@ def run(config: Config) -> dict:
                 )
                 parts.append(f"{text} {100 * results[name]:.1f} ({before})")
         log(f"image AUROC {', '.join(parts)}, trained for {summary.seconds:.0f} s")
+    for kind, auroc in by_density.items():
+        if auroc is not None:
+            log(f"density {kind}: image AUROC {100 * auroc:.1f}")
+    for kind, (auroc, _) in trained_on.items():
+        first = 100 * untrained_on[kind][0]
+        log(f"test anomalies {kind}: image AUROC {100 * auroc:.1f} (untrained {first:.1f})")
     if results["threshold"] is not None:
         log(threshold_line(results))
     log(f"written to {run_dir}")

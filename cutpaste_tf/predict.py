@@ -188,7 +188,7 @@ def predict(
     detector = evaluate.Detector.load(run_dir)
     if maps and not detector.makes_maps:
         raise UserError(
-            f"--maps: {run_dir} has --density={detector.config.density}, and GradCAM needs a "
+            f"--maps: {run_dir} has --density={detector.config.main_density}, and GradCAM needs a "
             "Gaussian's distance; leave --maps out"
         )
     scale = Scale.of_run(run_dir, detector.level, chosen) if maps else None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cutpaste_tf import density as densities
 from cutpaste_tf import ensemble, evaluate, train
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.data import download, pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import patch
@@ -412,7 +412,7 @@ def test_figure_4_shows_runs_side_by_side(localized, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure_4.pdf", "figure_4.png"]
 
 
-@pytest.mark.parametrize("number", ["4", "5"])
+@pytest.mark.parametrize("number", ["4", "5", "6"])
 def test_figures_go_to_the_run_and_its_tensorboard(number, localized, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -438,6 +438,41 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
     plt.close(figure)
 
 
+def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
+    from cutpaste_tf import figures
+    from cutpaste_tf.config import TEST_ANOMALIES
+
+    monkeypatch.setattr(download, "reachable", lambda server: False)
+    figure = figures.synthetic_anomalies(str(finished[0]), 3)
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert names == list(TEST_ANOMALIES)
+    assert len(figure.axes) == 3 * 7
+    plt.close(figure)
+
+
+def test_synthetic_anomalies_are_scored_beside_the_normal_test_images(localized):
+    run_dir, data, _ = localized
+    detector = evaluate.Detector.load(run_dir)
+    test = evaluate_category(data).test
+    images = pipeline.prepare(test, 64)
+    made, digits = evaluate.synthetic_sets(["square", "heart_natural"], test, images, 0)
+    assert digits is None
+    assert list(made) == ["square", "heart_natural"]
+    found = detector.evaluate(images)
+    results = evaluate.on_synthetic_sets(detector._evaluator, found, test, made)
+    normals = np.flatnonzero(test.labels == 0)
+    for kind, (auroc, pixel_auroc) in results.items():
+        alone = detector.evaluate(list(made[kind].images.stored.numpy()))
+        scores = np.concatenate([found.scores[normals], alone.scores])
+        labels = np.repeat([0, 1], len(normals))
+        assert auroc == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))
+        maps = np.concatenate([found.maps.read(normals), alone.maps.read(range(len(normals)))])
+        masks = np.stack(made[kind].split.masks)
+        truth = np.concatenate([np.zeros_like(masks), masks])
+        expected = sklearn.metrics.roc_auc_score(truth.ravel(), maps.ravel())
+        assert pixel_auroc == pytest.approx(expected, abs=1e-3)
+
+
 def test_figure_5_needs_room_for_scars(finished, tmp_path):
     from cutpaste_tf import figures
 
@@ -455,8 +490,9 @@ def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
     run_dir, _, _ = finished
     for arguments, message in (
         ([f"--run={run_dir}", "--figure=4"], "makes no anomaly maps"),
-        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4, 5"),
+        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4, 5, 6"),
         ([f"--run={run_dir}", f"--run={run_dir}", "--figure=5"], "figure 5 is of one run"),
+        ([f"--run={run_dir}", f"--run={run_dir}", "--figure=6"], "figure 6 is of one run"),
         ([f"--run={tmp_path}", "--figure=5"], "config.json"),
         ([f"--run={tmp_path}", "--figure=4"], "is "),
         ([f"--run={run_dir}", "--figure=4", "--count=0"], "--count=0"),

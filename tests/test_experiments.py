@@ -19,8 +19,10 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
     if name == "demo":  # comes with its data
         return
     runs = runs_of(experiment)
-    assert {run.category for run in runs} == set(config.CATEGORIES["mvtec_ad"])
-    assert len(runs) == (15 if name == "effnet_b4_pretrained" else 75)
+    dataset = "cifar10" if name.startswith("cifar10") else "mvtec_ad"
+    categories = config.CATEGORIES[dataset]
+    assert {run.category for run in runs} == set(categories)
+    assert len(runs) == len(categories) * (1 if name == "effnet_b4_pretrained" else 5)
     readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert f"`{name}`" in readme
 
@@ -71,7 +73,7 @@ def test_choosing_by_table_name_and_file(tmp_path):
 
 
 def test_what_is_not_known_is_named(tmp_path, monkeypatch):
-    for name in ("table6", "resnet18_jigsaw", str(tmp_path / "none.flags")):
+    for name in ("table9", "resnet18_jigsaw", str(tmp_path / "none.flags")):
         with pytest.raises(UserError) as error:
             experiments.choose([name])
         assert name in str(error.value)
@@ -93,3 +95,12 @@ def test_a_stray_file_does_not_take_the_place_of_an_experiments(tmp_path, monkey
     assert found == str(ROOT / "experiments" / "demo.flags")
     (own,) = experiments.choose(["demo.flags"])
     assert experiments.find_flagfile(own) == str(tmp_path / "demo.flags")
+
+
+def test_tables_1_and_6_share_their_trainings():
+    both = experiments.choose(["table1", "table6"])
+    names = [experiment.name for experiment in both]
+    assert len(names) == len(set(names)) == 6
+    tested = {x.name for x in both if "--test_anomalies=all" in x.flags}
+    assert tested == {"resnet18_cutout", "resnet18_cutpaste_3way"}
+    assert experiments.known()["resnet18_cutout"].flags == ()

@@ -300,6 +300,68 @@ def train_backbone(path):
     return backbone
 
 
+def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
+    run_here, mvtec, tmp_path, monkeypatch
+):
+    from cutpaste_tf.data import download, synthetic
+
+    monkeypatch.setattr(download, "reachable", lambda server: False)
+    assert run_here(mvtec, tmp_path).returncode == 0
+    path = tmp_path / "part/seed_0/results.json"
+    first = json.loads(path.read_text())
+    assert "image_auroc_by_test_anomalies" not in first
+    for flag, kinds in (
+        ("heart,mnist", ["mnist", "heart"]),
+        ("square", ["mnist", "square", "heart"]),
+    ):
+        done = run_here(mvtec, tmp_path, f"--test_anomalies={flag}")
+        assert done.returncode == 0, done.stderr
+        assert "step 6/6" not in done.stdout
+        results = json.loads(path.read_text())
+        for name in ("image_auroc", "untrained_image_auroc"):
+            assert list(results[f"{name}_by_test_anomalies"]) == kinds
+            assert results[name] == first[name]
+        assert results["test_anomalies_digits"] == synthetic.SMALL_DIGITS
+        for kind in kinds:
+            value = 100 * results["image_auroc_by_test_anomalies"][kind]
+            assert f"test anomalies {kind}: image AUROC {value:.1f}" in done.stdout
+    # All that is asked for is there.
+    for flag in ("none", "mnist", "heart,square"):
+        assert "finished already" in run_here(mvtec, tmp_path, f"--test_anomalies={flag}").stdout
+    assert_user_error(
+        run_here(mvtec, tmp_path, "--test_anomalies=star"), "--test_anomalies=star: must be none"
+    )
+    none = make_mvtec(tmp_path / "bare", good=0, bad=0)
+    done = run_here(none, tmp_path / "other", "--test_anomalies=all")
+    assert_user_error(done, "made of normal test images, and there are none")
+
+
+def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
+    assert run_here(mvtec, tmp_path).returncode == 0
+    path = tmp_path / "part/seed_0/results.json"
+    first, scored = json.loads(path.read_text()), scores(tmp_path)
+    assert "image_auroc_by_density" not in first
+    done = run_here(mvtec, tmp_path, "--density=gde,kde,gmm")
+    assert done.returncode == 0, done.stderr
+    assert "step 6/6" not in done.stdout  # nothing is trained again
+    results = json.loads(path.read_text())
+    found = results["image_auroc_by_density"]
+    assert list(found) == ["gde", "kde", "gmm"]
+    assert found["gde"] == results["image_auroc"] == first["image_auroc"]
+    np.testing.assert_allclose(scores(tmp_path), scored, rtol=1e-6)
+    for kind, auroc in found.items():
+        assert f"density {kind}: image AUROC {100 * auroc:.1f}" in done.stdout
+    assert "finished already" in run_here(mvtec, tmp_path, "--density=gde,gmm").stdout
+    # A run of its own by each gives the same number.
+    for kind in ("kde", "gmm"):
+        assert run_here(mvtec, tmp_path / kind, f"--density={kind}").returncode == 0
+        alone = json.loads((tmp_path / kind / "part/seed_0/results.json").read_text())
+        assert alone["image_auroc"] == pytest.approx(found[kind])
+    # What the run's scores are of cannot be changed in place.
+    assert_user_error(run_here(mvtec, tmp_path, "--density=kde,gde"), "--density=gde", "--workdir")
+    assert_user_error(run_here(mvtec, tmp_path, "--density=gde,gde"), "--density=gde,gde: must be")
+
+
 def test_evaluating_only_fills_no_column_of_a_training(run_here, mvtec, tmp_path):
     done = run_here(mvtec, tmp_path, "--steps=0")
     assert done.returncode == 0, done.stderr

@@ -29,6 +29,10 @@ def load(config: Config) -> Category:
         from cutpaste_tf.data import textures
 
         return textures.load(config.category)
+    if config.dataset == "cifar10":
+        from cutpaste_tf.data import cifar10
+
+        return cifar10.load(config.data_dir, config.category)
     if config.dataset == "mvtec_ad":
         from cutpaste_tf.data import mvtec_ad
 

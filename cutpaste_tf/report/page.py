@@ -55,7 +55,8 @@ def against_paper(table: Table) -> Figure | None:
     """
     columns = [i for i, column in enumerate(table.columns) if column.settings is not None]
     averages = {row.group: row for row in table.rows if row.kind == "average"}
-    series = {"paper": averages["all"].paper}
+    # A table of other data than MVTec AD has no average over all of that.
+    series = {"paper": averages["all" if "all" in averages else OWN].paper}
     series |= {group: averages[group].ours for group in ("all", OWN) if group in averages}
     series = {
         name: [(place, values[i]) for place, i in enumerate(columns) if values[i] is not None]

@@ -21,10 +21,17 @@ from typing import Any
 import numpy as np
 
 from cutpaste_tf import ensemble, metrics
-from cutpaste_tf.config import EPOCH_STEPS, MVTEC_OBJECTS, MVTEC_TEXTURES, Config, show
+from cutpaste_tf.config import (
+    CIFAR10_CLASSES,
+    EPOCH_STEPS,
+    MVTEC_OBJECTS,
+    MVTEC_TEXTURES,
+    Config,
+    show,
+)
 from cutpaste_tf.errors import UserError
 
-NUMBERS = ("1", "2", "3", "4", "5", "7", "8")
+NUMBERS = ("1", "2", "3", "4", "5", "6", "7", "8", "cifar10")
 OWN = "own data"
 # What a run's results do not depend on, or what tells which of a table's rows it belongs to.
 _NOT_COMPARED = {
@@ -39,6 +46,7 @@ _NOT_COMPARED = {
     "gradcam",
     "features",
     "false_positive_rate",
+    "test_anomalies",
 }
 # All that matters to a network that has not been trained.
 _UNTRAINED_COMPARED = {"dataset", "backbone", "weights", "image_size", "density"}
@@ -340,6 +348,38 @@ def _table5():
     return [_of_task(table, name, task) for name, task in tasks.items()]
 
 
+def _table6():
+    names = {
+        "MNIST": "mnist",
+        "Square": "square",
+        "Ellipse": "ellipse",
+        "Heart": "heart",
+        "Square (natural)": "square_natural",
+        "Ellipse (natural)": "ellipse_natural",
+        "Heart (natural)": "heart_natural",
+    }
+
+    def of(*kinds):
+        def measure(run):
+            found = run.results.get("image_auroc_by_test_anomalies") or {}
+            values = [found.get(kind) for kind in kinds]
+            return None if None in values else sum(values) / len(values)
+
+        return measure
+
+    columns = []
+    for row, group, task in (
+        ("Cutout", "Cutout", "cutout"),
+        ("CutPaste", "CutPaste (3-way)", "cutpaste_3way"),
+    ):
+        printed = paper()["table6_synthetic"][row]
+        chosen = _SCRATCH | {"task": task}
+        for name, kinds in (*((n, (kind,)) for n, kind in names.items()), ("Avg", names.values())):
+            numbers = {"average_all": Value(printed[name]["mean"])}
+            columns.append(Column(name, numbers, {"task": task}, chosen, of(*kinds), group=group))
+    return columns
+
+
 def _table7():
     rates = (
         _ablation("table7", name, "Learning rate", learning_rate=float(name))
@@ -364,14 +404,29 @@ def _table8():
     return [*jitters, *sizes]
 
 
+def _cifar10():
+    printed = paper()["text"]["cifar10_semantic"]
+    names = {"Rotation": "rotation", "Cutout": "cutout", "CutPaste": "cutpaste"}
+    columns = []
+    for name, task in names.items():
+        settings = {"dataset": "cifar10", "task": task, "stem": "small", "image_size": 32}
+        settings |= {"batch_size": 16} if task == "rotation" else {}
+        numbers = {f"average_{OWN}": Value(printed[name])}
+        chosen = _SCRATCH | {"dataset": "cifar10", "task": task}
+        columns.append(Column(name, numbers, settings, chosen))
+    return columns
+
+
 _TABLES = {
     "1": ("Detection: image AUROC by proxy task", _table1),
     "2": ("Localisation: pixel AUROC", _table2),
     "3": ("Detection with EfficientNet-B4: image AUROC by feature", _table3),
     "4": ("Cutout's variants: image AUROC", _table4),
     "5": ("Binary and 3-way classification: image AUROC", _table5),
+    "6": ("Synthetic anomalies: image AUROC", _table6),
     "7": ("Learning rate and number of epochs: image AUROC", _table7),
     "8": ("Jitter and size of the patch: image AUROC", _table8),
+    "cifar10": ("Semantic outliers, CIFAR-10 (Section 5.4): image AUROC", _cifar10),
 }
 
 
@@ -425,7 +480,7 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     found = []
     for name, value in expected.items():
         compared = column.compared is None or name in column.compared
-        actual = getattr(config, name)
+        actual = config.counted(name)
         if compared and name not in _NOT_COMPARED and actual != value:
             whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
             found.append(f"{name} {show(actual)} ({whose} {show(value)})")
@@ -529,8 +584,11 @@ def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -
     for run in runs:
         by_source.setdefault(_source(run), []).append(run)
     mvtec = {name: (name, "mvtec_ad", "") for name in MVTEC_TEXTURES + MVTEC_OBJECTS}
-    own = {}
-    for source in sorted(set(by_source) - set(mvtec.values())):
+    own, others = {}, set(by_source) - set(mvtec.values())
+    if number == "cifar10":  # a table of its own classes alone
+        mvtec, others = {}, set()
+        own = {name: (name, "cifar10", "") for name in CIFAR10_CLASSES}
+    for source in sorted(others):
         category, dataset, place = source
         alike = [other for other in by_source if other[0] == category]
         unique = len(alike) == 1 and category not in mvtec
@@ -543,15 +601,15 @@ def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -
         rows.append(Row(name, kind, group, tuple(ours), printed))
 
     for group, sources in (
-        ("texture", {name: mvtec[name] for name in MVTEC_TEXTURES}),
-        ("object", {name: mvtec[name] for name in MVTEC_OBJECTS}),
+        ("texture", {name: mvtec[name] for name in MVTEC_TEXTURES if name in mvtec}),
+        ("object", {name: mvtec[name] for name in MVTEC_OBJECTS if name in mvtec}),
         ("all", mvtec),
         (OWN, own),
     ):
         for name, source in sources.items() if group != "all" else ():
             found = by_source.get(source, [])
             ours = [None if c.settings is None else _cell(c, found, problems) for c in columns]
-            if group == OWN and not any(ours):
+            if group == OWN and number != "cifar10" and not any(ours):
                 continue  # It has runs, but of other tables.
             cells[name] = ours
             add(name, "category", group, ours, name if group != OWN else None)

@@ -14,7 +14,13 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES, Config
+from cutpaste_tf.config import (
+    CIFAR10_CLASSES,
+    MVTEC_OBJECTS,
+    MVTEC_TEXTURES,
+    TEST_ANOMALIES,
+    Config,
+)
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import __main__ as command
 from cutpaste_tf.report import formats, page, tables
@@ -549,7 +555,7 @@ def test_command_prints_and_writes(filled, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--table=1"], "--workdir"),
-        (["--table=6", "--workdir=."], "--table=6: must be all or one of 1, 2"),
+        (["--table=9", "--workdir=."], "--table=9: must be all or one of 1, 2"),
         (["--table=1", "--workdir=/nowhere/at/all"], "/nowhere/at/all"),
         (["--table=1", "--workdir=.", "--format=pdf"], "--format=pdf"),
         (["--table=1", "--workdir=WORK", "--output=/proc/no/file"], "--output=/proc/no/file"),
@@ -574,3 +580,42 @@ def test_settings_of_a_column_are_ones_that_config_knows():
             assert set(column.settings or {}) <= names
             assert set(column.chosen) <= names
             assert (column.compared or set()) <= names
+
+
+def test_table_6_is_of_the_synthetic_anomalies_and_their_average(tmp_path):
+    kinds = [0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3]
+    found = dict(zip(TEST_ANOMALIES, kinds, strict=True))
+    for category, seed, auroc in (("tile", 0, 0.5), ("tile", 1, 0.7)):
+        results = {"image_auroc_by_test_anomalies": found | {"mnist": auroc}}
+        add_run(tmp_path, category, seed, 0.1, task="cutout", results=results)
+    some = {"image_auroc_by_test_anomalies": {"square": 0.9}}
+    add_run(tmp_path / "3way", "tile", 0, 0.2, results=some)
+    table = fill("6", tmp_path)
+    ours, _ = cell(table, "tile", "MNIST", "Cutout")
+    assert (ours.mean, ours.runs) == (pytest.approx(60.0), 2)
+    ours, _ = cell(table, "tile", "Heart (natural)", "Cutout")
+    assert ours.mean == pytest.approx(30.0)
+    ours, _ = cell(table, "tile", "Avg", "Cutout")
+    assert ours.mean == pytest.approx(100 * (sum(kinds) + 0.1) / 7)
+    assert cell(table, "tile", "Square", "CutPaste (3-way)")[0].mean == pytest.approx(90.0)
+    for missing in ("MNIST", "Avg"):
+        assert cell(table, "tile", missing, "CutPaste (3-way)")[0] is None
+    assert cell(table, "average, all", "Avg", "Cutout")[1].mean == 81.5
+    assert cell(table, "average, all", "Square (natural)", "CutPaste (3-way)")[1].mean == 99.3
+
+
+def test_cifar10_has_a_row_for_each_class_and_no_others(tmp_path):
+    for number, name in enumerate(("cat", "ship")):
+        add_run(
+            tmp_path, name, 0, 0.5 + 0.2 * number, dataset="cifar10", task="rotation",
+            image_size=32, stem="small", batch_size=16, data_dir="",
+        )  # fmt: skip
+    add_run(tmp_path, "bolt", 0, 0.9, task="rotation")
+    table = fill("cifar10", tmp_path)
+    assert [row.name for row in table.rows] == [*CIFAR10_CLASSES, "average, own data"]
+    assert cell(table, "ship", "Rotation")[0].mean == pytest.approx(70.0)
+    assert cell(table, "dog", "Rotation")[0] is None
+    ours, papers = cell(table, "average, own data", "Rotation")
+    assert (ours.mean, papers.mean) == (pytest.approx(60.0), 91.3)
+    assert not ours.settings
+    assert cell(table, "average, own data", "CutPaste")[1].mean == 69.4

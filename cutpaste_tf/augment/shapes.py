@@ -1,0 +1,132 @@
+"""Synthetic anomalies: shapes pasted on normal images, with their masks (Section 5.3, Figure 6).
+
+"Synthetic anomaly datasets created by patching diverse shape masks to normal data, such as digits
+[29], square, ellipse, or heart [35], filled with random color or natural images." The paper gives
+no sizes or places. Here a shape's bounding square has CutPaste's share of the image's area
+(Appendix A.2) and lies inside the image, anywhere; shapes are turned by any angle, as in dSprites
+(the paper's [35]), and digits are upright.
+
+Pure, batched and in the graph, as functions of the images and the seed.
+"""
+
+import math
+
+import tensorflow as tf
+
+from cutpaste_tf.augment import paste, random
+
+_ELLIPSE = 0.6  # its shorter axis, as a share of the longer
+_HEART = (1.2, 0.1)  # scale and shift that fit the heart's curve into the square
+
+
+def _square(u, v):
+    return tf.maximum(tf.abs(u), tf.abs(v)) <= 1.0
+
+
+def _ellipse(u, v):
+    return u**2 + (v / _ELLIPSE) ** 2 <= 1.0
+
+
+def _heart(u, v):
+    scale, shift = _HEART
+    x, y = scale * u, shift - scale * v
+    return ((x**2 + y**2 - 1.0) ** 3 - x**2 * y**3 <= 0.0) & _square(u, v)
+
+
+SHAPES = {"square": _square, "ellipse": _ellipse, "heart": _heart}
+
+
+def masks(
+    shape: str,
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    digits: tf.Tensor | None = None,
+    area_ratio: tuple[float, float] = paste.AREA_RATIO,
+) -> tf.Tensor:
+    """Draws one shape for each image.
+
+    Args:
+      shape: "square", "ellipse", "heart" or "digit".
+      images: [B, H, W, C]; height and width static.
+      seed: int32 [2].
+      digits: for "digit", float32 [M, h, w] in [0, 1], bright on dark, one drawn for each image.
+      area_ratio: smallest and largest area of the shape's bounding square, as a share of the
+        image's.
+
+    Returns:
+      bool [B, H, W], True on the shape.
+    """
+    size_seed, row_seed, column_seed, angle_seed, digit_seed = random.split(seed, 5)
+    count, (height, width) = tf.shape(images)[0], images.shape[1:3]
+    low, high = area_ratio
+    side = tf.sqrt(random.uniform([count], size_seed, low, high) * float(height * width))
+    half = side / 2.0
+    # A turned square reaches as far as its diagonal; nothing reaches further than the image.
+    reach = half if shape == "digit" else half * math.sqrt(2.0)
+    reach = tf.minimum(reach, min(height, width) / 2.0)
+    row = random.uniform([count], row_seed, reach, height - reach)[:, None, None]
+    column = random.uniform([count], column_seed, reach, width - reach)[:, None, None]
+    half = half[:, None, None]
+    down = tf.reshape(tf.range(height, dtype=tf.float32) + 0.5, [1, -1, 1]) - row
+    across = tf.reshape(tf.range(width, dtype=tf.float32) + 0.5, [1, 1, -1]) - column
+    if shape == "digit":
+        chosen = random.integers([count], digit_seed, 0, tf.shape(digits)[0] - 1)
+        return _digit(tf.gather(digits, chosen), across / half, down / half)
+    angle = random.uniform([count], angle_seed, 0.0, 2.0 * math.pi)[:, None, None]
+    u = (tf.cos(angle) * across + tf.sin(angle) * down) / half
+    v = (tf.cos(angle) * down - tf.sin(angle) * across) / half
+    return SHAPES[shape](u, v)
+
+
+def _digit(digits, u, v):
+    """Where digits, [B, h, w], are bright: u, [B, 1, W], and v, [B, H, 1], are in [-1, 1] there."""
+
+    def weights(at, size):
+        """Bilinear interpolation along one axis as products: [B, n, size]."""
+        at = (tf.reshape(at, [tf.shape(at)[0], -1, 1]) + 1.0) / 2.0 * size - 0.5
+        return tf.nn.relu(1.0 - tf.abs(at - tf.range(size, dtype=tf.float32)))
+
+    rows, columns = weights(v, digits.shape[1]), weights(u, digits.shape[2])
+    return tf.matmul(tf.matmul(rows, digits), columns, transpose_b=True) > 0.5
+
+
+def random_color(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws a colour for each of images, [B, H, W, 3]: float32 [B, 1, 1, 3] in [0, 1]."""
+    return random.uniform([tf.shape(images)[0], 1, 1, 3], seed, 0.0, 1.0)
+
+
+def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Cuts a piece of a photograph for each image, anywhere in it.
+
+    Args:
+      images: [B, H, W, 3]; height and width static.
+      photographs: float32 [M, h, w, 3] in [0, 1]; at least as large as the images.
+      seed: int32 [2].
+
+    Returns:
+      float32 [B, H, W, 3].
+    """
+    which_seed, row_seed, column_seed = random.split(seed, 3)
+    count, (height, width) = tf.shape(images)[0], images.shape[1:3]
+    total, rows, columns = photographs.shape[:3]
+    which = random.integers([count], which_seed, 0, total - 1)[:, None, None]
+    row = random.integers([count], row_seed, 0, rows - height)[:, None, None]
+    column = random.integers([count], column_seed, 0, columns - width)[:, None, None]
+    down, across = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
+    flat = (which * rows + row + down) * columns + column + across
+    return tf.gather(tf.reshape(photographs, [-1, 3]), flat)
+
+
+def fill(images: tf.Tensor, mask: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
+    """Replaces what a mask covers.
+
+    Args:
+      images: float32 [B, H, W, 3] in [0, 1].
+      mask: bool [B, H, W].
+      filling: float32, broadcastable to the images.
+
+    Returns:
+      float32 [B, H, W, 3].
+    """
+    return tf.where(mask[..., None], filling, images)

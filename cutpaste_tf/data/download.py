@@ -1,0 +1,60 @@
+"""Data sets that TensorFlow Datasets fetches from the network."""
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+
+def prepared(
+    name: str, server: str, data_dir: str | None = None
+) -> "tfds.core.DatasetBuilder | None":
+    """Finds a data set, and fetches it where it is not there yet.
+
+    Args:
+      name: of the data set.
+      server: where it is fetched from. TensorFlow Datasets tries for minutes where nobody answers.
+      data_dir: TensorFlow Datasets' folder; its own default, or TFDS_DATA_DIR, otherwise.
+
+    Returns:
+      Its builder; None if it is not there and cannot be had, for whatever reason: the network, a
+      full disk, sums that do not fit.
+    """
+    import tensorflow_datasets as tfds
+
+    with contextlib.suppress(Exception):
+        builder = tfds.builder(name, data_dir=data_dir)
+        if builder.data_path.exists() or reachable(server):
+            builder.download_and_prepare()
+            return builder
+    return None
+
+
+def read(builder: "tfds.core.DatasetBuilder", split: str) -> dict[str, np.ndarray]:
+    """Reads a whole split.
+
+    Args:
+      builder: from `prepared`.
+      split: such as "train".
+
+    Returns:
+      Each feature's values, [N, ...], in the order of the files.
+    """
+    import tensorflow_datasets as tfds
+
+    data = builder.as_dataset(split=split, shuffle_files=False).batch(1000)
+    batches = list(tfds.as_numpy(data))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def reachable(server: str, seconds: float = 5.0) -> bool:
+    """Returns whether a server takes connections, for HTTPS."""
+    try:
+        socket.create_connection((server, 443), timeout=seconds).close()
+    except OSError:
+        return False
+    return True

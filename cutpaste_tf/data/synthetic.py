@@ -1,0 +1,123 @@
+"""Test sets of synthetic anomalies, made from the normal test images (Section 5.3, Table 6).
+
+Seven kinds: a digit, a square, an ellipse or a heart of one random colour, and the last three cut
+out of a photograph. Digits are MNIST's, the paper's [29], where TensorFlow Datasets has or can get
+them, and scikit-learn's of 8x8 pixels otherwise, of which the results tell. The photographs are the
+two that scikit-learn brings along; the paper does not say whose natural images it takes.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from cutpaste_tf.augment import shapes
+from cutpaste_tf.config import TEST_ANOMALIES
+from cutpaste_tf.data import download, pipeline
+from cutpaste_tf.data.split import Split
+from cutpaste_tf.errors import UserError
+
+MNIST, SMALL_DIGITS = "MNIST", "scikit-learn's digits, 8x8"
+_MNIST_SERVER = "storage.googleapis.com"
+_BATCH = 64
+_NATURAL = "_natural"
+
+
+@dataclasses.dataclass(frozen=True)
+class Anomalies:
+    """Anomalous images of one kind, one for each normal image that they were made of.
+
+    Attributes:
+      split: their names, labels, all 1, and masks; without images.
+      images: the images.
+    """
+
+    split: Split
+    images: pipeline.Images
+
+
+def make(
+    kind: str,
+    split: Split,
+    images: pipeline.Images,
+    seed: int,
+    digits: tf.Tensor | None = None,
+) -> Anomalies:
+    """Pastes anomalies on normal images.
+
+    Args:
+      kind: one of `TEST_ANOMALIES`.
+      split: the normal images' names.
+      images: the normal images.
+      seed: of the run; the same seed and images give the same anomalies.
+      digits: for "mnist", as `digits` returns them.
+
+    Returns:
+      The anomalous images.
+
+    Raises:
+      UserError: if there are no normal images.
+    """
+    if not images.count:
+        raise UserError(
+            f"--test_anomalies={kind}: is made of normal test images, and there are none; put some "
+            "into test/good"
+        )
+    shape, natural = kind.removesuffix(_NATURAL), kind.endswith(_NATURAL)
+    photographs = _photographs(images.size) if natural else None
+    kind_seed = tf.constant([seed, TEST_ANOMALIES.index(kind)], tf.int32)
+
+    @tf.function(autograph=False)
+    def paste(batch, start):
+        batch = tf.cast(batch, tf.float32) / 255.0
+        mask_seed, filling_seed = tf.unstack(
+            tf.random.split(tf.random.fold_in(kind_seed, start, alg="philox"), 2, alg="philox")
+        )
+        name = "digit" if shape == "mnist" else shape
+        mask = shapes.masks(name, batch, mask_seed, digits=digits)
+        if natural:
+            filling = shapes.natural(batch, photographs, filling_seed)
+        else:
+            filling = shapes.random_color(batch, filling_seed)
+        pasted = shapes.fill(batch, mask, filling)
+        return tf.cast(tf.round(pasted * 255.0), tf.uint8), mask
+
+    stored = np.empty([images.count, images.size, images.size, 3], np.uint8)
+    masks = np.empty(stored.shape[:3], bool)
+    for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
+        here = slice(start * _BATCH, start * _BATCH + len(batch))
+        stored[here], masks[here] = (x.numpy() for x in paste(batch, start))
+    made = Split(
+        names=[f"{name}+{kind}" for name in split.names],
+        images=list(stored),
+        labels=np.ones(images.count, np.int64),
+        defect_types=[kind] * images.count,
+        masks=list(masks),
+    )
+    return Anomalies(made, pipeline.Images(images.count, images.size, tf.constant(stored), None))
+
+
+def digits() -> tuple[tf.Tensor, str]:
+    """Returns digits, float32 [M, h, w] in [0, 1], bright on dark, and whose they are."""
+    builder = download.prepared("mnist", _MNIST_SERVER)
+    if builder is not None:
+        found = download.read(builder, "test")["image"]
+        return tf.constant(found[..., 0].astype(np.float32) / 255.0), MNIST
+    import sklearn.datasets
+
+    small = sklearn.datasets.load_digits().images
+    return tf.constant(small.astype(np.float32) / 16.0), SMALL_DIGITS
+
+
+def _photographs(size):
+    """scikit-learn's photographs, float32 [2, h, w, 3] in [0, 1], at least of a size."""
+    import sklearn.datasets
+
+    found = []
+    for photograph in sklearn.datasets.load_sample_images().images:
+        image = Image.fromarray(photograph)
+        scale = max(1.0, 1.5 * size / min(image.size))
+        image = image.resize([round(scale * x) for x in image.size], Image.Resampling.BICUBIC)
+        found.append(np.asarray(image, np.float32) / 255.0)
+    return tf.constant(np.stack(found))

@@ -1,0 +1,84 @@
+"""Test sets of synthetic anomalies."""
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from conftest import pattern
+
+from cutpaste_tf.config import TEST_ANOMALIES
+from cutpaste_tf.data import download, pipeline, synthetic
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
+
+DIGITS = tf.constant(np.pad(np.ones([1, 4, 4], np.float32), [(0, 0), (2, 2), (2, 2)]))
+
+
+@pytest.fixture(scope="module")
+def good():
+    rng = np.random.default_rng(0)
+    split = normal([f"test/good/{i}.png" for i in range(70)], [pattern(rng) for _ in range(70)])
+    return split, pipeline.prepare(split, 48)
+
+
+@pytest.mark.parametrize("kind", TEST_ANOMALIES)
+def test_one_anomaly_is_made_of_each_normal_image(good, kind):
+    split, images = good
+    made = synthetic.make(kind, split, images, 3, DIGITS)
+    assert made.split.names[:2] == [f"test/good/0.png+{kind}", f"test/good/1.png+{kind}"]
+    assert made.split.labels.tolist() == [1] * 70
+    assert set(made.split.defect_types) == {kind}
+    before, after = images.stored.numpy(), made.images.stored.numpy()
+    masks = np.stack(made.split.masks)
+    np.testing.assert_array_equal(before[~masks], after[~masks])
+    changed = (before != after).any(-1)
+    assert (changed.sum((1, 2)) > 0.9 * masks.sum((1, 2))).mean() > 0.9
+    colors = {
+        tuple(after[i][masks[i]][0])
+        for i in range(70)
+        if np.ptp(after[i][masks[i]], axis=0).max() == 0
+    }
+    # One colour each, all images others; photographs have many.
+    assert len(colors) > 60 if "natural" not in kind else len(colors) < 5
+
+    again = synthetic.make(kind, split, images, 3, DIGITS)
+    np.testing.assert_array_equal(again.images.stored, made.images.stored)
+    other = synthetic.make(kind, split, images, 4, DIGITS)
+    assert (np.stack(other.split.masks) != masks).any((1, 2)).all()
+    # The second batch of images does not have the first one's shapes.
+    assert (masks[64:] != masks[:6]).any((1, 2)).all()
+
+
+def test_there_must_be_normal_images():
+    images = pipeline.Images(0, 32, tf.zeros([0, 32, 32, 3], tf.uint8), None)
+    with pytest.raises(UserError, match="--test_anomalies=heart: .* there are none"):
+        synthetic.make("heart", normal([], []), images, 0)
+
+
+def test_digits_are_mnists_where_they_can_be_had(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(download, "reachable", lambda server: False)
+    small, whose = synthetic.digits()
+    assert whose == synthetic.SMALL_DIGITS
+    expected = sklearn.datasets.load_digits().images / 16.0
+    np.testing.assert_allclose(small, expected)
+
+    monkeypatch.setattr(download, "reachable", lambda server: True)
+    with tfds.testing.mock_data(num_examples=5):
+        monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", lambda *a, **k: None)
+        found, whose = synthetic.digits()
+    assert whose == synthetic.MNIST
+    assert found.shape == (5, 28, 28)
+    assert 0 <= found.numpy().min() <= found.numpy().max() <= 1
+
+
+def test_photographs_are_natural_and_large_enough():
+    for size in (32, 500):
+        found = synthetic._photographs(size).numpy()
+        assert found.shape[0] == 2
+        assert min(found.shape[1:3]) >= size
+        assert found.std() > 0.1
+    small = synthetic._photographs(32).numpy()
+    expected = np.stack(sklearn.datasets.load_sample_images().images) / 255.0
+    np.testing.assert_allclose(small, expected, atol=1e-6)
