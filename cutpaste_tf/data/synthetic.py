@@ -87,7 +87,7 @@ def make(
     masks = np.empty(stored.shape[:3], bool)
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
-        stored[here], masks[here] = (x.numpy() for x in paste(batch, start))
+        stored[here], masks[here] = (x.numpy() for x in paste(batch, tf.constant(start)))
     made = Split(
         names=[f"{name}+{kind}" for name in split.names],
         images=list(stored),
