@@ -93,9 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # as by `| head`
+    except BrokenPipeError:  # as by `| head`; the first line comes before anything is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         reason = error.strerror or error
         print(f"error: --output={arguments.output}: cannot be written ({reason})", file=sys.stderr)

@@ -308,3 +308,16 @@ def test_a_model_that_is_off_is_not_left(finished, tmp_path, capsys, monkeypatch
     done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
     assert_user_error(done, "the exported scores are off by 1.0e-01")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_success(tmp_path, monkeypatch):
+    def leave(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    turned = []
+    monkeypatch.setattr(export, "export", leave)
+    monkeypatch.setattr(export.os, "dup2", lambda *files: turned.append(files))
+    with open(tmp_path / "stdout", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert export.main(["export", "--run=x", f"--output={tmp_path}"]) == 2
+        assert turned[0][1] == stdout.fileno()
