@@ -437,7 +437,7 @@ class View:
         }
         box = _box(word.replace(" ", "-"), word, facts)
         if finding.map is None:
-            why = "This model makes no heat map: its kernel density (kde) cannot tell where."
+            why = "This model makes no heat map: its density cannot tell where."
             return box, None, _line(why)
         if chosen is None:
             return box, None, _line("The colours of a heat map need a threshold.")

@@ -73,6 +73,8 @@ TASKS: dict[str, tuple[str, ...]] = {
     "cutpaste_3way": ("jitter", "area_ratio", *_SCAR_SIZES),
 }
 DENSITIES = ("gde", "gmm", "kde")
+GAUSSIANS = ("gde", "gmm")  # a single one each: their score is a distance
+MOST_COMPONENTS = 32
 # Section 5.3's synthetic test sets: shapes of random colour, or filled with natural images.
 _SHAPES = ("square", "ellipse", "heart")
 TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
@@ -109,6 +111,11 @@ def _interval(low: float, high: float, *, whole: bool = False) -> _Rule:
         f"two {kind} LOW,HIGH with {low:g} <= LOW <= HIGH <= {high:g}",
         lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
     )
+
+
+def _is_density(name: str) -> bool:
+    mixtures = {f"gmm{count}" for count in range(2, MOST_COMPONENTS + 1)}
+    return name in DENSITIES or name in mixtures
 
 
 _ANY = _Rule("any text", lambda value: True)
@@ -261,15 +268,17 @@ class Config:
     density: str = _field(
         "gde",
         _Rule(
-            f"one or more of {', '.join(DENSITIES)}, separated by commas",
+            f"one or more of {', '.join(DENSITIES)} and gmm2 to gmm{MOST_COMPONENTS}, separated by "
+            "commas",
             lambda text: (
-                set(text.split(",")) <= set(DENSITIES)
+                all(map(_is_density, text.split(",")))
                 and len(set(text.split(","))) == text.count(",") + 1
             ),
         ),
         "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: "
-        "one-component mixture; kde: kernel density; of several the first is the run's, and the "
-        "others are fitted to the same features and measured beside it",
+        "one-component mixture; gmm4: mixture of four, with shrinkage; kde: kernel density; of "
+        "several the first is the run's, and the others are fitted to the same features and "
+        "measured beside it",
     )
     test_anomalies: str = _field(
         "none",
@@ -388,8 +397,10 @@ class Config:
                     raise UserError(
                         f"--{name}={getattr(self, name)}: is of patch models; give --patch_size too"
                     )
-            if self.gradcam and self.main_density == "kde":
-                raise UserError("--density=kde: GradCAM needs the Gaussian's distance; use gde")
+            if self.gradcam and self.main_density not in GAUSSIANS:
+                raise UserError(
+                    f"--density={self.density}: GradCAM needs a Gaussian's distance; begin with gde"
+                )
             return
         if self.backbone != "resnet18":
             raise UserError(

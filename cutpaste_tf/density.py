@@ -7,10 +7,14 @@ are ill-conditioned beyond use.
 import json
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 import sklearn.covariance
+import sklearn.exceptions
 import sklearn.mixture
 import sklearn.model_selection
 import sklearn.neighbors
@@ -132,6 +136,93 @@ class KernelDensity:
     def _set(self, features, bandwidth):
         self.features, self.bandwidth = features, bandwidth
         self._estimate = sklearn.neighbors.KernelDensity(bandwidth=bandwidth).fit(features)
+        return self
+
+
+class MixtureDensity:
+    """Mixture of several Gaussians (footnote 1); the score is the negative log-density.
+
+    By scikit-learn, with full covariances. A component has few images, and features are many, so
+    what Ledoit and Wolf's estimate adds to the diagonal of one Gaussian, times the number of
+    components, is added to each: with K components an image's share in one is a K-th.
+
+    Args:
+      components: K, at least 2; `GaussianDensity` is the mixture of one.
+
+    Attributes:
+      weight: float64 [K], after `fit`; their sum is 1.
+      mean: float64 [K, D], after `fit`.
+      whitener: float64 [K, D, D], after `fit`: W with W W^T the inverse covariance, lower or upper
+        triangular, its diagonal positive.
+    """
+
+    def __init__(self, components: int):
+        if components < 2:
+            raise ValueError(f"components must be at least 2, not {components}")
+        self.kind, self.components = f"gmm{components}", components
+
+    def fit(self, features: np.ndarray) -> "MixtureDensity":
+        """Fits the density to [N, D] features of un-augmented normal training images, N >= K."""
+        features = _checked(features)
+        estimate = sklearn.covariance.LedoitWolf().fit(features)
+        variance = np.trace(estimate.covariance_) / features.shape[1]
+        added = min(self.components * estimate.shrinkage_, 1.0) * variance
+        mixture = sklearn.mixture.GaussianMixture(
+            self.components,
+            covariance_type="full",
+            reg_covar=max(float(added), 1e-9 * float(variance), 1e-30),
+            n_init=3,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            # Images that are all the same fill fewer clusters, and a fit that has not converged in
+            # its steps is a density all the same.
+            warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
+            mixture.fit(features)
+        return self._set(mixture.weights_, mixture.means_, mixture.precisions_cholesky_)
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Returns float64 [N] negative log-densities of [N, D] features."""
+        features = _checked(features, self.mean.shape[1])
+        logs = [
+            constant - 0.5 * np.sum(((features - mean) @ whitener) ** 2, axis=1)
+            for constant, mean, whitener in zip(
+                self.constants, self.mean, self.whitener, strict=True
+            )
+        ]
+        return -scipy.special.logsumexp(logs, axis=0)
+
+    @property
+    def constants(self) -> np.ndarray:
+        """Float64 [K]: the logarithm of each component's weight and greatest density."""
+        determinants = np.log(np.diagonal(self.whitener, axis1=1, axis2=2)).sum(axis=1)
+        dims = self.mean.shape[1]
+        return np.log(self.weight) + determinants - 0.5 * dims * np.log(2.0 * np.pi)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it is a density of: [D]."""
+        return self.mean.shape[1:]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what `save` writes."""
+        return {"weight": self.weight, "mean": self.mean, "whitener": self.whitener}
+
+    @classmethod
+    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MixtureDensity":
+        """Makes a fitted density out of what `arrays` returned."""
+        density = cls(int(kind.removeprefix("gmm")))
+        weight, mean, whitener = (arrays[name] for name in ("weight", "mean", "whitener"))
+        if mean.ndim != 2 or len(mean) != density.components:
+            raise ValueError(f"mean must be [{density.components}, D]")
+        if weight.shape != mean.shape[:1] or whitener.shape != (*mean.shape, mean.shape[1]):
+            raise ValueError("weight, mean and whitener do not fit each other")
+        if not ((weight > 0).all() and (np.diagonal(whitener, axis1=1, axis2=2) > 0).all()):
+            raise ValueError("weight and the whitener's diagonal must be positive")
+        return density._set(weight, mean, whitener)
+
+    def _set(self, weight, mean, whitener):
+        self.weight, self.mean, self.whitener = weight, mean, whitener
         return self
 
 
@@ -279,7 +370,7 @@ class GaussianStatistics:
         return LocationGaussians(self._origin[chosen] + mean, whitener, level)
 
 
-Density = GaussianDensity | KernelDensity | LocationGaussians
+Density = GaussianDensity | KernelDensity | MixtureDensity | LocationGaussians
 
 
 _KINDS = {
@@ -290,9 +381,17 @@ _KINDS = {
 }
 
 
-def make(kind: str) -> GaussianDensity | KernelDensity:
-    """Makes an unfitted density: "gde", "gmm" or "kde"."""
-    return KernelDensity() if kind == "kde" else GaussianDensity(kind)
+def make(kind: str) -> GaussianDensity | KernelDensity | MixtureDensity:
+    """Makes an unfitted density: "gde", "gmm", "kde", or "gmmK" with K components from 2."""
+    if kind == "kde":
+        return KernelDensity()
+    return MixtureDensity(count) if (count := components(kind)) > 1 else GaussianDensity(kind)
+
+
+def components(kind: str) -> int:
+    """Returns of how many Gaussians a density is a mixture; 1 for those that are none."""
+    found = re.fullmatch(r"gmm([1-9][0-9]*)", kind)
+    return int(found[1]) if found else 1
 
 
 def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> np.ndarray:
@@ -302,7 +401,7 @@ def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> n
     scores, not those, tell what normal images get.
 
     Args:
-      kind: "gde", "gmm" or "kde".
+      kind: as in `make`.
       features: [N, D] of un-augmented normal training images.
       folds: into how many parts the images are divided, by a fixed random order.
 
@@ -375,9 +474,10 @@ def load(path: str | os.PathLike) -> Density:
             if array.dtype not in allowed or not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite float64")
         kind = header["kind"]
-        if kind not in _KINDS:
+        loads = MixtureDensity if components(kind) > 1 else _KINDS.get(kind)
+        if loads is None:
             raise ValueError(f"unknown kind {kind!r}")
-        return _KINDS[kind].from_arrays(kind, arrays)
+        return loads.from_arrays(kind, arrays)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; has the run finished?") from error
     except UserError:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from cutpaste_tf import density as densities
 from cutpaste_tf import metrics, threshold, train
-from cutpaste_tf.config import Config
+from cutpaste_tf.config import GAUSSIANS, Config
 from cutpaste_tf.data import pipeline, synthetic
 from cutpaste_tf.data.split import Split, normal
 from cutpaste_tf.ensemble import NORMAL_SCORES, SCORES
@@ -282,7 +282,7 @@ class Detector:
     @property
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
-        return bool(self.config.patch_size) or self.config.main_density != "kde"
+        return bool(self.config.patch_size) or self.config.main_density in GAUSSIANS
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -572,6 +572,25 @@ def thresholds(
         "f1_max_threshold": best and best[1],
         "f1_max_chosen_by": best and "test labels",
     }
+
+
+def check_densities(config: Config, num_train: int) -> None:
+    """Checks that there are training images enough for the densities that --density names.
+
+    Args:
+      config: the settings.
+      num_train: the number of training images.
+
+    Raises:
+      UserError: if a mixture has fewer than two for each component.
+    """
+    for kind in config.density.split(","):
+        least = 2 * densities.components(kind)
+        if 2 < least > num_train:
+            raise UserError(
+                f"--density={kind}: needs {least} normal training images, two for each component; "
+                f"there are {num_train}"
+            )
 
 
 def auroc_by_density(config: Config, found: Evaluation, labels: np.ndarray) -> dict:

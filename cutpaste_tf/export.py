@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import threshold as thresholds
+from cutpaste_tf.config import GAUSSIANS
 from cutpaste_tf.errors import Parser, UserError
 from cutpaste_tf.predict import add_threshold
 
@@ -311,10 +312,9 @@ def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True
         )
     else:
         features, anomaly_map = backbone(pixels)[config.features], None
-        if config.main_density == "kde":
-            score = _kernel_density(detector.density, features, precise)
-        else:
-            score = _mahalanobis(detector.density, features, precise)
+        kinds = {"kde": _kernel_density, **dict.fromkeys(GAUSSIANS, _mahalanobis)}
+        score_by = kinds.get(config.main_density, _mixture)
+        score = score_by(detector.density, features, precise)
     outputs = {"score": ops.cast(score, "float32")}
     if anomaly_map is not None:
         outputs["map"] = anomaly_map
@@ -417,13 +417,13 @@ def _constant(matrix, name, dtype="float32"):
     return layer
 
 
-def _centered(features, mean, dtype):
+def _centered(features, mean, dtype, name="center"):
     """Subtracts a mean, [n], from features, [B, n]; it is kept among the model's weights."""
     import keras
     from keras import ops
 
     layer = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name="center"
+        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name=name
     )
     layer.build([None, len(mean)])
     layer.set_weights([mean, np.ones_like(mean)])
@@ -462,6 +462,19 @@ def _kernel_density(density, features, precise):
     log_sum = ops.logsumexp(products, axis=-1) - inverse
     normaliser = np.log(count) + dims * (np.log(density.bandwidth) + 0.5 * np.log(2.0 * np.pi))
     return float(normaliser) - log_sum
+
+
+def _mixture(density, features, precise):
+    """Negative log-densities, [B]."""
+    from keras import ops
+
+    dtype = "float64" if precise else "float32"
+    logs = []
+    for number, constant in enumerate(density.constants):
+        centred = _centered(features, density.mean[number], dtype, f"center_{number}")
+        white = _constant(density.whitener[number], f"whiten_{number}", dtype)(centred)
+        logs.append(float(constant) - 0.5 * ops.sum(ops.square(white), axis=-1))
+    return -ops.logsumexp(ops.stack(logs, axis=-1), axis=-1)
 
 
 def _score_patches(detector, backbone, pixels, precise):

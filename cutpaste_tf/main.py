@@ -283,6 +283,7 @@ def run(config: Config) -> dict:
         f"{len(category.train)} images to train on, {len(category.test)} to test "
         f"({int(labels.sum())} anomalous), on {evaluate.device()}"
     )
+    evaluate.check_densities(config, len(category.train))
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
         log("no normal and anomalous test images to tell apart: metrics will be null")

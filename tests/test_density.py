@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.covariance
+import sklearn.mixture
 import sklearn.model_selection
 
 from cutpaste_tf import density
@@ -62,7 +63,7 @@ def test_shrinkage_copes_with_fewer_images_than_features():
     assert scores[1] > scores[0]
 
 
-@pytest.mark.parametrize("kind", ["gde", "gmm", "kde"])
+@pytest.mark.parametrize("kind", ["gde", "gmm", "gmm2", "kde"])
 def test_saved_and_loaded_scores_are_the_same(kind, tmp_path):
     fitted = density.make(kind).fit(features())
     path = tmp_path / "density.npz"
@@ -193,7 +194,7 @@ def test_statistics_refuse_what_is_not_a_number():
         statistics.fit()
 
 
-@pytest.mark.parametrize("kind", ["gde", "gmm", "kde"])
+@pytest.mark.parametrize("kind", ["gde", "gmm", "gmm2", "kde"])
 def test_cross_validated_scores_are_of_densities_without_the_image(kind):
     features = np.random.default_rng(0).normal(size=(23, 3))
     found = density.cross_validated_scores(kind, features)
@@ -227,3 +228,72 @@ def test_cross_validated_scores_are_what_new_normal_images_get():
 def test_few_images_have_no_cross_validated_scores():
     assert density.cross_validated_scores("gde", np.zeros([3, 2])).shape == (0,)
     assert density.cross_validated_scores("gde", np.eye(4)).shape == (4,)
+
+
+def two_clusters(rng, count, dims):
+    return rng.normal(size=(count, dims)) + 8.0 * np.sign(rng.normal(size=(count, 1)))
+
+
+def test_a_mixture_is_the_sum_of_its_gaussians():
+    rng = np.random.default_rng(0)
+    features, new = two_clusters(rng, 200, 5), rng.normal(size=(30, 5)) * 10
+    mixture = density.make("gmm2").fit(features)
+    parts = [
+        weight * scipy.stats.multivariate_normal(mean, np.linalg.inv(w @ w.T)).pdf(new)
+        for weight, mean, w in zip(mixture.weight, mixture.mean, mixture.whitener, strict=True)
+    ]
+    np.testing.assert_allclose(np.exp(-mixture.score(new)), np.sum(parts, axis=0), rtol=1e-9)
+    # The clusters are found, whole.
+    middles = sorted(mixture.mean.mean(axis=1))
+    np.testing.assert_allclose(middles, [-8.0, 8.0], atol=0.3)
+    assert mixture.weight.sum() == pytest.approx(1.0)
+
+
+def test_a_mixture_scores_as_scikit_learn_with_the_same_shrinkage():
+    rng = np.random.default_rng(1)
+    features, new = two_clusters(rng, 60, 20), rng.normal(size=(30, 20))
+    shrinkage = sklearn.covariance.ledoit_wolf(features)[1]
+    added = 2.0 * shrinkage * features.var(axis=0).mean()
+    expected = sklearn.mixture.GaussianMixture(2, reg_covar=added, n_init=3, random_state=0)
+    expected = -expected.fit(features).score_samples(new)
+    np.testing.assert_allclose(density.make("gmm2").fit(features).score(new), expected, rtol=1e-6)
+
+
+def test_a_mixture_finds_what_lies_between_clusters_anomalous():
+    rng = np.random.default_rng(0)
+    features = two_clusters(rng, 300, 4)
+    between, within = np.zeros([1, 4]), np.full([1, 4], 8.0)
+    scores = [density.make(kind).fit(features) for kind in ("gde", "gmm2")]
+    one, two = (float(s.score(between)[0] - s.score(within)[0]) for s in scores)
+    assert one < 0 < two
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_a_mixture_of_more_features_than_images_is_finite_and_the_same_each_time(count):
+    features = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
+    first, second = (density.make("gmm2").fit(features).score(features) for _ in range(2))
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+    same = np.repeat(features[:1], count, axis=0)
+    assert np.isfinite(density.make("gmm2").fit(same).score(features)).all()
+
+
+@pytest.mark.parametrize("fault", ["weight", "whitener", "mean", "negative"])
+def test_a_mixture_whose_parts_do_not_fit_is_refused(fault, tmp_path):
+    mixture = density.make("gmm2").fit(two_clusters(np.random.default_rng(0), 20, 3))
+    density.save(mixture, tmp_path / "density.npz")
+    assert density.load(tmp_path / "density.npz").kind == "gmm2"
+    if fault == "negative":
+        mixture.weight[0] = -1.0
+    else:
+        setattr(mixture, fault, getattr(mixture, fault)[:1])
+    density.save(mixture, tmp_path / "density.npz")
+    with pytest.raises(UserError, match="not a readable density"):
+        density.load(tmp_path / "density.npz")
+
+
+def test_names_of_mixtures():
+    kinds = ("gde", "kde", "gmm", "gmm2", "gmm12", "gmm0", "gmm1x")
+    assert [density.components(kind) for kind in kinds] == [1, 1, 1, 2, 12, 1, 1]
+    with pytest.raises(ValueError, match="gmm0"):
+        density.make("gmm0")

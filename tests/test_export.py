@@ -24,6 +24,7 @@ from cutpaste_tf.models.resnet import resnet18
 KINDS = {
     "gde": ("keras", "saved_model", "onnx", "tflite"),
     "kde": ("keras", "onnx", "tflite"),
+    "gmm3": ("keras", "onnx", "tflite"),
     "gradcam": ("keras", "onnx", "tflite"),
     "patch": ("keras", "saved_model", "onnx", "tflite"),
     "patch_separate": ("keras", "onnx", "tflite"),
@@ -73,7 +74,7 @@ def detector(request):
             **settings,
             image_size=32,
             gradcam=kind == "gradcam",
-            density="kde" if kind == "kde" else "gde",
+            density=kind if kind in ("kde", "gmm3") else "gde",
         )
         backbone = shake(small_backbone(32))
         images = pipeline.prepare(normal([""] * 12, arrays), 32)

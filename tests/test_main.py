@@ -341,25 +341,27 @@ def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
     path = tmp_path / "part/seed_0/results.json"
     first, scored = json.loads(path.read_text()), scores(tmp_path)
     assert "image_auroc_by_density" not in first
-    done = run_here(mvtec, tmp_path, "--density=gde,kde,gmm")
+    done = run_here(mvtec, tmp_path, "--density=gde,kde,gmm,gmm2")
     assert done.returncode == 0, done.stderr
     assert "step 6/6" not in done.stdout  # nothing is trained again
     results = json.loads(path.read_text())
     found = results["image_auroc_by_density"]
-    assert list(found) == ["gde", "kde", "gmm"]
+    assert list(found) == ["gde", "kde", "gmm", "gmm2"]
     assert found["gde"] == results["image_auroc"] == first["image_auroc"]
     np.testing.assert_allclose(scores(tmp_path), scored, rtol=1e-6)
     for kind, auroc in found.items():
         assert f"density {kind}: image AUROC {100 * auroc:.1f}" in done.stdout
     assert "finished already" in run_here(mvtec, tmp_path, "--density=gde,gmm").stdout
     # A run of its own by each gives the same number.
-    for kind in ("kde", "gmm"):
+    for kind in ("kde", "gmm2"):
         assert run_here(mvtec, tmp_path / kind, f"--density={kind}").returncode == 0
         alone = json.loads((tmp_path / kind / "part/seed_0/results.json").read_text())
         assert alone["image_auroc"] == pytest.approx(found[kind])
     # What the run's scores are of cannot be changed in place.
     assert_user_error(run_here(mvtec, tmp_path, "--density=kde,gde"), "--density=gde", "--workdir")
     assert_user_error(run_here(mvtec, tmp_path, "--density=gde,gde"), "--density=gde,gde: must be")
+    few = run_here(mvtec, tmp_path / "few", "--density=gde,gmm32")
+    assert_user_error(few, "--density=gmm32: needs 64 normal training images", "there are")
 
 
 def test_evaluating_only_fills_no_column_of_a_training(run_here, mvtec, tmp_path):
