@@ -65,7 +65,7 @@ class Evaluation:
       maps: of the test images, where the run makes any.
       normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
         embeddings are never held.
-      features: float32 [M, D], of the test images, likewise.
+      features: float32 [M, D], of the test images; of a patch model the mean of each one's patches.
     """
 
     density: densities.Density
@@ -160,9 +160,11 @@ class Evaluator:
         """
         if self._config.patch_size:
             return self.score_patches(density, images)
-        scores = density.score(self._embedder(images)[self._config.features])
+        features = self._embedder(images)[self._config.features]
+        scores = density.score(features)
         maps = self._config.gradcam if maps is None else maps
-        return Evaluation(density, scores, self.explain(density, images) if maps else None)
+        maps = self.explain(density, images) if maps else None
+        return Evaluation(density, scores, maps, features=features)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
         """Embeds N images, float32 [N, D]; a patch model by the mean over the patches of each."""
@@ -189,10 +191,10 @@ class Evaluator:
         self, density: densities.LocationGaussians, images: pipeline.Images
     ) -> Evaluation:
         """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
-        small = patch.score(self._embedder, density, images)
+        small, means = patch.score(self._embedder, density, images)
         level = float(np.mean(density.level))
         maps = Maps(small, lambda part: self._upsample(part, level))
-        return Evaluation(density, patch.image_scores(small), maps)
+        return Evaluation(density, patch.image_scores(small), maps, features=means)
 
     def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""

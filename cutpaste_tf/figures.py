@@ -1,15 +1,21 @@
-"""Draws the paper's figures from finished runs.
+"""Draws the paper's figures from finished runs, and its tables as plots.
 
-    python -m cutpaste_tf.figures --figure=4 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
-    python -m cutpaste_tf.figures --figure=5 --run=RUNDIR [--output=DIR]
-    python -m cutpaste_tf.figures --figure=6 --run=RUNDIR [--output=DIR]
+    python -m cutpaste_tf.figures --figure=2 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
+    python -m cutpaste_tf.figures --figure=2,3,5,6 --run=RUNDIR
+    python -m cutpaste_tf.figures --figure=table1 --workdir=DIR
 
-Figure 4, and 7 to 21 in the paper's appendix: test images, their masks, and the anomaly maps of the
-runs, such as a patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks,
-Cutout's variants and CutPaste's among them, on the run's own normal images and by its ranges.
-Figure 6: the kinds of synthetic anomalies that --test_anomalies tests on, on the run's own normal
-test images. All are written as PNG and PDF and, unless --output is given, to the first run's
-TensorBoard.
+Figure 2: normal and anomalous images, and the views of Cutout, Scar, CutPaste and CutPaste-Scar of
+the normal ones. Figure 3: t-SNE of the embeddings of normal images, of anomalous ones and of the
+normal ones with a patch or a scar pasted. Both take runs of several categories. Figure 4, and 7 to
+21 in the paper's appendix: test images, their masks, and the anomaly maps of the runs, such as a
+patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks, Cutout's variants
+and CutPaste's among them, on the run's own normal images and by its ranges. Figure 6: the kinds of
+synthetic anomalies that --test_anomalies tests on, on the run's own normal test images. A table,
+table1 to table8 or tablecifar10: all its categories, of the runs in a work directory, beside the
+paper's.
+
+All are written as PNG and PDF, several one after another. Unless --output is given, figures lie in
+the first run's figures/ and are shown in its TensorBoard; those of tables in the work directory's.
 """
 
 import pathlib
@@ -17,8 +23,15 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf.errors import Parser, UserError
+from cutpaste_tf.report import tables
 
-FIGURES = ("4", "5", "6")
+TABLES = {f"table{number}": number for number in tables.NUMBERS}
+# How many images each figure shows, or embeds, of a run.
+COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
+FIGURES = (*COUNTS, *TABLES)
+_OF_ONE_RUN = ("5", "6")
+_VIEWS = ("cutout", "scar", "cutpaste", "cutpaste_scar")  # Figure 2's augmentations, in its order
+_EMBED_BATCH = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,37 +45,223 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
     parser.add_argument(
-        "--figure", required=True, help="the figure's number in the paper: 4, 5 or 6"
+        "--figure",
+        required=True,
+        help=f"{', '.join(COUNTS)} or {', '.join(TABLES)}; several by commas",
     )
     parser.add_argument(
-        "--run", action="append", required=True, help="a finished run's folder; may be repeated"
+        "--run", action="append", default=[], help="a finished run's folder; may be repeated"
     )
+    parser.add_argument("--workdir", help="of tables: the runs are in this folder and all below it")
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
-    parser.add_argument("--count", type=int, help="how many images; 24 in figure 4, else 6")
+    counts = ", ".join(f"{count} in figure {number}" for number, count in COUNTS.items())
+    parser.add_argument("--count", type=int, help=f"how many images of a run; by default {counts}")
     parser.add_argument("--output", help="where to write; the first run's figures/ by default")
     try:
         arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
-        if arguments.figure not in FIGURES:
-            raise UserError(f"--figure={arguments.figure}: must be one of {', '.join(FIGURES)}")
-        if arguments.count is not None and arguments.count < 1:
-            raise UserError(f"--count={arguments.count}: must be a whole number, at least 1")
-        if arguments.figure == "4":
-            figure = localization(arguments.run, arguments.count or 24, arguments.data_dir)
-        else:
-            if len(arguments.run) > 1:
-                raise UserError(
-                    f"--run={arguments.run[1]}: figure {arguments.figure} is of one run"
-                )
-            draw = proxy_tasks if arguments.figure == "5" else synthetic_anomalies
-            figure = draw(arguments.run[0], arguments.count or 6, arguments.data_dir)
-        first = pathlib.Path(arguments.run[0])
-        output = pathlib.Path(arguments.output or first / "figures")
-        tensorboard = None if arguments.output else first / "tensorboard" / "figures"
-        _save(figure, output, f"figure_{arguments.figure}", tensorboard)
+        chosen = arguments.figure.split(",")
+        _check(arguments, chosen)
+        for name in chosen:
+            if name in TABLES:
+                figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
+                file = f"table_{TABLES[name]}"
+            else:
+                count = arguments.count or COUNTS[name]
+                figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
+                home, file = arguments.run[0], f"figure_{name}"
+            output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
+            plotted = pathlib.Path(home) / "tensorboard" / "figures"
+            _save(figure, output, file, None if arguments.output else plotted)
         return 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
+
+
+def _check(arguments, chosen):
+    """Raises UserError for a command line that cannot be."""
+    for name in chosen:
+        if name not in FIGURES:
+            raise UserError(f"--figure={name}: must be one of {', '.join(FIGURES)}")
+        if name in TABLES and not arguments.workdir:
+            raise UserError(f"--workdir: --figure={name} needs the folder that holds the runs")
+        if name in COUNTS and not arguments.run:
+            raise UserError(f"--run: --figure={name} needs a finished run's folder")
+        if name in _OF_ONE_RUN and len(arguments.run) > 1:
+            raise UserError(f"--run={arguments.run[1]}: figure {name} is of one run")
+    if arguments.count is not None and arguments.count < 1:
+        raise UserError(f"--count={arguments.count}: must be a whole number, at least 1")
+
+
+def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
+    """Draws normal and anomalous images, and augmented views of the normal ones (Figure 2).
+
+    Args:
+      runs: folders of runs; those of several categories share the rows.
+      count: how many rows in all.
+      data_dir: where the images are, if not where each run found them.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      UserError: if a run's folder or its images cannot be read.
+    """
+    import numpy as np
+
+    from cutpaste_tf.augment import proxy
+    from cutpaste_tf.report import figures
+
+    rows, labels = [], []
+    names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _VIEWS)]
+    for number, run in enumerate(runs):
+        config, category = _images_of(run, data_dir)
+        # The first runs take what does not divide.
+        wanted = max(1, (count + len(runs) - 1 - number) // len(runs))
+        normal = category.train.subset(_spread(len(category.train), wanted))
+        anomalous = np.flatnonzero(category.test.labels)
+        defects = category.test.subset(anomalous).examples(wanted)
+        defects = category.test.subset(anomalous[defects])
+        views = [_pasted(config, _read(normal, config), task) for task in _VIEWS]
+        defects = _read(defects, config)
+        for i, image in enumerate(views[0][0]):
+            defect = defects[i] if i < len(defects) else None
+            rows.append([image, defect, *(pictures[-1][i] for pictures in views)])
+            labels.append(f"{config.category}" if i == 0 else "")
+    # The paper's arrows point at scars that are pasted.
+    return figures.views_by_column(rows, names, labels, pointed=(0, len(names) - 1))
+
+
+def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
+    """Draws t-SNE of normal, anomalous and augmented images' embeddings (Figure 3).
+
+    Args:
+      runs: folders of finished runs; each has a panel.
+      count: how many images of each kind at most.
+      data_dir: where the images are, if not where each run found them.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      UserError: if a run is not finished, or it or its images cannot be read.
+    """
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    import numpy as np
+
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data import split as splits
+    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf.report import figures
+
+    panels = {}
+    for run in runs:
+        detector = Detector.load(run)
+        config, category = _images_of(run, data_dir)
+        # Test images, which the network has not seen; their views differ by what is pasted alone.
+        normals = np.flatnonzero(category.test.labels == 0)
+        normal = category.test.subset(normals) if len(normals) else category.train
+        normal = normal.subset(_spread(len(normal), count))
+        anomalous = np.flatnonzero(category.test.labels)
+        anomalous = category.test.subset(anomalous[_spread(len(anomalous), count)])
+        parts = [[], [], []]
+        for first in range(0, len(normal), _EMBED_BATCH):
+            rows = range(first, min(first + _EMBED_BATCH, len(normal)))
+            views = _pasted(config, _read(normal.subset(rows), config), "cutpaste_3way", first)
+            for part, pictures in zip(parts, views, strict=True):
+                part.extend(pictures)
+        kinds = dict(zip(("normal", "CutPaste", "CutPaste-Scar"), parts, strict=True))
+        kinds["anomaly"] = list(_read(anomalous, config)) if len(anomalous) else []
+        embedded = {
+            kind: detector.embed(
+                pipeline.prepare(splits.normal([""] * len(pictures), pictures), config.image_size)
+            )
+            for kind, pictures in kinds.items()
+            if pictures
+        }
+        name = f"{config.category}, {config.task}, seed {config.seed}"
+        panels[name if name not in panels else f"{name} ({run})"] = embedded
+    return figures.embedding_maps(panels)
+
+
+def _images_of(run, data_dir):
+    """The settings of a run and its category's images."""
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
+    import dataclasses
+
+    from cutpaste_tf import data
+    from cutpaste_tf.augment import paste
+    from cutpaste_tf.config import Config
+
+    config = Config.load(run)
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    if paste.scar_side(config.scar_width, config.scar_length) > config.image_size:
+        raise UserError(
+            f"--run={run}: its images of {config.image_size} pixels are too small for scars"
+        )
+    return config, data.load(config)
+
+
+def _spread(total, count):
+    """At most `count` of the numbers below `total`, evenly spread."""
+    import numpy as np
+
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+
+
+def _read(split, config):
+    """Images as a run's network sees them, uint8 [N, H, W, 3]."""
+    import tensorflow as tf
+
+    from cutpaste_tf.data import pipeline
+
+    if not len(split):
+        return []
+    return pipeline.prepare(split, config.image_size).read(tf.range(len(split))).numpy()
+
+
+def _pasted(config, images, task, step=0):
+    """A task's views of images that are not otherwise changed, uint8 [K, N, H, W, 3]."""
+    import dataclasses
+
+    import numpy as np
+    import tensorflow as tf
+
+    from cutpaste_tf import train
+    from cutpaste_tf.augment import proxy
+
+    settings = dataclasses.replace(train.view_settings(config), translation=0.0, view_jitter=0.0)
+    seed = tf.constant([config.seed, step], tf.int32)
+    views, _ = proxy.make_views(tf.cast(images, tf.float32) / 255.0, task, seed, settings)
+    views = np.round(255.0 * views.numpy()).astype(np.uint8)
+    return views.reshape(len(proxy.TASKS[task]), len(images), *views.shape[1:])
+
+
+def table(number: str, workdir: str):  # noqa: ANN201
+    """Draws a table of the paper: all its categories, ours beside the paper's.
+
+    Args:
+      number: the table's, one of `tables.NUMBERS`.
+      workdir: the runs are in this folder and all below it.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    from cutpaste_tf.report import plots
+
+    runs, problems = tables.collect(workdir)
+    filled = tables.build(number, runs, problems)
+    for problem in dict.fromkeys(problems):
+        print(f"warning: {problem}", file=sys.stderr)
+    return plots.by_category(filled)
 
 
 def localization(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
@@ -134,11 +333,11 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     )
 
 
-def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN201
+def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
     """Draws the views of all proxy tasks (Figure 5).
 
     Args:
-      run: the folder of a run, whose normal images, size and ranges are used.
+      runs: the folder of a run, whose normal images, size and ranges are used.
       count: how many images.
       data_dir: where the images are, if not where the run found them.
 
@@ -149,6 +348,7 @@ def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN
     Raises:
       UserError: if the run's folder or its images cannot be read.
     """
+    (run,) = runs
     from cutpaste_tf.main import prepare_libraries
 
     prepare_libraries()
@@ -182,11 +382,11 @@ def proxy_tasks(run: str, count: int, data_dir: str | None = None):  # noqa: ANN
     )
 
 
-def synthetic_anomalies(run: str, count: int, data_dir: str | None = None):  # noqa: ANN201
+def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
     """Draws synthetic anomalies (Figure 6).
 
     Args:
-      run: the folder of a run, whose normal test images, size and seed are used.
+      runs: the folder of a run, whose normal test images, size and seed are used.
       count: how many images.
       data_dir: where the images are, if not where the run found them.
 
@@ -196,6 +396,7 @@ def synthetic_anomalies(run: str, count: int, data_dir: str | None = None):  # n
     Raises:
       UserError: if the run's folder or its images cannot be read, or there are no normal ones.
     """
+    (run,) = runs
     from cutpaste_tf.main import prepare_libraries
 
     prepare_libraries()
@@ -218,6 +419,15 @@ def synthetic_anomalies(run: str, count: int, data_dir: str | None = None):  # n
     pictures = np.stack([anomalies.images.stored.numpy() for anomalies in made.values()])
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"
     return figures.augmentation_gallery(pictures, list(made), title)
+
+
+_DRAWERS = {
+    "2": proxy_views,
+    "3": embeddings,
+    "4": localization,
+    "5": proxy_tasks,
+    "6": synthetic_anomalies,
+}
 
 
 def _save(figure, folder, name, tensorboard=None):

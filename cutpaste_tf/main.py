@@ -326,6 +326,7 @@ def run(config: Config) -> dict:
     evaluate.write_scores(run_dir, category.test, chosen.scores)
     normal_scores = evaluator.normal_scores(train_images, chosen)
     evaluate.write_normal_scores(run_dir, category.train, normal_scores)
+    show_embeddings(config, category, train_images, test_images, chosen, normal_scores)
 
     # 5. Figures and results; results.json is last: its presence means that the run is finished.
     draw_figures(
@@ -438,6 +439,45 @@ def draw_figures(config, test_split, train_images, test_images, trained, untrain
         if 0 < labels.sum() < len(labels):
             tf.summary.scalar("final_image_auroc", _auroc(labels, scores), config.steps)
     writer.close()
+
+
+def show_embeddings(config, category, train_images, test_images, found, normal_scores) -> None:
+    """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
+
+    Args:
+      config: the run's settings.
+      category: training and test images' names, labels and types.
+      train_images: the training images; left out of a patch model, which never holds what its
+        density is fitted to.
+      test_images: the test images.
+      found: the evaluation after training.
+      normal_scores: cross-validated scores of the training images; there may be none.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from cutpaste_tf.report import projector
+
+    parts = [("test", category.test, test_images, found.features, found.scores)]
+    if found.normal_features is not None:
+        scores = normal_scores if len(normal_scores) else [""] * len(category.train)
+        parts.append(("train", category.train, train_images, found.normal_features, scores))
+    total = sum(len(split) for _, split, *_ in parts)
+    columns = {"type": [], "label": [], "split": [], "score": [], "path": []}
+    features, pictures = [], []
+    for part, split, images, of_part, scores in parts:
+        count = len(split) * projector.MOST // max(total, projector.MOST)
+        chosen = np.linspace(0, len(split) - 1, min(len(split), max(1, count))).astype(np.int64)
+        features.append(of_part[chosen])
+        for i in chosen:
+            label = "anomalous" if split.labels[i] else "normal"
+            row = (split.defect_types[i], label, part, scores[i], split.names[i])
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            pictures.append(images.read(tf.constant([i]))[0].numpy())
+    if pictures:
+        folder = config.run_dir / "tensorboard" / "evaluation"
+        projector.write(folder, np.concatenate(features), columns, pictures)
 
 
 def draw_localization(config, test_split, test_images, maps, count: int = 24):  # noqa: ANN201

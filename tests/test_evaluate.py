@@ -412,18 +412,96 @@ def test_figure_4_shows_runs_side_by_side(localized, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure_4.pdf", "figure_4.png"]
 
 
-@pytest.mark.parametrize("number", ["4", "5", "6"])
-def test_figures_go_to_the_run_and_its_tensorboard(number, localized, capsys):
+def test_figures_go_to_the_run_and_its_tensorboard(localized, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from cutpaste_tf import figures
 
     run_dir, _, _ = localized
-    arguments = ["figures", f"--figure={number}", f"--run={run_dir}", "--count=2"]
+    arguments = ["figures", "--figure=2,3,4,5,6", f"--run={run_dir}", "--count=2"]
     assert figures.main(arguments) == 0, capsys.readouterr().err
-    assert (run_dir / "figures" / f"figure_{number}.png").is_file()
-    events = EventAccumulator(str(run_dir / "tensorboard" / "figures")).Reload()
-    assert f"figures/figure_{number}" in events.Tags()["tensors"]
+    shown = set()
+    for events in (run_dir / "tensorboard" / "figures").glob("events*"):
+        shown |= set(EventAccumulator(str(events)).Reload().Tags()["tensors"])
+    for number in range(2, 7):
+        assert (run_dir / "figures" / f"figure_{number}.png").is_file()
+        assert f"figures/figure_{number}" in shown
+
+
+def test_figure_2_shows_runs_below_each_other_and_pastes_alone(finished):
+    from cutpaste_tf import figures
+
+    run_dir, data, _ = finished
+    figure = figures.proxy_views([str(run_dir), str(run_dir)], 3)
+    grid = np.reshape(figure.axes, [3, 6])
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["part", "", "part"]
+    names = [axes.get_title()[4:] for axes in grid[0]]
+    assert names == ["normal", "anomaly", "Cutout", "Scar", "CutPaste", "CutPaste-Scar"]
+    shown = [[np.asarray(axes.images[0].get_array()) for axes in row] for row in grid]
+    category = evaluate_category(data)
+    kinds = (category.train, category.test.subset(np.flatnonzero(category.test.labels)))
+    normal, anomalous = (
+        [image.tobytes() for image in pipeline.prepare(kind, 32).stored.numpy()] for kind in kinds
+    )
+    for row in shown:
+        assert row[0].tobytes() in normal
+        assert row[1].tobytes() in anomalous
+        # Scar and CutPaste-Scar lie in the same place, and no other pixel is changed.
+        changed = [(row[0] != view).any(-1) for view in row[2:]]
+        assert all(0 < mask.mean() < 0.6 for mask in changed)
+        assert not (changed[3] & ~changed[1]).any()
+        assert not (changed[2] & ~changed[0]).any()
+    plt.close(figure)
+
+
+def test_figure_3_embeds_as_the_run_scores(finished, monkeypatch):
+    from cutpaste_tf import figures
+    from cutpaste_tf.report import figures as drawn
+
+    run_dir, data, _ = finished
+    panels = {}
+    monkeypatch.setattr(drawn, "embedding_maps", panels.update)
+    figures.embeddings([str(run_dir)], 200)
+    ((title, kinds),) = panels.items()
+    assert title.startswith("part, cutpaste")
+    test = evaluate_category(data).test
+    labels = test.labels
+    assert {kind: len(found) for kind, found in kinds.items()} == {
+        "normal": int((labels == 0).sum()),
+        "anomaly": int(labels.sum()),
+        "CutPaste": int((labels == 0).sum()),
+        "CutPaste-Scar": int((labels == 0).sum()),
+    }
+    detector = evaluate.Detector.load(run_dir)
+    scores = detector.score(list(test.images))
+    for label, kind in enumerate(("normal", "anomaly")):
+        found = detector.density.score(kinds[kind])
+        np.testing.assert_allclose(np.sort(found), np.sort(scores[labels == label]), rtol=1e-5)
+    assert np.abs(kinds["CutPaste"] - kinds["normal"]).max(axis=1).min() > 0
+
+
+def test_the_projector_has_all_images_of_a_run(finished, localized):
+    for run_dir, parts in ((finished[0], {"test", "train"}), (localized[0], None)):
+        folder = run_dir / "tensorboard" / "evaluation"
+        assert (folder / "projector_config.pbtxt").is_file()
+        lines = (folder / "embeddings_images.tsv").read_text().splitlines()
+        rows = [dict(zip(lines[0].split("\t"), x.split("\t"), strict=True)) for x in lines[1:]]
+        points = np.loadtxt(folder / "embeddings.tsv", delimiter="\t")
+        assert len(points) == len(rows)
+        assert parts is None or {row["split"] for row in rows} == parts
+        scored = {}
+        for name in ("scores.csv", "normal_scores.csv"):
+            with open(run_dir / name, encoding="utf-8") as file:
+                scored |= {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+        for row in rows:
+            assert float(row["score"]) == pytest.approx(scored[row["path"]], rel=1e-5)
+            assert (row["label"] == "anomalous") == (row["type"] == "hole")
+        if parts:
+            assert len(rows) == len(scored)
+            test = points[: len(rows) - sum(row["split"] == "train" for row in rows)]
+            found = evaluate.Detector.load(run_dir).density.score(test)
+            expected = [float(row["score"]) for row in rows[: len(test)]]
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_figure_5_has_a_row_for_each_kind_of_view(finished):
@@ -431,7 +509,7 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
     from cutpaste_tf.augment import proxy
 
     run_dir, _, _ = finished
-    figure = figures.proxy_tasks(str(run_dir), 3)
+    figure = figures.proxy_tasks([str(run_dir)], 3)
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == list(dict.fromkeys(c.name for classes in proxy.TASKS.values() for c in classes))
     assert len(figure.axes) == 3 * len(names)
@@ -443,7 +521,7 @@ def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
     from cutpaste_tf.config import TEST_ANOMALIES
 
     monkeypatch.setattr(download, "reachable", lambda server: False)
-    figure = figures.synthetic_anomalies(str(finished[0]), 3)
+    figure = figures.synthetic_anomalies([str(finished[0])], 3)
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == list(TEST_ANOMALIES)
     assert len(figure.axes) == 3 * 7
@@ -481,7 +559,7 @@ def test_figure_5_needs_room_for_scars(finished, tmp_path):
     config |= {"task": "cutout", "patch_size": 16, "dense_patch": 16}
     (run_dir / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="16 pixels are too small"):
-        figures.proxy_tasks(str(run_dir), 2)
+        figures.proxy_tasks([str(run_dir)], 2)
 
 
 def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
@@ -490,7 +568,7 @@ def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
     run_dir, _, _ = finished
     for arguments, message in (
         ([f"--run={run_dir}", "--figure=4"], "makes no anomaly maps"),
-        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 4, 5, 6"),
+        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 2, 3, 4, 5, 6"),
         ([f"--run={run_dir}", f"--run={run_dir}", "--figure=5"], "figure 5 is of one run"),
         ([f"--run={run_dir}", f"--run={run_dir}", "--figure=6"], "figure 6 is of one run"),
         ([f"--run={tmp_path}", "--figure=5"], "config.json"),

@@ -145,13 +145,14 @@ def cross_validated_scores(
         fitted = _fit_shared(embedder, images, chosen)
     scores = np.zeros([images.count if parts else 0])
     for held_out, gaussians in zip(parts, fitted, strict=True):
-        scores[held_out] = image_scores(score(embedder, gaussians, images.subset(held_out)))
+        maps, _ = score(embedder, gaussians, images.subset(held_out))
+        scores[held_out] = image_scores(maps)
     return scores
 
 
 def score(
     embedder: PatchEmbedder, gaussians: densities.LocationGaussians, images: pipeline.Images
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores all patches of images.
 
     Args:
@@ -160,9 +161,11 @@ def score(
       images: N images.
 
     Returns:
-      float32 [N, P, P]: the patches' Mahalanobis distances.
+      The patches' Mahalanobis distances, float32 [N, P, P]; and for each image the mean of its
+      patches' embeddings, float32 [N, D].
     """
     maps = np.zeros([images.count, embedder.count, embedder.count], np.float32)
+    means = np.zeros([images.count, embedder.dimensions])
     done = 0
     for batch in pipeline.evaluation_batches(images, embedder.batch):
         for first, last in embedder.bands:
@@ -170,8 +173,9 @@ def score(
             flat = found.reshape(len(found), -1, embedder.dimensions)
             scores = gaussians.score(flat, first * embedder.count)
             maps[done : done + len(found), first:last] = scores.reshape(found.shape[:3])
+            means[done : done + len(found)] += found.sum(axis=(1, 2), dtype=np.float64)
         done += len(batch)
-    return maps
+    return maps, (means / embedder.count**2).astype(np.float32)
 
 
 def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndarray:

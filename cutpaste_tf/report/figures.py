@@ -6,12 +6,25 @@ import matplotlib
 
 matplotlib.use("Agg")  # Draws into files; needs no display.
 
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
+import sklearn.manifold
 import sklearn.metrics
 from matplotlib.figure import Figure
 
-NORMAL_COLOR, ANOMALOUS_COLOR, UNTRAINED_COLOR = "#1f77b4", "#d62728", "#7f7f7f"
+# Blue, red, green and yellow after Okabe and Ito, which colour-blind people tell apart, and each
+# lighter than the one before, for those who print in grey. What is told by colour is told by a
+# marker, a line or hatching too.
+BLUE, RED, GREEN, YELLOW = "#00508c", "#d55e00", "#4cbb94", "#f0e442"
+NORMAL_COLOR, ANOMALOUS_COLOR, UNTRAINED_COLOR = BLUE, RED, "#7f7f7f"
+# Figure 3's, by its caption.
+_EMBEDDED = {
+    "normal": (BLUE, "o"),
+    "anomaly": (RED, "X"),
+    "CutPaste": (GREEN, "s"),
+    "CutPaste-Scar": (YELLOW, "^"),
+}
 MASK_COLOR = (230, 30, 30)
 
 
@@ -27,11 +40,12 @@ def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) 
       The figure.
     """
     figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-    colors = (ANOMALOUS_COLOR, UNTRAINED_COLOR)
-    for (name, values), color in zip(scores.items(), colors, strict=False):
+    styles = ((ANOMALOUS_COLOR, "-"), (UNTRAINED_COLOR, "--"))
+    for (name, values), (color, line) in zip(scores.items(), styles, strict=False):
         false_positives, true_positives, _ = sklearn.metrics.roc_curve(labels, values)
         area = 100 * sklearn.metrics.auc(false_positives, true_positives)
-        axes.plot(false_positives, true_positives, color=color, label=f"{name}: AUROC {area:.1f}")
+        label = f"{name}: AUROC {area:.1f}"
+        axes.plot(false_positives, true_positives, line, color=color, label=label)
     axes.plot([0, 1], [0, 1], color="0.8", linestyle=":", zorder=0)
     axes.set(
         xlabel="false positive rate",
@@ -58,13 +72,14 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, title: str) -> Figur
     """
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     bins = np.histogram_bin_edges(scores, bins=40)
-    for label, name, color in (
-        (0, "normal", NORMAL_COLOR),
-        (1, "anomalous", ANOMALOUS_COLOR),
+    for label, name, color, hatch in (
+        (0, "normal", NORMAL_COLOR, ""),
+        (1, "anomalous", ANOMALOUS_COLOR, "////"),
     ):
         values = scores[labels == label]
         if len(values):
-            axes.hist(values, bins, color=color, alpha=0.6, label=f"{name} ({len(values)})")
+            label = f"{name} ({len(values)})"
+            axes.hist(values, bins, color=color, alpha=0.6, hatch=hatch, label=label)
     axes.set(xlabel="anomaly score (Mahalanobis distance)", ylabel="test images", title=title)
     axes.legend()
     return figure
@@ -151,6 +166,8 @@ def localization(
         _picture(column_axes[0], image)
         marked = np.where(mask[..., None], np.array(MASK_COLOR) * 0.7 + image * 0.3, image)
         _picture(column_axes[1], marked.astype(np.uint8))
+        if mask.any():  # in grey, red alone may be as dark as what is around it
+            column_axes[1].contour(mask, levels=[0.5], colors="white", linewidths=0.6)
         for axes, (values, low, high) in zip(column_axes[2:], maps.values(), strict=True):
             shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
             _picture(axes, heat_map(image, shown))
@@ -207,6 +224,115 @@ def augmentation_gallery(views: np.ndarray, names: Sequence[str], title: str) ->
         for axes, picture in zip(row, pictures, strict=True):
             _picture(axes, picture)
     figure.suptitle(title)
+    return figure
+
+
+def views_by_column(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    names: Sequence[str],
+    labels: Sequence[str],
+    pointed: tuple[int, int] | None = None,
+) -> Figure:
+    """Shows images with their augmented views beside each other (Figure 2).
+
+    Args:
+      rows: R rows of C images, uint8 [H, W, 3]; None where there is none.
+      names: of the C columns: first normal, framed in green, then anomalous, in red, then views, in
+        blue.
+      labels: of the R rows.
+      pointed: a column and another; an arrow points to where the second differs from it.
+
+    Returns:
+      The figure.
+    """
+    columns = len(names)
+    figure, grid = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(1.7 * columns + 0.4, 1.72 * len(rows) + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    styles = [(GREEN, "-"), (RED, (0, (4, 1))), *[(BLUE, (0, (1, 0.6)))] * (columns - 2)]
+    for number, (row, pictures, label) in enumerate(zip(grid, rows, labels, strict=True)):
+        row[0].set_ylabel(label)
+        for i, (axes, picture, (color, line)) in enumerate(zip(row, pictures, styles, strict=True)):
+            if number == 0:
+                axes.set_title(f"({'abcdefghijklmnopqrstuvwxyz'[i]}) {names[i]}")
+            if picture is None:
+                axes.set_axis_off()
+                continue
+            _picture(axes, picture)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=color, linewidth=3, linestyle=line)
+        if pointed is not None:
+            before, after = (pictures[i] for i in pointed)
+            _point(row[pointed[1]], np.flatnonzero((before != after).any(-1)), before.shape[1])
+    return figure
+
+
+def _point(axes, changed, width):
+    """Draws an arrow at the middle of the pixels that have changed, from the side with room."""
+    if not len(changed):
+        return
+    y, x = (float(values.mean()) for values in np.divmod(changed, width))
+    side = 1.0 if x < width / 2 else -1.0
+    arrow = axes.annotate(
+        "",
+        (x + 0.08 * side * width, y),
+        (x + 0.33 * side * width, y),
+        arrowprops={"arrowstyle": "-|>", "color": RED, "linewidth": 2.0, "mutation_scale": 14},
+    )
+    outline = matplotlib.patheffects.withStroke(linewidth=4.0, foreground="white")
+    arrow.arrow_patch.set_path_effects([outline])
+
+
+def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Shows embeddings in two dimensions, by t-SNE (Figure 3).
+
+    Args:
+      panels: by title, the embeddings, float32 [N, D], of kinds of images: "normal", "anomaly",
+        "CutPaste" and "CutPaste-Scar", or some of them; 4 images at least in all.
+
+    Returns:
+      The figure: a panel for each title.
+    """
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(4.2 * columns, 4.2 * lines + 0.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    handles = {}
+    for axes, (title, kinds) in zip(grid.flat, panels.items(), strict=False):
+        features = np.concatenate(list(kinds.values())).astype(np.float64)
+        tsne = sklearn.manifold.TSNE(
+            perplexity=min(30.0, (len(features) - 1) / 3.0), init="pca", random_state=0
+        )
+        places = tsne.fit_transform(features)
+        owners = np.repeat(list(kinds), [len(values) for values in kinds.values()])
+        for kind, (color, marker) in _EMBEDDED.items():
+            if kind in kinds:
+                handles[kind] = axes.scatter(
+                    *places[owners == kind].T,
+                    s=26,
+                    color=color,
+                    marker=marker,
+                    linewidths=0.4,
+                    edgecolors="black",
+                    alpha=0.85,
+                )
+        axes.set_title(title, fontsize=9)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles)
+    )
     return figure
 
 

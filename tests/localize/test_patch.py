@@ -40,7 +40,7 @@ def test_bands_make_no_difference(backbone, images, memory, monkeypatch):
         all_at_once(banded, images), all_at_once(whole, images), rtol=1e-4, atol=1e-5
     )
     for separate in (False, True):
-        maps = [patch.score(e, patch.fit(e, images, separate), images) for e in (whole, banded)]
+        maps = [patch.score(e, patch.fit(e, images, separate), images)[0] for e in (whole, banded)]
         assert maps[0].shape == (5, 9, 9)
         np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
 
@@ -112,7 +112,7 @@ def test_cross_validated_scores_are_of_images_left_out(backbone, images, separat
     assert found.shape == (5,)
     for number in range(5):  # five images in five parts: each is left out by itself
         gaussians = patch.fit(embedder, images.subset(np.delete(np.arange(5), number)), separate)
-        alone = patch.score(embedder, gaussians, images.subset(np.array([number])))
+        alone, _ = patch.score(embedder, gaussians, images.subset(np.array([number])))
         np.testing.assert_allclose(found[number], alone.max(), rtol=1e-4)
     few = images.subset(np.arange(3))
     assert patch.cross_validated_scores(embedder, few, separate).shape == (0,)
@@ -122,3 +122,5 @@ def test_mean_embeddings_are_over_all_patches(backbone, images):
     embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
     expected = all_at_once(embedder, images).mean((1, 2))
     np.testing.assert_allclose(patch.mean_embeddings(embedder, images), expected, rtol=1e-4)
+    _, found = patch.score(embedder, patch.fit(embedder, images, False), images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

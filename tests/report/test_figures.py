@@ -1,5 +1,6 @@
 """The figures of one run: what is drawn, read back from matplotlib's objects."""
 
+import matplotlib.colors
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -67,9 +68,66 @@ def test_localization_has_input_mask_and_maps_under_each_other():
     assert (marked[~masks[3]] == images[3][~masks[3]]).all()
     assert (marked[masks[3]][:, 0] > marked[masks[3]][:, 1]).all()
     assert not figure.axes[14].images  # there is no sixth example
+    outlined = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
+    assert [i for i, found in enumerate(outlined) if found] == [15]
 
 
 def test_heat_maps_grow_lighter_with_the_score():
     image = np.full([1, 11, 3], 128, np.uint8)
     lightness = figures.heat_map(image, np.linspace(0, 1, 11)[None]) @ [0.299, 0.587, 0.114]
     assert (np.diff(lightness[0]) > 0).all()
+
+
+def frame(axes):
+    return {spine.get_edgecolor() for spine in axes.spines.values()}
+
+
+def test_views_have_a_column_each_framed_by_kind_and_an_arrow_at_the_scar():
+    rng = np.random.default_rng(0)
+    normal, cutout = rng.integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    scarred = normal.copy()
+    scarred[4:7, 3:5] = 255 - scarred[4:7, 3:5]
+    rows = [[normal, cutout, cutout, scarred], [normal, None, cutout, normal]]
+    names = ["normal", "anomaly", "Cutout", "CutPaste-Scar"]
+    figure = figures.views_by_column(rows, names, ["part", ""], pointed=(0, 3))
+    grid = np.reshape(figure.axes, [2, 4])
+    titles = ["(a) normal", "(b) anomaly", "(c) Cutout", "(d) CutPaste-Scar"]
+    assert [axes.get_title() for axes in grid[0]] == titles
+    assert grid[0, 0].get_ylabel() == "part"
+    assert not grid[1, 1].images
+    colors = [matplotlib.colors.to_rgba(c) for c in (figures.GREEN, figures.RED, figures.BLUE)]
+    for axes, color in zip(grid[0], [*colors, colors[2]], strict=True):
+        assert frame(axes) == {color}
+    # The arrow comes from the side with room, and ends beside the middle of the scar.
+    (arrow,) = grid[0, 3].texts
+    assert arrow.xy == pytest.approx((3.5 + 0.08 * 20, 5.0))
+    assert arrow.xyann[0] > arrow.xy[0]
+    assert not grid[1, 3].texts  # nothing has changed
+
+
+def test_embeddings_of_kinds_far_apart_are_far_apart():
+    rng = np.random.default_rng(0)
+    kinds = {
+        "normal": rng.normal(size=(20, 6)),
+        "CutPaste": rng.normal(size=(30, 6)) + 40.0,
+        "anomaly": rng.normal(size=(12, 6)) - 40.0,
+    }
+    figure = figures.embedding_maps({"one": kinds, "two": {"normal": rng.normal(size=(4, 6))}})
+    one, two = figure.axes[:2]
+    assert [one.get_title(), two.get_title()] == ["one", "two"]
+    clouds = [np.asarray(scatter.get_offsets()) for scatter in one.collections]
+    assert [len(cloud) for cloud in clouds] == [20, 12, 30]  # in the legend's order
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["normal", "anomaly", "CutPaste"]
+    for cloud in clouds:
+        spread = np.linalg.norm(cloud - cloud.mean(0), axis=1).max()
+        others = np.concatenate([other for other in clouds if other is not cloud])
+        assert np.linalg.norm(others - cloud.mean(0), axis=1).min() > spread
+    assert len(two.collections[0].get_offsets()) == 4
+
+
+def test_colours_are_told_apart_in_grey():
+    colors = [color for color, _ in figures._EMBEDDED.values()]
+    lightness = [np.dot(matplotlib.colors.to_rgb(c), [0.299, 0.587, 0.114]) for c in colors]
+    assert np.diff(np.sort(lightness)).min() > 0.1
+    assert len({marker for _, marker in figures._EMBEDDED.values()}) == 4

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
+from cutpaste_tf import figures
 from cutpaste_tf.config import (
     CIFAR10_CLASSES,
     MVTEC_OBJECTS,
@@ -23,7 +24,7 @@ from cutpaste_tf.config import (
 )
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import __main__ as command
-from cutpaste_tf.report import formats, page, tables
+from cutpaste_tf.report import formats, page, plots, tables
 
 SHARED_TABLES = ROOT.parent / "shared" / "paper" / "tables.json"
 
@@ -512,7 +513,7 @@ def test_the_page_is_whole_and_needs_nothing_else(filled, tmp_path):
 
 
 def test_the_plot_shows_averages_of_ours_and_the_paper(filled):
-    figure = page.against_paper(filled)
+    figure = plots.against_paper(filled)
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [
@@ -524,7 +525,66 @@ def test_the_plot_shows_averages_of_ours_and_the_paper(filled):
     assert by_label[labels[1]][0].get_ydata().tolist() == pytest.approx([92.0])
     assert by_label[labels[2]][0].get_ydata().tolist() == pytest.approx([75.0])
     assert by_label["the paper, all 15 categories"][0].get_ydata().tolist()[-1] == 96.1
-    assert page.against_paper(tables.build("1", [])) is None
+    assert plots.against_paper(tables.build("1", [])) is None
+
+
+def points(axes):
+    """What a panel shows: (place from the top, mean) of each mark, by its marker."""
+    found = {}
+    for container in axes.containers:
+        (line, _, _) = container
+        (x,), (y,) = line.get_xdata(), line.get_ydata()
+        found.setdefault(line.get_marker(), {})[round(float(y))] = float(x)
+    return found
+
+
+def test_the_plot_of_a_table_shows_all_its_numbers(filled):
+    figure = plots.by_category(filled)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [
+        "Rotation",
+        "Cutout",
+        "Scar",
+        "CutPaste",
+        "CutPaste\n(scar)",
+        "CutPaste\n(3-way)",
+        "Ensemble",
+    ]
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == [row.name for row in filled.rows]
+    columns = [i for i, column in enumerate(filled.columns) if column.settings is not None]
+    for axes, i in zip(figure.axes, columns, strict=False):
+        shown = points(axes)
+        paper = {n: row.paper[i].mean for n, row in enumerate(filled.rows) if row.paper[i]}
+        assert shown.get("s", {}) == pytest.approx(paper)
+        ours = {n: row.ours[i].mean for n, row in enumerate(filled.rows) if row.ours[i]}
+        assert shown.get("o", {}) | shown.get("^", {}) == pytest.approx(ours)
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert labels == {"the paper", "ours, MVTec AD", "ours, own data"}
+
+
+@pytest.mark.parametrize("number", tables.NUMBERS)
+def test_every_table_can_be_drawn_without_runs(number):
+    figure = plots.by_category(tables.build(number, []))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the paper"]
+    assert sum(len(axes.containers) for axes in figure.axes) > 2
+
+
+def test_the_figures_command_draws_tables_of_a_work_directory(tmp_path, capsys):
+    add_run(tmp_path, "screw", 0, 0.8)
+    assert figures.main(["figures", "--figure=table1,table6", f"--workdir={tmp_path}"]) == 0
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == ["table_1.pdf", "table_1.png", "table_6.pdf", "table_6.png"]
+    assert list((tmp_path / "tensorboard" / "figures").glob("events*"))
+    capsys.readouterr()
+    for arguments, message in (
+        (["--figure=table1"], "--workdir: --figure=table1 needs"),
+        (["--figure=table1", f"--workdir={tmp_path / 'none'}"], "there is no such folder"),
+        (["--figure=table9", f"--workdir={tmp_path}"], "--figure=table9: must be one of 2, 3"),
+    ):
+        assert figures.main(["figures", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert message in err
 
 
 # The command.
