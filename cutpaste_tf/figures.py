@@ -431,6 +431,9 @@ _DRAWERS = {
 
 
 def _save(figure, folder, name, tensorboard=None):
+    from cutpaste_tf.main import prepare_libraries
+
+    prepare_libraries()
     import matplotlib.pyplot as plt
 
     try:

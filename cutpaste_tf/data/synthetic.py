@@ -68,7 +68,9 @@ def make(
     photographs = _photographs(images.size) if natural else None
     kind_seed = tf.constant([seed, TEST_ANOMALIES.index(kind)], tf.int32)
 
-    @tf.function(autograph=False)
+    pictures = tf.TensorSpec([None, images.size, images.size, 3], tf.uint8)
+
+    @tf.function(input_signature=[pictures, tf.TensorSpec([], tf.int32)], autograph=False)
     def paste(batch, start):
         batch = tf.cast(batch, tf.float32) / 255.0
         mask_seed, filling_seed = tf.unstack(
@@ -85,6 +87,8 @@ def make(
 
     stored = np.empty([images.count, images.size, images.size, 3], np.uint8)
     masks = np.empty(stored.shape[:3], bool)
+    # TensorFlow takes a function for each kind for one that is traced anew all the time, and warns.
+    paste = paste.get_concrete_function()
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
         stored[here], masks[here] = (x.numpy() for x in paste(batch, tf.constant(start)))

@@ -330,9 +330,9 @@ def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                     alpha=0.85,
                 )
         axes.set_title(title, fontsize=9)
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles)
-    )
+    # A single panel has no room for all beside each other.
+    across = min(len(handles), 2 * columns)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across)
     return figure
 
 
