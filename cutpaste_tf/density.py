@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg
 import scipy.special
 import sklearn.covariance
 import sklearn.exceptions
@@ -55,8 +56,9 @@ class GaussianDensity:
         """
         features = _checked(features)
         if self.kind == "gde":
-            estimate = sklearn.covariance.LedoitWolf().fit(features)
-            self.mean, self.precision = estimate.location_, estimate.precision_
+            # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
+            estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
+            self.mean, self.precision = estimate.location_, _inverse(estimate.covariance_)
         else:
             estimate = sklearn.mixture.GaussianMixture(1, covariance_type="full").fit(features)
             self.mean, self.precision = estimate.means_[0], estimate.precisions_[0]
@@ -164,7 +166,7 @@ class MixtureDensity:
     def fit(self, features: np.ndarray) -> "MixtureDensity":
         """Fits the density to [N, D] features of un-augmented normal training images, N >= K."""
         features = _checked(features)
-        estimate = sklearn.covariance.LedoitWolf().fit(features)
+        estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
         variance = np.trace(estimate.covariance_) / features.shape[1]
         added = min(self.components * estimate.shrinkage_, 1.0) * variance
         mixture = sklearn.mixture.GaussianMixture(
@@ -494,6 +496,17 @@ def _checked(features, dims=None):
     if not np.isfinite(features).all():
         raise ValueError("features must be finite; did the training diverge?")
     return features
+
+
+def _inverse(covariance):
+    """The inverse of a covariance matrix, symmetric to the last bit."""
+    try:
+        half = scipy.linalg.solve_triangular(
+            scipy.linalg.cholesky(covariance, lower=True), np.eye(len(covariance)), lower=True
+        )
+        return half.T @ half
+    except np.linalg.LinAlgError:  # All images are the same.
+        return scipy.linalg.pinvh(covariance)
 
 
 def _unit(features):

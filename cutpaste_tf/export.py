@@ -294,7 +294,10 @@ def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True
     import keras
     from keras import ops
 
-    config, backbone = detector.config, detector.backbone
+    from cutpaste_tf.models.norm import as_keras
+
+    # Who loads the file has no layers of this package.
+    config, backbone = detector.config, as_keras(detector.backbone)
     images = keras.Input([None, None, 3], dtype="uint8", name="images")
     pixels = _resized(images, config.image_size, portable)
     if config.patch_size:

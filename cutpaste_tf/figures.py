@@ -237,7 +237,7 @@ def _pasted(config, images, task, step=0):
 
     settings = dataclasses.replace(train.view_settings(config), translation=0.0, view_jitter=0.0)
     seed = tf.constant([config.seed, step], tf.int32)
-    views, _ = proxy.make_views(tf.cast(images, tf.float32) / 255.0, task, seed, settings)
+    views, _ = proxy.make_views(tf.constant(images), task, seed, settings)
     views = np.round(255.0 * views.numpy()).astype(np.uint8)
     return views.reshape(len(proxy.TASKS[task]), len(images), *views.shape[1:])
 

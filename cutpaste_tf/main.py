@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import config as configs
-from cutpaste_tf import threshold
 from cutpaste_tf.config import TEST_ANOMALIES, Config
 from cutpaste_tf.errors import UserError
 
@@ -371,6 +370,8 @@ def run(config: Config) -> dict:
 
 def threshold_line(results: dict) -> str:
     """Returns in one line what a run's threshold is, and what it does on labelled images."""
+    from cutpaste_tf import threshold
+
     rate, count = results["false_positive_rate"], results["num_normal_scores"]
     line = f"threshold {results['threshold']:.4g} for a false-positive rate of {100 * rate:g}%"
     least = threshold.smallest_rate(count)

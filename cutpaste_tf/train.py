@@ -220,7 +220,6 @@ def view_maker(config: Config, task: str | None = None) -> Views:
         if config.patch_size:
             crop_seed, seed = random.split(seed, 2)
             images = view.crop(images, config.patch_size, crop_seed)
-        images = tf.cast(images, tf.float32) / 255.0
         return proxy.make_views(images, task or config.task, seed, settings)
 
     return views
@@ -430,7 +429,7 @@ def train(
         if leads:
             announcement = _Announcement(stage, first_epoch, plotted / "train")
             callbacks = [announcement, *shared, backup]
-        fit = functools.partial(model.fit, shuffle=False, verbose=0)
+        fit = functools.partial(_fit, model)
         if config.distribution == "multi_worker":
             fit = functools.partial(distribution.fit, model)
         full, rest = divmod(stage.steps, EPOCH_STEPS)
@@ -464,6 +463,36 @@ def train(
         save_weights(model, run_dir)
         shutil.rmtree(backup_dir, ignore_errors=True)
     return _summary(clock.seconds, config)
+
+
+def _fit(model, data, *, epochs, steps_per_epoch, callbacks, **options):
+    """Keras's fit, but that its loop does not wait for each step."""
+    listed = _Callbacks(
+        callbacks, add_history=True, model=model, epochs=epochs, steps=steps_per_epoch, verbose=0
+    )
+    return model.fit(
+        data,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        callbacks=listed,
+        shuffle=False,
+        verbose=0,
+        **options,
+    )
+
+
+class _Callbacks(keras.callbacks.CallbackList):
+    """Reads the logs of one step in many.
+
+    To read them is to wait for the step, and an accelerator then waits for the next one. Keras
+    reads every step's for its callbacks; of those here only the search for a loss that is no number
+    looks at them.
+    """
+
+    EVERY = 32  # steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs if (batch + 1) % self.EVERY == 0 else None)
 
 
 def has_weights(run_dir: pathlib.Path) -> bool:

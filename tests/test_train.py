@@ -174,15 +174,15 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     """Epochs of 4 steps and a rest of 2: killed in each of them and at their borders."""
     settings = config(steps=10)
     whole = trained(settings, images, tmp_path / "whole")
-    fit = train.ProxyClassifier.fit
+    fit = train._fit
 
-    def killed_fit(self, *args, callbacks, **kwargs):
-        return fit(self, *args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
+    def killed_fit(*args, callbacks, **kwargs):
+        return fit(*args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
 
-    monkeypatch.setattr(train.ProxyClassifier, "fit", killed_fit)
+    monkeypatch.setattr(train, "_fit", killed_fit)
     with pytest.raises(Killed):
         trained(settings, images, tmp_path / "cut")
-    monkeypatch.setattr(train.ProxyClassifier, "fit", fit)
+    monkeypatch.setattr(train, "_fit", fit)
     lines = []
     model = train.build(settings)
     train.train(model, images, settings, tmp_path / "cut", log=lines.append)
@@ -206,15 +206,15 @@ def test_two_stages_interrupted_end_with_the_same_weights(
     """Killed inside either stage, in the last step of the first and the first of the second."""
     settings = config(**TWO_STAGES)
     whole = trained(settings, images, tmp_path / "whole")
-    fit = train.ProxyClassifier.fit
+    fit = train._fit
 
-    def killed_fit(self, *args, callbacks, **kwargs):
-        return fit(self, *args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
+    def killed_fit(*args, callbacks, **kwargs):
+        return fit(*args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
 
-    monkeypatch.setattr(train.ProxyClassifier, "fit", killed_fit)
+    monkeypatch.setattr(train, "_fit", killed_fit)
     with pytest.raises(Killed):
         trained(settings, images, tmp_path / "cut")
-    monkeypatch.setattr(train.ProxyClassifier, "fit", fit)
+    monkeypatch.setattr(train, "_fit", fit)
     lines = []
     model = train.build(settings)
     train.train(model, images, settings, tmp_path / "cut", log=lines.append)
@@ -367,15 +367,15 @@ def test_initial_weights_come_from_another_runs_file(images, tmp_path, monkeypat
 @pytest.fixture
 def interrupted(images, tmp_path, short_epochs, monkeypatch):
     """A run's folder after two epochs, killed in the third."""
-    fit = train.ProxyClassifier.fit
+    fit = train._fit
 
-    def killed_fit(self, *args, callbacks, **kwargs):
-        return fit(self, *args, callbacks=[*callbacks, kill_after(9)], **kwargs)
+    def killed_fit(*args, callbacks, **kwargs):
+        return fit(*args, callbacks=[*callbacks, kill_after(9)], **kwargs)
 
-    monkeypatch.setattr(train.ProxyClassifier, "fit", killed_fit)
+    monkeypatch.setattr(train, "_fit", killed_fit)
     with pytest.raises(Killed):
         trained(config(steps=12), images, tmp_path / "run")
-    monkeypatch.setattr(train.ProxyClassifier, "fit", fit)
+    monkeypatch.setattr(train, "_fit", fit)
     return tmp_path / "run"
 
 
@@ -461,6 +461,23 @@ def test_tensorboard_has_losses_rates_throughput_aurocs_and_a_gallery(
     assert read["epoch_image_auroc"][:2] == [(0, 0.25), (1, 0.75)]
     for name in ("normal", "CutPaste", "CutPaste-Scar"):
         assert f"views/{name}" in tags["tensors"]
+
+
+def test_the_loop_waits_for_one_step_in_many(images, tmp_path, monkeypatch):
+    """To read a step's logs is to wait for it."""
+    read, count = [], train._Progress.on_train_batch_end
+
+    def counted(self, batch, logs=None):
+        read.append(bool(logs))
+        count(self, batch, logs)
+
+    monkeypatch.setattr(train._Progress, "on_train_batch_end", counted)
+    lines = []
+    settings = config(steps=40)
+    train.train(train.build(settings), images, settings, tmp_path, log=lines.append)
+    assert [step for step, logs in enumerate(read, 1) if logs] == [32]
+    assert len(read) == 40
+    assert "step 40/40: loss" in lines[-1]
 
 
 def test_evaluating_does_not_change_the_training(images, tmp_path, short_epochs):

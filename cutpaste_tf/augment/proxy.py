@@ -111,7 +111,8 @@ def make_views(
     input view, so that they differ in the proxy task's edit alone.
 
     Args:
-      images: floating point [B, H, W, 3] in [0, 1]; H, W static, and equal for "rotation".
+      images: floating point [B, H, W, 3] in [0, 1], or uint8; H, W static, and equal for
+        "rotation".
       task: a name in `TASKS`, with K classes.
       seed: int32 [2], as in tf.random.stateless_uniform; the same seed gives the same views
         eagerly, in a tf.function, under jit_compile and in tf.data. Or a `random.Share`, where the
@@ -119,7 +120,8 @@ def make_views(
       settings: the ranges; the paper's by default.
 
     Returns:
-      Views [K * B, H, W, 3], class by class, in the images' dtype and range; labels int32 [K * B].
+      Views [K * B, H, W, 3], class by class, in the images' dtype and range, float32 in [0, 1] of
+      uint8 ones; labels int32 [K * B].
 
     Raises:
       ValueError: for an unknown task or images of another shape.

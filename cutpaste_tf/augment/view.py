@@ -61,14 +61,16 @@ def augment(
     """Makes the view that the proxy task starts from.
 
     Args:
-      images: floating point [B, H, W, 3] in [0, 1].
+      images: floating point [B, H, W, 3] in [0, 1], or uint8.
       seed: int32 [2], or a `random.Share`.
       translation: the largest shift, as a share of the side.
       jitter: the maximum intensity of the colour jitter.
 
     Returns:
-      Images of the same shape and dtype.
+      Images of the same shape and dtype; float32 in [0, 1] of uint8 ones.
     """
     translate_seed, jitter_seed = random.split(seed, 2)
     images = translate(images, translation, translate_seed)
+    if images.dtype == tf.uint8:  # Bytes are shifted at a quarter of the cost.
+        images = tf.cast(images, tf.float32) / 255.0
     return color.jitter_images(images, jitter, jitter_seed, hue=False)

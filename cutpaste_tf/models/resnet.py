@@ -7,6 +7,9 @@ VarianceScaling(2, fan_out), and no weight decay on batch normalisation.
 
 import keras
 
+from cutpaste_tf.models.conv import Convolution
+from cutpaste_tf.models.norm import FusedBatchNormalization
+
 BLOCKS = (2, 2, 2, 2)
 CHANNELS = (64, 128, 256, 512)
 BN_MOMENTUM = 0.9
@@ -53,7 +56,7 @@ def resnet18(
     initial, *rest = (max(1, round(c * width)) for c in CHANNELS)
 
     def convolution(x, channels, size, stride, name):
-        return keras.layers.Conv2D(
+        return Convolution(
             channels,
             size,
             strides=stride,
@@ -67,7 +70,7 @@ def resnet18(
         )(x)
 
     def normalisation(x, name):
-        return keras.layers.BatchNormalization(
+        return FusedBatchNormalization(
             momentum=BN_MOMENTUM, epsilon=BN_EPSILON, synchronized=synchronized, name=name
         )(x)
 

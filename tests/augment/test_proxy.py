@@ -362,6 +362,16 @@ def test_float16_views_are_the_float32_views_rounded():
     np.testing.assert_allclose(half.astype(np.float32), single, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("task", ["rotation", "cutpaste_3way"])
+def test_views_of_bytes_are_those_of_their_shares_of_255(task):
+    images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    found, labels = proxy.make_views(tf.constant(images), task, SEED)
+    shares = tf.cast(images, tf.float32) / 255.0
+    expected, same = proxy.make_views(shares, task, SEED)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(labels, same)
+
+
 # Wherever the views are made.
 
 TASK = "cutpaste_3way"

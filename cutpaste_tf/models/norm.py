@@ -1,0 +1,74 @@
+"""Batch normalisation in one operation of TensorFlow's, where Keras 3 takes a dozen.
+
+Keras computes moments, and then normalises, by separate passes over the feature maps. TensorFlow's
+fused operation is cuDNN's on a GPU and oneDNN's on a CPU; it keeps less for the backward pass, and
+in inference TensorFlow merges it, and the activation after it, into the convolution before it.
+"""
+
+import keras
+import tensorflow as tf
+
+from cutpaste_tf.models.conv import Convolution
+
+
+@keras.saving.register_keras_serializable("cutpaste_tf")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's batch normalisation, with the same weights and, but for rounding, the same results.
+
+    What the fused operation does not do is done by Keras's layer: batches of vectors, and batch
+    statistics over several devices.
+    """
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Normalises inputs, [B, H, W, C], over all but their channels."""
+        if len(inputs.shape) != 4 or self.synchronized or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        if not (training and self.trainable):
+            return self._fused(inputs, self.moving_mean, self.moving_variance, False)[0]
+        outputs, mean, variance, *_ = self._fused(inputs, [], [], True)
+        # The operation returns an unbiased estimate; Keras, and so its saved weights, have the
+        # batch's own variance.
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
+        variance *= (count - 1.0) / count
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        return outputs
+
+    def _fused(self, inputs, mean, variance, training):
+        # Half precision goes in and comes out, and everything between is float32.
+        return tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=mean,
+            variance=variance,
+            epsilon=self.epsilon,
+            exponential_avg_factor=1.0,
+            is_training=training,
+        )
+
+
+def as_keras(model: keras.Model) -> keras.Model:
+    """Returns a model with the same weights of Keras's own layers alone.
+
+    Args:
+      model: a functional model; it may have layers of `FusedBatchNormalization` and `Convolution`.
+
+    Returns:
+      The model itself where there are none.
+    """
+    kinds = {
+        FusedBatchNormalization: keras.layers.BatchNormalization,
+        Convolution: keras.layers.Conv2D,
+    }
+    if not any(type(layer) in kinds for layer in model.layers):
+        return model
+
+    def plain(layer):
+        return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
+
+    copied = keras.models.clone_model(model, clone_function=plain)
+    copied.set_weights(model.get_weights())
+    return copied

@@ -1,0 +1,110 @@
+"""Fused batch normalisation against Keras's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cutpaste_tf.models import norm, resnet
+
+
+def pair(dtype="float32", **options):
+    """Keras's layer and ours, with the same weights."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for kind in (keras.layers.BatchNormalization, norm.FusedBatchNormalization):
+        layer = kind(momentum=0.9, epsilon=1e-5, dtype=dtype, **options)
+        layer.build([None, 7, 5, 6])
+        layers.append(layer)
+    weights = [rng.uniform(0.5, 2.0, 6) for _ in range(4)]  # gamma, beta, mean, variance
+    for layer in layers:
+        layer.set_weights(weights)
+    return layers
+
+
+def inputs(batch=4):
+    rng = np.random.default_rng(1)
+    return tf.constant(rng.normal(1.0, 3.0, (batch, 7, 5, 6)), tf.float32)
+
+
+def results(layer, x, training, jit_compile=False):
+    """Outputs, gradients and weights after a step."""
+
+    @tf.function(jit_compile=jit_compile)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 3)
+        watched = [x, *(w.value for w in layer.trainable_weights)]
+        return y, tape.gradient(loss, watched)
+
+    y, gradients = step(x)
+    return [y.numpy(), *(g.numpy() for g in gradients), *layer.get_weights()]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_results_gradients_and_statistics_are_keras(training, jit_compile):
+    plain, fused = pair()
+    expected = results(plain, inputs(), training)
+    found = results(fused, inputs(), training, jit_compile)
+    assert len(found) == len(expected) == 8
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+def test_a_frozen_layer_stays_as_it_is():
+    plain, fused = pair()
+    for layer in (plain, fused):
+        layer.trainable = False
+    before = fused.get_weights()
+    np.testing.assert_allclose(
+        fused(inputs(), training=True), plain(inputs(), training=True), rtol=1e-4, atol=1e-5
+    )
+    for a, b in zip(fused.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_moving_statistics_are_the_batches_own_variance():
+    _, fused = pair()
+    x = inputs()
+    before = fused.get_weights()
+    fused(x, training=True)
+    for number, statistic in ((2, np.mean), (3, np.var)):
+        expected = 0.9 * before[number] + 0.1 * statistic(x.numpy(), axis=(0, 1, 2))
+        np.testing.assert_allclose(fused.get_weights()[number], expected, rtol=1e-5)
+
+
+def test_half_precision_is_normalised_in_single():
+    plain, fused = pair("mixed_float16")
+    x = tf.cast(inputs(), tf.float16)
+    for training in (True, False):
+        found, expected = fused(x, training=training), plain(x, training=training)
+        assert found.dtype == tf.float16
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(fused.get_weights()[3], plain.get_weights()[3], rtol=1e-5)
+
+
+def test_vectors_and_several_devices_are_left_to_keras():
+    fused = norm.FusedBatchNormalization()
+    plain = keras.layers.BatchNormalization()
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    np.testing.assert_allclose(fused(x, training=True), plain(x, training=True))
+    several = norm.FusedBatchNormalization(synchronized=True)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        several.build([None, 7, 5, 6])
+    assert strategy.run(lambda: several(inputs(), training=True)).shape == (4, 7, 5, 6)
+
+
+def test_a_network_of_keras_own_layers_has_the_same_features():
+    model = resnet.resnet18(32, width=0.125)
+    rng = np.random.default_rng(0)
+    model.set_weights([w + rng.uniform(0.0, 0.1, w.shape) for w in model.get_weights()])
+    plain = norm.as_keras(model)
+    assert not any(isinstance(x, norm.FusedBatchNormalization) for x in plain.layers)
+    assert [layer.name for layer in plain.layers] == [layer.name for layer in model.layers]
+    images = rng.random((3, 32, 32, 3), np.float32)
+    np.testing.assert_allclose(plain(images)["pool"], model(images)["pool"], rtol=1e-4, atol=1e-5)
+    assert norm.as_keras(plain) is plain
