@@ -1,171 +1,248 @@
-"""Speed of the 3-way views: ours, batched in the graph, against one PIL image at a time.
+"""Speed of the 3-way views: ours, batched in the graph, against one image at a time.
 
-    python experiments/benchmarks/augmentation.py
+    python experiments/benchmarks/augmentation.py [--rounds=5] [--size=64 --size=256]
 
-Both make the same views (translation and colour jitter of the input; CutPaste and CutPaste-Scar
-with colour jitter of the patch) of the same 256x256 images, as float32, on the same cores: PIL in
-one process for each core, TensorFlow with a thread for each core. Rounds alternate; medians count.
+All make the same views (translation and colour jitter of the input; CutPaste and CutPaste-Scar
+with colour jitter of the patch) of the same images, as float32, on the same cores: PIL, and
+torchvision on PyTorch's tensors where it is installed, in one process for each core; TensorFlow
+with a thread for each core. Rounds alternate; medians count.
+
+The share of a training step that the views take is training_step.py's to say.
 """
 
-import argparse
+import contextlib
+import importlib.util
 import math
-import multiprocessing
-import os
-import platform
 import random
-import statistics
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import common
 import numpy as np
 from PIL import Image, ImageEnhance
 
-SIZE = 256
+BATCH = 32
+TRANSLATION = 0.04
+NAMES = {
+    "pil": "PIL, one process a core",
+    "torchvision": "torchvision's tensors, one process a core",
+    "device": "ours, --augment=device",
+    "pipeline": "ours, --augment=pipeline",
+}
 
 
 def pil_jitter(image: Image.Image, maximum: float = 0.1, *, hue: bool = True) -> Image.Image:
     """Torchvision's ColorJitter on a PIL image."""
 
-    def factor():
-        return random.uniform(1 - maximum, 1 + maximum)
-
-    def turn(picture):
+    def turn(picture, shift):
         h, s, v = picture.convert("HSV").split()
-        shift = round(random.uniform(-maximum, maximum) * 255) % 256
-        turned = (np.asarray(h).astype(np.uint16) + shift) % 256
+        turned = (np.asarray(h).astype(np.uint16) + round(shift * 255) % 256) % 256
         h = Image.fromarray(turned.astype(np.uint8))
         return Image.merge("HSV", (h, s, v)).convert("RGB")
 
     steps = [
-        lambda picture: ImageEnhance.Brightness(picture).enhance(factor()),
-        lambda picture: ImageEnhance.Contrast(picture).enhance(factor()),
-        lambda picture: ImageEnhance.Color(picture).enhance(factor()),
+        lambda picture, shift: ImageEnhance.Brightness(picture).enhance(1 + shift),
+        lambda picture, shift: ImageEnhance.Contrast(picture).enhance(1 + shift),
+        lambda picture, shift: ImageEnhance.Color(picture).enhance(1 + shift),
+        turn,
     ]
-    if hue:
-        steps.append(turn)
+    return _in_random_order(image, steps if hue else steps[:3], maximum)
+
+
+def _in_random_order(image, steps, maximum):
     random.shuffle(steps)
     for step in steps:
-        image = step(image)
+        image = step(image, random.uniform(-maximum, maximum))
     return image
 
 
-def pil_views(image: np.ndarray, translation: int) -> list[np.ndarray]:
-    """The three views of one image, each float32 [256, 256, 3]."""
-    t = translation
+def pil_views(image: np.ndarray) -> list[np.ndarray]:
+    """The three views of one image, each float32 [S, S, 3]."""
+    size = len(image)
+    t = round(TRANSLATION * size)
     padded = np.pad(image, ((t, t), (t, t), (0, 0)), mode="reflect")
     y, x = random.randint(0, 2 * t), random.randint(0, 2 * t)
-    view = pil_jitter(Image.fromarray(padded[y : y + SIZE, x : x + SIZE]), hue=False)
+    view = pil_jitter(Image.fromarray(padded[y : y + size, x : x + size]), hue=False)
 
-    area = random.uniform(0.02, 0.15) * SIZE * SIZE
-    aspect = random.choice([random.uniform(0.3, 1.0), random.uniform(1.0, 3.3)])
-    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-    patch = pil_jitter(_crop(view, height, width))
+    def crop(height, width):
+        top, left = random.randint(0, size - height), random.randint(0, size - width)
+        return pil_jitter(view.crop((left, top, left + width, top + height)))
+
+    def corner(patch):
+        return random.randint(0, size - patch.width), random.randint(0, size - patch.height)
+
+    patch = crop(*_patch_sides(size))
     pasted = view.copy()
-    pasted.paste(patch, _corner(patch))
-
-    scar = pil_jitter(_crop(view, random.randint(10, 25), random.randint(2, 16)))
-    scar = scar.convert("RGBA").rotate(random.uniform(-45, 45), expand=True)
+    pasted.paste(patch, corner(patch))
+    scar = crop(random.randint(10, 25), random.randint(2, 16)).convert("RGBA")
+    scar = scar.rotate(random.uniform(-45, 45), expand=True)
     scarred = view.copy()
-    scarred.paste(scar, _corner(scar), mask=scar.getchannel("A"))
+    scarred.paste(scar, corner(scar), mask=scar.getchannel("A"))
     return [np.asarray(v, np.float32) / 255.0 for v in (view, pasted, scarred)]
 
 
-def _crop(image, height, width):
-    y, x = random.randint(0, SIZE - height), random.randint(0, SIZE - width)
-    return image.crop((x, y, x + width, y + height))
+def _patch_sides(size):
+    area = random.uniform(0.02, 0.15) * size * size
+    aspect = random.choice([random.uniform(0.3, 1.0), random.uniform(1.0, 3.3)])
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def _corner(patch):
-    return random.randint(0, SIZE - patch.width), random.randint(0, SIZE - patch.height)
+def torchvision_views() -> Callable[[np.ndarray], list]:
+    """Returns the function that makes the three views of one image out of tensors."""
+    import torch
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    torch.set_num_threads(1)
+
+    def jitter(image, maximum=0.1, hue=True):
+        steps = [
+            lambda picture, shift: F.adjust_brightness(picture, 1 + shift),
+            lambda picture, shift: F.adjust_contrast(picture, 1 + shift),
+            lambda picture, shift: F.adjust_saturation(picture, 1 + shift),
+            F.adjust_hue,
+        ]
+        return _in_random_order(image, steps if hue else steps[:3], maximum)
+
+    def views(image):
+        image = torch.from_numpy(image).permute(2, 0, 1)
+        size = image.shape[-1]
+        t = round(TRANSLATION * size)
+        padded = F.pad(image, [t], padding_mode="reflect")
+        y, x = random.randint(0, 2 * t), random.randint(0, 2 * t)
+        view = jitter(padded[:, y : y + size, x : x + size], hue=False)
+
+        def crop(height, width):
+            top, left = random.randint(0, size - height), random.randint(0, size - width)
+            return jitter(view[:, top : top + height, left : left + width])
+
+        def paste(patch, mask=None):
+            height, width = patch.shape[1:]
+            top, left = random.randint(0, size - height), random.randint(0, size - width)
+            pasted = view.clone()
+            place = pasted[:, top : top + height, left : left + width]
+            place.copy_(patch if mask is None else torch.where(mask > 0, patch, place))
+            return pasted
+
+        pasted = paste(crop(*_patch_sides(size)))
+        scar = crop(random.randint(10, 25), random.randint(2, 16))
+        scar = torch.cat([scar, torch.full_like(scar[:1], 255)])
+        options = {"interpolation": InterpolationMode.NEAREST, "expand": True}
+        scar = F.rotate(scar, random.uniform(-45, 45), **options)
+        scarred = paste(scar[:3], scar[3:])
+        return [v.to(torch.float32).div_(255.0) for v in (view, pasted, scarred)]
+
+    return views
 
 
-def pil_worker(images: np.ndarray, count: int, ready, go, times) -> None:
-    """Makes views of `count` images and reports the seconds it took."""
-    pil_views(images[0], 10)
-    while True:
-        ready.release()
-        go.acquire()
+def made_images(size: int) -> np.ndarray:
+    """Returns a batch of images, uint8 [B, S, S, 3], the same in any process."""
+    return np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), np.uint8)
+
+
+def one_at_a_time(
+    views: Callable[[np.ndarray], list], size: int
+) -> Mapping[str, Callable[..., Any]]:
+    """Returns what a worker can be asked for: the seconds that the views of `count` images take."""
+    images = made_images(size)
+
+    def seconds(count):
         began = time.perf_counter()
         for i in range(count):
-            pil_views(images[i % len(images)], 10)
-        times.put(time.perf_counter() - began)
+            views(images[i % BATCH])
+        return time.perf_counter() - began
+
+    return {"seconds": seconds}
 
 
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
-    batch, count = arguments.batch_size, 8 * arguments.batch_size
-    images = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
-
-    # PIL's processes start before TensorFlow's threads do.
-    context = multiprocessing.get_context("fork")
-    ready, go, times = context.Semaphore(0), context.Semaphore(0), context.Queue()
-    workers = [
-        context.Process(
-            target=pil_worker, args=(images, count // cores, ready, go, times), daemon=True
-        )
-        for _ in range(cores)
-    ]
-    for worker in workers:
-        worker.start()
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def ours(size: int) -> Mapping[str, Callable[..., Any]]:
+    """Returns what our worker can be asked for, likewise."""
     import tensorflow as tf
 
-    import cutpaste_tf  # noqa: F401 - before TensorFlow
     from cutpaste_tf.augment import proxy
 
-    def views(step, batch_images):
+    def views(step, images):
         seed = tf.stack([0, tf.cast(step, tf.int32)])
-        return proxy.make_views(tf.cast(batch_images, tf.float32) / 255.0, "cutpaste_3way", seed)
+        return proxy.make_views(images, "cutpaste_3way", seed)
 
-    on_device, constant = tf.function(views), tf.constant(images)
+    on_device, constant = tf.function(views), tf.constant(made_images(size))
 
-    def device_seconds():
+    def device(count):
         began = time.perf_counter()
-        for step in range(count // batch):
+        for step in range(count // BATCH):
             made, _ = on_device(tf.constant(step), constant)
         made[0, 0, 0, 0].numpy()
         return time.perf_counter() - began
 
-    data = tf.data.Dataset.counter().map(lambda i: views(i, constant), num_parallel_calls=cores)
+    data = tf.data.Dataset.counter().map(lambda i: views(i, constant), common.cores())
     iterator = iter(data)
 
-    def pipeline_seconds():
+    def pipeline(count):
         began = time.perf_counter()
-        for _ in range(count // batch):
+        for _ in range(count // BATCH):
             next(iterator)
         return time.perf_counter() - began
 
-    def pil_seconds():
-        for _ in workers:
-            ready.acquire()
-        for _ in workers:
-            go.release()
-        return max(times.get() for _ in workers)
+    return {"device": device, "pipeline": pipeline}
 
-    methods = {"pil": pil_seconds, "device": device_seconds, "pipeline": pipeline_seconds}
-    for method in methods.values():
-        method()
-    measured = {name: [] for name in methods}
-    for _ in range(arguments.rounds):
-        for name, method in methods.items():
-            measured[name].append(count / method())
-    for worker in workers:
-        worker.terminate()
-    rates = {name: statistics.median(values) for name, values in measured.items()}
-    print(
-        f"{platform.processor() or platform.machine()}, {cores} cores, TensorFlow {tf.__version__}"
-    )
-    print(f"PIL, one process a core:      {rates['pil']:7.0f} images/s")
-    for name, text in (("device", "--augment=device"), ("pipeline", "--augment=pipeline")):
-        print(
-            f"ours, {text}:{'':{18 - len(text)}s}{rates[name]:7.0f} images/s, "
-            f"{rates[name] / rates['pil']:.2f} times PIL"
-        )
+
+def compare(size: int, rounds: int, others: list[str]) -> None:
+    """Measures images of one size and prints it."""
+    # As many images for each method; enough to take some tenths of a second.
+    count = BATCH * max(8, round(8 * (256 / size) ** 2))
+    with contextlib.ExitStack() as stack:
+        us = stack.enter_context(common.Worker("--worker=ours", f"--size={size}"))
+        workers = {
+            name: [
+                stack.enter_context(common.Worker(f"--worker={name}", f"--size={size}"))
+                for _ in range(common.cores())
+            ]
+            for name in others
+        }
+
+        def together(name):
+            for worker in workers[name]:
+                worker.send("seconds", count=count // common.cores())
+            return max([worker.receive() for worker in workers[name]])
+
+        methods = {name: lambda name=name: together(name) for name in others}
+        methods |= {
+            name: lambda name=name: us.ask(name, count=count) for name in ("device", "pipeline")
+        }
+        seconds = common.medians(methods, rounds)
+    rates = {name: count / value for name, value in seconds.items()}
+    print(f"\n3-way views of {size}x{size} images")
+    for name, rate in rates.items():
+        print(f"{NAMES[name] + ':':45s}{rate:8.0f} images/s, {rate / rates['pil']:5.2f} times PIL")
+    for name in ("device", "pipeline"):
+        for other in others:
+            title = f"views, {size}x{size}, --augment={name}"
+            common.result(title, rates[name], rates[other], "images/s", NAMES[other])
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--size", type=int, action="append", help="of the images; may be repeated")
+    parser.add_argument("--worker", help="for the script's own use")
+    arguments = parser.parse_args()
+    sizes = arguments.size or [64, 256]
+    if arguments.worker == "ours":
+        common.serve(lambda: ours(sizes[0]))
+    elif arguments.worker == "pil":
+        common.serve(lambda: one_at_a_time(pil_views, sizes[0]))
+    elif arguments.worker == "torchvision":
+        common.serve(lambda: one_at_a_time(torchvision_views(), sizes[0]))
+    else:
+        print(common.machine("tensorflow", "pillow", "torch", "torchvision"))
+        others = ["pil"]
+        if importlib.util.find_spec("torchvision"):
+            others.append("torchvision")
+        else:
+            print("torchvision is not installed: no comparison with it")
+        for size in sizes:
+            compare(size, arguments.rounds, others)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,28 @@
 """Speed of scoring all patches of an image: ours, with shared work, against crop by crop.
 
-    python experiments/benchmarks/dense_scoring.py [--stem=small] [--width=1] [--stride=4]
+    python experiments/benchmarks/dense_scoring.py [--rounds=3] [--stem=small] [--width=1]
 
 The naive way cuts the patches of an image out and runs the network on them, in batches. Both give
 the same scores: the largest relative difference is printed. Rounds alternate; medians count.
 """
 
-import argparse
-import os
-import platform
 import resource
-import statistics
-import time
 
+import common
 import numpy as np
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import cutpaste_tf  # noqa: F401 - before TensorFlow
 
 PATCH = 32
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__, rounds=3)
     parser.add_argument("--stem", default="large", choices=["large", "small"])
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--stride", type=int, default=4)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--crops", type=int, default=1024, help="a batch of the naive way")
-    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
 
     import keras
@@ -87,24 +79,22 @@ def main() -> None:
     scores = {name: fitted.score(f.reshape(-1, f.shape[-1])) for name, f in features.items()}
     difference = np.max(np.abs(scores["ours"] - scores["naive"]) / scores["naive"])
 
-    times = {"naive": [], "ours": []}
-    for _ in range(arguments.rounds):
-        for name, run in (("naive", naive), ("ours", ours)):
-            began = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - began) / arguments.images)
-    seconds = {name: statistics.median(values) for name, values in times.items()}
+    methods = {"naive": common.timed(naive), "ours": common.timed(ours)}
+    taken = common.medians(methods, arguments.rounds)
+    seconds = {name: value / arguments.images for name, value in taken.items()}
     patches = embedder.count**2
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores")
+    print(common.machine("tensorflow"))
     print(
         f"ResNet-18, stem {arguments.stem}, width {arguments.width:g}: {patches} patches of "
         f"{PATCH}x{PATCH}, stride {arguments.stride}, of {arguments.size}x{arguments.size} images"
     )
     for name, value in seconds.items():
         print(f"{name:6s} {value:8.3f} s an image, {patches / value:10.0f} patches/s")
-    print(f"ours is {seconds['naive'] / seconds['ours']:.2f} times as fast")
     print(f"largest relative difference in score {difference:.1e}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+    title = f"patch scoring, stem {arguments.stem}, width {arguments.width:g}"
+    baseline = seconds["naive"]
+    common.result(title, seconds["ours"], baseline, "s an image", "patches one by one, batched")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,304 @@
+"""What the benchmarks share: methods in turn, the machine in words, results, other processes.
+
+To be imported before TensorFlow, for what it reads when it is imported.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import cutpaste_tf  # noqa: F401 - before TensorFlow
+
+_MARK = "RESULT "
+
+
+def parser(doc: str, rounds: int = 5) -> argparse.ArgumentParser:
+    """Makes a script's parser, with the flag that all of them have.
+
+    Args:
+      doc: the script's docstring.
+      rounds: the default of --rounds.
+
+    Returns:
+      The parser.
+    """
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--rounds", type=int, default=rounds, help="measurements of each method")
+    return made
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine(*packages: str) -> str:
+    """Describes the processor and the versions of packages, in a line, without importing any."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    parts = [model, f"{cores()} cores", f"Python {platform.python_version()}"]
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(parts)
+
+
+def timed(function: Callable[[], Any]) -> Callable[[], float]:
+    """Returns a function that calls another and returns the seconds that it took."""
+
+    def call() -> float:
+        began = time.perf_counter()
+        function()
+        return time.perf_counter() - began
+
+    return call
+
+
+def medians(methods: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Runs methods in turn, so that a machine that slows down slows all of them.
+
+    Args:
+      methods: functions that return what they measured, by name; each is called once more before
+        the first round, to warm up.
+      rounds: how often each is measured.
+
+    Returns:
+      The median by name.
+    """
+    found = {name: [] for name in methods}
+    for turn in range(rounds + 1):
+        for name, method in methods.items():
+            value = method()
+            if turn:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One comparison.
+
+    Attributes:
+      name: what was compared.
+      ours: our number.
+      baseline: what it is compared with.
+      unit: of both.
+      ratio: above one where ours is the better.
+      against: what the baseline is.
+    """
+
+    name: str
+    ours: float
+    baseline: float
+    unit: str
+    ratio: float
+    against: str
+
+
+def result(name: str, ours: float, baseline: float, unit: str, against: str) -> None:
+    """Prints a comparison as a line that `python -m experiments.benchmarks` collects.
+
+    Args:
+      name: what was compared.
+      ours: our number.
+      baseline: the other one.
+      unit: of both. Of a rate ("images/s") more is better, of all else less.
+      against: what the baseline is.
+    """
+    ratio = ours / baseline if "/s" in unit else baseline / ours
+    found = Result(name, float(ours), float(baseline), unit, float(ratio), against)
+    print(_MARK + json.dumps(dataclasses.asdict(found)), flush=True)
+
+
+def read_result(line: str) -> Result | None:
+    """Returns the comparison that a line of output tells of, if it does."""
+    return Result(**json.loads(line[len(_MARK) :])) if line.startswith(_MARK) else None
+
+
+class Worker:
+    """A process of its own for one competitor, which waits while others run.
+
+    TensorFlow and PyTorch in one process would share thread pools, to the harm of both.
+
+    Args:
+      arguments: for this script, which is to call `serve` when it is given them.
+    """
+
+    def __init__(self, *arguments: str):
+        command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments]
+        # What libraries say is of interest only if something goes wrong.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+        )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._said.close()
+
+    def send(self, method: str, **options: Any) -> None:
+        """Asks for a method to be run; `receive` waits for its answer."""
+        print(json.dumps([method, options]), file=self._process.stdin, flush=True)
+
+    def receive(self) -> Any:
+        """Returns what the method returned."""
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._said.seek(0)
+            raise RuntimeError(f"{self._said.read()}\na worker has ended, with status {status}")
+        return json.loads(line)
+
+    def ask(self, method: str, **options: Any) -> Any:
+        """Runs a method and returns what it returns."""
+        self.send(method, **options)
+        return self.receive()
+
+    def cpu_seconds(self) -> float:
+        """Returns the processor time that the process has used."""
+        stat = pathlib.Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def serve(make: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
+    """Runs what the process that started this one asks for, until it closes the pipe.
+
+    Args:
+      make: imports what is needed and returns the methods by name; they return what JSON holds.
+    """
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    methods = make()
+    for line in sys.stdin:
+        method, options = json.loads(line)
+        print(json.dumps(methods[method](**options)), file=answers, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a command took: seconds, and its peak memory in MiB, its processes' largest."""
+
+    seconds: float
+    mebibytes: float
+    status: int
+    output: str
+
+
+def run(command: Sequence[str], **environment: str) -> Usage:
+    """Runs a command in a fresh process.
+
+    Args:
+      command: the command.
+      environment: variables besides this process's.
+
+    Returns:
+      What it took. A process is charged with the memory of the one that started it, until it is a
+      program of its own, so measurements of memory are for scripts that import little themselves.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        return Usage(seconds, used.ru_maxrss / 2**10, process.returncode, output.read())
+
+
+def multiply_adds(model: Any) -> int:
+    """Counts a Keras model's multiplications in convolutions and dense layers, for one image.
+
+    Args:
+      model: built for images of a fixed size.
+
+    Returns:
+      The number; batch normalisation, activations and pooling are not counted.
+    """
+    import keras
+
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += multiply_adds(layer)
+        elif isinstance(layer, keras.layers.DepthwiseConv2D):
+            total += np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:2])
+        elif isinstance(layer, keras.layers.Conv2D):
+            total += np.prod(layer.output.shape[1:]) * np.prod(layer.kernel.shape[:3])
+        elif isinstance(layer, keras.layers.Dense):
+            total += np.prod(layer.kernel.shape)
+    return int(total)
+
+
+@contextlib.contextmanager
+def image_folder(
+    count: int, size: int, tests: int = 0, categories: int = 1
+) -> Iterator[pathlib.Path]:
+    """Makes a folder in MVTec layout that is gone afterwards.
+
+    Args:
+      count: normal images to train on.
+      size: their height and width.
+      tests: normal test images, and as many anomalous ones with masks.
+      categories: how many; a single one is called "made", several "made0", "made1" and so on.
+
+    Yields:
+      The folder of the categories' folders. The images are smooth with some noise, and compress to
+      png about as photographs do.
+    """
+    import PIL.Image
+
+    rng = np.random.default_rng(0)
+    square = np.zeros((size, size), bool)
+    square[size // 4 : size // 2, size // 4 : size // 2] = True
+
+    def write(folder, number, defect=False):
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = PIL.Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((size, size), PIL.Image.Resampling.BICUBIC), np.float32)
+        pixels = smooth + rng.normal(scale=3.0, size=(size, size, 1)).astype(np.float32)
+        if defect:
+            pixels[square] = 255.0 - pixels[square]
+        image = PIL.Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        image.save(folder / f"{number:05d}.png", compress_level=1)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for category in range(categories):
+            root = pathlib.Path(folder) / ("made" if categories == 1 else f"made{category}")
+            for number in range(count):
+                write(root / "train" / "good", number)
+            for number in range(tests):
+                write(root / "test" / "good", number)
+                write(root / "test" / "square", number, defect=True)
+                mask = root / "ground_truth" / "square" / f"{number:05d}_mask.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                PIL.Image.fromarray(square).save(mask)
+        yield pathlib.Path(folder)

@@ -1,0 +1,153 @@
+"""What the paper's tables would cost on GPUs: an estimate on paper, nothing is measured here.
+
+    python experiments/benchmarks/cost.py
+
+Multiply-adds are counted from the Keras models themselves, at the sizes, views and steps of the
+flag files: a forward pass for what is embedded or scored and for a frozen backbone, three for a
+training step. They are divided by the rate at which published trainings get them done, times a
+margin for small batches. Prints a Markdown table.
+
+Published, in images a second on one GPU:
+
+- ResNet-50 v1.5 in PyTorch, 224x224: V100 367 (float32) and 1,200 (mixed precision); A100 938
+  (TF32) and 2,470 (mixed). NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/
+  resnet50v1.5/README.md.
+- EfficientNet-B4 in TensorFlow 2, 380x380: V100 79 and 211, A100 165 and 470. The same repository,
+  TensorFlow2/Classification/ConvNets/efficientnet_v1/README.md.
+- H100: taken to be twice an A100, as Lambda reports of vision models ("NVIDIA H100 Tensor Core GPU
+  - Deep Learning Performance Analysis").
+
+ResNet-18 is taken to get as many multiply-adds done a second as ResNet-50. That is careful: on one
+RTX 3090 it trained 2.86 times as many images (huggingface/pytorch-image-models), with 2.26 times
+fewer multiply-adds.
+"""
+
+import dataclasses
+import heapq
+
+import common
+
+from cutpaste_tf import config as configs
+from cutpaste_tf import experiments
+
+RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
+# (ResNet-50's, EfficientNet-B4's) published images a second.
+GPUS = {
+    "V100, float32": (367.0, 79.0),
+    "A100, TF32": (938.0, 165.0),
+    "A100, mixed precision": (2470.0, 470.0),
+    "H100, TF32": (2 * 938.0, 2 * 165.0),
+    "H100, mixed precision": (2 * 2470.0, 2 * 470.0),
+}
+# Assumptions: how much of the published rates is left with 64 to 96 views a step in place of 128
+# to 256 images, or 24 views of EfficientNet-B4; it is also to cover the making of the views.
+MARGIN, MARGIN_B4 = 0.7, 0.5
+# Assumption: seconds of a run for imports, tracing, densities, metrics and figures.
+OVERHEAD = {"table1": 60.0, "table2": 180.0, "table3": 90.0}
+TRAIN_IMAGES, TEST_IMAGES = 3629 / 15, 1725 / 15  # MVTec AD's, of a category on average
+SIZES = {"one GPU": 1, "eight GPUs": 8, "Ray, 4 x 8 GPUs": 32}
+NAMES = {
+    "table1": "Table 1, six proxy tasks",
+    "table2": "Table 2, patches",
+    "table3": "Table 3, EfficientNet-B4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Runs that are alike: how many, and the multiply-adds of one's training and evaluation."""
+
+    runs: int
+    training: float
+    evaluation: float
+
+
+def multiply_adds(backbone: str, size: int, stem: str) -> int:
+    """Counts a forward pass of a backbone for one image."""
+    from cutpaste_tf.models import efficientnet, resnet
+
+    if backbone == "resnet18":
+        return common.multiply_adds(resnet.resnet18(size, stem=stem))
+    return common.multiply_adds(efficientnet.efficientnet(backbone, size))
+
+
+def work(experiment: experiments.Experiment) -> Work:
+    """Counts what the runs of an experiment do."""
+    from cutpaste_tf import train
+    from cutpaste_tf.augment import proxy
+    from cutpaste_tf.localize import dense
+
+    flagfile = experiments.find_flagfile(experiment)
+    runs = configs.parse(["cost", f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
+    config = runs[0]
+    views = config.batch_size * len(proxy.TASKS[config.task])
+    forward = multiply_adds(config.backbone, config.patch_size or config.image_size, config.stem)
+    training = sum(
+        stage.steps * views * forward * (3 if stage.trains_backbone else 1)
+        for stage in train.stages(config)
+    )
+    images = TRAIN_IMAGES + TEST_IMAGES
+    if not config.patch_size:
+        during = (config.steps // configs.EPOCH_STEPS - 1) // config.eval_every
+        return Work(len(runs), training, (2 + during) * images * forward)
+    places = dense.locations(config.image_size, config.dense_patch, config.dense_stride) ** 2
+    forward = places * multiply_adds(config.backbone, config.dense_patch, config.stem)
+    # Before and after the training; and for the threshold each fold by itself where locations have
+    # densities of their own, or all in one pass and the scores in another.
+    separate = len(configs.MVTEC_ALIGNED) / len(configs.CATEGORIES["mvtec_ad"])
+    folds = 5 * separate + 2 * (1 - separate)
+    return Work(len(runs), training, (2 * images + folds * TRAIN_IMAGES) * forward)
+
+
+def makespan(jobs: list[float], gpus: int) -> float:
+    """Returns when the last of some runs ends, each started on the GPU that is free first."""
+    free = [0.0] * gpus
+    for seconds in sorted(jobs, reverse=True):
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def span(seconds: float) -> str:
+    """Writes a time in hours, or in days where it is long."""
+    hours = seconds / 3600
+    if hours >= 72:
+        return f"{hours / 24:.0f} days"
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
+
+
+def main() -> None:
+    """Counts and prints."""
+    common.parser(__doc__).parse_args()
+    # Of Table 2, GradCAM's row is of Table 1's networks.
+    tables = {name: list(experiments.TABLES[name]) for name in NAMES}
+    tables["table2"] = tables["table2"][:1]
+    done = {name: [work(one) for one in chosen] for name, chosen in tables.items()}
+    b4 = multiply_adds("efficientnet_b4", 380, "")
+    resnet18 = multiply_adds("resnet18", 224, "large")
+    print(
+        f"multiply-adds of a forward pass: ResNet-18 {resnet18:.3g} at 224x224, EfficientNet-B4 "
+        f"{b4:.3g} at 380x380\n"
+    )
+    heads = ["an estimate, not measured", "runs", "multiply-adds", "of them to score", "on"]
+    print("| " + " | ".join([*heads, "GPU hours", *SIZES]) + " |")
+    print("| --- " * (len(heads) + 1 + len(SIZES)) + "|")
+    for name, works in done.items():
+        runs = sum(w.runs for w in works)
+        scoring = sum(w.runs * w.evaluation for w in works)
+        total = scoring + sum(w.runs * w.training for w in works)
+        for gpu, (of_resnet50, of_b4) in GPUS.items():
+            rate = MARGIN_B4 * of_b4 * b4 if name == "table3" else MARGIN * of_resnet50 * RESNET50
+            rate *= 3  # a published step is forward and backward
+            jobs = [
+                (w.training + w.evaluation) / rate + OVERHEAD[name]
+                for w in works
+                for _ in range(w.runs)
+            ]
+            cells = [NAMES[name], str(runs), f"{total:.1e}", f"{100 * scoring / total:.0f}%", gpu]
+            cells.append(f"{sum(jobs) / 3600:,.0f}")
+            cells += [span(makespan(jobs, count)) for count in SIZES.values()]
+            print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

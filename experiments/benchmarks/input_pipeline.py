@@ -1,0 +1,132 @@
+"""The training input with the model removed: steps, images and epochs a second.
+
+    python experiments/benchmarks/input_pipeline.py [--rounds=5] [--image_size=256]
+
+What `fit` would take is taken and thrown away: batches of 32 images with --augment=device, and
+their 96 views, made on the host, with --augment=pipeline. The baselines read png files anew at each
+step, as many ports do: a tf.data pipeline that decodes and resizes them in parallel, which stands
+for --augment=device, and the same with our views after it, for --augment=pipeline. Rounds
+alternate; medians count.
+
+What a GPU asks for is an estimate from published training throughputs, scaled by pixels; the goal
+is five times that. Here the host has the cores that it has; a GPU's has more.
+"""
+
+import dataclasses
+import time
+
+import common
+import numpy as np
+
+BATCH, CLASSES = 32, 3
+SOURCES = 64  # files
+SOURCE_SIZE = 1024  # pixels; MVTec AD's images are 700 to 1,024 high and wide
+MARGIN = 5.0
+# Images/s of ResNet-18 in PyTorch, channels last, mixed precision, 224x224, 512 a batch, on one RTX
+# 3090: huggingface/pytorch-image-models, results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv;
+# its ResNet-50 trained 1,218.01 images/s.
+RTX_3090 = 3481.78
+# ResNet-50 in PyTorch, mixed precision, on one A100 of 80 GB: NVIDIA/DeepLearningExamples,
+# PyTorch/Classification/ConvNets/resnet50v1.5/README.md. Its ratio to the RTX 3090's is assumed to
+# be ResNet-18's too.
+A100 = RTX_3090 * 2470.0 / 1218.01
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--image_size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=64, help="a measurement; four times for ours")
+    arguments = parser.parse_args()
+    with common.image_folder(SOURCES, SOURCE_SIZE) as folder:
+        compare(folder, arguments)
+
+
+def compare(folder, arguments) -> None:
+    """Measures the pipelines on a folder of images."""
+    import tensorflow as tf
+
+    from cutpaste_tf import train
+    from cutpaste_tf.config import EPOCH_STEPS, Config, folder_root
+    from cutpaste_tf.data import folder as folders
+    from cutpaste_tf.data import pipeline
+
+    size = arguments.image_size
+    config = Config(dataset="folder", data_dir=str(folder), category="made", image_size=size)
+    config = dataclasses.replace(config, batch_size=BATCH)
+    split = folders.load(folder_root(config.data_dir, config.category)).train
+    # As many as a category of MVTec AD has; the stored images are what the training reads.
+    images = pipeline.prepare(split, size).subset(np.arange(300) % SOURCES)
+    make_views = train.view_maker(config)
+    stored = pipeline.training_batches(images, BATCH, 0)
+    with_views = pipeline.training_batches(images, BATCH, 0, 0, make_views)
+
+    def read(path):
+        image = tf.io.decode_png(tf.io.read_file(path), channels=3)
+        return tf.cast(tf.image.resize(image, [size, size], antialias=True), tf.uint8)
+
+    files = tf.data.Dataset.from_tensor_slices(list(split.images)).shuffle(SOURCES).repeat()
+    decoded = files.map(read, tf.data.AUTOTUNE).batch(BATCH, drop_remainder=True)
+    viewed = tf.data.Dataset.zip(tf.data.Dataset.counter(), decoded)
+    viewed = viewed.map(make_views, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    decoded = decoded.prefetch(tf.data.AUTOTUNE)
+
+    few, many = max(1, arguments.steps // 16), arguments.steps
+    cases = {
+        "device": (stored, 4 * many),
+        "files": (decoded, few),
+        "pipeline": (with_views, few),
+        "files and views": (viewed, few),
+    }
+
+    def rate(data, steps):
+        def measure():
+            # A fresh iterator, that none works ahead in another's turn; its first batch fills it.
+            iterator = iter(data)
+            next(iterator)
+            began = time.perf_counter()
+            for _ in range(steps):
+                next(iterator)
+            return steps / (time.perf_counter() - began)
+
+        return measure
+
+    steps = common.medians({name: rate(*case) for name, case in cases.items()}, arguments.rounds)
+    print(common.machine("tensorflow"))
+    print(f"{size}x{size}, {BATCH} images a step, files of {SOURCE_SIZE}x{SOURCE_SIZE}")
+    for name, value in steps.items():
+        print(
+            f"{name:16s} {value:8.1f} steps/s, {BATCH * value:8.0f} images/s, "
+            f"{value / EPOCH_STEPS:6.2f} epochs/s"
+        )
+    for name, published in (("RTX 3090", RTX_3090), ("A100", A100)):
+        asked = published * (224 / size) ** 2 / (BATCH * CLASSES)
+        print(
+            f"one {name}, by its published throughput, takes {asked:.0f} steps/s; "
+            f"{MARGIN:g} times that is {MARGIN * asked:.0f}"
+        )
+        for way in ("device", "pipeline"):
+            enough = steps[way] / (MARGIN * asked)
+            cores = np.ceil(common.cores() / enough)
+            state = "met" if enough >= 1 else f"not met; {cores:.0f} such cores would"
+            print(f"    --augment={way}: {enough:.2g} times as much: {state}")
+    title = f"input, {size}x{size}, --augment="
+    common.result(title + "device", steps["device"], steps["files"], "steps/s", "decoding files")
+    common.result(
+        title + "pipeline",
+        steps["pipeline"],
+        steps["files and views"],
+        "steps/s",
+        "decoding files, then our views",
+    )
+    common.result(
+        title + "device",
+        steps["device"],
+        MARGIN * A100 * (224 / size) ** 2 / (BATCH * CLASSES),
+        "steps/s",
+        f"{MARGIN:g} times an A100's training (an estimate)",
+    )
+
+
+if __name__ == "__main__":
+    main()

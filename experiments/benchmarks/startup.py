@@ -1,0 +1,167 @@
+"""Time until something happens: help, mistakes, and the first training step.
+
+    python experiments/benchmarks/startup.py [--rounds=5]
+
+- `--help`, and a mistaken flag, which is told with exit status 2, of a fresh process, against
+  `import tensorflow`, which a program that imports it first takes before it says anything.
+- The command of a tiny run until its first step is done, against the same `import tensorflow`, and
+  where the time goes: libraries, images, the network, the untrained network's scores, the first
+  step, which is traced, and the second.
+- What is imported for it, by packages, as `python -X importtime` has it: seconds in their own
+  modules.
+
+Rounds alternate; medians count.
+"""
+
+import collections
+import itertools
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+
+import common
+
+# Leaving TensorFlow takes a second more, which is not waited for.
+IMPORT = [sys.executable, "-c", "import os, tensorflow; os._exit(0)"]
+MAIN = [sys.executable, "-m", "cutpaste_tf.main"]
+FLAGS = "--dataset=folder --category=made --image_size=64 --width=0.25 --batch_size=16 --steps=2"
+PHASES = {
+    "libraries": "the libraries are imported",
+    "images": "the images are decoded",
+    "network": "the network is built",
+    "untrained": "the untrained network is evaluated",
+    "first step": "the first step, traced",
+    "second step": "the second step",
+}
+_PHASE = re.compile(r"^PHASE (.+) (\d+\.\d+)$", re.MULTILINE)
+_IMPORT_TIME = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)$", re.MULTILINE)
+
+
+def first_steps(began: float, argv: list[str]) -> None:
+    """Runs the command as `main` does, and prints when each phase has ended.
+
+    Args:
+      began: when the process was started, by time.time().
+      argv: the command's flags.
+    """
+    import cutpaste_tf.main as command
+
+    def said(phase):
+        print(f"\nPHASE {phase} {time.time() - began:.6f}", flush=True)
+
+    def after(owner, name, phase):
+        function = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            found = function(*args, **kwargs)
+            said(phase)
+            return found
+
+        setattr(owner, name, call)
+
+    command.prepare_libraries()
+    from cutpaste_tf import evaluate, train
+    from cutpaste_tf.data import pipeline
+
+    said("libraries")
+    after(pipeline, "prepare", "images")  # of two calls the last counts
+    after(train, "build", "network")
+    after(evaluate.Evaluator, "__call__", "untrained")
+    make, steps = train.ProxyClassifier.make_train_function, iter(("first step", "second step"))
+
+    def made(self, force=False):
+        make(self, force)
+        step = self.train_function
+
+        def timed(iterator):
+            logs = step(iterator)
+            float(logs["loss"])
+            said(next(steps))
+            return logs
+
+        self.train_function = timed
+
+    train.ProxyClassifier.make_train_function = made
+    raise SystemExit(command.main(["main", *argv]))
+
+
+def phases(flags: list[str]) -> dict[str, float]:
+    """Runs a tiny training in a fresh process; returns the seconds of each phase."""
+    with tempfile.TemporaryDirectory() as workdir:
+        script = str(pathlib.Path(__file__).resolve())
+        command = [sys.executable, script, f"--began={time.time()!r}", *flags]
+        found = common.run([*command, f"--workdir={workdir}"])
+    if found.status:
+        raise SystemExit(found.output)
+    ends = {}
+    for name, value in _PHASE.findall(found.output):
+        # The trained network is evaluated too, but only after the steps.
+        if name != "untrained" or name not in ends:
+            ends[name] = float(value)
+    ends = [0.0, *(ends[name] for name in PHASES)]
+    taken = [end - begin for begin, end in itertools.pairwise(ends)]
+    return dict(zip(PHASES, taken, strict=True))
+
+
+def imports() -> collections.Counter:
+    """Returns the seconds that a training's imports take, in packages' own modules."""
+    code = "import keras; from cutpaste_tf import data, distribution, evaluate, train"
+    output = common.run([sys.executable, "-X", "importtime", "-c", code]).output
+    found = collections.Counter()
+    for micros, module in _IMPORT_TIME.findall(output):
+        found[module.split(".")[0]] += int(micros) / 1e6
+    return found
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--began", type=float, help="for the script's own use")
+    arguments, flags = parser.parse_known_args()
+    if arguments.began is not None:
+        first_steps(arguments.began, flags)
+
+    commands = {
+        "import tensorflow": (IMPORT, 0),
+        "python, doing nothing": ([sys.executable, "-c", ""], 0),
+        "--help": ([*MAIN, "--help"], 0),
+        "a mistaken flag": ([*MAIN, "--image_size=many"], 2),
+    }
+
+    def seconds(command, status):
+        found = common.run(command)
+        if found.status != status:
+            raise SystemExit(f"{command} ended with {found.status}:\n{found.output}")
+        return found.seconds
+
+    taken = common.medians(
+        {name: lambda case=case: seconds(*case) for name, case in commands.items()},
+        arguments.rounds,
+    )
+    with common.image_folder(64, 96, tests=8) as folder:
+        flags = [*FLAGS.split(), f"--data_dir={folder}"]
+        rounds = [phases(flags) for _ in range(arguments.rounds + 1)][1:]
+    parts = {name: statistics.median(one[name] for one in rounds) for name in PHASES}
+    first = sum(parts.values()) - parts["second step"]
+
+    print(common.machine("tensorflow", "keras"))
+    for name, value in taken.items():
+        print(f"{name:36s}{value:7.2f} s")
+    print(f"a tiny run, until its first step    {first:7.2f} s, of which")
+    for name, text in PHASES.items():
+        print(f"    {text:36s}{parts[name]:7.2f} s")
+    print("imported for it, seconds in the modules of")
+    own = imports()
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in own.most_common(12))
+    print(f"    {shown}; in all {own.total():.2f}")
+    baseline = taken["import tensorflow"]
+    for name in ("--help", "a mistaken flag"):
+        common.result(name, taken[name], baseline, "s", "import tensorflow")
+    common.result("first step", first, baseline, "s", "import tensorflow")
+
+
+if __name__ == "__main__":
+    main()
