@@ -1,0 +1,64 @@
+"""What the benchmarks count and say; how fast anything is, is not for tests."""
+
+import importlib
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports one of the scripts, as when it is run."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "benchmarks"))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if "benchmarks" in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_results_are_read_back_and_better_is_above_one(module, capsys):
+    common = module("common")
+    common.result("views", 200.0, 100.0, "images/s", "PIL")
+    common.result("step", 2.0, 3.0, "s a step", "PyTorch")
+    print("anything else")
+    found = [common.read_result(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one and (one.name, one.ratio) for one in found] == [
+        ("views", 2.0),
+        ("step", 1.5),
+        None,
+    ]
+
+
+def test_medians_are_of_alternating_rounds_after_one_to_warm_up(module):
+    order = []
+
+    def method(name, values):
+        values = iter(values)
+
+        def call():
+            order.append(name)
+            return next(values)
+
+        return call
+
+    methods = {"a": method("a", [99, 1, 3, 2]), "b": method("b", [99, 5, 4, 6])}
+    assert module("common").medians(methods, 3) == {"a": 2, "b": 5}
+    assert order == ["a", "b"] * 4
+
+
+def test_operations_are_those_that_are_published(module):
+    from cutpaste_tf.models import resnet
+
+    # torchvision: 1.81 GFLOPS, by multiply-adds, of which the classifier has 0.5 million.
+    counted = module("common").multiply_adds(resnet.resnet18(224))
+    assert counted == pytest.approx(1.814e9, rel=2e-3)
+
+
+def test_runs_are_spread_over_gpus(module):
+    cost = module("cost")
+    assert cost.makespan([1.0] * 10, 1) == 10.0
+    assert cost.makespan([1.0] * 10, 8) == 2.0
+    assert cost.makespan([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert [cost.span(3600 * hours) for hours in (1.04, 15.2, 100.0)] == ["1.0 h", "15 h", "4 days"]
