@@ -15,15 +15,16 @@ from cutpaste_tf.models.conv import Convolution
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation, with the same weights and, but for rounding, the same results.
 
-    What the fused operation does not do is done by Keras's layer: batches of vectors, and batch
-    statistics over several devices.
+    What the fused operation does not do is done by Keras's layer: batches of vectors, double
+    precision, and batch statistics over several devices.
     """
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Normalises inputs, [B, H, W, C], over all but their channels."""
-        if len(inputs.shape) != 4 or self.synchronized or mask is not None:
+        known = inputs.dtype in (tf.float16, tf.bfloat16, tf.float32)
+        if len(inputs.shape) != 4 or self.synchronized or mask is not None or not known:
             return super().call(inputs, training=training, mask=mask)
         if not (training and self.trainable):
             return self._fused(inputs, self.moving_mean, self.moving_variance, False)[0]
@@ -40,8 +41,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         # Half precision goes in and comes out, and everything between is float32.
         return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
             mean=mean,
             variance=variance,
             epsilon=self.epsilon,

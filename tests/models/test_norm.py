@@ -86,6 +86,12 @@ def test_half_precision_is_normalised_in_single():
     np.testing.assert_allclose(fused.get_weights()[3], plain.get_weights()[3], rtol=1e-5)
 
 
+def test_double_precision_is_left_to_keras():
+    plain, fused = pair("float64")
+    x = tf.cast(inputs(), tf.float64)
+    np.testing.assert_array_equal(fused(x, training=True), plain(x, training=True))
+
+
 def test_vectors_and_several_devices_are_left_to_keras():
     fused = norm.FusedBatchNormalization()
     plain = keras.layers.BatchNormalization()
