@@ -294,7 +294,7 @@ def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True
     import keras
     from keras import ops
 
-    from cutpaste_tf.models.norm import as_keras
+    from cutpaste_tf.models.plain import as_keras
 
     # Who loads the file has no layers of this package.
     config, backbone = detector.config, as_keras(detector.backbone)

@@ -26,7 +26,7 @@ from cutpaste_tf.errors import Parser, UserError
 from cutpaste_tf.report import tables
 
 TABLES = {f"table{number}": number for number in tables.NUMBERS}
-# How many images each figure shows, or embeds, of a run.
+# How many images each figure shows, and figure 3 embeds of each kind and run.
 COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
 FIGURES = (*COUNTS, *TABLES)
 _OF_ONE_RUN = ("5", "6")
@@ -55,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", help="of tables: the runs are in this folder and all below it")
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
     counts = ", ".join(f"{count} in figure {number}" for number, count in COUNTS.items())
-    parser.add_argument("--count", type=int, help=f"how many images of a run; by default {counts}")
-    parser.add_argument("--output", help="where to write; the first run's figures/ by default")
+    parser.add_argument("--count", type=int, help=f"how many images; by default {counts}")
+    parser.add_argument(
+        "--output", help="where to write; figures/ in the first run or in the workdir by default"
+    )
     try:
         arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
         chosen = arguments.figure.split(",")
@@ -116,9 +118,10 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
     names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _VIEWS)]
     for number, run in enumerate(runs):
         config, category = _images_of(run, data_dir)
+        _check_scars(run, config, config.image_size)
         # The first runs take what does not divide.
         wanted = max(1, (count + len(runs) - 1 - number) // len(runs))
-        normal = category.train.subset(_spread(len(category.train), wanted))
+        normal = category.train.subset(category.train.spread(wanted))
         anomalous = np.flatnonzero(category.test.labels)
         defects = category.test.subset(anomalous).examples(wanted)
         defects = category.test.subset(anomalous[defects])
@@ -160,12 +163,13 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     for run in runs:
         detector = Detector.load(run)
         config, category = _images_of(run, data_dir)
+        _check_scars(run, config, config.image_size)
         # Test images, which the network has not seen; their views differ by what is pasted alone.
         normals = np.flatnonzero(category.test.labels == 0)
         normal = category.test.subset(normals) if len(normals) else category.train
-        normal = normal.subset(_spread(len(normal), count))
-        anomalous = np.flatnonzero(category.test.labels)
-        anomalous = category.test.subset(anomalous[_spread(len(anomalous), count)])
+        normal = normal.subset(normal.spread(count))
+        anomalous = category.test.subset(np.flatnonzero(category.test.labels))
+        anomalous = anomalous.subset(anomalous.spread(count))
         parts = [[], [], []]
         for first in range(0, len(normal), _EMBED_BATCH):
             rows = range(first, min(first + _EMBED_BATCH, len(normal)))
@@ -194,24 +198,20 @@ def _images_of(run, data_dir):
     import dataclasses
 
     from cutpaste_tf import data
-    from cutpaste_tf.augment import paste
     from cutpaste_tf.config import Config
 
     config = Config.load(run)
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
-    if paste.scar_side(config.scar_width, config.scar_length) > config.image_size:
-        raise UserError(
-            f"--run={run}: its images of {config.image_size} pixels are too small for scars"
-        )
     return config, data.load(config)
 
 
-def _spread(total, count):
-    """At most `count` of the numbers below `total`, evenly spread."""
-    import numpy as np
+def _check_scars(run, config, size):
+    """Raises UserError if a run's scars do not fit into images of a size."""
+    from cutpaste_tf.augment import paste
 
-    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+    if paste.scar_side(config.scar_width, config.scar_length) > size:
+        raise UserError(f"--run={run}: its images of {size} pixels are too small for scars")
 
 
 def _read(split, config):
@@ -281,12 +281,9 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     from cutpaste_tf.main import prepare_libraries
 
     prepare_libraries()
-    import dataclasses
-
     import numpy as np
     import tensorflow as tf
 
-    from cutpaste_tf import data
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.evaluate import Detector
     from cutpaste_tf.report import figures
@@ -304,8 +301,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
                 f"--run={run}: is of {config.dataset} {config.category}, the first run of "
                 f"{first.dataset} {first.category}"
             )
-    config = dataclasses.replace(first, data_dir=data_dir) if data_dir else first
-    test = data.load(config).test
+    test = _images_of(runs[0], data_dir)[1].test
     if not len(test):
         raise UserError(f"--run={runs[0]}: there are no test images to show")
     shown = test.examples(count)
@@ -326,7 +322,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
             name += f" {sum(other.startswith(name) for other in maps) + 1}"
         maps[name] = (values, np.median(usual), np.quantile(values, 0.999))
     return figures.localization(
-        pipeline.prepare(test.subset(shown), size).read(tf.range(len(shown))).numpy(),
+        _read(test.subset(shown), first),
         np.stack([pipeline.read_mask(test.masks[i], size) for i in shown]),
         maps,
         first.category,
@@ -349,29 +345,17 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
       UserError: if the run's folder or its images cannot be read.
     """
     (run,) = runs
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
-    import dataclasses
-
+    config, category = _images_of(run, data_dir)
+    _check_scars(run, config, config.input_size)
     import numpy as np
 
-    from cutpaste_tf import data, train
-    from cutpaste_tf.augment import paste, proxy
-    from cutpaste_tf.config import Config
+    from cutpaste_tf import train
+    from cutpaste_tf.augment import proxy
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
 
-    config = Config.load(run)
-    if data_dir:
-        config = dataclasses.replace(config, data_dir=data_dir)
-    if paste.scar_side(config.scar_width, config.scar_length) > config.input_size:
-        raise UserError(
-            f"--run={run}: its images of {config.input_size} pixels are too small for scars"
-        )
-    normal = data.load(config).train
-    chosen = np.unique(np.linspace(0, len(normal) - 1, count).astype(int))
-    images = pipeline.prepare(normal.subset(chosen), config.image_size)
+    normal = category.train
+    images = pipeline.prepare(normal.subset(normal.spread(count)), config.image_size)
     rows = {}
     for task, classes in proxy.TASKS.items():
         pictures = train.gallery(images, config, images.count, task)
@@ -397,22 +381,15 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
       UserError: if the run's folder or its images cannot be read, or there are no normal ones.
     """
     (run,) = runs
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
-    import dataclasses
-
+    config, category = _images_of(run, data_dir)
     import numpy as np
 
-    from cutpaste_tf import data, evaluate
-    from cutpaste_tf.config import TEST_ANOMALIES, Config
+    from cutpaste_tf import evaluate
+    from cutpaste_tf.config import TEST_ANOMALIES
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
 
-    config = Config.load(run)
-    if data_dir:
-        config = dataclasses.replace(config, data_dir=data_dir)
-    test = data.load(config).test
+    test = category.test
     normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
     images = pipeline.prepare(normal, config.image_size)
     made, digits = evaluate.synthetic_sets(TEST_ANOMALIES, normal, images, config.seed)

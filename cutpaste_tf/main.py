@@ -467,8 +467,7 @@ def show_embeddings(config, category, train_images, test_images, found, normal_s
     columns = {"type": [], "label": [], "split": [], "score": [], "path": []}
     features, pictures = [], []
     for part, split, images, of_part, scores in parts:
-        count = len(split) * projector.MOST // max(total, projector.MOST)
-        chosen = np.linspace(0, len(split) - 1, min(len(split), max(1, count))).astype(np.int64)
+        chosen = split.spread(max(1, len(split) * projector.MOST // max(total, projector.MOST)))
         features.append(of_part[chosen])
         for i in chosen:
             label = "anomalous" if split.labels[i] else "normal"

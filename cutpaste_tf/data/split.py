@@ -72,6 +72,18 @@ class Split:
         chosen = sorted((group, kind, i) for group, _, kind, i in rounds[:count])
         return np.array([i for _, _, i in chosen], np.int64)
 
+    def spread(self, count: int) -> np.ndarray:
+        """Chooses images evenly from the first to the last.
+
+        Args:
+          count: how many at most.
+
+        Returns:
+          int64 [min(count, N)], in their order.
+        """
+        count = min(count, len(self))
+        return np.linspace(0, len(self) - 1, count).astype(np.int64)
+
     @property
     def from_files(self) -> bool:
         """Whether the images are paths of files."""

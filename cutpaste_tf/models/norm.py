@@ -8,8 +8,6 @@ in inference TensorFlow merges it, and the activation after it, into the convolu
 import keras
 import tensorflow as tf
 
-from cutpaste_tf.models.conv import Convolution
-
 
 @keras.saving.register_keras_serializable("cutpaste_tf")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -49,27 +47,3 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             exponential_avg_factor=1.0,
             is_training=training,
         )
-
-
-def as_keras(model: keras.Model) -> keras.Model:
-    """Returns a model with the same weights of Keras's own layers alone.
-
-    Args:
-      model: a functional model; it may have layers of `FusedBatchNormalization` and `Convolution`.
-
-    Returns:
-      The model itself where there are none.
-    """
-    kinds = {
-        FusedBatchNormalization: keras.layers.BatchNormalization,
-        Convolution: keras.layers.Conv2D,
-    }
-    if not any(type(layer) in kinds for layer in model.layers):
-        return model
-
-    def plain(layer):
-        return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
-
-    copied = keras.models.clone_model(model, clone_function=plain)
-    copied.set_weights(model.get_weights())
-    return copied

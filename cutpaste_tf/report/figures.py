@@ -72,15 +72,16 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, title: str) -> Figur
     """
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     bins = np.histogram_bin_edges(scores, bins=40)
+    # Normal images, mostly the fewer, stand in front.
     for label, name, color, hatch in (
-        (0, "normal", NORMAL_COLOR, ""),
         (1, "anomalous", ANOMALOUS_COLOR, "////"),
+        (0, "normal", NORMAL_COLOR, ""),
     ):
         values = scores[labels == label]
         if len(values):
             label = f"{name} ({len(values)})"
-            axes.hist(values, bins, color=color, alpha=0.6, hatch=hatch, label=label)
-    axes.set(xlabel="anomaly score (Mahalanobis distance)", ylabel="test images", title=title)
+            axes.hist(values, bins, color=color, alpha=0.8, hatch=hatch, label=label)
+    axes.set(xlabel="anomaly score", ylabel="test images", title=title)
     axes.legend()
     return figure
 

@@ -65,17 +65,19 @@ def against_paper(table: Table) -> Figure | None:
             linestyle="none",
             capsize=3,
         )
-    names = []
-    for i in columns:
-        column = table.columns[i]
-        name = f"{column.group}\n{column.name}" if column.group else column.name
-        names.append(name.replace(", ", ",\n").replace(" (", "\n("))
+    names = [_heading(table.columns[i]) for i in columns]
     axes.set_xticks(range(len(columns)), names, fontsize=8)
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylabel="AUC [%]")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     axes.set_title(f"Table {table.number}. {table.title}", fontsize=10)
     return figure
+
+
+def _heading(column):
+    """A column's name in short lines."""
+    name = f"{column.group}\n{column.name}" if column.group else column.name
+    return name.replace(", ", ",\n").replace(" (", "\n(")
 
 
 def by_category(table: Table) -> Figure:
@@ -105,9 +107,7 @@ def by_category(table: Table) -> Figure:
     for axes in grid.flat[len(columns) :]:
         axes.set_axis_off()
     for axes, i in zip(grid.flat, columns, strict=False):
-        column = table.columns[i]
-        name = f"{column.group}\n{column.name}" if column.group else column.name
-        axes.set_title(name.replace(", ", ",\n").replace(" (", "\n("), fontsize=9)
+        axes.set_title(_heading(table.columns[i]), fontsize=9)
         for place, row in enumerate(rows):
             average = row.kind == "average"
             if average:

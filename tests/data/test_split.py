@@ -28,3 +28,11 @@ def test_examples_are_anomalous_and_of_each_type_alike(count, expected):
 
 def test_no_images_have_no_examples():
     assert split([]).examples(3).tolist() == []
+
+
+def test_spread_reaches_from_the_first_to_the_last():
+    chosen = split(["good"] * 10).spread
+    assert chosen(4).tolist() == [0, 3, 6, 9]
+    assert chosen(99).tolist() == list(range(10))
+    assert chosen(1).tolist() == [0]
+    assert split([]).spread(3).tolist() == []

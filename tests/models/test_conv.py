@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cutpaste_tf.models import conv, norm
+from cutpaste_tf.models import conv
 
 
 def pair(side, kernel_size=3, **options):
@@ -84,12 +84,3 @@ def test_a_gpu_has_keras_own_gradient(used, monkeypatch):
     _, ours = pair(2)
     results(ours, tf.ones([1, 2, 2, 4]))
     assert not used
-
-
-def test_of_a_network_keras_own_layer_is_left():
-    inputs = keras.Input([4, 4, 4])
-    model = keras.Model(inputs, conv.Convolution(5, 3, padding="same", name="one")(inputs))
-    plain = norm.as_keras(model)
-    assert type(plain.get_layer("one")) is keras.layers.Conv2D
-    x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
-    np.testing.assert_allclose(plain(x), model(x), rtol=1e-6)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cutpaste_tf.models import norm, resnet
+from cutpaste_tf.models import norm
 
 
 def pair(dtype="float32", **options):
@@ -102,15 +102,3 @@ def test_vectors_and_several_devices_are_left_to_keras():
     with strategy.scope():
         several.build([None, 7, 5, 6])
     assert strategy.run(lambda: several(inputs(), training=True)).shape == (4, 7, 5, 6)
-
-
-def test_a_network_of_keras_own_layers_has_the_same_features():
-    model = resnet.resnet18(32, width=0.125)
-    rng = np.random.default_rng(0)
-    model.set_weights([w + rng.uniform(0.0, 0.1, w.shape) for w in model.get_weights()])
-    plain = norm.as_keras(model)
-    assert not any(isinstance(x, norm.FusedBatchNormalization) for x in plain.layers)
-    assert [layer.name for layer in plain.layers] == [layer.name for layer in model.layers]
-    images = rng.random((3, 32, 32, 3), np.float32)
-    np.testing.assert_allclose(plain(images)["pool"], model(images)["pool"], rtol=1e-4, atol=1e-5)
-    assert norm.as_keras(plain) is plain

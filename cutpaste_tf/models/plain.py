@@ -1,0 +1,30 @@
+"""Networks for those who have no layers of this package: of Keras's own alone."""
+
+import keras
+
+from cutpaste_tf.models.conv import Convolution
+from cutpaste_tf.models.norm import FusedBatchNormalization
+
+
+def as_keras(model: keras.Model) -> keras.Model:
+    """Returns a model with the same weights of Keras's own layers alone.
+
+    Args:
+      model: a functional model; it may have layers of `FusedBatchNormalization` and `Convolution`.
+
+    Returns:
+      The model itself where there are none.
+    """
+    kinds = {
+        FusedBatchNormalization: keras.layers.BatchNormalization,
+        Convolution: keras.layers.Conv2D,
+    }
+    if not any(type(layer) in kinds for layer in model.layers):
+        return model
+
+    def plain(layer):
+        return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
+
+    copied = keras.models.clone_model(model, clone_function=plain)
+    copied.set_weights(model.get_weights())
+    return copied
