@@ -120,7 +120,8 @@ def test_every_task_trains(task, images, tmp_path):
 def test_views_are_the_same_on_device_and_in_the_pipeline(images):
     settings = config()
     views = train.view_maker(settings)
-    host = pipeline.training_batches(images, 4, 0, views=views).take(3)
+    compiled = train.view_maker(settings, jit_compile=True)
+    host = pipeline.training_batches(images, 4, 0, views=compiled).take(3)
     device = pipeline.training_batches(images, 4, 0).take(3)
     for (step, batch), (host_views, host_labels) in zip(device, host, strict=True):
         device_views, device_labels = tf.function(views)(step, batch)

@@ -90,11 +90,24 @@ def jitter_images(
     Returns:
       Images of the same shape and dtype.
     """
-    if maximum == 0:
+    drawn = sample(tf.shape(images)[0], maximum, seed, hue=hue) if maximum else None
+    return apply_to_images(images, drawn)
+
+
+def apply_to_images(images: tf.Tensor, jitter: Jitter | None) -> tf.Tensor:
+    """Applies a colour jitter to whole images.
+
+    Args:
+      images: floating point [B, H, W, 3] in [0, 1].
+      jitter: what to apply; None returns the images as they are.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    if jitter is None:
         return images
     shape = tf.shape(images)
-    pixels = tf.reshape(images, [shape[0], shape[1] * shape[2], 3])
-    return tf.reshape(apply(pixels, sample(shape[0], maximum, seed, hue=hue)), shape)
+    return tf.reshape(apply(tf.reshape(images, [shape[0], shape[1] * shape[2], 3]), jitter), shape)
 
 
 def _blend(rgb, jitter, active, weights):
@@ -105,22 +118,21 @@ def _blend(rgb, jitter, active, weights):
     else:
         total = tf.reduce_sum(weights, axis=1)
         mean = tf.math.divide_no_nan(tf.reduce_sum(grey * weights, axis=1), total)
-    factors = tf.where(active, jitter.factors, 1.0)
+    # By position: the factor (the hue, which is no blend, has 1), and of which of the three it is.
+    factors = tf.pad(tf.where(active, jitter.factors, 1.0), [[0, 0], [0, 1]], constant_values=1.0)
+    kept = tf.gather(factors, jitter.order, axis=1, batch_dims=1)
+    rest = 1.0 - kept
+    to_mean = rest * tf.cast(jitter.order == CONTRAST, tf.float32)
+    to_grey = rest * tf.cast(jitter.order == SATURATION, tf.float32)
     a, b, c = tf.ones_like(mean), tf.zeros_like(mean), tf.zeros_like(mean)
-    for position in range(4):
-        current = jitter.order[:, position]
-        is_contrast = tf.cast(current == CONTRAST, tf.float32)
-        is_saturation = tf.cast(current == SATURATION, tf.float32)
-        # The hue, which is no blend, has factor 1 here.
-        factor = tf.gather(
-            tf.pad(factors, [[0, 0], [0, 1]], constant_values=1.0), current, axis=1, batch_dims=1
-        )
-        rest = 1.0 - factor
+    for factor, mean_share, grey_share in zip(
+        *(tf.unstack(share, num=4, axis=1) for share in (kept, to_mean, to_grey)), strict=True
+    ):
         # The grey version of a * rgb + b * grey + c is (a + b) * grey + c, as GREY sums to one.
         a, b, c = (
             factor * a,
-            factor * b + rest * is_saturation * (a + b),
-            factor * c + rest * is_saturation * c + rest * is_contrast * ((a + b) * mean + c),
+            factor * b + grey_share * (a + b),
+            factor * c + grey_share * c + mean_share * ((a + b) * mean + c),
         )
     offset = b[:, None] * grey + c[:, None]
     return _clip(rgb * a[:, None, None] + offset[:, :, None])

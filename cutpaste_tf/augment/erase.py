@@ -7,6 +7,8 @@ CutPaste-Scar's size and angle: with one seed the same pixels are erased as CutP
 over, and a table's columns differ by the filling alone.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from cutpaste_tf.augment import paste, random
@@ -18,104 +20,110 @@ GREY_LEVEL = 0.5
 CONFETTI = 1.0
 
 
-def cutout(
-    images: tf.Tensor,
+class Erasure(NamedTuple):
+    """What is erased of each image."""
+
+    patch: paste.Patch
+    levels: tf.Tensor  # float32 [B, 3], uniform in [0, 1): what the filling takes its colour from
+
+
+def draw_rectangle(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
     seed: random.Seed,
     *,
     area_ratio: tuple[float, float] = paste.AREA_RATIO,
-) -> paste.Edit:
-    """Cutout (DeVries and Taylor; Tables 1 and 4): a rectangle of each image becomes grey.
+) -> Erasure:
+    """Draws CutPaste's rectangles and a colour for each.
 
     Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
       seed: int32 [2], or a `random.Share`.
       area_ratio: the rectangle's smallest and largest share of the image's area (Appendix A.2, for
         CutPaste).
 
     Returns:
-      The edit to the images: `GREY_LEVEL` in all channels.
+      What to erase: for the fillings below, with `paste.patch_pixels`.
     """
-    patch, pixels, _ = _rectangle(images, seed, area_ratio)
-    color = tf.fill([tf.shape(images)[0], images.shape[-1]], GREY_LEVEL)
-    return _paint(images, patch, pixels, color)
+    patch_seed, color_seed = random.split(seed, 2)
+    patch = paste.sample_patch(batch, size, patch_seed, area_ratio)
+    return Erasure(patch, random.uniform([batch, 3], color_seed, 0.0, 1.0))
 
 
-def cutout_mean(
-    images: tf.Tensor,
+def draw_scar(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
     seed: random.Seed,
     *,
-    area_ratio: tuple[float, float] = paste.AREA_RATIO,
-) -> paste.Edit:
-    """Cutout (Mean) of Table 4: a rectangle of each image takes on the image's mean colour.
+    width: tuple[int, int] = paste.SCAR_WIDTH,
+    length: tuple[int, int] = paste.SCAR_LENGTH,
+) -> Erasure:
+    """Draws CutPaste-Scar's long, thin, turned rectangles and a colour for each.
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
+      seed: int32 [2], or a `random.Share`.
+      width: smallest and largest width, in pixels (Appendix A.2, for CutPaste-Scar).
+      length: smallest and largest length, likewise.
+
+    Returns:
+      What to erase: for `fill_with_color`, with `paste.scar_pixels`.
+    """
+    patch_seed, color_seed = random.split(seed, 2)
+    patch = paste.sample_scar(batch, size, patch_seed, width, length)
+    return Erasure(patch, random.uniform([batch, 3], color_seed, 0.0, 1.0))
+
+
+def fill_with_grey(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+    """Cutout (DeVries and Taylor; Tables 1 and 4): the patch becomes grey, `GREY_LEVEL`.
+
+    Args:
+      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
+      erasure: where; its colours are not used.
+      pixels: the most pixels that a patch's upright box has.
+
+    Returns:
+      The edit to the images.
+    """
+    return _paint(images, erasure, pixels, tf.fill(tf.shape(erasure.levels), GREY_LEVEL))
+
+
+def fill_with_mean(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+    """Cutout (Mean) of Table 4: the patch takes on the image's mean colour.
 
     The paper says "mean pixel values" without saying of what. A data set's mean would be one
     colour for all images, as grey is; the image's own needs nothing that the image does not have.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: as in `cutout`.
+      erasure: where; its colours are not used.
+      pixels: the most pixels that a patch's upright box has.
 
     Returns:
       The edit to the images: the mean of each channel over the whole image.
     """
-    patch, pixels, _ = _rectangle(images, seed, area_ratio)
-    color = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
-    return _paint(images, patch, pixels, color)
+    mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
+    return _paint(images, erasure, pixels, mean)
 
 
-def cutout_color(
-    images: tf.Tensor,
-    seed: random.Seed,
-    *,
-    area_ratio: tuple[float, float] = paste.AREA_RATIO,
-) -> paste.Edit:
-    """Cutout (Color) of Table 4: a rectangle of each image takes on one random colour.
+def fill_with_color(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+    """Cutout (Color) of Table 4, and Scar (Section 2.2, Table 1): one random colour.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: as in `cutout`.
+      erasure: where, and the colours.
+      pixels: the most pixels that a patch's upright box has.
 
     Returns:
-      The edit to the images; each channel of the colour is uniform in [0, 1).
+      The edit to the images.
     """
-    patch, pixels, color_seed = _rectangle(images, seed, area_ratio)
-    return _paint(images, patch, pixels, _random_color(images, color_seed))
+    return _paint(images, erasure, pixels, erasure.levels)
 
 
-def scar(
-    images: tf.Tensor,
-    seed: random.Seed,
-    *,
-    width: tuple[int, int] = paste.SCAR_WIDTH,
-    length: tuple[int, int] = paste.SCAR_LENGTH,
-) -> paste.Edit:
-    """Scar (Section 2.2, Table 1): a long, thin, turned rectangle of one random colour.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      width: smallest and largest width, in pixels (Appendix A.2, for CutPaste-Scar).
-      length: smallest and largest length, likewise.
-
-    Returns:
-      The edit to the images; each channel of the colour is uniform in [0, 1).
-    """
-    size = paste.static_size(images)
-    patch_seed, color_seed = random.split(seed, 2)
-    patch = paste.sample_scar(tf.shape(images)[0], size, patch_seed, width, length)
-    color = _random_color(images, color_seed)
-    return _paint(images, patch, paste.scar_pixels(width, length), color)
-
-
-def confetti(
-    images: tf.Tensor,
-    seed: random.Seed,
-    *,
-    area_ratio: tuple[float, float] = paste.AREA_RATIO,
-) -> paste.Edit:
-    """Confetti noise of FCDD (the paper's [32]; Table 4): the colour of a rectangle is shifted.
+def shift_color(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+    """Confetti noise of FCDD (the paper's [32]; Table 4): the colour of the patch is shifted.
 
     "Confetti noise that jitters a color of a local patch" (Section 5.1): one random colour is added
     to the patch, whose structure stays where the sum is not clipped. FCDD adds, to several turned
@@ -125,36 +133,21 @@ def confetti(
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: as in `cutout`.
+      erasure: where, and the colours: what is added to a channel is uniform in [-1, 1).
+      pixels: the most pixels that a patch's upright box has.
 
     Returns:
-      The edit to the images; what is added to a channel is uniform in [-1, 1), the sum clipped to
-      [0, 1].
+      The edit to the images; the sum is clipped to [0, 1].
     """
-    patch, pixels, color_seed = _rectangle(images, seed, area_ratio)
-    shape = tf.shape(images)
-    _, target, _ = paste.listed(patch, pixels, shape[2])
-    shift = random.uniform([shape[0], images.shape[-1]], color_seed, -CONFETTI, CONFETTI)
+    _, target, _ = paste.listed(erasure.patch, pixels, tf.shape(images)[2])
+    shift = CONFETTI * (2.0 * erasure.levels - 1.0)
     values = tf.cast(paste.read(images, target), tf.float32) + shift[:, None]
     values = tf.clip_by_value(values, 0.0, 1.0)
     return paste.Edit(target, tf.cast(values, images.dtype))
 
 
-def _rectangle(images, seed, area_ratio):
-    """CutPaste's rectangles, the most pixels that one has, and a seed for what fills them."""
-    size = paste.static_size(images)
-    patch_seed, rest = random.split(seed, 2)
-    patch = paste.sample_patch(tf.shape(images)[0], size, patch_seed, area_ratio)
-    return patch, paste.patch_pixels(size, area_ratio), rest
-
-
-def _random_color(images, seed):
-    return random.uniform([tf.shape(images)[0], images.shape[-1]], seed, 0.0, 1.0)
-
-
-def _paint(images, patch, pixels, color):
+def _paint(images, erasure, pixels, color):
     """The edit that gives each image's patch one colour, [B, C]."""
-    _, target, _ = paste.listed(patch, pixels, tf.shape(images)[2])
+    _, target, _ = paste.listed(erasure.patch, pixels, tf.shape(images)[2])
     color = tf.cast(color, images.dtype)
     return paste.Edit(target, tf.repeat(color[:, None], pixels, axis=1))

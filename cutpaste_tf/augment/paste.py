@@ -42,6 +42,13 @@ class Patch(NamedTuple):
     target_x: tf.Tensor
 
 
+class Pasting(NamedTuple):
+    """What is pasted in each image: a patch, and how its colours are jittered (None: not)."""
+
+    patch: Patch
+    jitter: color.Jitter | None
+
+
 class Edit(NamedTuple):
     """New values of some pixels of each image.
 
@@ -148,13 +155,7 @@ def scar_pixels(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = S
     return math.ceil((length[1] + width[1]) / math.sqrt(2.0) + 1.0) ** 2
 
 
-def cut(
-    images: tf.Tensor,
-    patch: Patch,
-    pixels: int,
-    seed: random.Seed,
-    jitter: float = JITTER,
-) -> Edit:
+def cut(images: tf.Tensor, pasting: Pasting, pixels: int) -> Edit:
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
 
     Turning takes the nearest source pixel of each target pixel, so it leaves no holes and, without
@@ -162,20 +163,17 @@ def cut(
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1].
-      patch: the patches' places.
+      pasting: the patches' places, and their colour jitter, whose mean grey level is the patch's
+        own.
       pixels: the most pixels that a patch's upright box has (`patch_pixels`, `scar_pixels`).
-      seed: int32 [2], or a `random.Share`, for the jitter.
-      jitter: the maximum intensity of the colour jitter, whose mean grey level is the patch's own.
 
     Returns:
       The pixels to write and where.
     """
-    shape = tf.shape(images)
-    source, target, inside = listed(patch, pixels, shape[2])
+    source, target, inside = listed(pasting.patch, pixels, tf.shape(images)[2])
     values = read(images, source)
-    if jitter > 0:
-        drawn = color.sample(shape[0], jitter, seed)
-        values = color.apply(values, drawn, weights=tf.cast(inside, tf.float32))
+    if pasting.jitter is not None:
+        values = color.apply(values, pasting.jitter, weights=tf.cast(inside, tf.float32))
     return Edit(target, values)
 
 
@@ -228,6 +226,58 @@ def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
     )
 
 
+def draw_cutpaste(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
+    seed: random.Seed,
+    *,
+    area_ratio: tuple[float, float] = AREA_RATIO,
+    jitter: float = JITTER,
+) -> Pasting:
+    """Draws what CutPaste does to each image.
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
+      seed: int32 [2], or a `random.Share`.
+      area_ratio: the patch's smallest and largest share of the image's area.
+      jitter: the maximum intensity of the patch's colour jitter.
+
+    Returns:
+      What to paste: for `cut`, with `patch_pixels`.
+    """
+    patch_seed, jitter_seed = random.split(seed, 2)
+    patch = sample_patch(batch, size, patch_seed, area_ratio)
+    return Pasting(patch, color.sample(batch, jitter, jitter_seed) if jitter else None)
+
+
+def draw_cutpaste_scar(
+    batch: int | tf.Tensor,
+    size: tuple[int, int],
+    seed: random.Seed,
+    *,
+    width: tuple[int, int] = SCAR_WIDTH,
+    length: tuple[int, int] = SCAR_LENGTH,
+    jitter: float = JITTER,
+) -> Pasting:
+    """Draws what CutPaste-Scar does to each image.
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels.
+      seed: int32 [2], or a `random.Share`.
+      width: the scar's smallest and largest width, in pixels.
+      length: the scar's smallest and largest length, likewise.
+      jitter: the maximum intensity of the patch's colour jitter.
+
+    Returns:
+      What to paste: for `cut`, with `scar_pixels`.
+    """
+    patch_seed, jitter_seed = random.split(seed, 2)
+    patch = sample_scar(batch, size, patch_seed, width, length)
+    return Pasting(patch, color.sample(batch, jitter, jitter_seed) if jitter else None)
+
+
 def cutpaste(
     images: tf.Tensor,
     seed: random.Seed,
@@ -246,10 +296,9 @@ def cutpaste(
     Returns:
       The edit to the images.
     """
-    size = static_size(images)
-    patch_seed, jitter_seed = random.split(seed, 2)
-    patch = sample_patch(tf.shape(images)[0], size, patch_seed, area_ratio)
-    return cut(images, patch, patch_pixels(size, area_ratio), jitter_seed, jitter)
+    batch, size = tf.shape(images)[0], static_size(images)
+    pasting = draw_cutpaste(batch, size, seed, area_ratio=area_ratio, jitter=jitter)
+    return cut(images, pasting, patch_pixels(size, area_ratio))
 
 
 def cutpaste_scar(
@@ -272,10 +321,9 @@ def cutpaste_scar(
     Returns:
       The edit to the images.
     """
-    size = static_size(images)
-    patch_seed, jitter_seed = random.split(seed, 2)
-    patch = sample_scar(tf.shape(images)[0], size, patch_seed, width, length)
-    return cut(images, patch, scar_pixels(width, length), jitter_seed, jitter)
+    batch, size = tf.shape(images)[0], static_size(images)
+    pasting = draw_cutpaste_scar(batch, size, seed, width=width, length=length, jitter=jitter)
+    return cut(images, pasting, scar_pixels(width, length))
 
 
 def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -24,6 +25,10 @@ class Share:
 
 Seed = tf.Tensor | Share
 
+# With which tf.random.stateless_uniform mixes the two halves of a seed.
+_MIXING_KEY = np.array([0x02461E293EC8F720], np.uint64)
+_ZERO = np.zeros([1], np.uint64)
+
 
 def _unit(shape: list, seed: Seed) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
@@ -34,12 +39,29 @@ def _unit(shape: list, seed: Seed) -> tf.Tensor:
     """
     if isinstance(seed, Share):
         return tf.gather(_unit([seed.total, *shape[1:]], seed.seed), seed.rows)
-    bits = tf.random.stateless_uniform(
-        shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
-    )
+    bits = _bits(shape, seed)
     # Shifting a negative number leaves ones in front; only the last 24 bits are kept.
     bits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 8), 2**24 - 1)
     return tf.cast(bits, tf.float32) * 2.0**-24
+
+
+def _bits(shape, seed):
+    """Returns int32 of `shape`, tf.random.stateless_uniform(..., alg="philox") of all integers.
+
+    Bit for bit the same, but in a graph of a quarter as many operations: that function puts the key
+    and the counter together by shifts, where this one reads the same bytes as longer integers. A
+    batch's views take some forty draws, whose operations were three in four of all that a step's
+    views had to trace. (Little-endian machines only, which TensorFlow's wheels are all for.)
+    """
+    mixed = _full_range([4], _MIXING_KEY, tf.cast(seed, tf.uint64), tf.uint32)
+    key, counter = tf.split(tf.bitcast(tf.reshape(mixed, [2, 2]), tf.uint64), 2)
+    return _full_range(shape, key, tf.concat([_ZERO, counter], axis=0), tf.int32)
+
+
+def _full_range(shape, key, counter, dtype):
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape, key=key, counter=counter, alg=tf.random.Algorithm.PHILOX.value, dtype=dtype
+    )
 
 
 def uniform(shape: list, seed: Seed, low: float | tf.Tensor, high: float | tf.Tensor) -> tf.Tensor:
@@ -87,4 +109,4 @@ def split(seed: Seed, count: int) -> list[Seed]:
     """
     if isinstance(seed, Share):
         return [dataclasses.replace(seed, seed=part) for part in split(seed.seed, count)]
-    return tf.unstack(tf.random.split(seed, count, alg="philox"), num=count)
+    return tf.unstack(_bits([count, 2], tf.convert_to_tensor(seed)), num=count)

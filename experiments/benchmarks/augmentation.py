@@ -164,7 +164,7 @@ def ours(size: int) -> Mapping[str, Callable[..., Any]]:
 
     def views(step, images):
         seed = tf.stack([0, tf.cast(step, tf.int32)])
-        return proxy.make_views(images, "cutpaste_3way", seed)
+        return proxy.make_views(images, "cutpaste_3way", seed, jit_compile=True)
 
     on_device, constant = tf.function(views), tf.constant(made_images(size))
 

@@ -10,13 +10,34 @@ from cutpaste_tf.augment import erase, paste
 
 from . import reference
 
+
+def erased(draw, fill, most):
+    """A function of images, a seed and ranges that erases a patch of each image."""
+
+    def edit(images, seed, **ranges):
+        size = tuple(images.shape[1:3])
+        erasure = draw(len(images), size, seed, **ranges)
+        return fill(images, erasure, most(size, ranges))
+
+    return edit
+
+
+def rectangle(fill):
+    return erased(
+        erase.draw_rectangle, fill, lambda size, ranges: paste.patch_pixels(size, **ranges)
+    )
+
+
 RECTANGLES = {
-    "cutout": erase.cutout,
-    "cutout_mean": erase.cutout_mean,
-    "cutout_color": erase.cutout_color,
-    "confetti": erase.confetti,
+    "cutout": rectangle(erase.fill_with_grey),
+    "cutout_mean": rectangle(erase.fill_with_mean),
+    "cutout_color": rectangle(erase.fill_with_color),
+    "confetti": rectangle(erase.shift_color),
 }
-FILLS = RECTANGLES | {"scar": erase.scar}
+SCAR = erased(
+    erase.draw_scar, erase.fill_with_color, lambda size, ranges: paste.scar_pixels(**ranges)
+)
+FILLS = RECTANGLES | {"scar": SCAR}
 SEED = tf.constant([4, 2])
 
 
@@ -88,7 +109,7 @@ def test_a_rectangle_of_cutpastes_area_is_filled_and_no_other_pixel(
 def test_each_images_mean_is_its_own():
     images = np.stack([np.full([40, 40, 3], level, np.float32) for level in (0.1, 0.6)])
     images[1, :20, :, 0] = 0.2  # by halves: the mean of its red channel is 0.4
-    edit = erase.cutout_mean(tf.constant(images), SEED)
+    edit = RECTANGLES["cutout_mean"](tf.constant(images), SEED)
     np.testing.assert_allclose(edit.pixels[0, 0], [0.1, 0.1, 0.1], atol=5e-5)
     np.testing.assert_allclose(edit.pixels[1, 0], [0.4, 0.6, 0.6], atol=5e-5)
 
@@ -104,7 +125,7 @@ def test_colors_are_uniform_and_channels_unrelated(name):
 
 def test_confettis_shift_is_uniform_in_both_directions():
     images = tf.fill([800, 32, 32, 3], 0.5)
-    found = erase.confetti(images, SEED).pixels.numpy()[:, 0]
+    found = RECTANGLES["confetti"](images, SEED).pixels.numpy()[:, 0]
     for channel in range(3):
         values = found[:, channel]
         # A quarter of the shifts takes a middle grey below 0, another beyond 1.
@@ -116,7 +137,7 @@ def test_confettis_shift_is_uniform_in_both_directions():
 
 def test_a_scar_is_one_color_where_cutpaste_scar_pastes():
     images = noise(20, 64, 64, 3)
-    edit = erase.scar(tf.constant(images), SEED)
+    edit = SCAR(tf.constant(images), SEED)
     pasted = paste.cutpaste_scar(tf.constant(images), SEED)
     masks = masks_of(images, edit)
     assert np.array_equal(masks, masks_of(images, pasted))

@@ -258,7 +258,7 @@ def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
     ]
     patch = patch_of(rectangles, size, np.random.default_rng(2))
     images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, patch, paste.scar_pixels(), SEED, jitter=0.0)
+    edit = paste.cut(images, paste.Pasting(patch, None), paste.scar_pixels())
     for image, (height, width, _) in enumerate(rectangles):
         check_turned(edit, patch, image, size)
         mask = written(edit, image, size)
@@ -273,7 +273,7 @@ def test_thinnest_scar_has_pixels_at_every_angle():
     rectangles = [(2, 1, math.radians(degrees)) for degrees in np.linspace(-45.0, 45.0, 181)]
     patch = patch_of(rectangles, size, np.random.default_rng(3))
     images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, patch, 9, SEED, jitter=0.0)
+    edit = paste.cut(images, paste.Pasting(patch, None), 9)
     for image in range(len(rectangles)):
         check_turned(edit, patch, image, size)
 
@@ -285,7 +285,7 @@ def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
     ranges = {"width": (2, 9), "length": (10, 30)}
     patch = paste.sample_scar(BATCH, size, tf.constant(seed), **ranges)
     images = tf.constant(reference.coded(BATCH, *size))
-    edit = paste.cut(images, patch, paste.scar_pixels(**ranges), tf.constant(seed), jitter=0.0)
+    edit = paste.cut(images, paste.Pasting(patch, None), paste.scar_pixels(**ranges))
     for b in range(BATCH):
         p = one(patch, b)
         for start, length, limit in [
@@ -354,7 +354,7 @@ def test_scar_turns_the_same_way_as_pil(height, width, degrees):
     fields |= {"target_y": corner[0], "target_x": corner[1]}
     patch = patch._replace(**{name: tf.constant([value]) for name, value in fields.items()})
     picture = noise(*size, 3)
-    edit = paste.cut(tf.constant(picture[None]), patch, box[0] * box[1], SEED, jitter=0.0)
+    edit = paste.cut(tf.constant(picture[None]), paste.Pasting(patch, None), box[0] * box[1])
     pasted = paste.write(tf.fill([1, *size, 3], -1.0), [(0, edit)]).numpy()[0, ..., 0]
 
     canvas = np.full(size, -1.0, np.float32)
@@ -432,22 +432,21 @@ def test_scar_pixels_and_side_are_never_exceeded_and_not_wasteful(width, length)
 
 
 @pytest.mark.parametrize("kind", ["patch", "scar"])
-def test_jitter_is_of_the_patch_alone(monkeypatch, kind):
+def test_jitter_is_of_the_patch_alone(kind):
     # Strong and known, so that a mean grey of anything but the pasted pixels would show.
     rng = np.random.default_rng(4)
     size, orders = (48, 60), list(itertools.permutations(range(4)))
     factors = rng.uniform(0.4, 1.6, (24, 3)).astype(np.float32)
     turn = rng.uniform(-0.5, 0.5, 24).astype(np.float32)
     known = color.Jitter(tf.constant(orders), tf.constant(factors), tf.constant(turn))
-    monkeypatch.setattr(color, "sample", lambda batch, maximum, seed, **_: known)
     rectangles = [
         (h, w, rng.uniform(-0.78, 0.78) if kind == "scar" else None)
         for h, w in rng.integers(3, 20, (24, 2)).tolist()
     ]
     patch = patch_of(rectangles, size, rng)
     images = tf.constant(rng.uniform(0.0, 1.0, (24, *size, 3)).astype(np.float32))
-    plain = paste.cut(images, patch, 900, SEED, jitter=0.0)
-    jittered = paste.cut(images, patch, 900, SEED, jitter=0.1)
+    plain = paste.cut(images, paste.Pasting(patch, None), 900)
+    jittered = paste.cut(images, paste.Pasting(patch, known), 900)
     assert np.array_equal(plain.index, jittered.index)
     for b in range(24):
         _, first = np.unique(plain.index[b], return_index=True)

@@ -320,13 +320,13 @@ def test_settings_decide_the_patchs_jitter(label):
 
 def test_settings_decide_the_views_augmentation(monkeypatch):
     seen = {}
-    augment = view.augment
+    draw = view.draw
 
-    def spy(images, seed, **kwargs):
+    def spy(batch, size, seed, **kwargs):
         seen.update(kwargs)
-        return augment(images, seed, **kwargs)
+        return draw(batch, size, seed, **kwargs)
 
-    monkeypatch.setattr(view, "augment", spy)
+    monkeypatch.setattr(view, "draw", spy)
     settings = proxy.Settings(translation=0.125, view_jitter=0.25)
     proxy.make_views(tf.constant(noise(1, 32, 32, 3)), "cutpaste", SEED, settings)
     assert seen == {"translation": 0.125, "jitter": 0.25}
@@ -405,6 +405,24 @@ def test_the_other_tasks_compiled_equal_eager_ones(xla):
         OTHERS, compiled(images, SEED), make_all(images, SEED), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=task)
+
+
+@pytest.mark.parametrize("task", [TASK, "rotation"])
+def test_views_compiled_by_themselves_equal_eager_ones(task):
+    def compiled(images, seed):
+        return proxy.make_views(images, task, seed, LARGE_SCARS, jit_compile=True)
+
+    images = noise(5, 64, 64, 3)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(3)  # the last batch is smaller
+    expected = [
+        proxy.make_views(tf.constant(part), task, SEED, LARGE_SCARS)
+        for part in (images[:3], images[3:])
+    ]
+    for found, same in zip(data.map(lambda batch: compiled(batch, SEED)), expected, strict=True):
+        assert_same(found, same)
+    assert_same(compiled(tf.constant(images[:3]), SEED), expected[0])
+    other = compiled(tf.constant(images[:3]), SEED + 1)  # the draws are no constants in it
+    assert np.abs(other[0] - expected[0][0]).max() > 0.1
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])

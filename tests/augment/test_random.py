@@ -19,6 +19,20 @@ def test_uniform_is_float32_and_spread_over_its_range():
     reference.assert_uniform(values, -2.0, 3.0)
 
 
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("seed", [[0, 0], [7, 11], [-3, 2**31 - 1], [-(2**31), -1]])
+def test_draws_are_those_of_tensorflows_philox(seed, xla):
+    def draw(seed):
+        return random._bits([5, 3], seed), tf.stack(random.split(seed, 4))
+
+    bits, seeds = tf.function(draw, jit_compile=xla, autograph=False)(tf.constant(seed))
+    expected = tf.random.stateless_uniform(
+        [5, 3], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    assert np.array_equal(bits, expected)
+    assert np.array_equal(seeds, tf.random.split(tf.constant(seed), 4, alg="philox"))
+
+
 def test_uniform_never_reaches_one():
     # Positions and choices are made by comparing or flooring numbers of [0, 1).
     values = random.uniform([1 << 20], SEED, 0.0, 1.0).numpy()
