@@ -25,7 +25,14 @@ QUICK = (*TINY, "--task=cutpaste")
 
 
 # Fixtures that take seconds: the tests that share one run in one process, where it is made once.
-SHARED = ("finished", "localized", "cells", "app_runs", "detector")
+# Some tests take a finished run and one with anomaly maps, so these two are of one group.
+SHARED = {
+    "finished": "runs",
+    "localized": "runs",
+    "cells": "cells",
+    "app_runs": "app",
+    "detector": "detector",
+}
 
 
 # Long tests begin first, so that at the end no worker waits for another's.
@@ -36,9 +43,10 @@ LONG = ("test_main.py", "test_distribution.py", "test_sweep.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
-        for name in set(SHARED) & set(item.fixturenames):
-            parameters = item.callspec.params if hasattr(item, "callspec") else {}
-            item.add_marker(pytest.mark.xdist_group(f"{name}-{parameters.get(name, '')}"))
+        groups = {SHARED[name] for name in item.fixturenames if name in SHARED}
+        assert len(groups) < 2, f"{item.nodeid} would be of a group of its own"
+        for group in groups:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
@@ -79,10 +87,14 @@ def mvtec(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def small_backbone(monkeypatch):
-    """A convolution and a batch norm: a ResNet takes seconds to trace, for nothing here."""
-    from cutpaste_tf import train
+    """A convolution and a batch norm: a ResNet takes seconds to trace, for nothing here.
+
+    Nor are a run's figures drawn, for the same reason; whole runs, as `finished`, have them.
+    """
+    from cutpaste_tf import main, train
 
     monkeypatch.setattr(train, "build_backbone", small.build_backbone)
+    monkeypatch.setattr(main, "draw_figures", small.draw_figures)
 
 
 # Command lines that run a training: the real one, and one with a network that is quick to trace.

@@ -290,7 +290,13 @@ def variables(model):
 
 @pytest.fixture
 def efficientnet(monkeypatch):
+    """B0 with one layer for each of its seven blocks, where Keras has sixteen: half the time."""
+    from keras.src.applications import efficientnet as kerass
+
     from cutpaste_tf.models.efficientnet import efficientnet
+
+    shallow = [arguments | {"repeats": 1} for arguments in kerass.DEFAULT_BLOCKS_ARGS]
+    monkeypatch.setattr(kerass, "DEFAULT_BLOCKS_ARGS", shallow)
 
     def build_backbone(settings, *, initial_weights=True):
         return efficientnet(
@@ -321,8 +327,10 @@ def test_stages_of_efficientnet_change_what_they_say_and_no_more(
             norms += [w.path for w in layer.weights]
         elif isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             convolutions.append(layer.kernel.path)
-    assert len(norms) == 4 * 49
-    assert len(convolutions) == 81
+    # The stem and the top have a norm and a convolution each, a block three and five; the first
+    # does not expand.
+    assert len(norms) == 4 * (2 + 7 * 3 - 1)
+    assert len(convolutions) == 2 + 7 * 5 - 1
     for path in norms:
         np.testing.assert_array_equal(initial[path], final[path], err_msg=path)
     for path in convolutions:

@@ -1,5 +1,6 @@
 """The data sets that come as Python packages."""
 
+import functools
 import sys
 
 import numpy as np
@@ -9,9 +10,17 @@ from cutpaste_tf.data import elpv, textures
 from cutpaste_tf.errors import UserError
 
 
+@pytest.fixture(scope="module")
+def decoded():
+    """The package decodes 2,624 images at each call, for seconds; here, once."""
+    utils = pytest.importorskip("elpv_dataset.utils", reason="the extra demo is not installed")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(utils, "load_dataset", functools.cache(utils.load_dataset))
+        yield
+
+
 @pytest.fixture(scope="module", params=["mono", "poly"])
-def cells(request):
-    pytest.importorskip("elpv_dataset", reason="the extra demo is not installed")
+def cells(request, decoded):
     return request.param, elpv.load(request.param)
 
 
