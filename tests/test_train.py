@@ -289,14 +289,8 @@ def variables(model):
 
 
 @pytest.fixture
-def efficientnet(monkeypatch):
-    """B0 with one layer for each of its seven blocks, where Keras has sixteen: half the time."""
-    from keras.src.applications import efficientnet as kerass
-
+def efficientnet(monkeypatch, shallow_efficientnet):
     from cutpaste_tf.models.efficientnet import efficientnet
-
-    shallow = [arguments | {"repeats": 1} for arguments in kerass.DEFAULT_BLOCKS_ARGS]
-    monkeypatch.setattr(kerass, "DEFAULT_BLOCKS_ARGS", shallow)
 
     def build_backbone(settings, *, initial_weights=True):
         return efficientnet(

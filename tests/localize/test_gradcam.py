@@ -40,6 +40,7 @@ def expected_map(features, fitted):
         ),
     ],
 )
+@pytest.mark.usefixtures("shallow_efficientnet")
 def test_maps_are_weighted_by_the_distances_gradient(make, feature, images):
     keras.utils.set_random_seed(0)
     backbone = make()
