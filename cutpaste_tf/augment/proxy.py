@@ -44,11 +44,11 @@ class Kind(NamedTuple):
     edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # of images and what was drawn for them
 
 
-def _large(draw, edit, **fields):
+def _large(draw, edit, *, jittered=False):
     """A kind that works on CutPaste's rectangles."""
 
     def drawn(batch, size, seed, settings):
-        ranges = {name: getattr(settings, field) for name, field in fields.items()}
+        ranges = {"jitter": settings.jitter} if jittered else {}
         return draw(batch, size, seed, area_ratio=settings.area_ratio, **ranges)
 
     def edited(images, drawn, settings):
@@ -58,11 +58,11 @@ def _large(draw, edit, **fields):
     return Kind(drawn, edited)
 
 
-def _thin(draw, edit, **fields):
+def _thin(draw, edit, *, jittered=False):
     """A kind that works on CutPaste-Scar's."""
 
     def drawn(batch, size, seed, settings):
-        ranges = {name: getattr(settings, field) for name, field in fields.items()}
+        ranges = {"jitter": settings.jitter} if jittered else {}
         width, length = settings.scar_width, settings.scar_length
         return draw(batch, size, seed, width=width, length=length, **ranges)
 
@@ -91,8 +91,8 @@ def _either(first, second):
     return Kind(drawn, edited)
 
 
-_cutpaste = _large(paste.draw_cutpaste, paste.cut, jitter="jitter")
-_cutpaste_scar = _thin(paste.draw_cutpaste_scar, paste.cut, jitter="jitter")
+_cutpaste = _large(paste.draw_cutpaste, paste.cut, jittered=True)
+_cutpaste_scar = _thin(paste.draw_cutpaste_scar, paste.cut, jittered=True)
 
 
 def _erased(fill):
