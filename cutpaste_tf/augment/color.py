@@ -76,24 +76,6 @@ def apply(pixels: tf.Tensor, jitter: Jitter, weights: tf.Tensor | None = None) -
     return tf.cast(rgb, dtype)
 
 
-def jitter_images(
-    images: tf.Tensor, maximum: float, seed: random.Seed, *, hue: bool = True
-) -> tf.Tensor:
-    """Jitters the colours of whole images, each in its own way.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1].
-      maximum: the maximum intensity, as in `sample`; 0 returns the images as they are.
-      seed: int32 [2], or a `random.Share`.
-      hue: whether the hue is turned.
-
-    Returns:
-      Images of the same shape and dtype.
-    """
-    drawn = sample(tf.shape(images)[0], maximum, seed, hue=hue) if maximum else None
-    return apply_to_images(images, drawn)
-
-
 def apply_to_images(images: tf.Tensor, jitter: Jitter | None) -> tf.Tensor:
     """Applies a colour jitter to whole images.
 

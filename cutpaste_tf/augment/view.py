@@ -6,6 +6,7 @@ The jitter is of brightness, contrast and saturation: the authors' companion cod
 [52]) leaves the hue of the input alone, and so does this one.
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -23,7 +24,7 @@ class View(NamedTuple):
 
 def draw(
     batch: int | tf.Tensor,
-    size: tuple[int | tf.Tensor, int | tf.Tensor],
+    size: tuple[int, int],
     seed: random.Seed,
     *,
     translation: float,
@@ -49,7 +50,7 @@ def draw(
 
 
 def apply(images: tf.Tensor, view: View) -> tf.Tensor:
-    """Makes views that were drawn.
+    """Makes views that were drawn; reflection fills the borders of shifted images.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8.
@@ -64,46 +65,13 @@ def apply(images: tf.Tensor, view: View) -> tf.Tensor:
     return color.apply_to_images(images, view.jitter)
 
 
-def augment(
-    images: tf.Tensor, seed: random.Seed, *, translation: float, jitter: float
-) -> tf.Tensor:
-    """Makes the view that the proxy task starts from: `draw` and `apply`.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1], or uint8.
-      seed: int32 [2], or a `random.Share`.
-      translation: the largest shift, as a share of the side.
-      jitter: the maximum intensity of the colour jitter.
-
-    Returns:
-      Images of the same shape and dtype; float32 in [0, 1] of uint8 ones.
-    """
-    batch, *size = tf.unstack(tf.shape(images)[:3])
-    return apply(images, draw(batch, size, seed, translation=translation, jitter=jitter))
-
-
-def translate(images: tf.Tensor, maximum: float, seed: random.Seed) -> tf.Tensor:
-    """Shifts each image by a random whole number of pixels; reflection fills the border.
-
-    Args:
-      images: [B, H, W, C], any dtype.
-      maximum: the largest shift, as a share of height and width, in [0, 0.5].
-      seed: int32 [2], or a `random.Share`.
-
-    Returns:
-      Images of the same shape and dtype.
-    """
-    batch, *size = tf.unstack(tf.shape(images)[:3])
-    return _shift(images, _draw_shifts(batch, size, maximum, seed))
-
-
 def _draw_shifts(batch, size, maximum, seed):
     if maximum == 0:
         return None
     shifts = []
     for side, side_seed in zip(size, random.split(seed, 2), strict=True):
-        # A float32 product can lie below the whole number that it stands for: 0.21 * 300.
-        limit = tf.cast(tf.floor(maximum * tf.cast(side, tf.float32) + 1e-3), tf.int32)
+        # A product can lie below the whole number that it stands for: 0.29 * 100.
+        limit = math.floor(maximum * side + 1e-3)
         shifts.append(random.integers([batch], side_seed, -limit, limit))
     return tuple(shifts)
 

@@ -269,15 +269,19 @@ def test_without_hue_none_is_drawn():
     assert color.sample(3, 0.1, SEED, hue=False).hue is None
 
 
-def test_jitter_images_with_maximum_zero_returns_them_as_they_are():
+def jitter_images(images, maximum, hue=True):
+    return color.apply_to_images(images, color.sample(len(images), maximum, SEED, hue=hue))
+
+
+def test_images_without_jitter_are_as_they_are():
     images = tf.random.stateless_uniform([2, 8, 8, 3], SEED)
-    assert np.array_equal(color.jitter_images(images, 0.0, SEED), images)
+    assert np.array_equal(color.apply_to_images(images, None), images)
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.float32])
 def test_jitter_images_keeps_shape_and_dtype(dtype):
     images = tf.cast(tf.random.stateless_uniform([2, 9, 7, 3], SEED), dtype)
-    result = color.jitter_images(images, 0.3, SEED)
+    result = jitter_images(images, 0.3)
     assert result.dtype == dtype
     assert result.shape == images.shape
     assert 0.0 <= result.numpy().min() <= result.numpy().max() <= 1.0
@@ -289,7 +293,7 @@ def test_jitter_images_turns_each_image_by_its_own_hue_or_none(hue):
     # throughout, so that only the draw makes a difference; no clipping at these values.
     rng = np.random.default_rng(11)
     images = np.repeat(rng.uniform(0.4, 0.6, (1, 9, 7, 3)), 6, axis=0).astype(np.float32)
-    result = color.jitter_images(tf.constant(images), 0.1, SEED, hue=hue).numpy()
+    result = jitter_images(tf.constant(images), 0.1, hue).numpy()
     before, after = (
         matplotlib.colors.rgb_to_hsv(i.astype(float))[..., 0] for i in (images, result)
     )
@@ -311,6 +315,6 @@ def test_jitter_images_keeps_pixels_in_place():
     # One grey map per image without hue and on grey input: the brighter pixel stays the brighter.
     levels = np.random.default_rng(12).permutation(63).reshape(9, 7) / 62.0
     images = np.repeat((0.3 + 0.4 * levels)[None, ..., None], 3, axis=3).repeat(4, axis=0)
-    result = color.jitter_images(tf.constant(images, tf.float32), 0.1, SEED, hue=False).numpy()
+    result = jitter_images(tf.constant(images, tf.float32), 0.1, hue=False).numpy()
     for image in result:
         assert np.array_equal(np.argsort(image[..., 0].ravel()), np.argsort(levels.ravel()))

@@ -18,6 +18,16 @@ def noise(*shape):
     return np.random.default_rng(1).uniform(0.3, 0.7, shape).astype(np.float32)
 
 
+def augment(images, seed=SEED, *, translation, jitter):
+    batch, *size = images.shape[:3]
+    drawn = view.draw(batch, size, seed, translation=translation, jitter=jitter)
+    return view.apply(images, drawn)
+
+
+def translate(images, maximum, seed=SEED):
+    return augment(images, seed, translation=maximum, jitter=0.0)
+
+
 def shift_of(image, result, limits):
     """The only shift within limits + 1 that makes `result` of `image`."""
     found = [
@@ -38,9 +48,9 @@ def shift_of(image, result, limits):
         ((9, 8), 0.5, (4, 4)),  # half the image is border
     ],
 )
-def test_translate_equals_padding_by_reflection_and_cropping(size, maximum, limits):
+def test_translation_equals_padding_by_reflection_and_cropping(size, maximum, limits):
     images = noise(12, *size, 3)
-    result = view.translate(tf.constant(images), maximum, SEED).numpy()
+    result = translate(tf.constant(images), maximum).numpy()
     shifts = [shift_of(image, after, limits) for image, after in zip(images, result, strict=True)]
     assert np.all(np.abs(shifts) <= limits)
     assert len(set(shifts)) > 1  # each image has its own
@@ -49,7 +59,7 @@ def test_translate_equals_padding_by_reflection_and_cropping(size, maximum, limi
 def test_shifts_are_equally_frequent_and_unrelated():
     size, middle, draws = (40, 64), (20, 30), 2000
     images = np.broadcast_to(reference.coded(1, *size), [draws, *size, 3])
-    result = view.translate(tf.constant(images), 0.1, SEED)
+    result = translate(tf.constant(images), 0.1)
     rows, columns, _ = reference.decode(result[:, middle[0], middle[1]])
     reference.assert_equally_frequent(rows - middle[0], range(-4, 5))
     reference.assert_equally_frequent(columns - middle[1], range(-6, 7))
@@ -57,52 +67,54 @@ def test_shifts_are_equally_frequent_and_unrelated():
 
 
 def test_the_largest_shift_is_reached():
-    # 0.42 * 150 is 63, and less in float32.
-    images = np.broadcast_to(np.arange(150.0)[:, None, None], [2000, 150, 1, 1])
-    middle = view.translate(tf.constant(images), 0.42, SEED).numpy()[:, 75, 0, 0]
-    assert (middle.min(), middle.max()) == (75 - 63, 75 + 63)
+    # 0.29 * 100 is 29, and less in floating point.
+    images = np.broadcast_to(np.arange(100.0)[:, None, None], [2000, 100, 1, 1])
+    middle = translate(tf.constant(images), 0.29).numpy()[:, 50, 0, 0]
+    assert (middle.min(), middle.max()) == (50 - 29, 50 + 29)
 
 
 @pytest.mark.parametrize("maximum", [0, 0.0, 0.02])
 def test_translation_of_less_than_a_pixel_is_none(maximum):
     images = noise(4, 32, 32, 3)
-    assert np.array_equal(view.translate(tf.constant(images), maximum, SEED), images)
+    assert np.array_equal(translate(tf.constant(images), maximum), images)
 
 
 @pytest.mark.parametrize("dtype", [tf.uint8, tf.float16, tf.float32])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_translate_keeps_dtype_and_shape(dtype, channels):
+def test_translation_keeps_shape_and_floating_point_dtypes(dtype, channels):
     images = tf.cast(noise(3, 20, 24, channels) * 200.0, dtype)
-    result = view.translate(images, 0.2, SEED)
-    assert result.dtype == dtype
+    result = translate(images, 0.2)
+    assert result.dtype == (tf.float32 if dtype == tf.uint8 else dtype)
     assert result.shape == images.shape
+    if dtype == tf.uint8:
+        images = tf.cast(images, tf.float32) / 255.0
     for image, after in zip(images.numpy(), result.numpy(), strict=True):
         shift_of(image, after, (4, 4))
 
 
 def test_seed_decides_the_translation():
     images = tf.constant(noise(8, 32, 32, 3))
-    first, again, other = (view.translate(images, 0.2, tf.constant([1, s])) for s in (1, 1, 2))
+    first, again, other = (translate(images, 0.2, tf.constant([1, s])) for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_augment_without_jitter_is_a_translation():
+def test_views_without_jitter_is_a_translation():
     images = noise(6, 30, 40, 3)
-    result = view.augment(tf.constant(images), SEED, translation=0.1, jitter=0.0).numpy()
+    result = augment(tf.constant(images), translation=0.1, jitter=0.0).numpy()
     shifts = [shift_of(image, after, (3, 4)) for image, after in zip(images, result, strict=True)]
     assert len(set(shifts)) > 1
 
 
-def test_augment_without_either_changes_nothing():
+def test_views_without_either_changes_nothing():
     images = noise(3, 16, 16, 3)
-    result = view.augment(tf.constant(images), SEED, translation=0.0, jitter=0.0)
+    result = augment(tf.constant(images), translation=0.0, jitter=0.0)
     assert np.array_equal(result, images)
 
 
-def test_augment_jitters_each_image_within_range_and_leaves_the_hue():
+def test_views_jitters_each_image_within_range_and_leaves_the_hue():
     images = np.repeat(noise(1, 16, 16, 3), 8, axis=0)
-    result = view.augment(tf.constant(images), SEED, translation=0.0, jitter=0.1).numpy()
+    result = augment(tf.constant(images), translation=0.0, jitter=0.1).numpy()
     # Blends with greys move all hues, which are angles around grey, by nothing.
     before, after = (matplotlib.colors.rgb_to_hsv(i.astype(float)) for i in (images, result))
     turn = (after[..., 0] - before[..., 0] + 0.5) % 1.0 - 0.5
@@ -116,9 +128,9 @@ def test_augment_jitters_each_image_within_range_and_leaves_the_hue():
     assert len(set(brightness.round(4))) == 8
 
 
-def test_augment_of_an_even_grey_image_is_its_brightness():
+def test_views_of_an_even_grey_image_is_its_brightness():
     images = tf.fill([1000, 4, 4, 3], 0.5)
-    result = view.augment(images, SEED, translation=0.04, jitter=0.3).numpy()
+    result = augment(images, translation=0.04, jitter=0.3).numpy()
     assert np.ptp(result, axis=(1, 2, 3)).max() < 1e-5
     reference.assert_uniform(result[:, 0, 0, 0] / 0.5, 0.7, 1.3)
 
@@ -127,17 +139,17 @@ def test_translation_and_jitter_are_unrelated():
     size, draws = (32, 32), 1000
     images = np.broadcast_to(0.2 + reference.coded(1, *size), [draws, *size, 3])
     args = {"translation": 0.2}
-    shifted = view.augment(tf.constant(images), SEED, jitter=0.0, **args).numpy()
-    jittered = view.augment(tf.constant(images), SEED, jitter=0.1, **args).numpy()
+    shifted = augment(tf.constant(images), jitter=0.0, **args).numpy()
+    jittered = augment(tf.constant(images), jitter=0.1, **args).numpy()
     brightness = reference.grey(jittered).mean((1, 2)) / reference.grey(shifted).mean((1, 2))
     reference.assert_unrelated(shifted[:, 16, 16, 0], brightness)
     reference.assert_unrelated(shifted[:, 16, 16, 1], brightness)
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.float32])
-def test_augment_keeps_dtype_shape_and_range(dtype):
+def test_views_keeps_dtype_shape_and_range(dtype):
     images = tf.cast(np.random.default_rng(2).integers(0, 2, (4, 16, 20, 3)), dtype)
-    result = view.augment(images, SEED, translation=0.1, jitter=0.5)
+    result = augment(images, translation=0.1, jitter=0.5)
     assert result.dtype == dtype
     assert result.shape == images.shape
     assert 0.0 <= result.numpy().min() <= result.numpy().max() <= 1.0
