@@ -7,11 +7,9 @@ CutPaste-Scar's size and angle: with one seed the same pixels are erased as CutP
 over, and a table's columns differ by the filling alone.
 """
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
-from cutpaste_tf.augment import paste, random
+from cutpaste_tf.augment import paste
 
 # "Grey color (standard)" of Section 5.1, and "filled with either zero" of Section 3.1: the
 # companion code's images lie in [-1, 1], whose zero is the middle grey of [0, 1].
@@ -20,77 +18,26 @@ GREY_LEVEL = 0.5
 CONFETTI = 1.0
 
 
-class Erasure(NamedTuple):
-    """What is erased of each image."""
-
-    patch: paste.Patch
-    levels: tf.Tensor  # float32 [B, 3], uniform in [0, 1): what the filling takes its colour from
-
-
-def draw_rectangle(
-    batch: int | tf.Tensor,
-    size: tuple[int, int],
-    seed: random.Seed,
-    *,
-    area_ratio: tuple[float, float] = paste.AREA_RATIO,
-) -> Erasure:
-    """Draws CutPaste's rectangles and a colour for each.
-
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: the rectangle's smallest and largest share of the image's area (Appendix A.2, for
-        CutPaste).
-
-    Returns:
-      What to erase: for the fillings below, with `paste.patch_pixels`.
-    """
-    patch_seed, color_seed = random.split(seed, 2)
-    patch = paste.sample_patch(batch, size, patch_seed, area_ratio)
-    return Erasure(patch, random.uniform([batch, 3], color_seed, 0.0, 1.0))
-
-
-def draw_scar(
-    batch: int | tf.Tensor,
-    size: tuple[int, int],
-    seed: random.Seed,
-    *,
-    width: tuple[int, int] = paste.SCAR_WIDTH,
-    length: tuple[int, int] = paste.SCAR_LENGTH,
-) -> Erasure:
-    """Draws CutPaste-Scar's long, thin, turned rectangles and a colour for each.
-
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
-      width: smallest and largest width, in pixels (Appendix A.2, for CutPaste-Scar).
-      length: smallest and largest length, likewise.
-
-    Returns:
-      What to erase: for `fill_with_color`, with `paste.scar_pixels`.
-    """
-    patch_seed, color_seed = random.split(seed, 2)
-    patch = paste.sample_scar(batch, size, patch_seed, width, length)
-    return Erasure(patch, random.uniform([batch, 3], color_seed, 0.0, 1.0))
-
-
-def fill_with_grey(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+def fill_with_grey(
+    images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
+) -> paste.Edit:
     """Cutout (DeVries and Taylor; Tables 1 and 4): the patch becomes grey, `GREY_LEVEL`.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      erasure: where; its colours are not used.
+      patch: the patches' places.
       pixels: the most pixels that a patch's upright box has.
+      levels: float32 [B, 3], not used.
 
     Returns:
       The edit to the images.
     """
-    return _paint(images, erasure, pixels, tf.fill(tf.shape(erasure.levels), GREY_LEVEL))
+    return _paint(images, patch, pixels, tf.fill(tf.shape(levels), GREY_LEVEL))
 
 
-def fill_with_mean(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+def fill_with_mean(
+    images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
+) -> paste.Edit:
     """Cutout (Mean) of Table 4: the patch takes on the image's mean colour.
 
     The paper says "mean pixel values" without saying of what. A data set's mean would be one
@@ -98,31 +45,37 @@ def fill_with_mean(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Ed
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      erasure: where; its colours are not used.
+      patch: the patches' places.
       pixels: the most pixels that a patch's upright box has.
+      levels: float32 [B, 3], not used.
 
     Returns:
       The edit to the images: the mean of each channel over the whole image.
     """
     mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
-    return _paint(images, erasure, pixels, mean)
+    return _paint(images, patch, pixels, mean)
 
 
-def fill_with_color(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+def fill_with_color(
+    images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
+) -> paste.Edit:
     """Cutout (Color) of Table 4, and Scar (Section 2.2, Table 1): one random colour.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      erasure: where, and the colours.
+      patch: the patches' places.
       pixels: the most pixels that a patch's upright box has.
+      levels: float32 [B, 3] in [0, 1), the colours.
 
     Returns:
       The edit to the images.
     """
-    return _paint(images, erasure, pixels, erasure.levels)
+    return _paint(images, patch, pixels, levels)
 
 
-def shift_color(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
+def shift_color(
+    images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
+) -> paste.Edit:
     """Confetti noise of FCDD (the paper's [32]; Table 4): the colour of the patch is shifted.
 
     "Confetti noise that jitters a color of a local patch" (Section 5.1): one random colour is added
@@ -133,21 +86,22 @@ def shift_color(images: tf.Tensor, erasure: Erasure, pixels: int) -> paste.Edit:
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      erasure: where, and the colours: what is added to a channel is uniform in [-1, 1).
+      patch: the patches' places.
       pixels: the most pixels that a patch's upright box has.
+      levels: float32 [B, 3] in [0, 1): 0 takes the full range from a channel, 1 would add it.
 
     Returns:
       The edit to the images; the sum is clipped to [0, 1].
     """
-    _, target, _ = paste.listed(erasure.patch, pixels, tf.shape(images)[2])
-    shift = CONFETTI * (2.0 * erasure.levels - 1.0)
+    _, target, _ = paste.listed(patch, pixels, tf.shape(images)[2])
+    shift = CONFETTI * (2.0 * levels - 1.0)
     values = tf.cast(paste.read(images, target), tf.float32) + shift[:, None]
     values = tf.clip_by_value(values, 0.0, 1.0)
     return paste.Edit(target, tf.cast(values, images.dtype))
 
 
-def _paint(images, erasure, pixels, color):
+def _paint(images, patch, pixels, color):
     """The edit that gives each image's patch one colour, [B, C]."""
-    _, target, _ = paste.listed(erasure.patch, pixels, tf.shape(images)[2])
+    _, target, _ = paste.listed(patch, pixels, tf.shape(images)[2])
     color = tf.cast(color, images.dtype)
     return paste.Edit(target, tf.repeat(color[:, None], pixels, axis=1))

@@ -42,13 +42,6 @@ class Patch(NamedTuple):
     target_x: tf.Tensor
 
 
-class Pasting(NamedTuple):
-    """What is pasted in each image: a patch, and how its colours are jittered (None: not)."""
-
-    patch: Patch
-    jitter: color.Jitter | None
-
-
 class Edit(NamedTuple):
     """New values of some pixels of each image.
 
@@ -155,7 +148,7 @@ def scar_pixels(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = S
     return math.ceil((length[1] + width[1]) / math.sqrt(2.0) + 1.0) ** 2
 
 
-def cut(images: tf.Tensor, pasting: Pasting, pixels: int) -> Edit:
+def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | None) -> Edit:
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
 
     Turning takes the nearest source pixel of each target pixel, so it leaves no holes and, without
@@ -163,17 +156,17 @@ def cut(images: tf.Tensor, pasting: Pasting, pixels: int) -> Edit:
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1].
-      pasting: the patches' places, and their colour jitter, whose mean grey level is the patch's
-        own.
+      patch: the patches' places.
       pixels: the most pixels that a patch's upright box has (`patch_pixels`, `scar_pixels`).
+      jitter: of the patches' colours, whose mean grey level is the patch's own; None: none.
 
     Returns:
       The pixels to write and where.
     """
-    source, target, inside = listed(pasting.patch, pixels, tf.shape(images)[2])
+    source, target, inside = listed(patch, pixels, tf.shape(images)[2])
     values = read(images, source)
-    if pasting.jitter is not None:
-        values = color.apply(values, pasting.jitter, weights=tf.cast(inside, tf.float32))
+    if jitter is not None:
+        values = color.apply(values, jitter, weights=tf.cast(inside, tf.float32))
     return Edit(target, values)
 
 
@@ -224,106 +217,6 @@ def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
         tf.where(take_first[:, None], index, other_index),
         tf.where(take_first[:, None, None], pixels, other_pixels),
     )
-
-
-def draw_cutpaste(
-    batch: int | tf.Tensor,
-    size: tuple[int, int],
-    seed: random.Seed,
-    *,
-    area_ratio: tuple[float, float] = AREA_RATIO,
-    jitter: float = JITTER,
-) -> Pasting:
-    """Draws what CutPaste does to each image.
-
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: the patch's smallest and largest share of the image's area.
-      jitter: the maximum intensity of the patch's colour jitter.
-
-    Returns:
-      What to paste: for `cut`, with `patch_pixels`.
-    """
-    patch_seed, jitter_seed = random.split(seed, 2)
-    patch = sample_patch(batch, size, patch_seed, area_ratio)
-    return Pasting(patch, color.sample(batch, jitter, jitter_seed) if jitter else None)
-
-
-def draw_cutpaste_scar(
-    batch: int | tf.Tensor,
-    size: tuple[int, int],
-    seed: random.Seed,
-    *,
-    width: tuple[int, int] = SCAR_WIDTH,
-    length: tuple[int, int] = SCAR_LENGTH,
-    jitter: float = JITTER,
-) -> Pasting:
-    """Draws what CutPaste-Scar does to each image.
-
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
-      width: the scar's smallest and largest width, in pixels.
-      length: the scar's smallest and largest length, likewise.
-      jitter: the maximum intensity of the patch's colour jitter.
-
-    Returns:
-      What to paste: for `cut`, with `scar_pixels`.
-    """
-    patch_seed, jitter_seed = random.split(seed, 2)
-    patch = sample_scar(batch, size, patch_seed, width, length)
-    return Pasting(patch, color.sample(batch, jitter, jitter_seed) if jitter else None)
-
-
-def cutpaste(
-    images: tf.Tensor,
-    seed: random.Seed,
-    *,
-    area_ratio: tuple[float, float] = AREA_RATIO,
-    jitter: float = JITTER,
-) -> Edit:
-    """CutPaste (Section 2.1): a large rectangular patch of each image, pasted elsewhere in it.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      area_ratio: the patch's smallest and largest share of the image's area.
-      jitter: the maximum intensity of the patch's colour jitter.
-
-    Returns:
-      The edit to the images.
-    """
-    batch, size = tf.shape(images)[0], static_size(images)
-    pasting = draw_cutpaste(batch, size, seed, area_ratio=area_ratio, jitter=jitter)
-    return cut(images, pasting, patch_pixels(size, area_ratio))
-
-
-def cutpaste_scar(
-    images: tf.Tensor,
-    seed: random.Seed,
-    *,
-    width: tuple[int, int] = SCAR_WIDTH,
-    length: tuple[int, int] = SCAR_LENGTH,
-    jitter: float = JITTER,
-) -> Edit:
-    """CutPaste-Scar (Section 2.2): a long, thin, turned patch of each image, pasted elsewhere.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      seed: int32 [2], or a `random.Share`.
-      width: the scar's smallest and largest width, in pixels.
-      length: the scar's smallest and largest length, likewise.
-      jitter: the maximum intensity of the patch's colour jitter.
-
-    Returns:
-      The edit to the images.
-    """
-    batch, size = tf.shape(images)[0], static_size(images)
-    pasting = draw_cutpaste_scar(batch, size, seed, width=width, length=length, jitter=jitter)
-    return cut(images, pasting, scar_pixels(width, length))
 
 
 def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:

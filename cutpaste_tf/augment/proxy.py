@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from cutpaste_tf.augment import erase, paste, random, view
+from cutpaste_tf.augment import color, erase, paste, random, view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,32 +44,66 @@ class Kind(NamedTuple):
     edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # of images and what was drawn for them
 
 
-def _large(draw, edit, *, jittered=False):
-    """A kind that works on CutPaste's rectangles."""
+class Shape(NamedTuple):
+    """A shape of patches."""
+
+    # Of the number of images, their height and width, a seed and the ranges
+    sample: Callable[[tf.Tensor, tuple[int, int], random.Seed, Settings], paste.Patch]
+    pixels: Callable[[tuple[int, int], Settings], int]  # the most that a patch's upright box has
+
+
+RECTANGLE = Shape(
+    lambda batch, size, seed, ranges: paste.sample_patch(batch, size, seed, ranges.area_ratio),
+    lambda size, ranges: paste.patch_pixels(size, ranges.area_ratio),
+)
+THIN = Shape(
+    lambda batch, size, seed, ranges: paste.sample_scar(
+        batch, size, seed, ranges.scar_width, ranges.scar_length
+    ),
+    lambda size, ranges: paste.scar_pixels(ranges.scar_width, ranges.scar_length),
+)
+
+
+def patches(shape: Shape, draw: Callable, edit: Callable) -> Kind:
+    """Returns a kind that edits a patch of each image.
+
+    Args:
+      shape: of the patches.
+      draw: of the number of images, a seed and the ranges, draws what else the edit takes.
+      edit: of images, patches, the most pixels that one has and what `draw` drew.
+
+    Returns:
+      The kind.
+    """
 
     def drawn(batch, size, seed, settings):
-        ranges = {"jitter": settings.jitter} if jittered else {}
-        return draw(batch, size, seed, area_ratio=settings.area_ratio, **ranges)
+        patch_seed, other_seed = random.split(seed, 2)
+        patch = shape.sample(batch, size, patch_seed, settings)
+        return patch, draw(batch, other_seed, settings)
 
     def edited(images, drawn, settings):
-        pixels = paste.patch_pixels(paste.static_size(images), settings.area_ratio)
-        return edit(images, drawn, pixels)
+        patch, other = drawn
+        return edit(images, patch, shape.pixels(paste.static_size(images), settings), other)
 
     return Kind(drawn, edited)
 
 
-def _thin(draw, edit, *, jittered=False):
-    """A kind that works on CutPaste-Scar's."""
+def _jitter(batch, seed, settings):
+    return color.sample(batch, settings.jitter, seed) if settings.jitter else None
 
-    def drawn(batch, size, seed, settings):
-        ranges = {"jitter": settings.jitter} if jittered else {}
-        width, length = settings.scar_width, settings.scar_length
-        return draw(batch, size, seed, width=width, length=length, **ranges)
 
-    def edited(images, drawn, settings):
-        return edit(images, drawn, paste.scar_pixels(settings.scar_width, settings.scar_length))
+def _levels(batch, seed, settings):
+    return random.uniform([batch, 3], seed, 0.0, 1.0)
 
-    return Kind(drawn, edited)
+
+def pasted(shape: Shape) -> Kind:
+    """Returns the kind that pastes patches of a shape from elsewhere in the image."""
+    return patches(shape, _jitter, paste.cut)
+
+
+def erased(shape: Shape, fill: Callable) -> Kind:
+    """Returns the kind that fills patches of a shape, by a function of `erase`."""
+    return patches(shape, _levels, fill)
 
 
 def _either(first, second):
@@ -91,14 +125,6 @@ def _either(first, second):
     return Kind(drawn, edited)
 
 
-_cutpaste = _large(paste.draw_cutpaste, paste.cut, jittered=True)
-_cutpaste_scar = _thin(paste.draw_cutpaste_scar, paste.cut, jittered=True)
-
-
-def _erased(fill):
-    return _large(erase.draw_rectangle, fill)
-
-
 @dataclasses.dataclass(frozen=True)
 class ViewClass:
     """One class of a proxy task.
@@ -115,21 +141,21 @@ class ViewClass:
 
 
 NORMAL = ViewClass("normal")
-CUTPASTE = ViewClass("CutPaste", _cutpaste)
-SCAR = ViewClass("CutPaste-Scar", _cutpaste_scar)
+CUTPASTE = ViewClass("CutPaste", pasted(RECTANGLE))
+SCAR = ViewClass("CutPaste-Scar", pasted(THIN))
 
 TASKS: dict[str, tuple[ViewClass, ...]] = {
     # Gidaris et al. (the paper's [19]): which of the four quarter turns is it?
     "rotation": (NORMAL, *(ViewClass(f"turned by {90 * k} degrees", turns=k) for k in (1, 2, 3))),
-    "cutout": (NORMAL, ViewClass("Cutout", _erased(erase.fill_with_grey))),
-    "cutout_mean": (NORMAL, ViewClass("Cutout (mean)", _erased(erase.fill_with_mean))),
-    "cutout_color": (NORMAL, ViewClass("Cutout (color)", _erased(erase.fill_with_color))),
-    "confetti": (NORMAL, ViewClass("Confetti", _erased(erase.shift_color))),
-    "scar": (NORMAL, ViewClass("Scar", _thin(erase.draw_scar, erase.fill_with_color))),
+    "cutout": (NORMAL, ViewClass("Cutout", erased(RECTANGLE, erase.fill_with_grey))),
+    "cutout_mean": (NORMAL, ViewClass("Cutout (mean)", erased(RECTANGLE, erase.fill_with_mean))),
+    "cutout_color": (NORMAL, ViewClass("Cutout (color)", erased(RECTANGLE, erase.fill_with_color))),
+    "confetti": (NORMAL, ViewClass("Confetti", erased(RECTANGLE, erase.shift_color))),
+    "scar": (NORMAL, ViewClass("Scar", erased(THIN, erase.fill_with_color))),
     "cutpaste": (NORMAL, CUTPASTE),
     "cutpaste_scar": (NORMAL, SCAR),
     # Section 5.2: binary, so an image has one augmented view, as batches of 64 rather than 96 say.
-    "cutpaste_union": (NORMAL, ViewClass("CutPaste or -Scar", _either(_cutpaste, _cutpaste_scar))),
+    "cutpaste_union": (NORMAL, ViewClass("CutPaste or -Scar", _either(CUTPASTE.kind, SCAR.kind))),
     "cutpaste_3way": (NORMAL, CUTPASTE, SCAR),
 }
 

@@ -1,42 +1,30 @@
 """Cutout's variants against what NumPy makes of the same pixels."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutpaste_tf.augment import erase, paste
+from cutpaste_tf.augment import erase, paste, proxy
 
-from . import reference
+from . import edits, reference
 
 
-def erased(draw, fill, most):
+def filled(shape, fill):
     """A function of images, a seed and ranges that erases a patch of each image."""
-
-    def edit(images, seed, **ranges):
-        size = tuple(images.shape[1:3])
-        erasure = draw(len(images), size, seed, **ranges)
-        return fill(images, erasure, most(size, ranges))
-
-    return edit
-
-
-def rectangle(fill):
-    return erased(
-        erase.draw_rectangle, fill, lambda size, ranges: paste.patch_pixels(size, **ranges)
-    )
+    return functools.partial(edits.edit_of, proxy.erased(shape, fill))
 
 
 RECTANGLES = {
-    "cutout": rectangle(erase.fill_with_grey),
-    "cutout_mean": rectangle(erase.fill_with_mean),
-    "cutout_color": rectangle(erase.fill_with_color),
-    "confetti": rectangle(erase.shift_color),
+    "cutout": filled(proxy.RECTANGLE, erase.fill_with_grey),
+    "cutout_mean": filled(proxy.RECTANGLE, erase.fill_with_mean),
+    "cutout_color": filled(proxy.RECTANGLE, erase.fill_with_color),
+    "confetti": filled(proxy.RECTANGLE, erase.shift_color),
 }
-SCAR = erased(
-    erase.draw_scar, erase.fill_with_color, lambda size, ranges: paste.scar_pixels(**ranges)
-)
+SCAR = filled(proxy.THIN, erase.fill_with_color)
 FILLS = RECTANGLES | {"scar": SCAR}
 SEED = tf.constant([4, 2])
 
@@ -138,7 +126,7 @@ def test_confettis_shift_is_uniform_in_both_directions():
 def test_a_scar_is_one_color_where_cutpaste_scar_pastes():
     images = noise(20, 64, 64, 3)
     edit = SCAR(tf.constant(images), SEED)
-    pasted = paste.cutpaste_scar(tf.constant(images), SEED)
+    pasted = edits.cutpaste_scar(tf.constant(images), SEED)
     masks = masks_of(images, edit)
     assert np.array_equal(masks, masks_of(images, pasted))
     after = applied(images, edit)
@@ -152,7 +140,7 @@ def test_a_scar_is_one_color_where_cutpaste_scar_pastes():
 def test_rectangles_are_where_cutpaste_pastes(name):
     images = noise(10, 48, 40, 3)
     masks = masks_of(images, RECTANGLES[name](tf.constant(images), SEED))
-    assert np.array_equal(masks, masks_of(images, paste.cutpaste(tf.constant(images), SEED)))
+    assert np.array_equal(masks, masks_of(images, edits.cutpaste(tf.constant(images), SEED)))
 
 
 @pytest.mark.parametrize("name", FILLS)
@@ -166,7 +154,7 @@ def test_values_stay_in_range_and_keep_their_type(name):
 
 def test_either_takes_whole_edits():
     images = tf.constant(noise(6, 64, 64, 3))
-    large, scar = paste.cutpaste(images, SEED), paste.cutpaste_scar(images, SEED)
+    large, scar = edits.cutpaste(images, SEED), edits.cutpaste_scar(images, SEED)
     take = np.array([True, False, False, True, True, False])
     for first, second in ((large, scar), (scar, large)):
         found = applied(images, paste.either(first, second, tf.constant(take)))

@@ -17,7 +17,7 @@ from scipy import stats
 
 from cutpaste_tf.augment import color, paste
 
-from . import reference
+from . import edits, reference
 
 SEED = tf.constant([3, 14])
 DRAWS = 4000
@@ -108,7 +108,7 @@ def check_turned(edit, patch, image, size):
 @given(seed=SEEDS, size=SIZES, area_ratio=AREA_RATIOS)
 def test_cutpaste_moves_one_whole_rectangle_within_each_image(seed, size, area_ratio):
     images = reference.coded(BATCH, *size)
-    edit = paste.cutpaste(tf.constant(images), tf.constant(seed), area_ratio=area_ratio, jitter=0.0)
+    edit = edits.cutpaste(tf.constant(images), tf.constant(seed), area_ratio=area_ratio, jitter=0.0)
     rows, columns, sources = reference.decode(edit.pixels)
     assert edit.index.shape[1] == paste.patch_pixels(size, area_ratio)
     for b in range(BATCH):
@@ -152,7 +152,7 @@ def test_cutpaste_keeps_area_and_aspect_ratio_up_to_rounding(seed, size, area_ra
 @given(seed=SEEDS, size=SIZES)
 def test_cutpaste_with_jitter_leaves_everything_outside_the_box_bit_identical(seed, size):
     images = noise(BATCH, *size, 3)
-    edit = paste.cutpaste(tf.constant(images), tf.constant(seed))
+    edit = edits.cutpaste(tf.constant(images), tf.constant(seed))
     after = paste.write(tf.constant(images), [(0, edit)]).numpy()
     assert after.dtype == np.float32
     for b in range(BATCH):
@@ -211,7 +211,7 @@ def test_every_pixel_is_cut_and_pasted_sooner_or_later(kind):
     # The corners included: a turned scar seldom fills its box's corners, so it takes many draws.
     size, batch = (16, 20), 20_000
     scar = {"width": (1, 2), "length": (2, 4)}
-    augment, ranges = (paste.cutpaste, {}) if kind == "patch" else (paste.cutpaste_scar, scar)
+    augment, ranges = (edits.cutpaste, {}) if kind == "patch" else (edits.cutpaste_scar, scar)
     images = tf.constant(np.broadcast_to(reference.coded(1, *size), [batch, *size, 3]))
     pasted, cut = np.zeros(size, bool), np.zeros(size, bool)
     for step in range(3):
@@ -258,7 +258,7 @@ def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
     ]
     patch = patch_of(rectangles, size, np.random.default_rng(2))
     images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, paste.Pasting(patch, None), paste.scar_pixels())
+    edit = paste.cut(images, patch, paste.scar_pixels(), None)
     for image, (height, width, _) in enumerate(rectangles):
         check_turned(edit, patch, image, size)
         mask = written(edit, image, size)
@@ -273,7 +273,7 @@ def test_thinnest_scar_has_pixels_at_every_angle():
     rectangles = [(2, 1, math.radians(degrees)) for degrees in np.linspace(-45.0, 45.0, 181)]
     patch = patch_of(rectangles, size, np.random.default_rng(3))
     images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, paste.Pasting(patch, None), 9)
+    edit = paste.cut(images, patch, 9, None)
     for image in range(len(rectangles)):
         check_turned(edit, patch, image, size)
 
@@ -285,7 +285,7 @@ def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
     ranges = {"width": (2, 9), "length": (10, 30)}
     patch = paste.sample_scar(BATCH, size, tf.constant(seed), **ranges)
     images = tf.constant(reference.coded(BATCH, *size))
-    edit = paste.cut(images, paste.Pasting(patch, None), paste.scar_pixels(**ranges))
+    edit = paste.cut(images, patch, paste.scar_pixels(**ranges), None)
     for b in range(BATCH):
         p = one(patch, b)
         for start, length, limit in [
@@ -302,7 +302,7 @@ def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
 @given(seed=SEEDS, size=st.tuples(st.integers(32, 96), st.integers(32, 96)))
 def test_cutpaste_scar_pastes_one_piece_and_leaves_the_rest_bit_identical(seed, size):
     images = noise(BATCH, *size, 3)
-    edit = paste.cutpaste_scar(tf.constant(images), tf.constant(seed))
+    edit = edits.cutpaste_scar(tf.constant(images), tf.constant(seed))
     assert edit.index.shape[1] == paste.scar_pixels()
     after = paste.write(tf.constant(images), [(0, edit)]).numpy()
     for b in range(BATCH):
@@ -318,7 +318,7 @@ def test_cutpaste_scar_turns_upright_rectangles_of_its_own_image_within_45_degre
     # Found from the pasted pixels alone: the turn that best maps source to target pixels.
     size, batch = (256, 256), 200
     images = tf.constant(reference.coded(batch, *size))
-    edit = paste.cutpaste_scar(images, SEED, width=(8, 16), length=(20, 25), jitter=0.0)
+    edit = edits.cutpaste_scar(images, SEED, width=(8, 16), length=(20, 25), jitter=0.0)
     rows, columns, sources = reference.decode(edit.pixels)
     assert np.array_equal(sources, np.broadcast_to(np.arange(batch)[:, None], sources.shape))
     index, turns = edit.index.numpy(), []
@@ -354,7 +354,7 @@ def test_scar_turns_the_same_way_as_pil(height, width, degrees):
     fields |= {"target_y": corner[0], "target_x": corner[1]}
     patch = patch._replace(**{name: tf.constant([value]) for name, value in fields.items()})
     picture = noise(*size, 3)
-    edit = paste.cut(tf.constant(picture[None]), paste.Pasting(patch, None), box[0] * box[1])
+    edit = paste.cut(tf.constant(picture[None]), patch, box[0] * box[1], None)
     pasted = paste.write(tf.fill([1, *size, 3], -1.0), [(0, edit)]).numpy()[0, ..., 0]
 
     canvas = np.full(size, -1.0, np.float32)
@@ -445,8 +445,8 @@ def test_jitter_is_of_the_patch_alone(kind):
     ]
     patch = patch_of(rectangles, size, rng)
     images = tf.constant(rng.uniform(0.0, 1.0, (24, *size, 3)).astype(np.float32))
-    plain = paste.cut(images, paste.Pasting(patch, None), 900)
-    jittered = paste.cut(images, paste.Pasting(patch, known), 900)
+    plain = paste.cut(images, patch, 900, None)
+    jittered = paste.cut(images, patch, 900, known)
     assert np.array_equal(plain.index, jittered.index)
     for b in range(24):
         _, first = np.unique(plain.index[b], return_index=True)
@@ -456,7 +456,7 @@ def test_jitter_is_of_the_patch_alone(kind):
         np.testing.assert_allclose(jittered.pixels[b].numpy()[first], expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 @pytest.mark.parametrize("maximum", [0.1, 0.3])
 def test_jitter_of_an_even_grey_patch_is_its_brightness(augment, maximum):
     # Contrast, saturation and hue change nothing there, as the mean grey is the patch's own. The
@@ -468,7 +468,7 @@ def test_jitter_of_an_even_grey_patch_is_its_brightness(augment, maximum):
     reference.assert_uniform(pixels[:, 0, 0] / grey, 1.0 - maximum, 1.0 + maximum)
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 def test_pixels_listed_twice_have_the_same_value(augment):
     edit = augment(tf.constant(noise(BATCH, 64, 64, 3)), SEED)
     repeated = 0
@@ -480,7 +480,7 @@ def test_pixels_listed_twice_have_the_same_value(augment):
     assert repeated
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 def test_images_of_a_batch_do_not_touch_each_other(augment):
     # What is done to an image depends on its place in the batch and on itself, not on the others.
     images = noise(BATCH, 40, 48, 3)
@@ -492,7 +492,7 @@ def test_images_of_a_batch_do_not_touch_each_other(augment):
     assert same.tolist() == [b != 2 for b in range(BATCH)]
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 def test_seed_decides_the_edit_and_every_image_has_its_own(augment):
     images = tf.constant(np.repeat(noise(1, 64, 64, 3), 10, axis=0))
     edit, again, other = (augment(images, tf.constant([1, s])) for s in (1, 1, 2))
@@ -502,14 +502,14 @@ def test_seed_decides_the_edit_and_every_image_has_its_own(augment):
     assert len(set(masks)) == 20
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 def test_edit_has_the_images_dtype(augment):
     edit = augment(tf.constant(noise(2, 32, 32, 3), tf.float16), SEED)
     assert edit.pixels.dtype == tf.float16
     assert edit.index.dtype == tf.int32
 
 
-@pytest.mark.parametrize("augment", [paste.cutpaste, paste.cutpaste_scar])
+@pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
 @pytest.mark.parametrize("shape", [(None, None, 32, 3), (None, 32, None, 3)])
 def test_unknown_height_or_width_is_refused(augment, shape):
     compiled = tf.function(lambda images: augment(images, SEED), autograph=False)
