@@ -6,7 +6,6 @@ are ill-conditioned beyond use.
 
 import json
 import os
-import pathlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import sklearn.mixture
 import sklearn.model_selection
 import sklearn.neighbors
 
+from cutpaste_tf import atomic
 from cutpaste_tf.errors import UserError
 
 _VERSION = 1
@@ -392,8 +392,8 @@ def make(kind: str) -> GaussianDensity | KernelDensity | MixtureDensity:
 
 def components(kind: str) -> int:
     """Returns of how many Gaussians a density is a mixture; 1 for those that are none."""
-    found = re.fullmatch(r"gmm([1-9][0-9]*)", kind)
-    return int(found[1]) if found else 1
+    match = re.fullmatch(r"gmm([1-9][0-9]*)", kind)
+    return int(match[1]) if match else 1
 
 
 def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> np.ndarray:
@@ -442,12 +442,9 @@ def save(density: Density, path: str | os.PathLike) -> None:
       density: what to write.
       path: the file.
     """
-    path = pathlib.Path(path)
     header = json.dumps({"kind": density.kind, "version": _VERSION})
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, header=np.array(header), **density.arrays())
-    os.replace(temporary, path)
 
 
 def load(path: str | os.PathLike) -> Density:
