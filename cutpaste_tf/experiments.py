@@ -97,11 +97,11 @@ _OTHERS = (_of_file("effnet_b4_pretrained"), _of_file("demo"))
 
 def known() -> dict[str, Experiment]:
     """Returns all experiments of the paper by name."""
-    every = (*(e for table in TABLES.values() for e in table), *_OTHERS)
-    found = {}
-    for experiment in every:
-        found.setdefault(experiment.name, experiment)  # without Table 6's further tests
-    return found
+    listed = (*(e for table in TABLES.values() for e in table), *_OTHERS)
+    by_name = {}
+    for experiment in listed:
+        by_name.setdefault(experiment.name, experiment)  # without Table 6's further tests
+    return by_name
 
 
 def choose(names: Sequence[str]) -> list[Experiment]:
@@ -116,12 +116,12 @@ def choose(names: Sequence[str]) -> list[Experiment]:
     Raises:
       UserError: naming what is not known.
     """
-    chosen, every = [], known()
+    chosen, by_name = [], known()
     for name in names:
         if name in TABLES:
             chosen += TABLES[name]
-        elif name in every:
-            chosen.append(every[name])
+        elif name in by_name:
+            chosen.append(by_name[name])
         elif name.endswith(".flags"):
             path = pathlib.Path(name)
             if not path.is_file():

@@ -37,10 +37,10 @@ def load(data_dir: str, category: str) -> Category:
         )
 
     def read(split):
-        found = download.read(builder, split)
-        order = np.argsort(found["id"], kind="stable")
-        names = [name.decode() for name in found["id"][order]]
-        return names, found["image"][order], found["label"][order]
+        features = download.read(builder, split)
+        order = np.argsort(features["id"], kind="stable")
+        names = [name.decode() for name in features["id"][order]]
+        return names, features["image"][order], features["label"][order]
 
     wanted = CIFAR10_CLASSES.index(category)
     names, images, labels = read("train")

@@ -225,8 +225,10 @@ def batches(
 
 
 def _batch(done, size):
-    good = [found for _, found in done if not isinstance(found, str)]
+    good = [prepared for _, prepared in done if not isinstance(prepared, str)]
     stored = np.stack(good) if good else np.zeros([0, size, size, 3], np.uint8)
     images = pipeline.Images(len(good), size, tf.constant(stored), None)
-    errors = {place: found for place, (_, found) in enumerate(done) if isinstance(found, str)}
+    errors = {
+        place: prepared for place, (_, prepared) in enumerate(done) if isinstance(prepared, str)
+    }
     return Batch([path for path, _ in done], images, errors)

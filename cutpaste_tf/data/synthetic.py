@@ -92,22 +92,24 @@ def make(
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
         stored[here], masks[here] = (x.numpy() for x in paste(batch, tf.constant(start)))
-    made = Split(
+    anomalies = Split(
         names=[f"{name}+{kind}" for name in split.names],
         images=list(stored),
         labels=np.ones(images.count, np.int64),
         defect_types=[kind] * images.count,
         masks=list(masks),
     )
-    return Anomalies(made, pipeline.Images(images.count, images.size, tf.constant(stored), None))
+    return Anomalies(
+        anomalies, pipeline.Images(images.count, images.size, tf.constant(stored), None)
+    )
 
 
 def digits() -> tuple[tf.Tensor, str]:
     """Returns digits, float32 [M, h, w] in [0, 1], bright on dark, and whose they are."""
     builder = download.prepared("mnist", _MNIST_SERVER)
     if builder is not None:
-        found = download.read(builder, "test")["image"]
-        return tf.constant(found[..., 0].astype(np.float32) / 255.0), MNIST
+        images = download.read(builder, "test")["image"]
+        return tf.constant(images[..., 0].astype(np.float32) / 255.0), MNIST
     import sklearn.datasets
 
     small = sklearn.datasets.load_digits().images
@@ -118,10 +120,10 @@ def _photographs(size):
     """scikit-learn's photographs, float32 [2, h, w, 3] in [0, 1], at least of a size."""
     import sklearn.datasets
 
-    found = []
+    photographs = []
     for photograph in sklearn.datasets.load_sample_images().images:
         image = Image.fromarray(photograph)
         scale = max(1.0, 1.5 * size / min(image.size))
         image = image.resize([round(scale * x) for x in image.size], Image.Resampling.BICUBIC)
-        found.append(np.asarray(image, np.float32) / 255.0)
-    return tf.constant(np.stack(found))
+        photographs.append(np.asarray(image, np.float32) / 255.0)
+    return tf.constant(np.stack(photographs))

@@ -52,8 +52,8 @@ class GradCam:
     def __call__(self, images: pipeline.Images) -> np.ndarray:
         """Returns float32 [N, h, w], at the resolution of the feature maps, of N images."""
         batches = pipeline.evaluation_batches(images, _BATCH)
-        found = [self._explain(batch).numpy() for batch in batches]
-        return np.concatenate(found) if found else np.zeros([0, 1, 1], np.float32)
+        maps = [self._explain(batch).numpy() for batch in batches]
+        return np.concatenate(maps) if maps else np.zeros([0, 1, 1], np.float32)
 
 
 def upsample(maps: tf.Tensor, size: int) -> tf.Tensor:

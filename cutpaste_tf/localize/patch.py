@@ -75,8 +75,8 @@ class PatchEmbedder:
         # The last band is as high as the others, for the sake of one graph; what it has twice goes.
         start = min(first, self.count - self._height)
         top = start * self._stride
-        found = self._embed(images[:, top : top + self._pixels]).numpy()
-        return found[:, first - start : last - start]
+        embeddings = self._embed(images[:, top : top + self._pixels]).numpy()
+        return embeddings[:, first - start : last - start]
 
     def embeddings(self, images: pipeline.Images, band: tuple[int, int]) -> Iterator[np.ndarray]:
         """Yields a band's embeddings of all images in order, float32 [B, rows, P, D] at a time."""
@@ -104,8 +104,8 @@ def fit(
     for band in embedder.bands:
         locations = (band[1] - band[0]) * embedder.count
         statistics = densities.GaussianStatistics(locations, embedder.dimensions)
-        for found in embedder.embeddings(images, band):
-            statistics.update(found.reshape(len(found), -1, embedder.dimensions))
+        for embeddings in embedder.embeddings(images, band):
+            statistics.update(embeddings.reshape(len(embeddings), -1, embedder.dimensions))
         fitted.append(statistics.fit())
     return densities.LocationGaussians.join(fitted)
 
@@ -115,12 +115,12 @@ def _fit_shared(embedder, images, chosen):
     statistics = [densities.GaussianStatistics(1, embedder.dimensions) for _ in chosen]
     for band in embedder.bands:
         done = 0
-        for found in embedder.embeddings(images, band):
-            for one, used in zip(statistics, chosen, strict=True):
-                some = found[used[done : done + len(found)]]
-                one.update(some.reshape(-1, 1, embedder.dimensions))
-            done += len(found)
-    return [one.fit() for one in statistics]
+        for embeddings in embedder.embeddings(images, band):
+            for each, used in zip(statistics, chosen, strict=True):
+                chosen_embeddings = embeddings[used[done : done + len(embeddings)]]
+                each.update(chosen_embeddings.reshape(-1, 1, embedder.dimensions))
+            done += len(embeddings)
+    return [each.fit() for each in statistics]
 
 
 def cross_validated_scores(
@@ -169,11 +169,11 @@ def score(
     done = 0
     for batch in pipeline.evaluation_batches(images, embedder.batch):
         for first, last in embedder.bands:
-            found = embedder(batch, (first, last))
-            flat = found.reshape(len(found), -1, embedder.dimensions)
+            embeddings = embedder(batch, (first, last))
+            flat = embeddings.reshape(len(embeddings), -1, embedder.dimensions)
             scores = gaussians.score(flat, first * embedder.count)
-            maps[done : done + len(found), first:last] = scores.reshape(found.shape[:3])
-            means[done : done + len(found)] += found.sum(axis=(1, 2), dtype=np.float64)
+            maps[done : done + len(embeddings), first:last] = scores.reshape(embeddings.shape[:3])
+            means[done : done + len(embeddings)] += embeddings.sum(axis=(1, 2), dtype=np.float64)
         done += len(batch)
     return maps, (means / embedder.count**2).astype(np.float32)
 
@@ -183,9 +183,9 @@ def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndar
     totals = np.zeros([images.count, embedder.dimensions])
     for band in embedder.bands:
         done = 0
-        for found in embedder.embeddings(images, band):
-            totals[done : done + len(found)] += found.sum(axis=(1, 2), dtype=np.float64)
-            done += len(found)
+        for embeddings in embedder.embeddings(images, band):
+            totals[done : done + len(embeddings)] += embeddings.sum(axis=(1, 2), dtype=np.float64)
+            done += len(embeddings)
     return (totals / embedder.count**2).astype(np.float32)
 
 

@@ -16,25 +16,25 @@ NONE = "-"
 
 def _heads(table: Table) -> list[tuple[str, str]]:
     """Name and kind, "ours" or "paper", of each printed column."""
-    found = []
+    heads = []
     for column in table.columns:
         name = f"{column.group}: {column.name}" if column.group else column.name
         if column.settings is not None:
-            found.append((name, "ours"))
+            heads.append((name, "ours"))
         if column.paper:
-            found.append((name, "paper"))
-    return found
+            heads.append((name, "paper"))
+    return heads
 
 
 def _cells(table: Table, row) -> list[Value | str]:
     """A row's cells, for the columns of `_heads`."""
-    found = []
+    cells = []
     for column, ours, paper in zip(table.columns, row.ours, row.paper, strict=True):
         if column.settings is not None:
-            found.append(MISSING if ours is None else ours)
+            cells.append(MISSING if ours is None else ours)
         if column.paper:
-            found.append(NONE if paper is None else paper)
-    return found
+            cells.append(NONE if paper is None else paper)
+    return cells
 
 
 def _marks(table: Table, cell: Value | str) -> list[int]:
