@@ -1,10 +1,31 @@
-"""CutPaste: self-supervised anomaly detection and localisation (Li et al., CVPR 2021)."""
+"""CutPaste: self-supervised anomaly detection and localisation (Li et al., CVPR 2021).
 
+    from cutpaste_tf import Detector, make_views
+
+`Detector` scores images with a finished run; `make_views` makes the proxy tasks' augmented views.
+"""
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from cutpaste_tf.augment.proxy import make_views
+    from cutpaste_tf.detector import Detector
+
+__all__ = ["Detector", "make_views"]
 __version__ = "0.1.0"
 
 # TensorFlow leaves oneDNN off on AMD processors, where it makes a training step up to 3.5 times
 # faster. The variable is only read when TensorFlow is imported, so it is set here, before that;
 # a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+_HOMES = {"Detector": "cutpaste_tf.detector", "make_views": "cutpaste_tf.augment.proxy"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: TensorFlow takes seconds, and --help is to take none.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The settings of a run: flags, a frozen dataclass, and the check of every value.
+"""The settings of a run, a frozen dataclass, and the check of every value.
 
 Each field of `Config` declares its flag's default, help and allowed values once; the flags, the
 checks and the JSON form follow from that. Nothing here imports TensorFlow, so that `--help` and a
@@ -6,17 +6,15 @@ wrong flag answer at once.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags
-
+from cutpaste_tf import rules
 from cutpaste_tf.errors import UserError
 
 MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -81,49 +79,29 @@ TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rule:
-    """What a flag accepts: a sentence for the message, and the test."""
-
-    allowed: str
-    test: Callable[[Any], bool]
-
-
-def _choice(*values: str) -> _Rule:
-    return _Rule(f"one of {', '.join(values)}", lambda value: value in values)
-
-
-def _whole(low: int, high: int | None = None) -> _Rule:
-    if high is None:
-        return _Rule(f"a whole number, at least {low}", lambda value: value >= low)
-    return _Rule(f"a whole number from {low} to {high}", lambda value: low <= value <= high)
-
-
-def _real(low: float, high: float, *, above: bool = False) -> _Rule:
-    if above:
-        return _Rule(f"a number above {low:g}, at most {high:g}", lambda x: low < x <= high)
-    return _Rule(f"a number from {low:g} to {high:g}", lambda x: low <= x <= high)
-
-
-def _interval(low: float, high: float, *, whole: bool = False) -> _Rule:
-    kind = "whole numbers" if whole else "numbers"
-    return _Rule(
-        f"two {kind} LOW,HIGH with {low:g} <= LOW <= HIGH <= {high:g}",
-        lambda pair: len(pair) == 2 and low <= pair[0] <= pair[1] <= high,
-    )
-
-
 def _is_density(name: str) -> bool:
     mixtures = {f"gmm{count}" for count in range(2, MOST_COMPONENTS + 1)}
     return name in DENSITIES or name in mixtures
 
 
-_ANY = _Rule("any text", lambda value: True)
-_BOOLEAN = _Rule("true or false", lambda value: True)
+def _field(group: str, default: Any, rule: rules.Rule, help_text: str) -> Any:
+    metadata = {"group": group, "rule": rule, "help": help_text}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def _field(default: Any, rule: _Rule, help_text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"rule": rule, "help": help_text})
+# How --help groups the flags; in each group those that a beginner needs come first.
+GROUPS = {
+    "data": "what to train on, and where the runs go",
+    "training": "how long and how fast",
+    "network": "the backbone and its head",
+    "views": "the proxy task and its ranges",
+    "density": "what scores are of, and when one is anomalous",
+    "maps": "where in an image it is anomalous",
+    "machine": "what it is computed on",
+}
+_data, _training, _network, _views, _density, _maps, _machine = (
+    functools.partial(_field, group) for group in GROUPS
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,23 +115,66 @@ class Config:
         allowed.
     """
 
-    dataset: str = _field(
-        "mvtec_ad", _choice(*CATEGORIES), "the data set; folder: any folder in MVTec layout"
+    # Data
+    dataset: str = _data(
+        "mvtec_ad", rules.choice(*CATEGORIES), "the data set; folder: any folder in MVTec layout"
     )
-    data_dir: str = _field(
+    data_dir: str = _data(
         "",
-        _ANY,
+        rules.ANY,
         "where the images are (mvtec_ad: the extracted folder or the archive's; cifar10: that of "
         "TensorFlow Datasets, which has a default)",
     )
-    category: str = _field("all", _ANY, "one or more categories, separated by commas, or all")
-    seed: int = _field(0, _whole(0, 2**31 - 1), "one or more seeds, separated by commas")
-    workdir: str = _field("runs", _ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
-    task: str = _field("cutpaste_3way", _choice(*TASKS), "the proxy task")
-    backbone: str = _field("resnet18", _choice(*BACKBONES), "the network")
-    weights: str = _field(
+    category: str = _data("all", rules.ANY, "one or more categories, separated by commas, or all")
+    image_size: int = _data(
+        256, rules.whole(32, 4096), "images are resized to this height and width, in pixels"
+    )
+    workdir: str = _data("runs", rules.ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
+
+    # Training
+    steps: int = _training(
+        65536,
+        rules.whole(0),
+        "parameter updates; 0: evaluate the initial weights; left out where there are two stages",
+    )
+    batch_size: int = _training(
+        32,
+        rules.whole(1),
+        "normal images a step; the model sees each once per class of the task (32 gives the "
+        "paper's 64, or 96 for 3-way; 16 gives 64 for rotation)",
+    )
+    seed: int = _training(0, rules.whole(0, 2**31 - 1), "one or more seeds, separated by commas")
+    learning_rate: float = _training(
+        0.03, rules.real(0.0, 100.0, above=True), "initial learning rate; falls to zero as a cosine"
+    )
+    head_steps: int = _training(
+        0,
+        rules.whole(0),
+        "parameter updates of the first of two stages, which trains the head alone",
+    )
+    finetune_steps: int = _training(
+        0,
+        rules.whole(0),
+        "parameter updates of the second of two stages, which trains all but batch normalisation",
+    )
+    finetune_learning_rate: float = _training(
+        0.0001,
+        rules.real(0.0, 100.0, above=True),
+        "initial learning rate of the second stage, likewise",
+    )
+    momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
+    weight_decay: float = _training(
+        0.00003, rules.real(0.0, 1.0), "L2 coefficient on all weights but batch normalisation's"
+    )
+    eval_every: int = _training(
+        32, rules.whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
+    )
+
+    # Network
+    backbone: str = _network("resnet18", rules.choice(*BACKBONES), "the network")
+    weights: str = _network(
         "none",
-        _Rule(
+        rules.Rule(
             "none, imagenet, or a file ending in .weights.h5 or .keras",
             lambda value: (
                 value in ("none", "imagenet") or value.endswith((".weights.h5", ".keras"))
@@ -162,112 +183,63 @@ class Config:
         "the backbone's initial weights; imagenet: Keras's, for EfficientNet; a file: such as "
         "another run's checkpoints/backbone.weights.h5",
     )
-    width: float = _field(1.0, _real(0.0, 4.0, above=True), "multiplies ResNet-18's channels")
-    stem: str = _field(
+    width: float = _network(
+        1.0, rules.real(0.0, 4.0, above=True), "multiplies ResNet-18's channels"
+    )
+    stem: str = _network(
         "large",
-        _choice("large", "small"),
+        rules.choice("large", "small"),
         "ResNet-18's first layer; large: 7x7 stride 2 and max-pooling; small: 3x3 stride 1, "
         "sixteen times the work",
     )
-    head_dims: tuple[int, ...] = _field(
+    head_dims: tuple[int, ...] = _network(
         (128,),
-        _Rule(
+        rules.Rule(
             "one or more whole numbers of at least 1, separated by commas",
             lambda dims: len(dims) > 0 and min(dims) >= 1,
         ),
         "units of the projection head's layers; the last is linear",
     )
-    image_size: int = _field(
-        256, _whole(32, 4096), "images are resized to this height and width, in pixels"
-    )
-    patch_size: int = _field(
-        0,
-        _Rule("0 or a whole number from 16 to 1024", lambda x: x == 0 or 16 <= x <= 1024),
-        "trains on random crops of this height and width (the paper: 64) and makes anomaly maps; "
-        "the proxy task is applied to the crop; 0: whole images",
-    )
-    dense_patch: int = _field(
-        32, _whole(16, 1024), "a patch model's anomaly map: height and width of the scored patches"
-    )
-    dense_stride: int = _field(
-        4, _whole(1, 1024), "a patch model's anomaly map: distance between the scored patches"
-    )
-    location_density: str = _field(
-        "auto",
-        _choice("auto", "shared", "separate"),
-        "a patch model's density; shared: one for all locations; separate: one for each, for "
-        "aligned objects; auto: separate for MVTec AD's aligned categories, else shared",
-    )
-    gradcam: bool = _field(False, _BOOLEAN, "make anomaly maps of an image-level model, by GradCAM")
-    batch_size: int = _field(
-        32,
-        _whole(1),
-        "normal images a step; the model sees each once per class of the task (32 gives the "
-        "paper's 64, or 96 for 3-way; 16 gives 64 for rotation)",
-    )
-    steps: int = _field(
-        65536,
-        _whole(0),
-        "parameter updates; 0: evaluate the initial weights; left out where there are two stages",
-    )
-    head_steps: int = _field(
-        0,
-        _whole(0),
-        "parameter updates of the first of two stages, which trains the head alone",
-    )
-    finetune_steps: int = _field(
-        0,
-        _whole(0),
-        "parameter updates of the second of two stages, which trains all but batch normalisation",
-    )
-    learning_rate: float = _field(
-        0.03, _real(0.0, 100.0, above=True), "initial learning rate; falls to zero as a cosine"
-    )
-    finetune_learning_rate: float = _field(
-        0.0001, _real(0.0, 100.0, above=True), "initial learning rate of the second stage, likewise"
-    )
-    momentum: float = _field(0.9, _real(0.0, 0.999), "momentum of SGD")
-    weight_decay: float = _field(
-        0.00003, _real(0.0, 1.0), "L2 coefficient on all weights but batch normalisation's"
-    )
-    jitter: float = _field(
-        0.1, _real(0.0, 0.5), "maximum intensity of the colour jitter on a pasted patch"
-    )
-    area_ratio: tuple[float, ...] = _field(
+
+    # Views
+    task: str = _views("cutpaste_3way", rules.choice(*TASKS), "the proxy task")
+    area_ratio: tuple[float, ...] = _views(
         (0.02, 0.15),
-        _interval(0.0001, 0.3),
+        rules.interval(0.0001, 0.3),
         "smallest and largest area of the CutPaste patch, as a share of the image",
     )
-    scar_width: tuple[int, ...] = _field(
+    scar_width: tuple[int, ...] = _views(
         (2, 16),
-        _interval(1, 64, whole=True),
+        rules.interval(1, 64, whole=True),
         "CutPaste-Scar's smallest and largest width, in pixels",
     )
-    scar_length: tuple[int, ...] = _field(
+    scar_length: tuple[int, ...] = _views(
         (10, 25),
-        _interval(2, 128, whole=True),
+        rules.interval(2, 128, whole=True),
         "CutPaste-Scar's smallest and largest length, in pixels",
     )
-    translation: float = _field(
-        0.04, _real(0.0, 0.5), "maximum random translation of the input, as a share of its side"
+    jitter: float = _views(
+        0.1, rules.real(0.0, 0.5), "maximum intensity of the colour jitter on a pasted patch"
     )
-    view_jitter: float = _field(
-        0.1, _real(0.0, 0.5), "maximum intensity of the colour jitter on the input"
+    translation: float = _views(
+        0.04,
+        rules.real(0.0, 0.5),
+        "maximum random translation of the input, as a share of its side",
     )
-    augment: str = _field(
-        "device",
-        _choice("device", "pipeline"),
-        "where views are made; device: in the train step; pipeline: in tf.data on the host",
+    view_jitter: float = _views(
+        0.1, rules.real(0.0, 0.5), "maximum intensity of the colour jitter on the input"
     )
-    features: str = _field(
+
+    # Density
+    features: str = _density(
         "pool",
-        _choice("pool", "level7"),
+        rules.choice("pool", "level7"),
         "what the density and the scores are of; pool: the last convolution, averaged over space; "
         "level7: EfficientNet's seventh block, likewise",
     )
-    density: str = _field(
+    density: str = _density(
         "gde",
-        _Rule(
+        rules.Rule(
             f"one or more of {', '.join(DENSITIES)} and gmm2 to gmm{MOST_COMPONENTS}, separated by "
             "commas",
             lambda text: (
@@ -280,29 +252,60 @@ class Config:
         "several the first is the run's, and the others are fitted to the same features and "
         "measured beside it",
     )
-    test_anomalies: str = _field(
+    false_positive_rate: float = _density(
+        0.01,
+        rules.real(0.0, 0.5, above=True),
+        "share of normal images that the run's threshold is to take for anomalous; can be changed "
+        "when images are scored",
+    )
+    test_anomalies: str = _density(
         "none",
-        _Rule(
+        rules.Rule(
             f"none, all, or some of {', '.join(TEST_ANOMALIES)}, separated by commas",
             lambda text: text in ("none", "all") or set(text.split(",")) <= set(TEST_ANOMALIES),
         ),
         "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3); "
         "a finished run is not trained again for them",
     )
-    false_positive_rate: float = _field(
-        0.01,
-        _real(0.0, 0.5, above=True),
-        "share of normal images that the run's threshold is to take for anomalous; can be changed "
-        "when images are scored",
+
+    # Maps
+    gradcam: bool = _maps(
+        False, rules.BOOLEAN, "make anomaly maps of an image-level model, by GradCAM"
     )
-    eval_every: int = _field(
-        32, _whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
+    patch_size: int = _maps(
+        0,
+        rules.Rule("0 or a whole number from 16 to 1024", lambda x: x == 0 or 16 <= x <= 1024),
+        "trains on random crops of this height and width (the paper: 64) and makes anomaly maps; "
+        "the proxy task is applied to the crop; 0: whole images",
     )
-    mixed_precision: bool = _field(False, _BOOLEAN, "compute in float16, keep weights in float32")
-    jit_compile: bool = _field(False, _BOOLEAN, "compile the train step with XLA")
-    distribution: str = _field(
+    dense_patch: int = _maps(
+        32,
+        rules.whole(16, 1024),
+        "a patch model's anomaly map: height and width of the scored patches",
+    )
+    dense_stride: int = _maps(
+        4, rules.whole(1, 1024), "a patch model's anomaly map: distance between the scored patches"
+    )
+    location_density: str = _maps(
+        "auto",
+        rules.choice("auto", "shared", "separate"),
+        "a patch model's density; shared: one for all locations; separate: one for each, for "
+        "aligned objects; auto: separate for MVTec AD's aligned categories, else shared",
+    )
+
+    # Machine
+    augment: str = _machine(
+        "device",
+        rules.choice("device", "pipeline"),
+        "where views are made; device: in the train step; pipeline: in tf.data on the host",
+    )
+    mixed_precision: bool = _machine(
+        False, rules.BOOLEAN, "compute in float16, keep weights in float32"
+    )
+    jit_compile: bool = _machine(False, rules.BOOLEAN, "compile the train step with XLA")
+    distribution: str = _machine(
         "none",
-        _choice("none", "mirrored", "multi_worker"),
+        rules.choice("none", "mirrored", "multi_worker"),
         "mirrored: share each batch among all GPUs of this machine; multi_worker: among those of "
         "all machines in TF_CONFIG, where the same command runs; the result is one GPU's but for "
         "rounding and EfficientNet's stochastic depth",
@@ -316,7 +319,7 @@ class Config:
                 object.__setattr__(self, field.name, value)
             rule = field.metadata["rule"]
             if not _well_typed(value, field.default) or not rule.test(value):
-                raise _bad_value(field.name, value, rule)
+                raise bad_value(field.name, value, rule)
         if self.dataset in PACKAGED and self.data_dir:
             raise UserError(
                 f"--data_dir={self.data_dir}: --dataset={self.dataset} comes as a Python package; "
@@ -571,156 +574,6 @@ def show(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def _bad_value(name: str, value: Any, rule: _Rule) -> UserError:
+def bad_value(name: str, value: Any, rule: rules.Rule) -> UserError:
+    """Returns the error of a flag's value that its rule does not allow."""
     return UserError(f"--{name}={show(value)}: must be {rule.allowed}")
-
-
-def _parse_value(field: dataclasses.Field, text: str) -> Any:
-    """Turns a flag's text into the field's type; a text that does not fit is a UserError."""
-    default = field.default
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if isinstance(default, tuple):
-            return tuple(type(default[0])(part) for part in text.split(","))
-        return type(default)(text.strip())
-    except (ValueError, KeyError):
-        raise _bad_value(field.name, text, field.metadata["rule"]) from None
-
-
-def _flag_values() -> flags.FlagValues:
-    """Defines every flag, as text or boolean, in a set of its own: no global state."""
-    values = flags.FlagValues()
-    for field in dataclasses.fields(Config):
-        rule, text = field.metadata["rule"], field.metadata["help"]
-        default = show(field.default)
-        help_text = text if rule in (_ANY, _BOOLEAN) else f"{text}; {rule.allowed}"
-        if isinstance(field.default, bool):
-            flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
-        else:
-            flags.DEFINE_string(field.name, default, help_text, flag_values=values)
-    flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
-    return values
-
-
-def usage(command: str) -> str:
-    """Returns the help text of a command that takes these flags."""
-    lines = [f"usage: {command} [--flagfile=FILE] [--FLAG=VALUE ...]", "", "flags:"]
-    lines.append("  --flagfile=FILE\n      read flags from a file; later flags override it")
-    for field in dataclasses.fields(Config):
-        rule, text = field.metadata["rule"], field.metadata["help"]
-        allowed = "" if rule in (_ANY, _BOOLEAN) else f"\n      {rule.allowed}"
-        default = show(field.default)
-        if isinstance(field.default, bool):
-            default = default.lower()
-        lines.append(f"  --{field.name}={default}\n      {text}{allowed}")
-    return "\n".join(lines) + "\n"
-
-
-def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> list[Config]:
-    """Parses a command line into the runs it asks for.
-
-    Args:
-      argv: the command line, the program's name first. `--flagfile=FILE` is read as by absl.
-      command: the command to name in the help text.
-
-    Returns:
-      One `Config` for each category and seed, in the order given; categories are existing ones.
-
-    Raises:
-      UserError: for an unknown flag or category, a value that is not allowed, a missing folder.
-      SystemExit: with status 0, after printing the help text, for `--help`.
-    """
-    argv = ["--help" if arg in ("--helpfull", "--helpshort", "-help") else arg for arg in argv]
-    values = _flag_values()
-    try:
-        rest = values(list(argv))[1:]
-    except flags.Error as error:
-        message = " ".join(str(error).split())
-        name = message.removeprefix("flag --").split("=")[0]
-        rules = {f.name: f.metadata["rule"] for f in dataclasses.fields(Config)}
-        if message.startswith("flag --") and name in rules:  # Only booleans are parsed by absl.
-            text = message.removeprefix(f"flag --{name}=").split(": ")[0]
-            raise _bad_value(name, text, rules[name]) from error
-        raise UserError(message.removeprefix("ERROR:: ")) from error
-    if values.help:
-        print(usage(command), end="")
-        sys.exit(0)
-    if rest:
-        raise UserError(f"{rest[0]!r}: not a flag; flags are written as --NAME=VALUE")
-
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    settings = {
-        name: value if isinstance(value, bool) else _parse_value(field, value)
-        for name, field in fields.items()
-        if name not in ("category", "seed")
-        for value in [values[name].value]
-    }
-    seeds = [_parse_value(fields["seed"], part) for part in values.seed.split(",")]
-    first = Config(**settings, category=values.category, seed=seeds[0])
-    if first.staged and values["steps"].present and settings["steps"] != first.steps:
-        raise UserError(
-            f"--steps={settings['steps']}: a training in two stages takes --head_steps + "
-            f"--finetune_steps = {first.steps} steps; leave --steps out"
-        )
-    if not first.finetune_steps and values["finetune_learning_rate"].present:
-        raise UserError(
-            f"--finetune_learning_rate={first.finetune_learning_rate}: is the second stage's; give "
-            "--finetune_steps too"
-        )
-    runs = [
-        dataclasses.replace(first, category=category, seed=seed)
-        for category in _categories(first)
-        for seed in dict.fromkeys(seeds)
-    ]
-    return runs
-
-
-def _categories(config: Config) -> list[str]:
-    """The categories that --category names, each checked to exist."""
-    asked = list(dict.fromkeys(part.strip() for part in config.category.split(",")))
-    known = CATEGORIES[config.dataset]
-    if known is None:
-        known = folder_categories(config.data_dir)
-    if asked == ["all"]:
-        return list(known)
-    for name in asked:
-        if name not in known:
-            raise UserError(f"--category={name}: must be all or one of {', '.join(known)}")
-    return asked
-
-
-def folder_root(data_dir: str, category: str) -> pathlib.Path:
-    """Returns the folder of a category: DATA_DIR/CATEGORY, or DATA_DIR where that is the part."""
-    root = pathlib.Path(data_dir)
-    return root if (root / "train" / "good").is_dir() else root / category
-
-
-def folder_categories(data_dir: str) -> tuple[str, ...]:
-    """Returns the categories in a folder in MVTec layout.
-
-    Args:
-      data_dir: a folder whose subfolders hold `train/good`, or one that holds it itself; then its
-        own name is its one category.
-
-    Returns:
-      The names, sorted.
-
-    Raises:
-      UserError: if the folder is missing or holds no category.
-    """
-    root = pathlib.Path(data_dir)
-    if not root.is_dir():
-        raise UserError(f"--data_dir={data_dir}: there is no such folder")
-    if (root / "train" / "good").is_dir():
-        return (pathlib.Path(os.path.abspath(root)).name or "images",)
-    try:
-        names = sorted(p.name for p in root.iterdir() if (p / "train" / "good").is_dir())
-    except OSError as error:
-        raise UserError(f"--data_dir={data_dir}: {error.strerror}") from error
-    if not names:
-        raise UserError(
-            f"--data_dir={data_dir}: no images to train on; normal images belong in "
-            f"{root / 'train' / 'good'} or {root / 'CATEGORY' / 'train' / 'good'}"
-        )
-    return tuple(names)

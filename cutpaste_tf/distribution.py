@@ -7,13 +7,13 @@ tf.distribute program; all see the same --workdir. The first one alone evaluates
 """
 
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
+from cutpaste_tf import workers
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
@@ -43,7 +43,7 @@ def strategy(config: Config) -> tf.distribute.Strategy:
     if config.distribution == "none":
         return tf.distribute.get_strategy()
     if config.distribution == "multi_worker":
-        worker_number()  # checks TF_CONFIG
+        workers.worker_number()  # checks TF_CONFIG
         # Before TensorFlow looks at the devices, which it does once.
         chosen = _of_workers(os.environ["TF_CONFIG"])
     else:
@@ -76,36 +76,6 @@ def _of_workers(tf_config):
         ) from error
 
 
-def worker_number() -> int:
-    """Returns this machine's place among the workers, from TF_CONFIG; does not touch TensorFlow.
-
-    Raises:
-      UserError: if TF_CONFIG is not set or does not say it.
-    """
-    text = os.environ.get("TF_CONFIG")
-    form = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": N}}'
-    if not text:
-        raise UserError(
-            f"--distribution=multi_worker: the variable TF_CONFIG must be set, as {form}"
-        )
-    try:
-        content = json.loads(text)
-        workers, task = content["cluster"]["worker"], content["task"]
-        number = int(task["index"])
-        if set(content["cluster"]) != {"worker"} or task["type"] != "worker":
-            raise ValueError("there must be workers only")
-        if not 0 <= number < len(workers):
-            raise ValueError("the index is not of one of the workers")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"TF_CONFIG={text}: must be {form} ({error})") from error
-    return number
-
-
-def leads(config: Config) -> bool:
-    """Returns whether this process evaluates and writes: all do but the workers after the first."""
-    return config.distribution != "multi_worker" or worker_number() == 0
-
-
 def _sum(config: Config, value: int) -> int:
     """The sum of all workers' values; waits for all of them."""
     chosen = strategy(config)
@@ -116,11 +86,7 @@ def _sum(config: Config, value: int) -> int:
         return chosen.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
 
     total = float(add(tf.constant(value, tf.float64)))
-    return round(total * _workers() / chosen.num_replicas_in_sync)
-
-
-def _workers():
-    return len(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"])
+    return round(total * workers.count() / chosen.num_replicas_in_sync)
 
 
 def wait(config: Config) -> None:
@@ -139,7 +105,7 @@ def check_agreement(config: Config, step: int) -> None:
     Raises:
       UserError: if they do not, as when they do not see the same work directory.
     """
-    if config.distribution == "multi_worker" and _sum(config, step) != step * _workers():
+    if config.distribution == "multi_worker" and _sum(config, step) != step * workers.count():
         raise UserError(
             f"--workdir={config.workdir}: all workers must see the same folder; they hold "
             "different states of the training"

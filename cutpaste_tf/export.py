@@ -22,7 +22,6 @@ the third digit or after.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import io
 import logging
@@ -36,15 +35,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import GAUSSIANS
-from cutpaste_tf.errors import Parser, UserError
-from cutpaste_tf.predict import add_threshold
+from cutpaste_tf import artifacts, command
+from cutpaste_tf.errors import UserError
 
 if TYPE_CHECKING:
-    import keras
-
-    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf.detector import Detector
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -72,13 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
-    parser = Parser(prog="python -m cutpaste_tf.export", description=__doc__)
+    return command.exit_status(
+        lambda: _export(sys.argv if argv is None else argv),
+        interrupted="interrupted; nothing was written",
+    )
+
+
+def _export(argv):
+    parser = command.Parser(prog="python -m cutpaste_tf.export", description=__doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument("--format", default="keras", help=f"one of {', '.join(FILES)}; keras")
-    add_threshold(parser)
-    try:
-        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
+    command.add_threshold_flags(parser)
+    arguments = parser.parse_args(argv[1:])
+    with command.faults_of_output_told(arguments.output):
         path, difference = export(
             arguments.run,
             arguments.output,
@@ -87,19 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             false_positive_rate=arguments.false_positive_rate,
             log=lambda text: print(text, flush=True),
         )
-        print(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
-        return 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # as by `| head`; the first line comes before anything is written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        reason = error.strerror or error
-        print(f"error: --output={arguments.output}: cannot be written ({reason})", file=sys.stderr)
-    return 2
+    print(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
+    return 0
 
 
 def export(
@@ -130,19 +121,18 @@ def export(
     """
     if format not in FILES:
         raise UserError(f"--format={format}: must be one of {', '.join(FILES)}")
-    chosen = thresholds.of_run(run_dir, threshold, false_positive_rate)
+    chosen = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
     for package in PACKAGES.get(format, ()):
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"--format={format}: needs the package {package}; "
                 f'pip install "cutpaste-tf[{_EXTRA}]"'
             )
-    from cutpaste_tf.main import prepare_libraries
+    command.prepare_libraries()
+    from cutpaste_tf import scorer
+    from cutpaste_tf.detector import Detector
 
-    prepare_libraries()
-    from cutpaste_tf.evaluate import Detector
-
-    detector = in_float32(Detector.load(run_dir))
+    detector = scorer.in_float32(Detector.load(run_dir))
     if format in ("onnx", "tflite"):
         arrays = [*detector.backbone.get_weights(), *detector.density.arrays().values()]
         size = sum(array.size for array in arrays) * 4
@@ -193,12 +183,12 @@ def write(detector: "Detector", threshold: float, path: str | os.PathLike, forma
     writers[format](detector, threshold, path)
 
 
-def compare(detector: "Detector", scorer: Callable[[np.ndarray], dict]) -> float:
+def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
     """Compares an exported model's scores with its run's.
 
     Args:
       detector: the run.
-      scorer: the exported model, as `load` returns it.
+      score: the exported model, as `load` returns it.
 
     Returns:
       The largest relative difference, on a batch of four made images.
@@ -215,8 +205,8 @@ def compare(detector: "Detector", scorer: Callable[[np.ndarray], dict]) -> float
         images.append(np.clip(color + rng.normal(0.0, 8.0, color.shape), 0.0, 255.0))
     images = np.stack(images).astype(np.uint8)
     expected = detector.score(list(images))
-    found = np.asarray(scorer(images)["score"], np.float64)
-    return float(np.max(np.abs(found - expected) / np.maximum(np.abs(expected), 1e-12)))
+    exported = np.asarray(score(images)["score"], np.float64)
+    return float(np.max(np.abs(exported - expected) / np.maximum(np.abs(expected), 1e-12)))
 
 
 def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.ndarray]]:
@@ -279,265 +269,11 @@ def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.nda
     return lambda *arguments: {k: np.asarray(v) for k, v in score(*arguments).items()}
 
 
-def scorer(detector: "Detector", *, portable: bool = False, precise: bool = True) -> "keras.Model":
-    """Builds the whole of scoring as one Keras model, of Keras's own layers and operations alone.
-
-    Args:
-      detector: the run.
-      portable: whether to use only what other formats than TensorFlow's have too.
-      precise: whether the density is computed in float64, as the run does; else in float32.
-
-    Returns:
-      A model from images, uint8 [B, H, W, 3], to a dict of `score`, float32 [B], and, where the run
-      makes maps, `map`, float32 [B, S, S].
-    """
-    import keras
-    from keras import ops
-
-    from cutpaste_tf.models.plain import as_keras
-
-    # Who loads the file has no layers of this package.
-    config, backbone = detector.config, as_keras(detector.backbone)
-    images = keras.Input([None, None, 3], dtype="uint8", name="images")
-    pixels = _resized(images, config.image_size, portable)
-    if config.patch_size:
-        score, anomaly_map = _score_patches(detector, backbone, pixels, precise)
-    elif config.gradcam:
-        maps = keras.Model(backbone.input, backbone.get_layer(config.features).input)(pixels)
-        maps = ops.cast(maps, "float32")
-        pooled = ops.mean(maps, axis=(1, 2))
-        score, gradient = _mahalanobis(detector.density, pooled, precise, gradient=True)
-        places = maps.shape[1] * maps.shape[2]
-        weights = ops.reshape(gradient / places, (-1, 1, 1, maps.shape[3]))
-        explained = ops.relu(ops.sum(weights * maps, axis=-1))
-        anomaly_map = _enlarged(
-            explained, *(_bilinear(n, config.image_size) for n in maps.shape[1:3])
-        )
-    else:
-        features, anomaly_map = backbone(pixels)[config.features], None
-        kinds = {"kde": _kernel_density, **dict.fromkeys(GAUSSIANS, _mahalanobis)}
-        score_by = kinds.get(config.main_density, _mixture)
-        score = score_by(detector.density, features, precise)
-    outputs = {"score": ops.cast(score, "float32")}
-    if anomaly_map is not None:
-        outputs["map"] = anomaly_map
-    return keras.Model(images, outputs, name="scorer")
-
-
-def with_optional_threshold(model: "keras.Model", default: float) -> "keras.Model":
-    """Adds a threshold to what `scorer` returned, and the verdict.
-
-    Args:
-      model: from `scorer`.
-      default: the threshold where None is given.
-
-    Returns:
-      A model from `images` and `threshold`, float32 [1] or [B] or None, to `score`, `verdict` and,
-      if there is one, `map`.
-    """
-    import keras
-    from keras import ops
-
-    images = model.input
-    threshold = keras.Input(batch_shape=[None], dtype="float32", name="threshold", optional=True)
-    score = model.output["score"]
-
-    # What is built of Keras's layers and operations loads anywhere, but few of them take None. This
-    # one computes x * scale + offset, and x alone where both are None: 0 becomes the threshold or
-    # stays 0, and -1 becomes 0 or stays -1.
-    def given(x):
-        x, zeros, ones = ops.full_like(score, x), ops.zeros_like(score), ops.ones_like(score)
-        return ops.batch_normalization(x, zeros, ones, -1, threshold, threshold, epsilon=0.0)
-
-    absent = given(-1.0) < -0.5
-    used = ops.where(absent, ops.full_like(score, float(np.float32(default))), given(0.0))
-    outputs = {**model.output, "verdict": ops.greater(score, used)}
-    return keras.Model({"images": images, "threshold": threshold}, outputs, name="detector")
-
-
-def in_float32(detector: "Detector") -> "Detector":
-    """Returns a detector as it is, or, if it computes in float16, with the same weights in float32.
-
-    Args:
-      detector: the run.
-
-    Returns:
-      The detector.
-    """
-    if not detector.config.mixed_precision:
-        return detector
-    from cutpaste_tf import evaluate, train
-
-    config = dataclasses.replace(detector.config, mixed_precision=False)
-    train.set_precision(config)
-    backbone = train.build_backbone(config, initial_weights=False)
-    backbone.set_weights(detector.backbone.get_weights())
-    return evaluate.Detector(config, backbone, detector.density)
-
-
-def _resized(images, size, portable):
-    """`pipeline.resize` and scaling to [0, 1], for images of any size."""
-    from keras import ops
-
-    x = ops.cast(images, "float32")
-    if portable:
-        x = ops.transpose(x, (0, 3, 1, 2))
-        ones = ops.ones_like(x[:1, 0])
-        x = ops.matmul(_antialiasing(ones[:, :, 0], size), x)
-        x = ops.matmul(x, ops.transpose(_antialiasing(ones[:, 0], size)))
-        x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, size, size, 3))
-    else:
-        x = ops.image.resize(x, (size, size), antialias=True)
-    return ops.clip(ops.round(x), 0.0, 255.0) / 255.0
-
-
-def _antialiasing(ones, size):
-    """tf.image.resize's weights along one axis as a matrix, [size, n].
-
-    Args:
-      ones: n of them, float32 [1, n]: nothing else in the graph knows the number of pixels.
-      size: the wanted number of pixels.
-    """
-    from keras import ops
-
-    # The kernel is a triangle, as wide as the pixels of the smaller of both images.
-    scale = ops.sum(ones, axis=1, keepdims=True) / size
-    centers = ops.multiply(scale, np.arange(size, dtype=np.float32)[:, None] + 0.5)
-    distances = ops.abs(ops.cumsum(ones, axis=1) - 0.5 - centers) / ops.maximum(scale, 1.0)
-    weights = ops.relu(1.0 - distances)
-    return weights / ops.sum(weights, axis=1, keepdims=True)
-
-
-def _constant(matrix, name, dtype="float32"):
-    """A layer that multiplies by a matrix, [n, m], kept among the model's weights."""
-    import keras
-
-    layer = keras.layers.Dense(
-        matrix.shape[1], use_bias=False, trainable=False, dtype=dtype, name=name
-    )
-    layer.build([None, matrix.shape[0]])
-    layer.set_weights([matrix])
-    return layer
-
-
-def _centered(features, mean, dtype, name="center"):
-    """Subtracts a mean, [n], from features, [B, n]; it is kept among the model's weights."""
-    import keras
-    from keras import ops
-
-    layer = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name=name
-    )
-    layer.build([None, len(mean)])
-    layer.set_weights([mean, np.ones_like(mean)])
-    return layer(ops.cast(features, dtype), training=False)
-
-
-def _mahalanobis(density, features, precise, gradient=False):
-    """A Gaussian's distances, [B], and, if asked for, their gradient, float32 [B, D]."""
-    from keras import ops
-
-    dtype = "float64" if precise else "float32"
-    # The distance is the length of a vector: less is lost than where squares are subtracted.
-    values, vectors = np.linalg.eigh((density.precision + density.precision.T) / 2.0)
-    whitener = vectors * np.sqrt(np.maximum(values, 0.0))
-    centred = _centered(features, density.mean, dtype)
-    white = _constant(whitener, "whiten", dtype)(centred)
-    distance = ops.sqrt(ops.sum(ops.square(white), axis=-1))
-    if not gradient:
-        return distance
-    direction = white / ops.maximum(ops.expand_dims(distance, -1), 1e-6)
-    return distance, ops.cast(_constant(whitener.T, "gradient", dtype)(direction), "float32")
-
-
-def _kernel_density(density, features, precise):
-    """Negative log-densities, [B]."""
-    from keras import ops
-
-    dtype = "float64" if precise else "float32"
-    count, dims = density.features.shape
-    inverse = density.bandwidth**-2
-    x = ops.cast(features, dtype)
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    x = x / ops.maximum(ops.sqrt(square), 1e-12)
-    products = _constant(density.features.T * inverse, "kernels", dtype)(x)
-    # -|x - y|^2 / 2h^2 with both of length one.
-    log_sum = ops.logsumexp(products, axis=-1) - inverse
-    normaliser = np.log(count) + dims * (np.log(density.bandwidth) + 0.5 * np.log(2.0 * np.pi))
-    return float(normaliser) - log_sum
-
-
-def _mixture(density, features, precise):
-    """Negative log-densities, [B]."""
-    from keras import ops
-
-    dtype = "float64" if precise else "float32"
-    logs = []
-    for number, constant in enumerate(density.constants):
-        centred = _centered(features, density.mean[number], dtype, f"center_{number}")
-        white = _constant(density.whitener[number], f"whiten_{number}", dtype)(centred)
-        logs.append(float(constant) - 0.5 * ops.sum(ops.square(white), axis=-1))
-    return -ops.logsumexp(ops.stack(logs, axis=-1), axis=-1)
-
-
-def _score_patches(detector, backbone, pixels, precise):
-    """The largest patch's distances, [B], and anomaly maps, float32 [B, S, S]."""
-    import keras
-    from keras import ops
-
-    from cutpaste_tf.localize import dense, patch
-
-    config, density = detector.config, detector.density
-    size, side, stride = config.image_size, config.dense_patch, config.dense_stride
-    count, dims = dense.locations(size, side, stride), density.shape[1]
-    at = (np.arange(count)[:, None] * stride + np.arange(side)).ravel().astype(np.int32)
-    x = ops.take(ops.take(pixels, at, axis=1), at, axis=2)
-    x = ops.transpose(ops.reshape(x, (-1, count, side, count, side, 3)), (0, 1, 3, 2, 4, 5))
-    x = ops.reshape(x, (-1, side, side, 3))
-    features = backbone(x)["pool"]
-    dtype = "float64" if precise else "float32"
-    if len(density.mean) == 1:
-        centred = _centered(features, density.mean[0], dtype)
-        white = _constant(density.whitener[0].T, "whiten", dtype)(centred)
-    else:
-        features = ops.reshape(features, (-1, count * count * dims))
-        centred = ops.cast(_centered(features, density.mean.ravel(), dtype), "float32")
-        # Locations first: a batch of products of matrices, which every format has.
-        centred = ops.transpose(ops.reshape(centred, (-1, count * count, dims)), (1, 0, 2))
-        whiten = keras.layers.EinsumDense(
-            "lbd,lde->lbe", [None, dims], trainable=False, dtype="float32", name="whiten"
-        )
-        whiten.build([count * count, None, dims])
-        whiten.set_weights([density.whitener.transpose(0, 2, 1)])
-        white = ops.transpose(whiten(centred), (1, 0, 2))
-    white = ops.reshape(white, (-1, count * count, dims))
-    distances = ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
-    level = float(np.mean(density.level))
-    spread = patch.spread(size, side, stride).T
-    grid = ops.reshape(distances, (-1, count, count))
-    return ops.max(distances, axis=-1), _enlarged(grid - level, spread, spread) + level
-
-
-def _enlarged(maps, rows, columns):
-    """Multiplies maps, [B, h, w], by [h, S] from one side and [w, S] from the other."""
-    from keras import ops
-
-    # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
-    (height, size), width = rows.shape, len(columns)
-    maps = _constant(columns, "columns")(ops.reshape(maps, (-1, width)))
-    maps = ops.transpose(ops.reshape(maps, (-1, height, size)), (0, 2, 1))
-    maps = _constant(rows, "rows")(ops.reshape(maps, (-1, height)))
-    return ops.transpose(ops.reshape(maps, (-1, size, size)), (0, 2, 1))
-
-
-def _bilinear(count, size):
-    """tf.image.resize's weights from `count` to more pixels: [count, size]."""
-    at = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0.0, count - 1.0)
-    return np.maximum(1.0 - np.abs(np.arange(count)[:, None] - at), 0.0)
-
-
 def _write_keras(detector, default, path):
-    with_optional_threshold(scorer(detector), default).save(path)
+    from cutpaste_tf import scorer
+
+    model = scorer.build_scorer(detector)
+    scorer.with_optional_threshold(model, default).save(path)
 
 
 def _functions(model, default):
@@ -562,8 +298,10 @@ def _functions(model, default):
 def _write_saved_model(detector, default, path):
     import tensorflow as tf
 
+    from cutpaste_tf import scorer
+
     module = tf.Module()
-    module.model = scorer(detector)
+    module.model = scorer.build_scorer(detector)
     module.functions = _functions(module.model, default)
     _save_signatures(module, *module.functions, path)
 
@@ -581,9 +319,10 @@ def _write_tflite(detector, default, path):
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
-    model = scorer(
-        detector, portable=True, precise=False
-    )  # TensorFlow Lite multiplies no float64 matrices.
+    from cutpaste_tf import scorer
+
+    # TensorFlow Lite multiplies no float64 matrices.
+    model = scorer.build_scorer(detector, portable=True, precise=False)
     _, with_threshold = _functions(model, default)
     # The converter would leave variables in the file, without their values.
     frozen = convert_to_constants.convert_variables_to_constants_v2(
@@ -612,7 +351,10 @@ def _write_onnx(detector, default, path):
     import onnx
     import tf2onnx
 
-    _, with_threshold = _functions(scorer(detector, portable=True), default)
+    from cutpaste_tf import scorer
+
+    model = scorer.build_scorer(detector, portable=True)
+    _, with_threshold = _functions(model, default)
     model, _ = tf2onnx.convert.from_function(
         with_threshold, with_threshold.input_signature, opset=_OPSET
     )

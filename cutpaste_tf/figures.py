@@ -22,7 +22,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf.errors import Parser, UserError
+from cutpaste_tf import command
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import tables
 
 TABLES = {f"table{number}": number for number in tables.NUMBERS}
@@ -43,7 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
-    parser = Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
+    return command.exit_status(lambda: _draw(sys.argv if argv is None else argv))
+
+
+def _draw(argv):
+    arguments = _parser().parse_args(argv[1:])
+    chosen = arguments.figure.split(",")
+    _check(arguments, chosen)
+    command.prepare_libraries()
+    for name in chosen:
+        if name in TABLES:
+            figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
+            file = f"table_{TABLES[name]}"
+        else:
+            count = arguments.count or COUNTS[name]
+            figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
+            home, file = arguments.run[0], f"figure_{name}"
+        output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
+        tensorboard = pathlib.Path(home) / "tensorboard" / "figures"
+        _save(figure, output, file, None if arguments.output else tensorboard)
+    return 0
+
+
+def _parser():
+    parser = command.Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
     parser.add_argument(
         "--figure",
         required=True,
@@ -59,25 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", help="where to write; figures/ in the first run or in the workdir by default"
     )
-    try:
-        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
-        chosen = arguments.figure.split(",")
-        _check(arguments, chosen)
-        for name in chosen:
-            if name in TABLES:
-                figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
-                file = f"table_{TABLES[name]}"
-            else:
-                count = arguments.count or COUNTS[name]
-                figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
-                home, file = arguments.run[0], f"figure_{name}"
-            output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
-            plotted = pathlib.Path(home) / "tensorboard" / "figures"
-            _save(figure, output, file, None if arguments.output else plotted)
-        return 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+    return parser
 
 
 def _check(arguments, chosen):
@@ -149,14 +155,11 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     Raises:
       UserError: if a run is not finished, or it or its images cannot be read.
     """
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
     import numpy as np
 
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data import split as splits
-    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf.detector import Detector
     from cutpaste_tf.report import figures
 
     panels = {}
@@ -192,9 +195,6 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
 
 def _images_of(run, data_dir):
     """The settings of a run and its category's images."""
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
     import dataclasses
 
     from cutpaste_tf import data
@@ -232,10 +232,10 @@ def _pasted(config, images, task, step=0):
     import numpy as np
     import tensorflow as tf
 
-    from cutpaste_tf import train
     from cutpaste_tf.augment import proxy
+    from cutpaste_tf.train import views
 
-    settings = dataclasses.replace(train.view_settings(config), translation=0.0, view_jitter=0.0)
+    settings = dataclasses.replace(views.view_settings(config), translation=0.0, view_jitter=0.0)
     seed = tf.constant([config.seed, step], tf.int32)
     views, _ = proxy.make_views(tf.constant(images), task, seed, settings)
     views = np.round(255.0 * views.numpy()).astype(np.uint8)
@@ -270,7 +270,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     Args:
       runs: folders of finished runs on the same category, each with anomaly maps.
       count: how many test images; spread over the types of defect.
-      data_dir: where the images are, if not where the first run found them.
+      data_dir: where the images are, if not where the first run evaluation them.
 
     Returns:
       A matplotlib figure.
@@ -278,14 +278,11 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     Raises:
       UserError: if a run is not finished, makes no maps or is of another category.
     """
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
     import numpy as np
     import tensorflow as tf
 
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf.detector import Detector
     from cutpaste_tf.report import figures
 
     detectors = [Detector.load(run) for run in runs]
@@ -312,8 +309,8 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     maps = {}
     for detector in detectors:
         values, usual = (
-            found.maps.read(range(len(found.scores)))
-            for found in (detector.evaluate(chosen), detector.evaluate(normal))
+            evaluation.maps.read(range(len(evaluation.scores)))
+            for evaluation in (detector.evaluate(chosen), detector.evaluate(normal))
         )
         if values.shape[1] != size:
             values = tf.image.resize(values[..., None], [size, size])[..., 0].numpy()
@@ -349,18 +346,18 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
     _check_scars(run, config, config.input_size)
     import numpy as np
 
-    from cutpaste_tf import train
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
+    from cutpaste_tf.train import views
 
     normal = category.train
     images = pipeline.prepare(normal.subset(normal.spread(count)), config.image_size)
     rows = {}
     for task, classes in proxy.TASKS.items():
-        pictures = train.gallery(images, config, images.count, task)
-        for cls, views in zip(classes, pictures.numpy(), strict=True):
-            rows.setdefault(cls.name, views)
+        pictures = views.gallery(images, config, images.count, task)
+        for cls, row in zip(classes, pictures.numpy(), strict=True):
+            rows.setdefault(cls.name, row)
     return figures.augmentation_gallery(
         np.stack(list(rows.values())), list(rows), f"{config.category}: the proxy tasks' views"
     )
@@ -384,18 +381,18 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     config, category = _images_of(run, data_dir)
     import numpy as np
 
-    from cutpaste_tf import evaluate
     from cutpaste_tf.config import TEST_ANOMALIES
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.report import figures
+    from cutpaste_tf.run import synthetic_tests
 
     test = category.test
     normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
     images = pipeline.prepare(normal, config.image_size)
-    made, digits = evaluate.synthetic_sets(TEST_ANOMALIES, normal, images, config.seed)
-    pictures = np.stack([anomalies.images.stored.numpy() for anomalies in made.values()])
+    test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
+    pictures = np.stack([anomalies.images.stored.numpy() for anomalies in test_sets.values()])
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"
-    return figures.augmentation_gallery(pictures, list(made), title)
+    return figures.augmentation_gallery(pictures, list(test_sets), title)
 
 
 _DRAWERS = {
@@ -408,9 +405,6 @@ _DRAWERS = {
 
 
 def _save(figure, folder, name, tensorboard=None):
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
     import matplotlib.pyplot as plt
 
     try:

@@ -23,11 +23,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
-from cutpaste_tf import ensemble
-from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.errors import Parser, UserError
+from cutpaste_tf import artifacts, command, machine
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.threshold import VERDICTS
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -67,7 +65,39 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 for a mistake of the user's or images that could not be read, told
       in one line on stderr.
     """
-    parser = Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
+    return command.exit_status(
+        lambda: _predict(sys.argv if argv is None else argv),
+        interrupted="interrupted; nothing was written",
+    )
+
+
+def _predict(argv):
+    arguments = _parser().parse_args(argv[1:])
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
+    if not arguments.output:
+        raise UserError("--output=: must name a folder")
+    with command.faults_of_output_told(arguments.output):
+        summary = predict(
+            arguments.run,
+            arguments.images,
+            arguments.output,
+            maps=arguments.maps,
+            threshold=arguments.threshold,
+            false_positive_rate=arguments.false_positive_rate,
+            batch_size=arguments.batch_size,
+            log=lambda text: print(text, flush=True),
+        )
+    if summary.failed:
+        raise UserError(
+            f"{summary.failed} of {summary.images} images have an error, the first: "
+            f"{summary.first_error}; see {pathlib.Path(arguments.output) / CSV}"
+        )
+    return 0
+
+
+def _parser():
+    parser = command.Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument(
         "--images",
@@ -78,65 +108,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
-    add_threshold(parser)
+    command.add_threshold_flags(parser)
     parser.add_argument(
         "--batch_size", type=int, default=32, help="images that are scored at a time; 32"
     )
-    output = None
-    try:
-        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
-        output = arguments.output
-        if arguments.batch_size < 1:
-            raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
-        if not output:
-            raise UserError("--output=: must name a folder")
-        summary = predict(
-            arguments.run,
-            arguments.images,
-            output,
-            maps=arguments.maps,
-            threshold=arguments.threshold,
-            false_positive_rate=arguments.false_positive_rate,
-            batch_size=arguments.batch_size,
-            log=lambda text: print(text, flush=True),
-        )
-        if not summary.failed:
-            return 0
-        print(
-            f"error: {summary.failed} of {summary.images} images have an error, the first: "
-            f"{' '.join(summary.first_error.split())}; see {pathlib.Path(output) / CSV}",
-            file=sys.stderr,
-        )
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except Interrupted:
-        print(f"interrupted; what was scored is in {output}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # as by `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"error: --output={output}: cannot be written ({error.strerror})", file=sys.stderr)
-    return 2
+    return parser
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, after rows were written."""
-
-
-def add_threshold(parser: Parser) -> None:
-    """Adds --threshold and --false_positive_rate to a command's flags."""
-    parser.add_argument(
-        "--threshold", type=float, help="scores above it are anomalous; the run's by default"
-    )
-    parser.add_argument(
-        "--false_positive_rate",
-        type=float,
-        help="choose the threshold that this share of normal images is above, such as 0.01, from "
-        "the run's scores of normal images",
-    )
 
 
 def predict(
@@ -171,12 +151,11 @@ def predict(
       Interrupted: at Ctrl-C, after the rows of what was scored were written.
     """
     output = pathlib.Path(output)
-    chosen = thresholds.of_run(run_dir, threshold, false_positive_rate)
-    from cutpaste_tf.main import prepare_libraries
-
-    prepare_libraries()
-    from cutpaste_tf import evaluate
+    chosen = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
+    command.prepare_libraries()
     from cutpaste_tf.data import stream
+    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.report.overlay import Scale
 
     # Once for their number, and so that a mistake is told before anything is written.
     count = sum(1 for _ in stream.find(sources, output / MAPS))
@@ -185,14 +164,14 @@ def predict(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
             f"{', '.join(stream.SUFFIXES)} are"
         )
-    detector = evaluate.Detector.load(run_dir)
+    detector = Detector.load(run_dir)
     if maps and not detector.makes_maps:
         raise UserError(
             f"--maps: {run_dir} has --density={detector.config.main_density}, and GradCAM needs a "
             "Gaussian's distance; leave --maps out"
         )
     scale = Scale.of_run(run_dir, detector.level, chosen) if maps else None
-    log(f"threshold {chosen}; {count} images, on {evaluate.device()}")
+    log(f"threshold {chosen}; {count} images, on {machine.device()}")
     root = _root(sources)
     output.mkdir(parents=True, exist_ok=True)
     done = scored = anomalous = failed = 0
@@ -206,14 +185,14 @@ def predict(
         files = stream.find(sources, output / MAPS)
         for batch in stream.batches(files, detector.config.image_size, batch_size):
             rows, drawing = [], []
-            found = iter(_score(detector, batch.images, maps))
+            scored_images = iter(_score(detector, batch.images, maps))
             for number, path in enumerate(batch.paths):
                 row = dict.fromkeys(COLUMNS) | {"path": str(path), "threshold": chosen.value}
                 rows.append(row)
                 if number in batch.errors:
                     row["error"] = batch.errors[number]
                     continue
-                score, anomaly_map = next(found)
+                score, anomaly_map = next(scored_images)
                 if not math.isfinite(score):
                     row["error"] = "the network's features of it are not finite"
                     continue
@@ -227,7 +206,7 @@ def predict(
             for row in rows:
                 done += 1
                 scored += row["score"] is not None
-                anomalous += row["verdict"] == thresholds.VERDICTS[1]
+                anomalous += row["verdict"] == VERDICTS[1]
                 if row["error"] is not None:
                     failed += 1
                     first_error = first_error or f"{row['path']}: {row['error']}"
@@ -249,9 +228,9 @@ def _score(detector, images, maps):
     if not images.count:
         return
     try:
-        found = detector.evaluate(images, maps=maps)
-        drawn = found.maps.read(range(images.count)) if maps else [None] * images.count
-        yield from zip(map(float, found.scores), drawn, strict=True)
+        evaluation = detector.evaluate(images, maps=maps)
+        drawn = evaluation.maps.read(range(images.count)) if maps else [None] * images.count
+        yield from zip(map(float, evaluation.scores), drawn, strict=True)
     except ValueError:  # Some image's features are not finite; one by one it shows whose.
         if images.count == 1:
             yield math.nan, None
@@ -260,77 +239,12 @@ def _score(detector, images, maps):
             yield from _score(detector, pipeline.Images(1, images.size, one[None], None), maps)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """Brings a run's anomaly maps to colours, on one scale for all images.
-
-    Attributes:
-      low: the score that is dark: a usual one of normal images or patches.
-      high: the score from which on a map is at its brightest: the threshold.
-      absolute: whether maps are on the scores' scale. GradCAM's are not: only within a map do its
-        values compare, so a map is as bright as its image's score at its brightest. Scores of
-        patches are heavy-tailed, and shown by their logarithm.
-    """
-
-    low: float
-    high: float
-    absolute: bool
-
-    @classmethod
-    def of_run(
-        cls, run_dir: str | os.PathLike, level: float | None, chosen: thresholds.Threshold
-    ) -> "Scale":
-        """Finds the scale of a run's maps.
-
-        Args:
-          run_dir: the run's folder.
-          level: the run's `Detector.level`.
-          chosen: the threshold.
-
-        Returns:
-          The scale.
-        """
-        low = level
-        if low is None:
-            normal = ensemble.read_normal_scores(pathlib.Path(run_dir))
-            low = float(np.median(normal)) if normal is not None and len(normal) else 0.0
-        low = max(low, 1e-6)
-        # A threshold below what is usual calls everything anomalous, and says nothing of colours.
-        return cls(low, chosen.value if chosen.value > low else 2.0 * low, level is not None)
-
-    def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
-        """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""
-        if self.absolute:
-            ratio = np.maximum(anomaly_map, self.low) / self.low
-            return np.minimum(np.log(ratio) / np.log(self.high / self.low), 1.0)
-        brightest = min(max((score - self.low) / (self.high - self.low), 0.0), 1.0)
-        return anomaly_map * (brightest / max(float(anomaly_map.max()), 1e-12))
-
-
-def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays what a `Scale` returned over an image of any size.
-
-    Args:
-      image: uint8 [H, W, 3].
-      values: [h, w] in [0, 1]; brought to the image's size, bilinearly.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    from PIL import Image
-
-    from cutpaste_tf.report import figures
-
-    size = image.shape[1::-1]
-    resized = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return figures.heat_map(image, np.clip(np.asarray(resized), 0.0, 1.0))
-
-
 def _draw(row, target, path, values):
     """Draws an image's overlay; what is wrong with one image's goes into its row."""
     from PIL import Image
 
     from cutpaste_tf.data import stream
+    from cutpaste_tf.report.overlay import overlay
 
     try:
         picture = overlay(stream.read(path), values)
@@ -390,7 +304,7 @@ def _files(output: pathlib.Path) -> Iterator[Callable[[dict], None]]:
         _rename(temporary, targets)
     except KeyboardInterrupt as error:  # What is scored is scored.
         _rename(temporary, targets)
-        raise Interrupted from error
+        raise Interrupted(f"interrupted; what was scored is in {output}") from error
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)

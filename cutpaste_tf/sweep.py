@@ -25,10 +25,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from cutpaste_tf import config as configs
-from cutpaste_tf import experiments, main
+from cutpaste_tf import command, experiments, machine
+from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import Parser, UserError
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.run import files
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
@@ -75,26 +76,26 @@ def run(argv: Sequence[str] | None = None) -> int:
       The exit status: 0; 1 where runs failed; 2 for a mistake of the user's, told in one line on
       stderr; 130 after Ctrl-C.
     """
-    try:
-        arguments, rest = _parser().parse_known_args((sys.argv if argv is None else argv)[1:])
-        if arguments.list:
-            print(listing(), end="")
-            return 0
-        if arguments.experiments is None:
-            raise UserError("--experiments: name a table, experiments or flag files; see --list")
-        _check(arguments)
-        jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
-        return sweep(jobs, arguments)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; start again to resume", file=sys.stderr)
-        return 130
-    return 2
+    return command.exit_status(
+        lambda: _sweep(sys.argv if argv is None else argv),
+        interrupted="interrupted; start again to resume",
+    )
+
+
+def _sweep(argv):
+    arguments, rest = _parser().parse_known_args(argv[1:])
+    if arguments.list:
+        print(listing(), end="")
+        return 0
+    if arguments.experiments is None:
+        raise UserError("--experiments: name a table, experiments or flag files; see --list")
+    _check(arguments)
+    jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
+    return sweep(jobs, arguments)
 
 
 def _parser():
-    parser = Parser(
+    parser = command.Parser(
         prog="python -m cutpaste_tf.sweep",
         description=__doc__,
     )
@@ -160,20 +161,20 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
             *experiment.flags,
             f"--workdir={folder}",
         ]
-        found = configs.parse(argv, "python -m cutpaste_tf.sweep")
-        if found[0].distribution == "multi_worker":
+        configs = run_flags.parse(argv, "python -m cutpaste_tf.sweep")
+        if configs[0].distribution == "multi_worker":
             raise UserError(
                 "--distribution=multi_worker: a sweep's runs have one machine each; start such a "
                 "run by python -m cutpaste_tf.main"
             )
-        jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(found)]
+        jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(configs)]
     return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
 
 
-def _by_seed(found):
+def _by_seed(configs):
     """Each run with the place of its seed among those of its category."""
     turns = {}
-    for config in found:
+    for config in configs:
         turn = turns[config.category] = turns.get(config.category, -1) + 1
         yield turn, config
 
@@ -191,7 +192,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     Raises:
       UserError: if Ray is not installed, cannot be reached or has too little for one run.
     """
-    states = [main.run_state(job.config) for job in jobs]
+    states = [files.run_state(job.config) for job in jobs]
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
     finished = len(jobs) - len(left)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
@@ -212,7 +213,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         # and fetched by one, not by all at once.
         check = ray.remote(**options)(_check_one)
         for job in {job.experiment: job for job in left}.values():
-            if not main.asks_of_machine(job.config):
+            if not machine.is_asked(job.config):
                 continue
             try:
                 problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
@@ -221,7 +222,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
             if problem:
                 raise UserError(problem)
         for job in left:
-            main.make_run_dir(job.config)
+            files.make_run_dir(job.config)
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
         remote = ray.remote(**options)(_train_one)
 
@@ -291,14 +292,14 @@ def _enter(folder: str, gpus: float) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif gpus < 1:  # TensorFlow would take all of a GPU that it shares.
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-    main.prepare_libraries()
+    command.prepare_libraries()
 
 
 def _check_one(text: str, folder: str, gpus: float) -> str:
     """Checks, in a Ray worker, what a run asks of the machine; returns what is wrong."""
     try:
         _enter(folder, gpus)
-        main.check_machine(Config.from_json(text))
+        machine.check(Config.from_json(text))
     except OSError as error:
         return f"{folder}: a machine of the cluster does not see it ({error.strerror})"
     except UserError as error:
@@ -317,20 +318,24 @@ def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
         return Outcome(error=f"{name}: {error.filename}: {error.strerror}", final=True)
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            if main.run_state(config) == "finished":
-                return Outcome(main.load_results(config)["image_auroc"])
+            if files.run_state(config) == "finished":
+                return Outcome(files.recorded_results(config)["image_auroc"])
             import tensorflow as tf
 
             threads = max(1, math.ceil(cpus))
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-            return Outcome(main.run(config)["image_auroc"])
+            from cutpaste_tf.run import story
+
+            return Outcome(story.run(config)["image_auroc"])
         except UserError as error:
             print(f"error: {error}")
             return Outcome(error=str(error), final=True)
         except Exception as error:
             traceback.print_exc(file=log)
-            return Outcome(error=main.mend(error, config) or f"{type(error).__name__}: {error}")
+            return Outcome(
+                error=command.error_line(error, config) or f"{type(error).__name__}: {error}"
+            )
 
 
 def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tuple[Job, str]]:

@@ -1,9 +1,12 @@
 """What several test modules share: tiny data sets, and the command line in a process of its own."""
 
 import contextlib
+import csv
 import io
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -93,10 +96,30 @@ def small_backbone(monkeypatch):
 
     Nor are a run's figures drawn, for the same reason; whole runs, as `finished`, have them.
     """
-    from cutpaste_tf import main, train
+    from cutpaste_tf.models import backbone
+    from cutpaste_tf.run import pictures
 
-    monkeypatch.setattr(train, "build_backbone", small.build_backbone)
-    monkeypatch.setattr(main, "draw_figures", small.draw_figures)
+    monkeypatch.setattr(backbone, "build_backbone", small.build_backbone)
+    monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Ten images of noise, 32x32."""
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.split import normal
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(10)]
+    return pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
+
+
+@pytest.fixture
+def short_epochs(monkeypatch):
+    """Epochs of 4 steps, so that a few steps make several epochs and a rest."""
+    from cutpaste_tf.train import loop
+
+    monkeypatch.setattr(loop, "EPOCH_STEPS", 4)
 
 
 @pytest.fixture
@@ -136,6 +159,22 @@ def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
         assert str(part) in errors[0]
 
 
+def read_scores(run_dir: pathlib.Path) -> list[dict]:
+    """The rows of a run's scores.csv."""
+    with open(run_dir / "scores.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def copy_run(run_dir, target, sums=True):
+    """Copies a run; without its checksums, as older runs are, if that is asked for."""
+    shutil.copytree(run_dir, target)
+    if not sums:
+        results = json.loads((target / "results.json").read_text())
+        del results["sha256"], results["threshold"]
+        (target / "results.json").write_text(json.dumps(results))
+    return target
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a finished run on a folder with defects, and its data."""
@@ -164,3 +203,36 @@ def localized(request, tmp_path_factory):
         status = main.main(["main", *arguments, *TINY, *kinds[request.param]])
     assert status == 0
     return root / "runs" / "part" / "seed_0", root / "data" / "part", output.getvalue()
+
+
+# The runs of `app_runs`, by their names.
+IMAGE_RUN, PATCH_RUN = "part/seed_0", "patch/part/seed_0"
+
+
+@pytest.fixture(scope="session")
+def app_runs(tmp_path_factory):
+    """A work directory with a run of whole images and one of patches, untrained, and their data."""
+    root = tmp_path_factory.mktemp("app")
+    data = make_mvtec(root / "data")
+    flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0"]
+    patch = ["--image_size=48", "--patch_size=32", "--dense_patch=16", "--dense_stride=16"]
+    from cutpaste_tf import main
+
+    assert main.main(["main", *flags, f"--workdir={root / 'runs'}"]) == 0
+    assert main.main(["main", *flags, *patch, f"--workdir={root / 'runs' / 'patch'}"]) == 0
+    return root / "runs", data / "part"
+
+
+@pytest.fixture(scope="session")
+def inspector(app_runs):
+    from cutpaste_tf.app.__main__ import finished_runs
+    from cutpaste_tf.app.inspector import Inspector
+
+    return Inspector(finished_runs(str(app_runs[0])))
+
+
+@pytest.fixture
+def own_copy(app_runs, tmp_path):
+    """A copy of the run of whole images, to damage."""
+    shutil.copytree(app_runs[0] / IMAGE_RUN, tmp_path / "runs" / IMAGE_RUN)
+    return tmp_path / "runs" / IMAGE_RUN

@@ -38,20 +38,23 @@ def draw_figures(*arguments):
 
 def main():
     """Runs the command line."""
-    from cutpaste_tf import main, train
+    from cutpaste_tf import main
+    from cutpaste_tf.models import backbone
+    from cutpaste_tf.run import pictures
+    from cutpaste_tf.train import callbacks, loop
 
-    train.build_backbone = build_backbone
-    train.EPOCH_STEPS = EPOCH_STEPS
-    main.draw_figures = draw_figures
+    backbone.build_backbone = build_backbone
+    loop.EPOCH_STEPS = EPOCH_STEPS
+    pictures.draw_figures = draw_figures
     last = int(os.environ.get("KILL_AT_STEP", 0))
-    count = train._Progress.on_train_batch_end
+    count = callbacks.Progress.on_train_batch_end
 
     def count_and_end(self, batch, logs=None):
         count(self, batch, logs)
         if self._done == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train._Progress.on_train_batch_end = count_and_end
+    callbacks.Progress.on_train_batch_end = count_and_end
     return main.main(sys.argv)
 
 

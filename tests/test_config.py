@@ -8,16 +8,16 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, assert_user_error, command, make_mvtec
+from conftest import ROOT, assert_user_error, command
 
-from cutpaste_tf import config
+from cutpaste_tf import config, flags
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
 
 def parse(*arguments):
-    return config.parse(["main", "--dataset=textures", *arguments])
+    return flags.parse(["main", "--dataset=textures", *arguments])
 
 
 def test_defaults_are_the_papers():
@@ -170,18 +170,6 @@ def test_one_run_for_each_category_and_seed():
     assert [r.category for r in parse("--category=all")] == ["brick", "grass", "gravel"]
 
 
-def test_a_folders_categories_are_found(tmp_path):
-    make_mvtec(tmp_path, "bolt", 1, 0, 0)
-    make_mvtec(tmp_path, "anchor", 1, 0, 0)
-    (tmp_path / "notes").mkdir()
-    assert config.folder_categories(str(tmp_path)) == ("anchor", "bolt")
-    assert config.folder_categories(str(tmp_path / "bolt")) == ("bolt",)
-    assert config.folder_root(str(tmp_path), "bolt") == tmp_path / "bolt"
-    assert config.folder_root(str(tmp_path / "bolt"), "bolt") == tmp_path / "bolt"
-    with pytest.raises(UserError, match="no images to train on"):
-        config.folder_categories(str(tmp_path / "notes"))
-
-
 def test_later_flags_override_a_flagfile_with_comments(tmp_path):
     file = tmp_path / "x.flags"
     file.write_text("# A comment.\n--steps=7\n--width=0.5\n--mixed_precision\n")
@@ -299,7 +287,7 @@ def test_flagfiles_parse_and_say_how_to_run_them(file):
     known = re.findall(r"^--(\w+)=(.*)$", text, re.M)
     needs_data = dict(known)["dataset"] in ("mvtec_ad", "folder")
     extra = ["--data_dir=/somewhere"] if needs_data else []
-    runs = config.parse(["main", f"--flagfile={file}", *extra])
+    runs = flags.parse(["main", f"--flagfile={file}", *extra])
     for name, value in known:
         if name not in ("category", "seed"):
             assert config.show(getattr(runs[0], name)) == value
@@ -311,7 +299,7 @@ def test_the_papers_flagfiles_keep_the_papers_settings():
         ("resnet18_cutpaste_scar", "cutpaste_scar"),
         ("resnet18_cutpaste_3way", "cutpaste_3way"),
     ):
-        runs = config.parse(
+        runs = flags.parse(
             ["main", f"--flagfile={ROOT}/experiments/{name}.flags", "--data_dir=/somewhere"]
         )
         assert len(runs) == 15 * 5  # categories, seeds

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from conftest import MAIN, QUICK, ROOT, SMALL_MAIN, assert_user_error, command
 
+from cutpaste_tf import command as commands
 from cutpaste_tf import distribution, main
 from cutpaste_tf.augment import proxy, random
 from cutpaste_tf.config import Config
@@ -23,17 +24,19 @@ import cutpaste_tf
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cutpaste_tf import evaluate, train
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
+from cutpaste_tf.detector import Embedder
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.models import backbone
+from cutpaste_tf.train import classifier, loop
 
-train.EPOCH_STEPS = 4
+loop.EPOCH_STEPS = 4
 if sys.argv[2] == "small":
     sys.path.insert(0, "tests")
     import small
-    train.build_backbone = small.build_backbone
+    backbone.build_backbone = small.build_backbone
 rng = np.random.default_rng(0)
 arrays = list(rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
 images = pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
@@ -48,26 +51,27 @@ def numbers(layers):
     return [w.numpy() for layer in layers for w in layer.weights]
 
 
-results, fit = {}, train._fit
+results, fit = {}, loop._fit
 for name, settings in json.loads(sys.argv[1]).items():
     settings = Config(dataset="textures", category="brick", image_size=32, eval_every=0, **settings)
     found = {"losses": []}
     keras.utils.set_random_seed(0)
     try:
-        model = train.build(settings)
+        model = classifier.build_classifier(settings)
     except UserError as error:
         results[name] = str(error)
         continue
     found["devices"] = model.distribute_strategy.num_replicas_in_sync
-    norms = [l for l in train._layers(model.backbone) if "Normalization" in type(l).__name__]
+    layers = classifier.all_layers(model.backbone)
+    norms = [layer for layer in layers if "Normalization" in type(layer).__name__]
     before = numbers(norms)
-    found["first_features"] = evaluate.Embedder(model.backbone)(images)["pool"].tolist()
-    train._fit = lambda *a, callbacks, **k: fit(*a, callbacks=[Losses(), *callbacks], **k)
+    found["first_features"] = Embedder(model.backbone)(images)["pool"].tolist()
+    loop._fit = lambda *a, callbacks, **k: fit(*a, callbacks=[Losses(), *callbacks], **k)
     with tempfile.TemporaryDirectory() as folder:
-        train.train(model, images, settings, pathlib.Path(folder), log=lambda text: None)
+        loop.train(model, images, settings, pathlib.Path(folder), log=lambda text: None)
     found["norms_moved"] = any((a != b).any() for a, b in zip(before, numbers(norms)))
     found["steps"] = model.steps_done
-    features = evaluate.Embedder(model.backbone)(images)["pool"]
+    features = Embedder(model.backbone)(images)["pool"]
     found["features"] = features.tolist()
     results[name] = found
 print(json.dumps(results))
@@ -279,10 +283,10 @@ def test_workers_devices_have_the_batchs_rows_in_order(devices):
 def test_a_worker_that_loses_the_others_says_so():
     config = Config(dataset="textures", distribution="multi_worker")
     lost = tf.errors.UnavailableError(None, None, "Connection refused\nmore")
-    assert "another worker" in main.mend(lost, config)
-    assert "\n" not in main.mend(lost, config)
-    assert main.mend(lost, dataclasses.replace(config, distribution="none")) is None
-    assert main.mend(ValueError("a fault of the program's"), config) is None
+    assert "another worker" in commands.error_line(lost, config)
+    assert "\n" not in commands.error_line(lost, config)
+    assert commands.error_line(lost, dataclasses.replace(config, distribution="none")) is None
+    assert commands.error_line(ValueError("a fault of the program's"), config) is None
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 import pytest
 from conftest import ROOT
 
-from cutpaste_tf import config, experiments
+from cutpaste_tf import config, experiments, flags
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import tables
 
 
 def runs_of(experiment):
     argv = ["main", f"--flagfile={experiments.find_flagfile(experiment)}", *experiment.flags]
-    return config.parse([*argv, "--data_dir=MVTEC_AD"])
+    return flags.parse([*argv, "--data_dir=MVTEC_AD"])
 
 
 @pytest.mark.parametrize("name", sorted(experiments.known()))

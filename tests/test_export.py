@@ -12,12 +12,14 @@ import pytest
 import tensorflow as tf
 from conftest import assert_user_error, pattern
 
+from cutpaste_tf import artifacts, export, scorer
 from cutpaste_tf import density as densities
-from cutpaste_tf import evaluate, export, threshold
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
+from cutpaste_tf.detector import Detector, Embedder
 from cutpaste_tf.localize import patch
+from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.resnet import resnet18
 
 # For each kind of run the formats that it is exported to here; each takes seconds to convert.
@@ -78,8 +80,8 @@ def detector(request):
         )
         backbone = shake(small_backbone(32))
         images = pipeline.prepare(normal([""] * 12, arrays), 32)
-        density = densities.make(config.density).fit(evaluate.Embedder(backbone)(images)["pool"])
-    return kind, evaluate.Detector(config, backbone, density)
+        density = densities.make(config.density).fit(Embedder(backbone)(images)["pool"])
+    return kind, Detector(config, backbone, density)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_the_comparison_finds_a_fault(detector):
 def test_products_with_matrices_resize_as_tensorflow_does(size):
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.float32)
     expected = tf.image.resize(image, [32, 32], antialias=True)[0]
-    rows, columns = (export._antialiasing(np.ones([1, n], np.float32), 32) for n in size)
+    rows, columns = (scorer._antialiasing(np.ones([1, n], np.float32), 32) for n in size)
     found = np.einsum("ih,jw,hwc->ijc", rows, columns, image[0])
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -139,7 +141,7 @@ def test_products_with_matrices_resize_as_tensorflow_does(size):
 def test_enlarging_is_tensorflows(count):
     maps = np.random.default_rng(0).normal(size=[1, count, 3]).astype(np.float32)
     expected = tf.image.resize(maps[..., None], [32, 32])[..., 0]
-    found = export._bilinear(count, 32).T @ maps @ export._bilinear(3, 32)
+    found = scorer._bilinear(count, 32).T @ maps @ scorer._bilinear(3, 32)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -214,9 +216,9 @@ def test_alone_in_another_process(finished, format, images, tmp_path):
     assert done.returncode == 0, done.stderr
     values, names = (json.loads(line) for line in done.stdout.splitlines()[-2:])
     plain, low = (dict(zip(names[i : i + 2], values[i : i + 2], strict=True)) for i in (0, 2))
-    expected = evaluate.Detector.load(run_dir).score(list(images))
+    expected = Detector.load(run_dir).score(list(images))
     np.testing.assert_allclose(plain["score"], expected, rtol=1e-4)
-    value = threshold.of_run(run_dir).value
+    value = artifacts.choose_threshold(run_dir).value
     assert plain["verdict"] == [bool(score > np.float32(value)) for score in plain["score"]]
     assert low["verdict"] == [True] * 3
 
@@ -232,20 +234,19 @@ def test_a_keras_file_holds_no_code(finished, tmp_path):
 def test_a_mixed_precision_run_is_exported_in_float32(tmp_path):
     settings = {"dataset": "folder", "data_dir": "x", "category": "a", "image_size": 32}
     config = Config(**settings, width=0.0625, mixed_precision=True)
-    from cutpaste_tf import train
-
     try:
-        backbone = train.build(config).backbone
+        backbones.set_precision(config)
+        backbone = backbones.build_backbone(config)
         rng = np.random.default_rng(0)
         density = densities.make("gde").fit(rng.normal(size=[40, 32]))
-        found = evaluate.Detector(config, backbone, density)
-        exact = export.in_float32(found)
+        found = Detector(config, backbone, density)
+        exact = scorer.in_float32(found)
         assert {layer.compute_dtype for layer in exact.backbone.layers} == {"float32"}
         images = np.stack([pattern(rng, 32)])
         np.testing.assert_allclose(exact.score(images), found.score(images), rtol=2e-2)
-        assert export.in_float32(exact) is exact
+        assert scorer.in_float32(exact) is exact
     finally:
-        train.set_precision(dataclasses.replace(config, mixed_precision=False))
+        backbones.set_precision(dataclasses.replace(config, mixed_precision=False))
 
 
 def main(capsys, *arguments):

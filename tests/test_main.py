@@ -24,7 +24,7 @@ from conftest import (
     write_image,
 )
 
-from cutpaste_tf import ensemble, main
+from cutpaste_tf import artifacts, main, metrics
 
 
 def run(data, workdir, *more, **options):
@@ -68,7 +68,7 @@ def test_good_images_only_leave_a_run_that_scores(run_here, tmp_path):
     for name in ("image_auroc", "image_ap", "untrained_image_auroc"):
         assert results[name] is None
     assert (run_dir / "scores.csv").read_text() == "path,label,defect_type,score\n"
-    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf import Detector
 
     rng = np.random.default_rng(0)
     values = Detector.load(run_dir).score([pattern(rng), pattern(rng, 99)])
@@ -99,7 +99,7 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     lines = [line.split() for line in first.stdout.splitlines() if "(ensemble)" in line]
     assert [line[:2] for line in lines] == [["anchor", "all"], ["bolt", "all"]]
     for category, _, printed, _ in lines:
-        labels, scores_of_both = ensemble.of_runs(
+        labels, scores_of_both = artifacts.ensemble_scores(
             [tmp_path / "runs" / category / f"seed_{seed}" for seed in (0, 1)]
         )
         area = sklearn.metrics.roc_auc_score(labels, scores_of_both)
@@ -135,14 +135,14 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(run_here, mvt
     assert "resuming at step 26 of 34" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
 
-    from cutpaste_tf import train
     from cutpaste_tf.config import Config
+    from cutpaste_tf.train import classifier, loop
 
     models = []
     for name in ("whole", "cut"):
         run_dir = tmp_path / name / "part" / "seed_0"
-        model = train.build(Config.from_json((run_dir / "config.json").read_text()))
-        train.load_weights(model, run_dir)
+        model = classifier.build_classifier(Config.load(run_dir))
+        loop.load_weights(model, run_dir)
         models.append([w.numpy() for w in (*model.backbone.weights, *model.head.weights)])
     for one, other in zip(*models, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -273,18 +273,18 @@ def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path,
 
     # The pretrained columns, by hand; and a run that only evaluates has no others.
     assert "pretrained" in capsys.readouterr().out
-    from cutpaste_tf import evaluate
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import folder, pipeline
+    from cutpaste_tf.detector import Detector, Evaluator
 
     part = folder.load(mvtec / "part")
     images = [pipeline.prepare(split, 32) for split in (part.train, part.test)]
     settings = Config.from_json((run_dir / "config.json").read_text())
-    by_hand = evaluate.Evaluator(settings, backbone)(*images)
+    by_hand = Evaluator(settings, backbone)(*images)
     for name in table:
-        auroc = evaluate.metrics.image_auroc(part.test.labels, by_hand[name].scores)
+        auroc = metrics.image_auroc(part.test.labels, by_hand[name].scores)
         assert table[name]["pretrained"] == pytest.approx(auroc)
-    detector = evaluate.Detector.load(run_dir)
+    detector = Detector.load(run_dir)
     assert detector.density.mean.shape == (320,)
     np.testing.assert_allclose(
         detector.score(list(part.test.images)), scores(tmp_path / "runs"), rtol=1e-4
@@ -399,7 +399,7 @@ def test_other_densities_work_end_to_end(run_here, tmp_path, density):
     data = make_mvtec(tmp_path / "data")
     done = run_here(data, tmp_path / "runs", f"--density={density}")
     assert done.returncode == 0, done.stderr
-    from cutpaste_tf.evaluate import Detector
+    from cutpaste_tf import Detector
 
     assert Detector.load(tmp_path / "runs/part/seed_0").density.kind == density
 

@@ -12,8 +12,9 @@ import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
 from PIL import Image
 
-from cutpaste_tf import evaluate, predict, threshold
-from cutpaste_tf.report import figures
+from cutpaste_tf import artifacts, predict
+from cutpaste_tf.detector import Detector, Embedder
+from cutpaste_tf.report.overlay import Scale, overlay
 
 RNG = np.random.default_rng(1)
 
@@ -57,7 +58,7 @@ def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_pat
     found = rows(output)
     names = ["0.png", "1.jpg", "2.tif", "3.bmp", "b/4.png", "b/5.webp", "b/broken.png"]
     assert [row["path"] for row in found] == [str(images / name) for name in names]
-    detector = evaluate.Detector.load(run_dir)
+    detector = Detector.load(run_dir)
     arrays = [predict_read(row["path"]) for row in found[:-1]]
     np.testing.assert_allclose(
         [row["score"] for row in found[:-1]], detector.score(arrays), rtol=1e-6
@@ -113,7 +114,9 @@ def test_thresholds_change_without_training(finished, images, tmp_path, capsys):
     assert row(f"--threshold={score - 1e-3}")["verdict"] == "anomalous"
     assert row(f"--threshold={score + 1e-3}")["verdict"] == "normal"
     at_half = row("--false_positive_rate=0.5")
-    assert at_half["threshold"] == threshold.of_run(run_dir, false_positive_rate=0.5).value
+    assert (
+        at_half["threshold"] == artifacts.choose_threshold(run_dir, false_positive_rate=0.5).value
+    )
     assert at_half["score"] == score
 
 
@@ -144,37 +147,12 @@ def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path,
     done = main(capsys, f"--run={run_dir}", f"--images={image}", f"--output={output}", "--maps")
     assert done.returncode == 0, done.stderr
     (row,) = rows(output)
-    detector = evaluate.Detector.load(run_dir)
+    detector = Detector.load(run_dir)
     found = detector.evaluate([str(image)], maps=True)
-    scale = predict.Scale.of_run(run_dir, detector.level, threshold.of_run(run_dir))
+    scale = Scale.of_run(run_dir, detector.level, artifacts.choose_threshold(run_dir))
     values = scale(found.maps.read([0])[0], row["score"])
-    expected = predict.overlay(predict_read(image), values)
+    expected = overlay(predict_read(image), values)
     np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)
-
-
-def test_a_patch_map_is_dark_where_usual_and_brightest_from_the_threshold_on():
-    scale = predict.Scale(low=2.0, high=8.0, absolute=True)
-    values = scale(np.array([[0.0, 2.0], [4.0, 8.0], [99.0, 2.0]]), 99.0)
-    np.testing.assert_allclose(values, [[0, 0], [0.5, 1], [1, 0]])
-
-
-def test_a_gradcam_map_is_as_bright_as_its_images_score():
-    scale = predict.Scale(low=2.0, high=6.0, absolute=False)
-    weights = np.array([[0.0, 1.0], [2.0, 4.0]])
-    for score, brightest in ((1.0, 0.0), (4.0, 0.5), (6.0, 1.0), (60.0, 1.0)):
-        np.testing.assert_allclose(scale(weights, score), weights / 4.0 * brightest)
-    assert np.isfinite(scale(np.zeros([2, 2]), 5.0)).all()
-
-
-def test_an_overlay_is_the_heat_map_of_the_map_at_the_images_size():
-    image = pattern(RNG, 40)
-    values = np.zeros([10, 10], np.float32)
-    values[:, 5:] = 1.0
-    found = predict.overlay(image, values)
-    assert found.shape == image.shape
-    for columns, value in ((slice(0, 16), 0.0), (slice(24, 40), 1.0)):
-        expected = figures.heat_map(image[:, columns], np.full([40, 16], value))
-        np.testing.assert_array_equal(found[:, columns], expected)
 
 
 def test_names_of_overlays_do_not_meet(tmp_path):
@@ -279,7 +257,7 @@ def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
     finished, images, tmp_path, capsys, monkeypatch
 ):
     run_dir, _, _ = finished
-    embed = evaluate.Embedder.__call__
+    embed = Embedder.__call__
 
     def overflow(self, prepared):
         features = embed(self, prepared)
@@ -287,7 +265,7 @@ def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
         features["pool"][dark] = np.inf
         return features
 
-    monkeypatch.setattr(evaluate.Embedder, "__call__", overflow)
+    monkeypatch.setattr(Embedder, "__call__", overflow)
     write_image(images / "2a.png", np.zeros([30, 30, 3], np.uint8))
     (images / "b" / "broken.png").unlink()
     done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={tmp_path / 'out'}")

@@ -254,7 +254,7 @@ def test_more_than_there_is_and_no_cluster_are_user_errors(tmp_path):
 def test_a_run_in_a_worker_says_how_it_ended(tmp_path, small_backbone, monkeypatch):
     import tensorflow as tf
 
-    from cutpaste_tf import main
+    from cutpaste_tf.run import files
 
     data = make_mvtec(tmp_path / "data", train=6, good=2, bad=2)
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--seed=0"]
@@ -268,7 +268,7 @@ def test_a_run_in_a_worker_says_how_it_ended(tmp_path, small_backbone, monkeypat
     outcome = sweep._train_one(text, folder, 2.0, 0.0)
     assert outcome.final  # no machine sees what is not there
     assert str(job.config.run_dir) in outcome.error
-    main.make_run_dir(job.config)
+    files.make_run_dir(job.config)
     outcome = sweep._train_one(text, folder, 2.0, 0.0)
     results = json.loads((job.config.run_dir / "results.json").read_text())
     assert outcome == sweep.Outcome(results["image_auroc"])

@@ -1,14 +1,11 @@
 """Thresholds from normal scores."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cutpaste_tf import threshold
-from cutpaste_tf.errors import UserError
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -60,53 +57,3 @@ def test_rates_that_are_none_are_refused(rate):
 
 def test_a_score_that_is_the_threshold_is_normal():
     assert threshold.Threshold(2.0).verdicts([1.0, 2.0, 2.5]) == ["normal", "normal", "anomalous"]
-
-
-def make_run(folder, **results):
-    folder.mkdir(exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results))
-    rows = [f"{i}.png,{i}.0" for i in range(1, 101)]
-    (folder / "normal_scores.csv").write_text("\n".join(["path,score", *rows]) + "\n")
-    return folder
-
-
-def test_a_runs_own_and_another(tmp_path):
-    run = make_run(tmp_path, threshold=7.5, false_positive_rate=0.02, num_normal_scores=9)
-    assert threshold.of_run(run) == threshold.Threshold(7.5, 0.02, 9)
-    assert threshold.of_run(run, threshold=3) == threshold.Threshold(3.0)
-    assert threshold.of_run(run, false_positive_rate=0.05) == threshold.Threshold(96.0, 0.05, 100)
-    assert "given" in str(threshold.of_run(run, threshold=3))
-    assert "0.05" in str(threshold.of_run(run, false_positive_rate=0.05))
-    assert "vouch for 0.0099 at best" in str(threshold.of_run(run, false_positive_rate=0.001))
-
-
-def test_an_older_runs_is_from_its_normal_scores(tmp_path):
-    assert threshold.of_run(make_run(tmp_path)) == threshold.Threshold(100.0, 0.01, 100)
-
-
-def test_mistakes_are_named(tmp_path):
-    run = make_run(tmp_path / "run", threshold="high", false_positive_rate=0.1, num_normal_scores=3)
-    for options, message in (
-        ({"threshold": 1.0, "false_positive_rate": 0.1}, "leave one of them out"),
-        ({"threshold": float("nan")}, "--threshold=nan"),
-        ({"false_positive_rate": 0.0}, "--false_positive_rate=0: must be above 0"),
-        ({"false_positive_rate": 1.5}, "--false_positive_rate=1.5"),
-        ({}, "holds a threshold that is no number"),
-    ):
-        with pytest.raises(UserError, match=message):
-            threshold.of_run(run, **options)
-    (run / "normal_scores.csv").write_text("path,score\n")
-    with pytest.raises(UserError, match="has no scores of normal images"):
-        threshold.of_run(run, false_positive_rate=0.1)
-    with pytest.raises(UserError, match="has the run finished"):
-        threshold.of_run(tmp_path / "none")
-    for text in ("[", "[" * 200_000):
-        (run / "results.json").write_text(text)
-        with pytest.raises(UserError, match="not readable"):
-            threshold.of_run(run)
-    for value in (10**400, "1e999", -1):
-        make_run(run, threshold=1.0, false_positive_rate=value, num_normal_scores=3)
-        with pytest.raises(UserError, match="holds a threshold that is"):
-            threshold.of_run(run)
-    with pytest.raises(UserError, match="has the run finished"):
-        threshold.of_run(run / "results.json")

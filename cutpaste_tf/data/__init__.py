@@ -37,7 +37,6 @@ def load(config: Config) -> Category:
         from cutpaste_tf.data import mvtec_ad
 
         return mvtec_ad.load(config.data_dir, config.category)
-    from cutpaste_tf.config import folder_root
     from cutpaste_tf.data import folder
 
-    return folder.load(folder_root(config.data_dir, config.category))
+    return folder.load(folder.category_root(config.data_dir, config.category))

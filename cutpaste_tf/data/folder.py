@@ -8,6 +8,7 @@
 Images are png, jpg or bmp, grey or colour, of any size.
 """
 
+import os
 import pathlib
 
 import numpy as np
@@ -20,6 +21,42 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 # Images of other formats are refused rather than passed over in silence.
 _OTHER_KINDS = ("tif", "tiff", "gif", "webp", "jp2", "heic", "avif", "exr", "pgm", "ppm")
 OTHER_SUFFIXES = tuple(f".{kind}" for kind in _OTHER_KINDS)
+
+
+def category_root(data_dir: str, category: str) -> pathlib.Path:
+    """Returns the folder of a category: DATA_DIR/CATEGORY, or DATA_DIR where that is the part."""
+    root = pathlib.Path(data_dir)
+    return root if (root / "train" / "good").is_dir() else root / category
+
+
+def categories(data_dir: str) -> tuple[str, ...]:
+    """Returns the categories in a folder in MVTec layout.
+
+    Args:
+      data_dir: a folder whose subfolders hold `train/good`, or one that holds it itself; then its
+        own name is its one category.
+
+    Returns:
+      The names, sorted.
+
+    Raises:
+      UserError: if the folder is missing or holds no category.
+    """
+    root = pathlib.Path(data_dir)
+    if not root.is_dir():
+        raise UserError(f"--data_dir={data_dir}: there is no such folder")
+    if (root / "train" / "good").is_dir():
+        return (pathlib.Path(os.path.abspath(root)).name or "images",)
+    try:
+        names = sorted(p.name for p in root.iterdir() if (p / "train" / "good").is_dir())
+    except OSError as error:
+        raise UserError(f"--data_dir={data_dir}: {error.strerror}") from error
+    if not names:
+        raise UserError(
+            f"--data_dir={data_dir}: no images to train on; normal images belong in "
+            f"{root / 'train' / 'good'} or {root / 'CATEGORY' / 'train' / 'good'}"
+        )
+    return tuple(names)
 
 
 def load(root: pathlib.Path) -> Category:

@@ -6,14 +6,13 @@
 `--table=all` writes one HTML page with all tables and plots, `DIR/report.html`.
 """
 
-import contextlib
-import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf.errors import Parser, UserError
+from cutpaste_tf import atomic, command
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import formats, tables
 
 PAGE = "report.html"
@@ -28,10 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
     """
-    parser = Parser(
-        prog="python -m cutpaste_tf.report",
-        description=__doc__,
-    )
+    # A report that is read in part, as by `| head`, is a report.
+    return command.exit_status(lambda: _report(sys.argv if argv is None else argv), reader_left=0)
+
+
+def _report(argv):
+    parser = command.Parser(prog="python -m cutpaste_tf.report", description=__doc__)
     numbers = ", ".join(tables.NUMBERS)
     parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
     parser.add_argument("--table", required=True, help=f"{numbers}, several by commas, or all")
@@ -42,60 +43,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", help=f"a file to write; standard output, or DIR/{PAGE} for a page, by default"
     )
-    try:
-        arguments = parser.parse_args((sys.argv if argv is None else argv)[1:])
-        everything = arguments.table == "all"
-        chosen = tables.NUMBERS if everything else arguments.table.split(",")
-        for number in chosen:
-            if number not in tables.NUMBERS:
-                raise UserError(f"--table={number}: must be all or one of {numbers}")
-        form = arguments.format or ("html" if everything else "text")
-        if form not in formats.FORMATS:
-            raise UserError(f"--format={form}: must be one of {', '.join(formats.FORMATS)}")
-        runs, problems = tables.collect(arguments.workdir)
-        filled = [tables.build(number, runs, problems) for number in chosen]
-        problems = list(dict.fromkeys(problems))
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        output = arguments.output
-        if form == "html":
-            from cutpaste_tf.report import page
+    arguments = parser.parse_args(argv[1:])
+    everything = arguments.table == "all"
+    chosen = tables.NUMBERS if everything else arguments.table.split(",")
+    for number in chosen:
+        if number not in tables.NUMBERS:
+            raise UserError(f"--table={number}: must be all or one of {numbers}")
+    form = arguments.format or ("html" if everything else "text")
+    if form not in formats.FORMATS:
+        raise UserError(f"--format={form}: must be one of {', '.join(formats.FORMATS)}")
+    runs, problems = tables.collect(arguments.workdir)
+    filled = [tables.build(number, runs, problems) for number in chosen]
+    problems = list(dict.fromkeys(problems))
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    output = arguments.output
+    if form == "html":
+        from cutpaste_tf.report import page
 
-            if output is None and everything:
-                output = str(pathlib.Path(arguments.workdir) / PAGE)
-            base = pathlib.Path(output).parent if output else pathlib.Path()
-            content = page.build(filled, runs, problems, base)
-        elif form == "text" and output is None:
-            width = max(60, shutil.get_terminal_size((110, 24)).columns)
-            content = "\n".join(formats.text(table, width) for table in filled)
-        else:
-            content = formats.all_of(filled, form)
-        if output is None:
-            print(content, end="")
-        else:
-            _write(pathlib.Path(output), content)
-        return 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except BrokenPipeError:  # as by `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return 2
+        if output is None and everything:
+            output = str(pathlib.Path(arguments.workdir) / PAGE)
+        base = pathlib.Path(output).parent if output else pathlib.Path()
+        content = page.build(filled, runs, problems, base)
+    elif form == "text" and output is None:
+        width = max(60, shutil.get_terminal_size((110, 24)).columns)
+        content = "\n".join(formats.text(table, width) for table in filled)
+    else:
+        content = formats.all_of(filled, form)
+    if output is None:
+        print(content, end="")
+    else:
+        _write(pathlib.Path(output), content)
+    return 0
 
 
 def _write(path: pathlib.Path, content: str) -> None:
     """Writes a file whole or not at all."""
     if not path.name or path.is_dir():
         raise UserError(f"--output={path}: must name a file")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with command.faults_of_output_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"--output={path}: cannot be written ({error.strerror})") from error
+        with atomic.replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     print(f"written to {path}", file=sys.stderr)
 
 

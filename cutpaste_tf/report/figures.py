@@ -13,6 +13,8 @@ import sklearn.manifold
 import sklearn.metrics
 from matplotlib.figure import Figure
 
+from cutpaste_tf.report import overlay
+
 # Blue, red, green and yellow after Okabe and Ito, which colour-blind people tell apart, and each
 # lighter than the one before, for those who print in grey. What is told by colour is told by a
 # marker, a line or hatching too.
@@ -171,7 +173,7 @@ def localization(
             column_axes[1].contour(mask, levels=[0.5], colors="white", linewidths=0.6)
         for axes, (values, low, high) in zip(column_axes[2:], maps.values(), strict=True):
             shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
-            _picture(axes, heat_map(image, shown))
+            _picture(axes, overlay.heat_map(image, shown))
         if column == 0:
             for axes, name in zip(column_axes, names, strict=True):
                 axes.set_ylabel(name, fontsize=8)
@@ -179,33 +181,11 @@ def localization(
     return figure
 
 
-def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays a map over an image.
-
-    Args:
-      image: uint8 [H, W, 3].
-      values: [H, W] in [0, 1].
-
-    Returns:
-      uint8 [H, W, 3]: the image in grey, under colours that grow both lighter and more opaque.
-    """
-    # Inferno is even in lightness: it reads the same in greyscale and for the colour-blind.
-    colors = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
-    colors = (0.65 * 255.0 * colors).astype(np.float32)
-    result = np.empty_like(image)
-    for first in range(0, len(image), 64):  # photographs have many rows, and floats take space
-        rows = slice(first, first + 64)
-        grey = 0.35 * image[rows].mean(axis=-1, keepdims=True, dtype=np.float32)
-        levels = np.minimum(values[rows] * 256.0, 255.0).astype(np.uint8)
-        result[rows] = (grey + colors[levels]).astype(np.uint8)
-    return result
-
-
 def augmentation_gallery(views: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """Shows the views of the proxy task's classes (Figure 2).
 
     Args:
-      views: float32 [K, N, H, W, 3] in [0, 1], as `train.gallery` makes them.
+      views: float32 [K, N, H, W, 3] in [0, 1], as `train.views.gallery` makes them.
       names: the K classes' names.
       title: the title.
 

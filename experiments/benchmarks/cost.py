@@ -28,7 +28,7 @@ import heapq
 import common
 
 from cutpaste_tf import config as configs
-from cutpaste_tf import experiments
+from cutpaste_tf import experiments, flags
 
 RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
 # (ResNet-50's, EfficientNet-B4's) published images a second.
@@ -73,18 +73,18 @@ def multiply_adds(backbone: str, size: int, stem: str) -> int:
 
 def work(experiment: experiments.Experiment) -> Work:
     """Counts what the runs of an experiment do."""
-    from cutpaste_tf import train
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.localize import dense
+    from cutpaste_tf.train import stages
 
     flagfile = experiments.find_flagfile(experiment)
-    runs = configs.parse(["cost", f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
+    runs = flags.parse(["cost", f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
     config = runs[0]
     views = config.batch_size * len(proxy.TASKS[config.task])
     forward = multiply_adds(config.backbone, config.patch_size or config.image_size, config.stem)
     training = sum(
         stage.steps * views * forward * (3 if stage.trains_backbone else 1)
-        for stage in train.stages(config)
+        for stage in stages.stages(config)
     )
     images = TRAIN_IMAGES + TEST_IMAGES
     if not config.patch_size:

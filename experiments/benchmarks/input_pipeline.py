@@ -46,18 +46,18 @@ def compare(folder, arguments) -> None:
     """Measures the pipelines on a folder of images."""
     import tensorflow as tf
 
-    from cutpaste_tf import train
-    from cutpaste_tf.config import EPOCH_STEPS, Config, folder_root
+    from cutpaste_tf.config import EPOCH_STEPS, Config
     from cutpaste_tf.data import folder as folders
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.train import views
 
     size = arguments.image_size
     config = Config(dataset="folder", data_dir=str(folder), category="made", image_size=size)
     config = dataclasses.replace(config, batch_size=BATCH)
-    split = folders.load(folder_root(config.data_dir, config.category)).train
+    split = folders.load(folders.category_root(config.data_dir, config.category)).train
     # As many as a category of MVTec AD has; the stored images are what the training reads.
     images = pipeline.prepare(split, size).subset(np.arange(300) % SOURCES)
-    make_views = train.view_maker(config, jit_compile=True)  # as a training does
+    make_views = views.view_maker(config, jit_compile=True)  # as a training does
     stored = pipeline.training_batches(images, BATCH, 0)
     with_views = pipeline.training_batches(images, BATCH, 0, 0, make_views)
 

@@ -65,12 +65,14 @@ def pixel_metrics(count: int, size: int) -> float:
 
 def training_steps(count: int, size: int) -> float:
     """Trains the whole network on `count` normal images a step; returns the seconds of a step."""
-    from cutpaste_tf import train
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.train import classifier
 
     flags = {"image_size": size, "batch_size": count}
-    model = train.build(Config(dataset="folder", data_dir=".", category="none", **flags))
+    model = classifier.build_classifier(
+        Config(dataset="folder", data_dir=".", category="none", **flags)
+    )
     model.make_train_function()
     iterator = iter(pipeline.training_batches(_images(64, size), count, 0))
     model.train_function(iterator)
@@ -91,12 +93,13 @@ def _images(count, size):
 
 
 def _evaluator(count, size, **flags):
-    from cutpaste_tf import evaluate, train
     from cutpaste_tf.config import Config
+    from cutpaste_tf.detector import Evaluator
+    from cutpaste_tf.models.backbone import build_backbone
 
     flags |= {"image_size": size, "width": 0.25}
     config = Config(dataset="folder", data_dir=".", category="none", **flags)
-    return evaluate.Evaluator(config, train.build_backbone(config)), _images(count, size)
+    return Evaluator(config, build_backbone(config)), _images(count, size)
 
 
 WORK = {f.__name__: f for f in (embed_and_score, score_patches, pixel_metrics, training_steps)}

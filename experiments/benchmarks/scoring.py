@@ -33,10 +33,12 @@ def main() -> None:
     import tensorflow as tf
 
     from cutpaste_tf import density as densities
-    from cutpaste_tf import evaluate, export, train
+    from cutpaste_tf import export, machine
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.detector import Detector
     from cutpaste_tf.errors import UserError
+    from cutpaste_tf.models.backbone import build_backbone
 
     config = Config(
         dataset="folder",
@@ -45,11 +47,11 @@ def main() -> None:
         image_size=arguments.size,
         width=arguments.width,
     )
-    backbone = train.build(config).backbone
+    backbone = build_backbone(config)
     rng = np.random.default_rng(0)
     dimensions = backbone.output["pool"].shape[-1]
     density = densities.make("gde").fit(rng.normal(size=[300, dimensions]))
-    detector = evaluate.Detector(config, backbone, density)
+    detector = Detector(config, backbone, density)
     count = arguments.batch_size * arguments.batches
     images = rng.integers(0, 256, [count, arguments.size, arguments.size, 3], np.uint8)
     batches = np.split(images, arguments.batches)
@@ -85,7 +87,7 @@ def main() -> None:
     print(common.machine("tensorflow", "keras", "onnxruntime", "ai-edge-litert"))
     print(
         f"{arguments.size}x{arguments.size}, ResNet-18 at width {arguments.width:g}, batches of "
-        f"{arguments.batch_size}, on {evaluate.device()}"
+        f"{arguments.batch_size}, on {machine.device()}"
     )
     baseline, *names = seconds
     rates = {name: count / median for name, median in seconds.items()}

@@ -47,7 +47,7 @@ def first_steps(began: float, argv: list[str]) -> None:
       began: when the process was started, by time.time().
       argv: the command's flags.
     """
-    import cutpaste_tf.main as command
+    from cutpaste_tf import command, main
 
     def said(phase):
         print(f"\nPHASE {phase} {time.time() - began:.6f}", flush=True)
@@ -63,14 +63,16 @@ def first_steps(began: float, argv: list[str]) -> None:
         setattr(owner, name, call)
 
     command.prepare_libraries()
-    from cutpaste_tf import evaluate, train
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.detector import Evaluator
+    from cutpaste_tf.train import classifier
 
     said("libraries")
     after(pipeline, "prepare", "images")  # of two calls the last counts
-    after(train, "build", "network")
-    after(evaluate.Evaluator, "__call__", "untrained")
-    make, steps = train.ProxyClassifier.make_train_function, iter(("first step", "second step"))
+    after(classifier, "build_classifier", "network")
+    after(Evaluator, "__call__", "untrained")
+    make = classifier.ProxyClassifier.make_train_function
+    steps = iter(("first step", "second step"))
 
     def made(self, force=False):
         make(self, force)
@@ -84,8 +86,8 @@ def first_steps(began: float, argv: list[str]) -> None:
 
         self.train_function = timed
 
-    train.ProxyClassifier.make_train_function = made
-    raise SystemExit(command.main(["main", *argv]))
+    classifier.ProxyClassifier.make_train_function = made
+    raise SystemExit(main.main(["main", *argv]))
 
 
 def phases(flags: list[str]) -> dict[str, float]:
@@ -108,7 +110,7 @@ def phases(flags: list[str]) -> dict[str, float]:
 
 def imports() -> collections.Counter:
     """Returns the seconds that a training's imports take, in packages' own modules."""
-    code = "import keras; from cutpaste_tf import data, distribution, evaluate, train"
+    code = "import keras; from cutpaste_tf.run import story"
     output = common.run([sys.executable, "-X", "importtime", "-c", code]).output
     found = collections.Counter()
     for micros, module in _IMPORT_TIME.findall(output):

@@ -46,15 +46,15 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
     import keras
     import tensorflow as tf
 
-    from cutpaste_tf import train
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.train import classifier, views
 
     def build(**flags):
         flags |= {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
         flags |= {"image_size": size, "batch_size": batch, "head_dims": (DIMS,)}
         config = Config(dataset="folder", data_dir=".", category="none", **flags)
-        return config, train.build(config)
+        return config, classifier.build_classifier(config)
 
     def stepper(model, data):
         model.make_train_function()
@@ -79,7 +79,7 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
     with_views = stepper(whole, pipeline.training_batches(images, batch, 0))
     compiled = stepper(build(augment="pipeline", jit_compile=True)[1], constants) if xla else None
 
-    make_views = tf.function(train.view_maker(config))
+    make_views = tf.function(views.view_maker(config))
     one_batch = images.read(tf.range(batch, dtype=tf.int64))
 
     def views_alone(steps):

@@ -135,3 +135,15 @@ def test_a_bmp_with_a_palette_is_refused(part):
     image.save(part / "train" / "good" / "zz.bmp")
     with pytest.raises(UserError, match=r"zz.bmp: a bmp image with a palette"):
         folder.load(part)
+
+
+def test_a_folders_categories_are_found(tmp_path):
+    make_mvtec(tmp_path, "bolt", 1, 0, 0)
+    make_mvtec(tmp_path, "anchor", 1, 0, 0)
+    (tmp_path / "notes").mkdir()
+    assert folder.categories(str(tmp_path)) == ("anchor", "bolt")
+    assert folder.categories(str(tmp_path / "bolt")) == ("bolt",)
+    assert folder.category_root(str(tmp_path), "bolt") == tmp_path / "bolt"
+    assert folder.category_root(str(tmp_path / "bolt"), "bolt") == tmp_path / "bolt"
+    with pytest.raises(UserError, match="no images to train on"):
+        folder.categories(str(tmp_path / "notes"))

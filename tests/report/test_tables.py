@@ -24,7 +24,7 @@ from cutpaste_tf.config import (
 )
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.report import __main__ as command
-from cutpaste_tf.report import formats, page, plots, tables
+from cutpaste_tf.report import columns, formats, page, plots, tables
 
 SHARED_TABLES = ROOT.parent / "shared" / "paper" / "tables.json"
 
@@ -78,7 +78,7 @@ def cell(table, row, column, group=""):
 
 @pytest.mark.skipif(not SHARED_TABLES.is_file(), reason="the paper's tables are not beside this")
 def test_the_papers_numbers_are_those_handed_over():
-    assert tables.paper() == json.loads(SHARED_TABLES.read_text(encoding="utf-8"))
+    assert columns.paper() == json.loads(SHARED_TABLES.read_text(encoding="utf-8"))
 
 
 PRINTED = {  # what to find where, read from the paper's text
@@ -338,7 +338,7 @@ def test_table_3_reads_both_features_before_and_after(tmp_path):
         0.85,
         features="level7",
         results={"image_auroc_by_feature": by_feature},
-        **tables.FINETUNED,
+        **columns.FINETUNED,
     )
     before = {n: {"pretrained": v["pretrained"]} for n, v in by_feature.items()}
     add_run(

@@ -1,0 +1,165 @@
+"""What all commands share: the parser, the one line of an error, the libraries' preparation.
+
+Nothing here imports TensorFlow.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+
+_DISK_FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EFBIG,
+    errno.EIO,
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are `UserError`s, and which takes no abbreviations."""
+
+    def __init__(self, *args, **options):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, allow_abbrev=False, formatter_class=formatter, **options)
+
+    def error(self, message: str) -> None:
+        """Raises UserError instead of exiting."""
+        raise UserError(message)
+
+
+def add_threshold_flags(parser: Parser) -> None:
+    """Adds --threshold and --false_positive_rate to a command's flags."""
+    parser.add_argument(
+        "--threshold", type=float, help="scores above it are anomalous; the run's by default"
+    )
+    parser.add_argument(
+        "--false_positive_rate",
+        type=float,
+        help="choose the threshold that this share of normal images is above, such as 0.01, from "
+        "the run's scores of normal images",
+    )
+
+
+def exit_status(
+    command: Callable[[], int], *, interrupted: str = "interrupted", reader_left: int = 2
+) -> int:
+    """Runs a command and tells what stops it.
+
+    Args:
+      command: returns the exit status where nothing is wrong.
+      interrupted: what to say after Ctrl-C, unless the KeyboardInterrupt says something itself.
+      reader_left: the status where who reads the output has left, as `| head` does.
+
+    Returns:
+      The exit status: the command's; 2 after a mistake of the user's, told in one line on stderr;
+      130 after Ctrl-C.
+    """
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(error.args[0] if error.args else interrupted, file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes its output once more at its end, and must not stumble again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return reader_left
+
+
+@contextlib.contextmanager
+def faults_of_run_told(config: Config) -> Iterator[None]:
+    """Makes UserErrors of a full disk and of a lost worker.
+
+    Args:
+      config: the settings of a run that the block has to do with.
+
+    Raises:
+      UserError: in place of an error that `error_line` has a line for.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = error_line(error, config)
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+@contextlib.contextmanager
+def faults_of_output_told(output: str | os.PathLike) -> Iterator[None]:
+    """Makes a UserError of an output folder that cannot be written.
+
+    Args:
+      output: what --output names.
+
+    Raises:
+      UserError: in place of an OSError, unless it is a reader that has left.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--output={output}: cannot be written ({reason})") from error
+
+
+def error_line(error: Exception, config: Config) -> str | None:
+    """Returns what a user can do about an error of a run, in one line.
+
+    Args:
+      error: what was raised.
+      config: the run's settings.
+
+    Returns:
+      The line; None if the error is the program's own.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    reason = disk_fault(error)
+    if reason is not None:
+        return (
+            f"--workdir={config.workdir}: cannot be written ({reason}); make room or mend its "
+            "permissions, and start again to resume"
+        )
+    if config.distribution == "multi_worker":
+        from cutpaste_tf import distribution
+
+        if isinstance(error, distribution.LOST):
+            return (
+                "--distribution=multi_worker: another worker has ended or cannot be reached; see "
+                f"what it printed ({str(error).splitlines()[0]})"
+            )
+    return None
+
+
+def disk_fault(error: Exception) -> str | None:
+    """Returns what is wrong with the disk, if that is what an error is about; None otherwise."""
+    reasons = [os.strerror(code) for code in _DISK_FAULTS]
+    # h5py and TensorFlow give the reason in the message alone.
+    return next((reason for reason in reasons if reason in str(error)), None)
+
+
+def prepare_libraries() -> None:
+    """Sets what TensorFlow and Keras read when they are imported.
+
+    Raises:
+      UserError: if the user has chosen another backend.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own notes, not errors of ours
+    if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}: must be tensorflow, or not set"
+        )

@@ -1,0 +1,318 @@
+"""A trained network with its density: it embeds images, scores them and makes anomaly maps."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf import artifacts
+from cutpaste_tf import density as densities
+from cutpaste_tf.config import GAUSSIANS, Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.localize import gradcam, patch
+from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.models import weights
+
+_EMBED_BATCH = 64
+
+
+class Embedder:
+    """Computes a backbone's features of un-augmented images, in inference mode.
+
+    Args:
+      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, [B, D].
+    """
+
+    def __init__(self, backbone: keras.Model):
+        signature = [tf.TensorSpec([None, *backbone.input_shape[1:]], tf.uint8)]
+
+        @tf.function(input_signature=signature)
+        def embed(images):
+            return backbone(tf.cast(images, tf.float32) / 255.0, training=False)
+
+        self._embed = embed
+        self.dimensions = {name: x.shape[-1] for name, x in backbone.output.items()}
+
+    def __call__(self, images: pipeline.Images) -> dict[str, np.ndarray]:
+        """Returns the features, each float32 [N, D], of N images, in their order."""
+        features = {name: [np.zeros([0, d], np.float32)] for name, d in self.dimensions.items()}
+        for batch in pipeline.evaluation_batches(images, _EMBED_BATCH):
+            for name, values in self._embed(batch).items():
+                features[name].append(values.numpy())
+        return {name: np.concatenate(values) for name, values in features.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A fitted density and the scores of the test images.
+
+    Attributes:
+      density: fitted on the un-augmented normal training images alone.
+      scores: float64 [N] anomaly scores of the test images; higher is more anomalous.
+      maps: of the test images, where the run makes any.
+      normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
+        embeddings are never held.
+      features: float32 [M, D], of the test images; of a patch model the mean of each one's patches.
+    """
+
+    density: densities.Density
+    scores: np.ndarray
+    maps: "Maps | None" = None
+    normal_features: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+
+class Maps:
+    """The anomaly maps of N images, kept small and brought to full size when they are read.
+
+    Args:
+      small: float32 [N, h, w].
+      enlarge: a function from float32 [n, h, w] to [n, size, size].
+    """
+
+    def __init__(self, small: np.ndarray, enlarge: Callable[[tf.Tensor], tf.Tensor]):
+        self.small, self._enlarge = small, enlarge
+
+    def __len__(self) -> int:
+        return len(self.small)
+
+    def with_small(self, small: np.ndarray) -> "Maps":
+        """Returns maps that are brought to full size as these are, of other small ones."""
+        return Maps(small, self._enlarge)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Returns float32 [n, size, size], the maps of some images; higher is more anomalous."""
+        return self._enlarge(tf.constant(self.small[np.asarray(indices, np.int64)])).numpy()
+
+
+class Evaluator:
+    """Fits the density and scores images, as the settings have it.
+
+    Args:
+      config: the settings.
+      backbone: the network; it is evaluated as it is at the time of each call.
+    """
+
+    def __init__(self, config: Config, backbone: keras.Model):
+        self._config, self._backbone, self._gradcam = config, backbone, None
+        if config.patch_size:
+            sizes = (config.image_size, config.dense_patch, config.dense_stride)
+            self._embedder = patch.PatchEmbedder(backbone, *sizes, config.separate_locations)
+            self._upsample = patch.upsampler(config.dense_patch, config.dense_stride)
+        else:
+            self._embedder = Embedder(backbone)
+
+    def __call__(
+        self, train_images: pipeline.Images, test_images: pipeline.Images, maps: bool = True
+    ) -> dict[str, Evaluation]:
+        """Fits a density of each feature on the training images and scores the test images.
+
+        Args:
+          train_images: normal images, un-augmented.
+          test_images: images to score; there may be none.
+          maps: whether to make the anomaly maps that --gradcam asks for; a patch model makes them
+            in any case.
+
+        Returns:
+          Density, scores and maps, by the feature's name.
+        """
+        config = self._config
+        if config.patch_size:
+            density = patch.fit(self._embedder, train_images, config.separate_locations)
+            return {config.features: self.score_patches(density, test_images)}
+        normal_features, test_features = self._embedder(train_images), self._embedder(test_images)
+        evaluations = {}
+        for name, features in normal_features.items():
+            density = densities.make(config.main_density).fit(features)
+            scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
+            explained = None
+            if config.gradcam and maps and name == config.features:
+                explained = self.explain(density, test_images)
+            evaluations[name] = Evaluation(
+                density, scores, explained, features, test_features[name]
+            )
+        return evaluations
+
+    def score(
+        self, density: densities.Density, images: pipeline.Images, maps: bool | None = None
+    ) -> Evaluation:
+        """Scores images by a density that was fitted before.
+
+        Args:
+          density: the fitted density.
+          images: the images.
+          maps: whether to make maps by GradCAM; as the settings have it by default.
+
+        Returns:
+          The evaluation.
+        """
+        if self._config.patch_size:
+            return self.score_patches(density, images)
+        features = self._embedder(images)[self._config.features]
+        scores = density.score(features)
+        wanted = self._config.gradcam if maps is None else maps
+        explained = self.explain(density, images) if wanted else None
+        return Evaluation(density, scores, explained, features=features)
+
+    def embed(self, images: pipeline.Images) -> np.ndarray:
+        """Embeds N images, float32 [N, D]; a patch model by the mean over the patches of each."""
+        if self._config.patch_size:
+            return patch.mean_embeddings(self._embedder, images)
+        return self._embedder(images)[self._config.features]
+
+    def normal_scores(self, train_images: pipeline.Images, evaluation: Evaluation) -> np.ndarray:
+        """Scores the training images by densities that were fitted without them.
+
+        Args:
+          train_images: as in the call that returned `evaluation`.
+          evaluation: by the network as it is.
+
+        Returns:
+          float64 [N], five-fold cross-validated; empty where there are fewer than 4 images.
+        """
+        if self._config.patch_size:
+            separate = self._config.separate_locations
+            return patch.cross_validated_scores(self._embedder, train_images, separate)
+        return densities.cross_validated_scores(
+            self._config.main_density, evaluation.normal_features
+        )
+
+    def score_patches(
+        self, density: densities.LocationGaussians, images: pipeline.Images
+    ) -> Evaluation:
+        """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
+        small, means = patch.score(self._embedder, density, images)
+        level = float(np.mean(density.level))
+        maps = Maps(small, lambda part: self._upsample(part, level))
+        return Evaluation(density, patch.image_scores(small), maps, features=means)
+
+    def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
+        """Makes maps of an image-level model by GradCAM."""
+        if self._gradcam is None or self._gradcam.density is not density:
+            self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
+        small = self._gradcam(images)
+        return Maps(small, lambda part: gradcam.upsample(part, self._config.image_size))
+
+
+class Detector:
+    """A finished run, ready to score images.
+
+    Args:
+      config: the run's settings.
+      backbone: the trained network.
+      density: the fitted density.
+    """
+
+    def __init__(self, config: Config, backbone: keras.Model, density: densities.Density):
+        self.config, self.backbone, self.density = config, backbone, density
+        self._evaluator = Evaluator(config, backbone)
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike) -> "Detector":
+        """Loads a run, and runs nothing that its files hold: they are numbers and settings.
+
+        Args:
+          run_dir: WORKDIR/CATEGORY/seed_N of a finished run.
+
+        Returns:
+          The detector.
+
+        Raises:
+          UserError: if a file of the run is missing or damaged, does not fit the others, or is not
+            the one that the run wrote.
+        """
+        run_dir = pathlib.Path(run_dir)
+        config = Config.load(run_dir)
+        artifacts.check_files(run_dir, config)
+        # Scoring takes one device.
+        config = dataclasses.replace(config, distribution="none")
+        backbones.set_precision(config)
+        backbone = backbones.build_backbone(config, initial_weights=False)
+        weights.load(backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
+        density = densities.load(run_dir / artifacts.DENSITY)
+        if config.patch_size:
+            locations = 1
+            if config.separate_locations:
+                sizes = (config.image_size, config.dense_patch, config.dense_stride)
+                locations = patch.dense.locations(*sizes) ** 2
+            wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
+        else:
+            wanted = (config.main_density, (_dimensions(backbone, config),))
+        if (density.kind, density.shape) != wanted:
+            raise UserError(
+                f"{run_dir / artifacts.DENSITY}: holds a {density.kind} of shape "
+                f"{list(density.shape)}, not the {wanted[0]} of shape {list(wanted[1])} that "
+                f"{run_dir / 'config.json'} asks for; one of them is of another run"
+            )
+        return cls(config, backbone, density)
+
+    @property
+    def level(self) -> float | None:
+        """The usual score of a normal patch; None of a model of whole images."""
+        return float(np.mean(self.density.level)) if self.config.patch_size else None
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
+        return bool(self.config.patch_size) or self.config.main_density in GAUSSIANS
+
+    def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
+        """Scores images of any size.
+
+        Args:
+          images: paths of png, jpg or bmp files, or uint8 arrays [H, W] or [H, W, C].
+
+        Returns:
+          float64 [N] anomaly scores; higher is more anomalous.
+
+        Raises:
+          UserError: naming an image that cannot be decoded.
+        """
+        return self.evaluate(images, maps=False).scores
+
+    def evaluate(
+        self,
+        images: Sequence[str] | Sequence[np.ndarray] | pipeline.Images,
+        maps: bool | None = None,
+    ) -> Evaluation:
+        """Scores images as `score` does; with their anomaly maps, where the run makes any.
+
+        Args:
+          images: as in `score`, or images that are prepared already.
+          maps: whether to make maps by GradCAM, for which the density must be a Gaussian; as the
+            run does by default. A patch model makes its own in any case.
+
+        Returns:
+          The density, scores and maps.
+
+        Raises:
+          UserError: as in `score`.
+        """
+        if not isinstance(images, pipeline.Images):
+            images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
+            names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
+            if not images:
+                return Evaluation(self.density, np.zeros([0]))
+            images = pipeline.prepare(normal(names, images), self.config.image_size)
+        return self._evaluator.score(self.density, images, maps)
+
+    def embed(self, images: pipeline.Images) -> np.ndarray:
+        """Embeds images; a patch model's embedding of an image is the mean over its patches.
+
+        Args:
+          images: N images.
+
+        Returns:
+          float32 [N, D].
+        """
+        return self._evaluator.embed(images)
+
+
+def _dimensions(backbone, config):
+    return backbone.output[config.features].shape[-1]

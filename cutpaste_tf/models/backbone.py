@@ -1,0 +1,64 @@
+"""A backbone's name becomes a network with its weights."""
+
+import pathlib
+
+import keras
+
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.models import weights
+from cutpaste_tf.models.efficientnet import efficientnet
+from cutpaste_tf.models.resnet import resnet18
+
+
+def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
+    """Builds the backbone.
+
+    Args:
+      config: names the network, its size, its weights and the seed.
+      initial_weights: whether to load what --weights names; without, the weights are random, to be
+        replaced by a run's.
+
+    Returns:
+      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, float32 [B, D].
+
+    Raises:
+      UserError: if the weights cannot be had, or are another network's.
+    """
+    shared = {
+        "weight_decay": config.weight_decay,
+        "seed": config.seed,
+        "synchronized": config.distribution != "none",
+    }
+    if config.backbone == "resnet18":
+        backbone = resnet18(
+            # A patch model scores smaller patches than it is trained on (Appendix A.5).
+            None if config.patch_size else config.image_size,
+            width=config.width,
+            stem=config.stem,
+            **shared,
+        )
+    else:
+        imagenet = initial_weights and config.weights == "imagenet"
+        backbone = efficientnet(config.backbone, config.image_size, imagenet=imagenet, **shared)
+    if initial_weights and config.weights not in ("none", "imagenet"):
+        path = pathlib.Path(config.weights)
+        if not path.is_file():
+            raise UserError(f"--weights={path}: there is no such file")
+        # EfficientNet's inner model has the layers of keras.applications' own.
+        parts = [backbone, *(m for m in backbone.layers if isinstance(m, keras.Model))]
+        if not any(weights.fits(part, path) for part in parts):
+            raise UserError(f"--weights={path}: not readable as weights of {_flags(config)}")
+    return backbone
+
+
+def _flags(config):
+    """The flags that name a network."""
+    width = f" with --width={config.width:g}" if config.backbone == "resnet18" else ""
+    stem = f" and --stem={config.stem}" if config.backbone == "resnet18" else ""
+    return f"--backbone={config.backbone}{width}{stem}"
+
+
+def set_precision(config: Config) -> None:
+    """Sets what layers that are built from now on compute in."""
+    keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")

@@ -1,0 +1,1 @@
+"""One run: one category, trained and evaluated with one seed."""

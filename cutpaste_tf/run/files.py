@@ -1,0 +1,157 @@
+"""A run's folder before and while it is written: its state, its settings, its tables.
+
+Nothing here imports TensorFlow.
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cutpaste_tf import artifacts, atomic, workers
+from cutpaste_tf.config import Config, show
+from cutpaste_tf.data.split import Split
+from cutpaste_tf.errors import UserError
+
+
+def run_state(config: Config) -> str:
+    """Looks at what a run's folder holds; writes nothing.
+
+    Args:
+      config: the run's settings.
+
+    Returns:
+      "new", "interrupted" or "finished".
+
+    Raises:
+      UserError: if the folder belongs to a run with other settings.
+    """
+    run_dir = config.run_dir
+    path = run_dir / "config.json"
+    if not path.is_file():
+        return "new"
+    earlier = Config.from_json(path.read_text(encoding="utf-8"), str(path))
+    different = config.differences(earlier)
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{run_dir}: holds a run with --{name}={show(getattr(earlier, name))}, not "
+            f"{show(getattr(config, name))}; name another --workdir or remove it"
+        )
+    # A run without all that is asked for is trained, and only to be evaluated again.
+    return "finished" if is_fully_evaluated(config) else "interrupted"
+
+
+def is_fully_evaluated(config: Config) -> bool:
+    """Returns whether a run has results of all densities and test anomalies that are asked for."""
+    if not (config.run_dir / artifacts.RESULTS).is_file():
+        return False
+    densities = config.density.split(",")
+    return set(config.synthetic_tests) <= set(evaluated_by(config, "test_anomalies")) and (
+        len(densities) == 1 or set(densities) <= set(evaluated_by(config, "density"))
+    )
+
+
+def evaluated_by(config: Config, what: str) -> list[str]:
+    """Returns by what a run has been evaluated before.
+
+    Args:
+      config: the run's settings.
+      what: "density" or "test_anomalies".
+
+    Returns:
+      Names of densities, or of kinds of test anomalies; none where the run is not finished.
+
+    Raises:
+      UserError: if its results cannot be read.
+    """
+    if not (config.run_dir / artifacts.RESULTS).is_file():
+        return []
+    return list(artifacts.read_results(config.run_dir).get(f"image_auroc_by_{what}") or {})
+
+
+def make_run_dir(config: Config) -> None:
+    """Makes a run's folder and writes config.json.
+
+    Args:
+      config: the run's settings.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(config.run_dir / "config.json") as temporary:
+            temporary.write_text(config.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={config.workdir}: cannot be written ({error.strerror or error})"
+        ) from error
+
+
+def recorded_results(config: Config) -> dict:
+    """Returns a finished run's results, and says that it is skipped.
+
+    Args:
+      config: the run's settings.
+
+    Raises:
+      UserError: if the results cannot be read.
+    """
+    results = artifacts.read_results(config.run_dir)
+    if workers.leads(config):
+        rate = results.get("false_positive_rate", config.false_positive_rate)
+        stays = ""
+        if rate != config.false_positive_rate:
+            stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
+        print(f"{config.run_dir}: finished already, skipped{stays}")
+    return results
+
+
+def write_results(run_dir: pathlib.Path, results: dict) -> None:
+    """Writes results.json, whole or not at all; its presence means that the run is finished."""
+    with atomic.replacing(run_dir / artifacts.RESULTS) as temporary:
+        text = json.dumps(results, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+    """Writes scores.csv: path, label, defect_type, score, and the data set's further columns.
+
+    Args:
+      run_dir: the run's folder.
+      split: the test images.
+      scores: [N] anomaly scores of them.
+    """
+    columns = (split.names, split.labels.tolist(), split.defect_types, _exact(scores))
+    names = ["path", "label", "defect_type", "score", *split.extra]
+    rows = zip(*columns, *split.extra.values(), strict=True)
+    _write_csv(run_dir / artifacts.SCORES, names, rows)
+
+
+def write_normal_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+    """Writes normal_scores.csv: path and cross-validated score of every training image.
+
+    Args:
+      run_dir: the run's folder.
+      split: the normal training images.
+      scores: as `Evaluator.normal_scores` returns them.
+    """
+    rows = zip(split.names[: len(scores)], _exact(scores), strict=True)
+    _write_csv(run_dir / artifacts.NORMAL_SCORES, ["path", "score"], rows)
+
+
+def _exact(scores):
+    return [repr(float(score)) for score in scores]
+
+
+def _write_csv(path: pathlib.Path, names: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with (
+        atomic.replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(rows)

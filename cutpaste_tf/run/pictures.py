@@ -1,0 +1,151 @@
+"""A run's pictures: figures/, and what TensorBoard shows of its evaluation."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from cutpaste_tf import metrics
+from cutpaste_tf.augment import proxy
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import Category, Split
+from cutpaste_tf.detector import Evaluation, Maps
+from cutpaste_tf.report import figures, projector
+from cutpaste_tf.run.results import stage_names
+from cutpaste_tf.train import views
+
+_VIEWS, _EXTREMES, _LOCALIZED = 6, 8, 24  # images that the figures show
+
+
+def draw_figures(
+    config: Config,
+    test_split: Split,
+    train_images: pipeline.Images,
+    test_images: pipeline.Images,
+    trained: Evaluation,
+    untrained: Evaluation,
+) -> None:
+    """Draws a run's figures into figures/ and TensorBoard.
+
+    Args:
+      config: the run's settings.
+      test_split: the test images' labels, types and masks.
+      train_images: the training images.
+      test_images: the test images.
+      trained: the evaluation after training.
+      untrained: the evaluation before training.
+    """
+    title = _title(config)
+    labels, scores = test_split.labels, trained.scores
+    by_class = views.gallery(train_images, config, _VIEWS).numpy()
+    names = [cls.name for cls in proxy.TASKS[config.task]]
+    drawn = {"augmentations": figures.augmentation_gallery(by_class, names, title)}
+    if len(labels):
+        drawn["score_histogram"] = figures.score_histogram(labels, scores, title)
+        order = np.argsort(-scores, kind="stable")
+        count = min(_EXTREMES, len(order))
+        shown = np.concatenate([order[:count], order[::-1][:count]])
+        drawn["most_and_least_anomalous"] = figures.extremes(
+            test_images.read(tf.constant(shown)).numpy(),
+            [pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown],
+            labels[shown],
+            [test_split.defect_types[i] for i in shown],
+            scores[shown],
+            title,
+        )
+    if trained.maps is not None and len(labels):
+        drawn["localization"] = localization_figure(config, test_split, test_images, trained.maps)
+    measurable = 0 < labels.sum() < len(labels)
+    if measurable:
+        before, after = stage_names(config)
+        stages = {after: scores, before: untrained.scores} if config.steps else {before: scores}
+        drawn["roc"] = figures.roc_curve(labels, stages, title)
+    folder = config.run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    writer = tf.summary.create_file_writer(str(config.run_dir / "tensorboard" / "evaluation"))
+    with writer.as_default():
+        for name, figure in drawn.items():
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=100)
+            plt.close(figure)
+            picture = tf.io.decode_png(tf.io.read_file(str(path)), channels=3)
+            tf.summary.image(f"figures/{name}", picture[None], config.steps)
+        if measurable:
+            auroc = metrics.image_auroc(labels, scores)
+            tf.summary.scalar("final_image_auroc", auroc, config.steps)
+    writer.close()
+
+
+def localization_figure(
+    config: Config, test_split: Split, test_images: pipeline.Images, maps: Maps
+) -> Figure:
+    """Draws test images, spread over the types of defect, with their masks and anomaly maps.
+
+    Args:
+      config: the run's settings.
+      test_split: the test images' labels, types and masks.
+      test_images: the test images.
+      maps: their anomaly maps.
+
+    Returns:
+      The figure.
+    """
+    shown = test_split.examples(_LOCALIZED)
+    values = maps.read(shown)
+    # One scale for all: from what is usual on normal pixels to nearly the largest.
+    normal = np.flatnonzero(test_split.labels == 0)[:_LOCALIZED]
+    low = np.median(maps.read(normal)) if len(normal) else np.median(values)
+    high = np.quantile(values, 0.999)
+    name = "GradCAM" if config.gradcam else "patch heat map"
+    return figures.localization(
+        test_images.read(tf.constant(shown)).numpy(),
+        np.stack([pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown]),
+        {name: (values, low, high)},
+        _title(config),
+    )
+
+
+def _title(config):
+    return f"{config.category}, {config.task}, seed {config.seed}"
+
+
+def show_embeddings(
+    config: Config,
+    category: Category,
+    train_images: pipeline.Images,
+    test_images: pipeline.Images,
+    evaluation: Evaluation,
+    normal_scores: np.ndarray,
+) -> None:
+    """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
+
+    Args:
+      config: the run's settings.
+      category: training and test images' names, labels and types.
+      train_images: the training images; left out of a patch model, which never holds what its
+        density is fitted to.
+      test_images: the test images.
+      evaluation: the evaluation after training.
+      normal_scores: cross-validated scores of the training images; there may be none.
+    """
+    parts = [("test", category.test, test_images, evaluation.features, evaluation.scores)]
+    if evaluation.normal_features is not None:
+        scores = normal_scores if len(normal_scores) else [""] * len(category.train)
+        train = ("train", category.train, train_images, evaluation.normal_features, scores)
+        parts.append(train)
+    total = sum(len(split) for _, split, *_ in parts)
+    columns = {"type": [], "label": [], "split": [], "score": [], "path": []}
+    embeddings, pictures = [], []
+    for part, split, images, features, scores in parts:
+        chosen = split.spread(max(1, len(split) * projector.MOST // max(total, projector.MOST)))
+        embeddings.append(features[chosen])
+        for i in chosen:
+            label = "anomalous" if split.labels[i] else "normal"
+            row = (split.defect_types[i], label, part, scores[i], split.names[i])
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+            pictures.append(images.read(tf.constant([i]))[0].numpy())
+    if pictures:
+        folder = config.run_dir / "tensorboard" / "evaluation"
+        projector.write(folder, np.concatenate(embeddings), columns, pictures)

@@ -1,0 +1,239 @@
+"""What a run has measured: results.json, and the lines that tell of it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cutpaste_tf import density as densities
+from cutpaste_tf import machine, metrics
+from cutpaste_tf import threshold as thresholds
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import Split
+from cutpaste_tf.detector import Evaluation, Maps
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.train import loop
+
+_MAPS_BATCH = 16
+
+
+def pixel_metrics(maps: Maps | None, split: Split, size: int) -> dict[str, float | None]:
+    """Compares anomaly maps with the defects' masks, pixel by pixel.
+
+    Args:
+      maps: of the split's images, or None.
+      split: the test images; an anomalous one without a mask is left out.
+      size: height and width of the maps.
+
+    Returns:
+      As `metrics.PixelScores.compute`; None for each where there are no maps or no masks.
+    """
+    pixels = metrics.PixelScores()
+    known = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
+    for start in range(0, len(known) if maps is not None else 0, _MAPS_BATCH):
+        chosen = known[start : start + _MAPS_BATCH]
+        for i, one in zip(chosen, maps.read(chosen), strict=True):
+            pixels.add(one, pipeline.read_mask(split.masks[i], size))
+    return pixels.compute()
+
+
+def collect_results(
+    config: Config,
+    split: Split,
+    num_train: int,
+    trained: dict[str, Evaluation],
+    untrained: dict[str, Evaluation],
+    normal_scores: np.ndarray,
+    summary: loop.Summary,
+) -> dict:
+    """Collects what results.json holds; metrics are fractions, None where they are not defined.
+
+    Args:
+      config: the run's settings.
+      split: the test images.
+      num_train: the number of training images.
+      trained: of the test images, by the feature's name.
+      untrained: by the same network before training, likewise.
+      normal_scores: cross-validated scores of the training images, [num_train] or none.
+      summary: what the training took.
+
+    Returns:
+      The results, ready for JSON. `image_auroc` and the metrics beside it are of the feature that
+      --features names; `image_auroc_by_feature` has all, before and after the training (Table 3).
+    """
+    # Where nothing was trained there is no second stage.
+    evaluated = [untrained, trained] if config.steps else [untrained]
+    stages = dict(zip(stage_names(config), evaluated, strict=False))
+
+    def auroc(evaluation):
+        return metrics.image_auroc(split.labels, evaluation.scores)
+
+    chosen, initial = trained[config.features], untrained[config.features]
+    pixels, initial_pixels = (
+        pixel_metrics(e.maps, split, config.image_size) for e in (chosen, initial)
+    )
+    return {
+        "dataset": config.dataset,
+        "category": config.category,
+        "seed": config.seed,
+        "task": config.task,
+        "backbone": config.backbone,
+        "features": config.features,
+        "steps": config.steps,
+        "num_train": num_train,
+        "num_test": len(split),
+        "image_auroc": auroc(chosen),
+        "image_ap": metrics.image_ap(split.labels, chosen.scores),
+        **pixels,
+        **threshold_results(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
+        "untrained_image_auroc": auroc(initial),
+        **{f"untrained_{name}": value for name, value in initial_pixels.items()},
+        "image_auroc_by_feature": {
+            name: {stage: auroc(of_feature[name]) for stage, of_feature in stages.items()}
+            for name in trained
+        },
+        "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
+            split.labels, chosen.scores, split.defect_types
+        ),
+        "train_seconds": round(summary.seconds, 1),
+        "images_per_second": round(summary.images_per_second, 1),
+        "device": machine.device(),
+        "versions": machine.versions(),
+    }
+
+
+def threshold_results(
+    rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
+) -> dict:
+    """Chooses the run's threshold, and says what it does on labelled test images.
+
+    Args:
+      rate: the false-positive rate.
+      normal_scores: cross-validated scores of the training images; there may be none.
+      labels: [N] of the test images, 0 for normal and 1 for anomalous.
+      scores: [N] of the test images. They have no part in the threshold.
+
+    Returns:
+      What results.json holds of it. `f1_max` and its threshold, beside it, are chosen by the test
+      labels, and say so.
+    """
+    value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
+    flagged = np.zeros([0], bool) if value is None else scores > value
+
+    def share(label):
+        chosen = flagged[labels == label] if value is not None else flagged
+        return float(chosen.mean()) if len(chosen) else None
+
+    best = metrics.f1_max(labels, scores)
+    return {
+        "threshold": value,
+        "false_positive_rate": rate,
+        "num_normal_scores": len(normal_scores),
+        "test_false_positive_rate": share(0),
+        "test_true_positive_rate": share(1),
+        "f1_max": best and best[0],
+        "f1_max_threshold": best and best[1],
+        "f1_max_chosen_by": best and "test labels",
+    }
+
+
+def check_densities(config: Config, num_train: int) -> None:
+    """Checks that there are training images enough for the densities that --density names.
+
+    Args:
+      config: the settings.
+      num_train: the number of training images.
+
+    Raises:
+      UserError: if a mixture has fewer than two for each component.
+    """
+    for kind in config.density.split(","):
+        least = 2 * densities.components(kind)
+        if 2 < least > num_train:
+            raise UserError(
+                f"--density={kind}: needs {least} normal training images, two for each component; "
+                f"there are {num_train}"
+            )
+
+
+def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray) -> dict:
+    """Measures all densities that --density names, on the same features (Section 2.3).
+
+    Args:
+      config: the run's settings.
+      evaluation: by the first of them.
+      labels: [N] of the test images.
+
+    Returns:
+      Image AUROC by density, None where it cannot be measured; nothing of a single density.
+    """
+    results = {config.main_density: metrics.image_auroc(labels, evaluation.scores)}
+    for kind in config.density.split(",")[1:]:
+        density = densities.make(kind).fit(evaluation.normal_features)
+        scores = density.score(evaluation.features) if len(labels) else np.zeros([0])
+        results[kind] = metrics.image_auroc(labels, scores)
+    return results if len(results) > 1 else {}
+
+
+def stage_names(config: Config) -> tuple[str, str]:
+    """Returns what the network is called before and after the training."""
+    return ("untrained", "trained") if config.weights == "none" else ("pretrained", "finetuned")
+
+
+def result_lines(results: Mapping) -> list[str]:
+    """Tells in lines of text what a run has measured.
+
+    Args:
+      results: what results.json holds.
+
+    Returns:
+      The lines; nothing of what could not be measured.
+    """
+    lines = []
+    if results["image_auroc"] is not None:
+        lines.append(_auroc_line(results))
+    for density, auroc in results.get("image_auroc_by_density", {}).items():
+        if auroc is not None:
+            lines.append(f"density {density}: image AUROC {100 * auroc:.1f}")
+    for kind, auroc in results.get("image_auroc_by_test_anomalies", {}).items():
+        before = results["untrained_image_auroc_by_test_anomalies"][kind]
+        lines.append(
+            f"test anomalies {kind}: image AUROC {100 * auroc:.1f} (untrained {100 * before:.1f})"
+        )
+    if results["threshold"] is not None:
+        lines.append(_threshold_line(results))
+    return lines
+
+
+def _auroc_line(results):
+    by_feature = results["image_auroc_by_feature"]
+    initial = next(iter(next(iter(by_feature.values()))))  # the first stage's name
+    parts = []
+    for feature, by_stage in by_feature.items():
+        prefix = f"of {feature} " if len(by_feature) > 1 else ""
+        first, *after = by_stage.values()
+        before = f"{initial} {100 * first:.1f}"
+        parts.append(prefix + (f"{100 * after[0]:.1f} ({before})" if after else before))
+    parts.append(f"AP {100 * results['image_ap']:.1f}")
+    for name, text in (("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")):
+        if results[name] is not None:
+            before = f"{initial} {100 * results[f'untrained_{name}']:.1f}"
+            parts.append(f"{text} {100 * results[name]:.1f} ({before})")
+    return f"image AUROC {', '.join(parts)}, trained for {results['train_seconds']:.0f} s"
+
+
+def _threshold_line(results):
+    """What a run's threshold is, and what it does on labelled images."""
+    rate, count = results["false_positive_rate"], results["num_normal_scores"]
+    line = f"threshold {results['threshold']:.4g} for a false-positive rate of {100 * rate:g}%"
+    least = thresholds.smallest_rate(count)
+    if rate < least:
+        line += f" ({count} normal images vouch for {100 * least:.2g}% at best)"
+    shares = {
+        "normal": results["test_false_positive_rate"],
+        "anomalous": results["test_true_positive_rate"],
+    }
+    told = [
+        f"{100 * share:.0f}% of the {kind}" for kind, share in shares.items() if share is not None
+    ]
+    return line + (f"; above it: {' and '.join(told)} test images" if told else "")

@@ -1,0 +1,121 @@
+"""One run from its images to its results, in the order of the paper's Section 2."""
+
+import dataclasses
+
+import keras
+
+from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
+from cutpaste_tf import density as densities
+from cutpaste_tf.config import TEST_ANOMALIES, Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.run import files, pictures, results, synthetic_tests
+from cutpaste_tf.train import classifier, loop
+
+
+def run(config: Config) -> dict:
+    """Trains and evaluates one category with one seed.
+
+    Args:
+      config: the run's settings; its folder must exist.
+
+    Returns:
+      The results, as written to results.json; nothing on workers after the first.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    leads = workers.leads(config)
+
+    def log(text):
+        if leads:
+            print(f"[{config.category} seed {config.seed}] {text}", flush=True)
+
+    run_dir = config.run_dir
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.seed)
+
+    # 1. The images, all decoded once, so that a broken one is found before any training.
+    category = data.load(config)
+    train_images = pipeline.prepare(category.train, config.image_size)
+    test_images = pipeline.prepare(category.test, config.image_size)
+    labels = category.test.labels
+    log(
+        f"{len(category.train)} images to train on, {len(category.test)} to test "
+        f"({int(labels.sum())} anomalous), on {machine.device()}"
+    )
+    results.check_densities(config, len(category.train))
+    measurable = 0 < labels.sum() < len(labels)
+    if not measurable:
+        log("no normal and anomalous test images to tell apart: metrics will be null")
+
+    # 2. The network, and what it is worth before training.
+    model = classifier.build_classifier(config)
+    if not leads:
+        loop.train(model, train_images, config, run_dir, log=log)
+        distribution.wait(config)
+        return {}
+    evaluator = Evaluator(config, model.backbone)
+    untrained = evaluator(train_images, test_images)
+    config = _with_earlier_densities(config)
+    test_sets, digits = synthetic_tests.make_test_sets(
+        _test_anomalies(config), category.test, test_images, config.seed
+    )
+    if digits is not None:
+        log(f"test anomalies mnist: made of {digits}")
+    untrained_on_sets = synthetic_tests.measure_test_sets(
+        evaluator, untrained[config.features], category.test, test_sets
+    )
+
+    # 3. Self-supervised training on the proxy task (Section 2.1).
+    def aurocs():
+        evaluations = evaluator(train_images, test_images, maps=False)
+        by_name = {n: metrics.image_auroc(labels, e.scores) for n, e in evaluations.items()}
+        chosen = by_name[config.features]
+        # Under its own name where there are several to tell apart.
+        several = len(by_name) > 1
+        apart = {f"image_auroc_{n}": value for n, value in by_name.items()} if several else {}
+        return {"image_auroc": chosen, **apart}
+
+    summary = loop.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
+
+    # 4. The density of the normal features, and the anomaly scores (Section 2.3).
+    trained = evaluator(train_images, test_images) if config.steps else untrained
+    chosen = trained[config.features]
+    trained_on_sets = synthetic_tests.measure_test_sets(evaluator, chosen, category.test, test_sets)
+    normal_scores = evaluator.normal_scores(train_images, chosen)
+    densities.save(chosen.density, run_dir / artifacts.DENSITY)
+    files.write_scores(run_dir, category.test, chosen.scores)
+    files.write_normal_scores(run_dir, category.train, normal_scores)
+
+    # 5. Pictures and results; results.json is last: its presence means that the run is finished.
+    pictures.show_embeddings(config, category, train_images, test_images, chosen, normal_scores)
+    pictures.draw_figures(
+        config, category.test, train_images, test_images, chosen, untrained[config.features]
+    )
+    collected = results.collect_results(
+        config, category.test, len(category.train), trained, untrained, normal_scores, summary
+    )
+    collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
+    by_density = results.auroc_by_density(config, chosen, labels)
+    if by_density:
+        collected["image_auroc_by_density"] = by_density
+    collected["sha256"] = artifacts.checksums(run_dir, config)
+    files.write_results(run_dir, collected)
+    distribution.wait(config)
+    for line in results.result_lines(collected):
+        log(line)
+    log(f"written to {run_dir}")
+    return collected
+
+
+def _with_earlier_densities(config: Config) -> Config:
+    """The settings with the further densities of an earlier evaluation of the run too."""
+    names = dict.fromkeys([*config.density.split(","), *files.evaluated_by(config, "density")])
+    return dataclasses.replace(config, density=",".join(names))
+
+
+def _test_anomalies(config: Config) -> list[str]:
+    """The kinds of synthetic anomalies to test on: those of an earlier evaluation too."""
+    asked = {*config.synthetic_tests, *files.evaluated_by(config, "test_anomalies")}
+    return [kind for kind in TEST_ANOMALIES if kind in asked]

@@ -1,0 +1,95 @@
+"""How a run tells synthetic anomalies from the normal test images (Section 5.3, Table 6)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cutpaste_tf import metrics
+from cutpaste_tf.data import pipeline, synthetic
+from cutpaste_tf.data.split import Split
+from cutpaste_tf.detector import Evaluation, Evaluator
+from cutpaste_tf.run.results import pixel_metrics
+
+
+def make_test_sets(
+    kinds: Sequence[str], split: Split, images: pipeline.Images, seed: int
+) -> tuple[dict[str, synthetic.Anomalies], str | None]:
+    """Makes test sets of synthetic anomalies of the normal test images (Section 5.3).
+
+    Args:
+      kinds: normal_images of `config.TEST_ANOMALIES`.
+      split: the test images.
+      images: likewise.
+      seed: of the anomalies.
+
+    Returns:
+      The anomalies by kind, and whose digits those of kind mnist are, if it is among them.
+
+    Raises:
+      UserError: if there are no normal test images.
+    """
+    digits, whose = synthetic.digits() if "mnist" in kinds else (None, None)
+    normals = np.flatnonzero(split.labels == 0)
+    names, normal_images = split.subset(normals), images.subset(normals)
+    return {kind: synthetic.make(kind, names, normal_images, seed, digits) for kind in kinds}, whose
+
+
+def measure_test_sets(
+    evaluator: Evaluator,
+    evaluation: Evaluation,
+    split: Split,
+    test_sets: Mapping[str, synthetic.Anomalies],
+) -> dict[str, tuple[float, float | None]]:
+    """Measures how synthetic anomalies are told from the normal test images.
+
+    Args:
+      evaluator: the network as it is now.
+      evaluation: its density, and the scores and maps of the test images.
+      split: the test images.
+      test_sets: the anomalies by kind.
+
+    Returns:
+      By kind image AUROC and, where there are maps, pixel AUROC.
+    """
+    normals = np.flatnonzero(split.labels == 0)
+    normal_scores = evaluation.scores[normals]
+    measured = {}
+    for kind, anomalies in test_sets.items():
+        scored = evaluator.score(evaluation.density, anomalies.images)
+        labels = np.concatenate([np.zeros(len(normals), np.int64), anomalies.split.labels])
+        auroc = metrics.image_auroc(labels, np.concatenate([normal_scores, scored.scores]))
+        pixel_auroc = None
+        if evaluation.maps is not None:
+            small = np.concatenate([evaluation.maps.small[normals], scored.maps.small])
+            masks = [None] * len(normals) + list(anomalies.split.masks)
+            both = Split([""] * len(masks), [""] * len(masks), labels, [""] * len(masks), masks)
+            maps = evaluation.maps.with_small(small)
+            pixel_auroc = pixel_metrics(maps, both, anomalies.images.size)["pixel_auroc"]
+        measured[kind] = auroc, pixel_auroc
+    return measured
+
+
+def synthetic_results(
+    before: Mapping[str, tuple[float, float | None]],
+    after: Mapping[str, tuple[float, float | None]],
+    digits: str | None,
+) -> dict:
+    """Collects what results.json holds of synthetic test sets.
+
+    Args:
+      before: what `measure_test_sets` returned before the training.
+      after: likewise, after it.
+      digits: whose digits those of kind mnist are.
+
+    Returns:
+      The entries; none where there are no test sets.
+    """
+    if not after:
+        return {}
+    results = {}
+    for place, name in enumerate(("image_auroc", "pixel_auroc")):
+        for prefix, measured in (("", after), ("untrained_", before)):
+            values = {kind: both[place] for kind, both in measured.items()}
+            if any(value is not None for value in values.values()):
+                results[f"{prefix}{name}_by_test_anomalies"] = values
+    return results | ({"test_anomalies_digits": digits} if digits else {})

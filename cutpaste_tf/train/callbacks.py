@@ -1,0 +1,227 @@
+"""What is done beside the steps: backups, the clock, TensorBoard, the progress bar."""
+
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+import tqdm
+
+from cutpaste_tf.augment import proxy
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.train import views
+from cutpaste_tf.train.stages import Stage, stages
+
+_GALLERY_IMAGES = 4
+
+
+class SparseLogs(keras.callbacks.CallbackList):
+    """Callbacks that read the logs of one step in many.
+
+    To read them is to wait for the step, and an accelerator then waits for the next one. Keras
+    reads every step's for its callbacks; of those here only the search for a loss that is no number
+    looks at them.
+    """
+
+    EVERY = 32  # steps
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Passes on the logs of every 32nd step."""
+        super().on_train_batch_end(batch, logs if (batch + 1) % self.EVERY == 0 else None)
+
+
+class Backup(keras.callbacks.BackupAndRestore):
+    """Saves the training after each epoch; restores when it is told to, not at each `fit`.
+
+    Args:
+      folder: where the backups are.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(str(folder), double_checkpoint=True, delete_checkpoint=False)
+        self._folder = folder
+
+    def restore(self, model: keras.Model) -> None:
+        """Restores a model from the last backup, if there is one."""
+        # The epoch follows from the model's count of steps: a kill between the two files that the
+        # callback writes would leave them at odds.
+        for name in ("training_metadata.json", "training_metadata.json.bkp"):
+            (self._folder / name).unlink(missing_ok=True)
+        self.set_model(model)
+        super().on_train_begin()
+
+    def on_train_begin(self, logs=None) -> None:
+        """Restores nothing."""
+
+
+class Clock(keras.callbacks.Callback):
+    """Adds images_per_second to the logs, for TensorBoard, and keeps the time across restarts.
+
+    Args:
+      batch_size: normal images a step.
+      path: the file that keeps the time.
+    """
+
+    def __init__(self, batch_size: int, path: pathlib.Path):
+        super().__init__()
+        self._batch_size, self._path = batch_size, path
+        self.seconds = 0.0
+
+    def on_train_begin(self, logs=None) -> None:
+        """Takes up the time of an interrupted training."""
+        self.seconds = read_seconds(self._path) if self.model.steps_done else 0.0
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Starts the clock."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Adds the epoch's time."""
+        passed = time.perf_counter() - self._began
+        self.seconds += passed
+        logs["images_per_second"] = self.params["steps"] * self._batch_size / passed
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self.seconds), encoding="utf-8")
+
+
+def read_seconds(path: pathlib.Path) -> float:
+    """Returns the seconds that a `Clock` has left in its file; 0 where it has left none."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return 0.0
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Adds the image AUROCs to the logs every few epochs.
+
+    Args:
+      evaluate: returns the AUROCs at present by their names; None: there are none to measure.
+      every: epochs from one evaluation to the next; 0: never.
+      steps: of the whole training.
+    """
+
+    def __init__(self, evaluate: Callable[[], dict[str, float]] | None, every: int, steps: int):
+        super().__init__()
+        self._evaluate, self._every, self._steps = evaluate, every, steps
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Evaluates, but not after the last epoch: the run's own evaluation follows."""
+        due = self._every and (epoch + 1) % self._every == 0 and self.model.steps_done < self._steps
+        if due and self._evaluate is not None and math.isfinite(logs["loss"]):
+            logs.update(self._evaluate())
+
+
+class Announcement(keras.callbacks.Callback):
+    """Shows a stage's name in TensorBoard, at the epoch where it begins.
+
+    Args:
+      stage: the stage.
+      first_epoch: its first epoch's number.
+      folder: TensorBoard's.
+    """
+
+    def __init__(self, stage: Stage, first_epoch: int, folder: pathlib.Path):
+        super().__init__()
+        self._stage, self._first_epoch, self._folder = stage, first_epoch, folder
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Writes the text."""
+        if epoch > self._first_epoch:
+            return
+        trained = "all layers" if self._stage.trains_backbone else "the head"
+        frozen = ", batch normalisation frozen" if self._stage.freezes_norms else ""
+        text = (
+            f"{self._stage.name}: steps {self._stage.first_step} to {self._stage.end}, {trained}"
+            f"{frozen}, learning rate from {self._stage.learning_rate:g}"
+        )
+        with tf.summary.create_file_writer(str(self._folder)).as_default():
+            tf.summary.text("stage", text, epoch)
+
+
+class Gallery(keras.callbacks.Callback):
+    """Shows the first step's views in TensorBoard, a few images per class.
+
+    Args:
+      images: the normal training images.
+      config: the settings.
+      folder: TensorBoard's.
+    """
+
+    def __init__(self, images: pipeline.Images, config: Config, folder: pathlib.Path):
+        super().__init__()
+        self._images, self._config, self._folder = images, config, folder
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Writes the images before the first step."""
+        if epoch > 0:
+            return
+        by_class = views.gallery(self._images, self._config, _GALLERY_IMAGES)
+        with tf.summary.create_file_writer(str(self._folder)).as_default():
+            for cls, pictures in zip(proxy.TASKS[self._config.task], by_class, strict=True):
+                tf.summary.image(f"views/{cls.name}", pictures, 0, max_outputs=_GALLERY_IMAGES)
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar in a terminal; in a log file a line now and then.
+
+    Args:
+      config: the settings.
+      log: prints a line.
+    """
+
+    SECONDS = 15.0  # between lines of a log file
+
+    def __init__(self, config: Config, log: Callable[[str], None]):
+        super().__init__()
+        self._steps, self._log = config.steps, log
+        self._stages = stages(config)
+        self._bar, self._said = None, -math.inf
+
+    def on_train_begin(self, logs=None) -> None:
+        """Begins at the steps that are done already."""
+        self._first = self._done = self.model.steps_done
+        self._began = time.perf_counter()
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=self._steps, initial=self._done, unit="step", dynamic_ncols=True, leave=False
+            )
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        """Counts a step."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Tells loss, accuracy and, where it was measured, the AUROC."""
+        shown = {"loss": logs["loss"], "accuracy": logs["accuracy"]}
+        if "image_auroc" in logs:
+            shown["AUROC"] = logs["image_auroc"]
+        text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if len(self._stages) > 1:
+            text += ", " + next(s.name for s in self._stages if self._done <= s.end)
+        now = time.perf_counter()
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif now - self._said >= self.SECONDS or self._done >= self._steps:
+            self._said = now
+            left = (now - self._began) / max(self._done - self._first, 1)
+            left *= self._steps - self._done
+            self._log(f"step {self._done}/{self._steps}: {text}, {_duration(left)} left")
+
+    def on_train_end(self, logs=None) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,165 @@
+"""The proxy classifier, the one keras.Model that is trained."""
+
+import os
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from cutpaste_tf import distribution
+from cutpaste_tf.augment import proxy
+from cutpaste_tf.config import Config
+from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.models import weights
+from cutpaste_tf.models.head import projection_head
+from cutpaste_tf.train import views as step_views
+from cutpaste_tf.train.stages import Stage, stages
+
+
+class ProxyClassifier(keras.Model):
+    """Backbone, projection head and softmax over the proxy task's classes.
+
+    Args:
+      backbone: a model from images, [B, H, W, 3] in [0, 1], to a dict of features, [B, D]; the head
+        takes `pool`.
+      head: a model from features to logits, [B, K].
+      views: makes views and labels of what the data set yields inside the train step, on the
+        accelerator; None where the data set yields views and labels.
+    """
+
+    def __init__(
+        self, backbone: keras.Model, head: keras.Model, views: step_views.Views | None = None
+    ):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self._views = views
+        # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
+        # overflowed under mixed precision.
+        self.step = self.add_weight(
+            shape=(),
+            dtype="int64",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="step",
+        )
+        # Made here rather than by compile, which makes it in the first step: every variable that a
+        # step creates has the step traced a second time.
+        self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._trains_backbone = True
+        self.build([None, *backbone.input_shape[1:]])
+
+    def build(self, input_shape: list) -> None:
+        """Backbone and head are built already."""
+        self.built = True
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the logits, float32 [B, K], of images, float32 [B, H, W, 3] in [0, 1]."""
+        # A frozen backbone runs in inference mode as a whole, stochastic depth included.
+        features = self.backbone(images, training=training and self._trains_backbone)
+        return self.head(features["pool"], training=training)
+
+    @property
+    def steps_done(self) -> int:
+        """The number of train steps, those before an interruption included."""
+        return int(tf.convert_to_tensor(self.step.value))
+
+    def seed_layers(self, seed: int) -> None:
+        """Sets the state of layers that draw random numbers, as a function of seed and step.
+
+        Keras does not save it. Each step moves it on by one, so a training that is interrupted goes
+        on with the numbers of one that was not.
+        """
+        drawing = [x for x in all_layers(self.backbone) if getattr(x, "seed_generator", None)]
+        for number, layer in enumerate(drawing, 1):
+            first = (seed + number * 0x9E3779B1) % 2**32  # far apart from each other
+            layer.seed_generator.state.assign([first, self.steps_done])
+
+    def begin(self, stage: Stage, config: Config) -> None:
+        """Sets what a stage trains, and its optimiser."""
+        self._trains_backbone = stage.trains_backbone
+        self.backbone.trainable = stage.trains_backbone
+        if stage.freezes_norms:
+            for layer in all_layers(self.backbone):
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+        # A single cycle of cosine decay, to zero (Appendix A.1).
+        schedule = keras.optimizers.schedules.CosineDecay(stage.learning_rate, stage.steps)
+        self.compile(
+            optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
+            jit_compile=config.jit_compile,
+        )
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        y_pred: tf.Tensor,
+        sample_weight: None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns a device's part of Equation 1's loss on views and the weights' L2 penalty.
+
+        Written out because Keras builds the losses that `compile` takes, under tf.distribute, on
+        what the data set yields, and that may be images and no views.
+        """
+        entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        loss = tf.reduce_mean(entropy) + tf.add_n(self.losses or [0.0])
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def compute_metrics(
+        self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+    ) -> dict:
+        """Counts the proxy task's accuracy."""
+        self._accuracy.update_state(y, y_pred, sample_weight)
+        return self.get_metrics_result()
+
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:
+        """One step on images and what places them, or on views and labels made on the host."""
+        if self._views is not None:
+            data = self._views(*data)
+        self.step.assign_add(1)
+        return super().train_step(data)
+
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **options) -> None:
+        """Saves as keras.Model does, or raises OSError before anything is written."""
+        weights.require_space(filepath, [*self.variables, *self.optimizer.variables])
+        super().save_weights(filepath, overwrite, **options)
+
+
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields all layers of a model, those of models inside it included."""
+    for layer in model.layers:
+        yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
+    """Builds the proxy classifier, ready for the first stage of its training.
+
+    Args:
+      config: names backbone, head, task and optimiser.
+      initial_weights: as in `backbone.build_backbone`.
+
+    Returns:
+      The compiled model, with the seed's initial weights or those that --weights names.
+
+    Raises:
+      UserError: if the weights cannot be had, or are another network's.
+    """
+    backbones.set_precision(config)
+    with distribution.strategy(config).scope():
+        backbone = backbones.build_backbone(config, initial_weights=initial_weights)
+        head = projection_head(
+            backbone.output["pool"].shape[-1],
+            len(proxy.TASKS[config.task]),
+            dims=config.head_dims,
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            synchronized=config.distribution != "none",
+        )
+        model = ProxyClassifier(backbone, head, step_views.device_views(config))
+        model.seed_layers(config.seed)
+        for stage in stages(config)[:1]:
+            model.begin(stage, config)
+    return model

@@ -1,0 +1,47 @@
+"""The parts of a training, each with an optimiser and a schedule of its own (Appendix A.4)."""
+
+import dataclasses
+
+from cutpaste_tf.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of the training with an optimiser and a cosine cycle of its own.
+
+    Attributes:
+      name: "training" where it is the only one, or "head" and "finetune" (Appendix A.4).
+      first_step: the number of steps before it.
+      steps: its own number of steps.
+      learning_rate: at its start.
+      trains_backbone: whether the backbone is trained, or the head alone.
+      freezes_norms: whether the backbone's batch normalisation stays as it is and runs in inference
+        mode.
+    """
+
+    name: str
+    first_step: int
+    steps: int
+    learning_rate: float
+    trains_backbone: bool = True
+    freezes_norms: bool = False
+
+    @property
+    def end(self) -> int:
+        """The number of steps when it has ended."""
+        return self.first_step + self.steps
+
+
+def stages(config: Config) -> list[Stage]:
+    """Returns the stages of a training, in their order; those without steps are left out."""
+    if not config.staged:
+        planned = [Stage("training", 0, config.steps, config.learning_rate)]
+    else:
+        # Appendix A.4: the head with the pretrained backbone frozen, then all layers, with batch
+        # normalisation frozen throughout.
+        head, rest = config.head_steps, config.finetune_steps
+        planned = [
+            Stage("head", 0, head, config.learning_rate, False, True),
+            Stage("finetune", head, rest, config.finetune_learning_rate, True, True),
+        ]
+    return [stage for stage in planned if stage.steps]

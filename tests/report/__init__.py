@@ -1,0 +1,1 @@
+"""Tests of cutpaste_tf.report."""

@@ -1,0 +1,37 @@
+"""Anomaly maps as colours."""
+
+import numpy as np
+from conftest import pattern
+
+from cutpaste_tf.report import overlay as overlays
+
+
+def test_a_patch_map_is_dark_where_usual_and_brightest_from_the_threshold_on():
+    scale = overlays.Scale(low=2.0, high=8.0, absolute=True)
+    values = scale(np.array([[0.0, 2.0], [4.0, 8.0], [99.0, 2.0]]), 99.0)
+    np.testing.assert_allclose(values, [[0, 0], [0.5, 1], [1, 0]])
+
+
+def test_a_gradcam_map_is_as_bright_as_its_images_score():
+    scale = overlays.Scale(low=2.0, high=6.0, absolute=False)
+    weights = np.array([[0.0, 1.0], [2.0, 4.0]])
+    for score, brightest in ((1.0, 0.0), (4.0, 0.5), (6.0, 1.0), (60.0, 1.0)):
+        np.testing.assert_allclose(scale(weights, score), weights / 4.0 * brightest)
+    assert np.isfinite(scale(np.zeros([2, 2]), 5.0)).all()
+
+
+def test_an_overlay_is_the_heat_map_of_the_map_at_the_images_size():
+    image = pattern(np.random.default_rng(1), 40)
+    values = np.zeros([10, 10], np.float32)
+    values[:, 5:] = 1.0
+    found = overlays.overlay(image, values)
+    assert found.shape == image.shape
+    for columns, value in ((slice(0, 16), 0.0), (slice(24, 40), 1.0)):
+        expected = overlays.heat_map(image[:, columns], np.full([40, 16], value))
+        np.testing.assert_array_equal(found[:, columns], expected)
+
+
+def test_heat_maps_grow_lighter_with_the_score():
+    image = np.full([1, 11, 3], 128, np.uint8)
+    lightness = overlays.heat_map(image, np.linspace(0, 1, 11)[None]) @ [0.299, 0.587, 0.114]
+    assert (np.diff(lightness[0]) > 0).all()

@@ -1,0 +1,107 @@
+"""What a run has measured."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from conftest import read_scores
+
+from cutpaste_tf import artifacts, metrics
+from cutpaste_tf import detector as detectors
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.detector import Detector
+from cutpaste_tf.run import results
+from cutpaste_tf.train import classifier
+
+
+def test_results_hold_what_was_promised(finished):
+    run_dir, _, output = finished
+    results = json.loads((run_dir / "results.json").read_text())
+    promised = (
+        "dataset category seed task backbone steps num_train num_test image_auroc image_ap "
+        "pixel_auroc pixel_aupro untrained_image_auroc train_seconds images_per_second versions"
+    )
+    assert set(promised.split()) <= set(results)
+    assert (results["dataset"], results["category"], results["seed"]) == ("folder", "part", 0)
+    assert (results["num_train"], results["num_test"], results["steps"]) == (8, 8, 6)
+    assert 0 <= results["image_auroc"] <= 1
+    assert results["train_seconds"] > 0
+    assert {"tensorflow", "keras", "scikit-learn", "python"} <= set(results["versions"])
+    assert f"image AUROC {100 * results['image_auroc']:.1f}" in output
+    assert f"untrained {100 * results['untrained_image_auroc']:.1f}" in output
+
+
+def test_scores_are_those_of_the_results(finished):
+    run_dir, _, _ = finished
+    rows = read_scores(run_dir)
+    assert list(rows[0]) == ["path", "label", "defect_type", "score"]
+    assert [row["defect_type"] for row in rows] == ["good"] * 4 + ["hole"] * 4
+    labels = np.array([int(row["label"]) for row in rows])
+    auroc = metrics.image_auroc(labels, np.array([float(r["score"]) for r in rows]))
+    assert auroc == json.loads((run_dir / "results.json").read_text())["image_auroc"]
+
+
+def test_the_untrained_network_is_the_seeds_before_training(finished):
+    run_dir, data, _ = finished
+    config = Config.from_json((run_dir / "config.json").read_text())
+    category = folder.load(data)
+    images = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
+    backbone = classifier.build_classifier(config).backbone
+    untrained = detectors.Evaluator(config, backbone)(*images)["pool"]
+    auroc = metrics.image_auroc(category.test.labels, untrained.scores)
+    results = json.loads((run_dir / "results.json").read_text())
+    assert auroc == pytest.approx(results["untrained_image_auroc"])
+
+
+def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
+    run_dir, _, output = finished
+    results = json.loads((run_dir / "results.json").read_text())
+    scores = artifacts.read_normal_scores(run_dir)
+    assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
+    assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.01, 8)
+    assert "8 normal images vouch for 11% at best" in output
+    rows = read_scores(run_dir)
+    values, labels = (np.array([float(row[name]) for row in rows]) for name in ("score", "label"))
+    for name, label in (("test_false_positive_rate", 0), ("test_true_positive_rate", 1)):
+        assert results[name] == np.mean(values[labels == label] > scores.max())
+    flagged = values > results["f1_max_threshold"]
+    assert results["f1_max"] == pytest.approx(sklearn.metrics.f1_score(labels, flagged))
+    assert results["f1_max_chosen_by"] == "test labels"
+
+
+def test_a_run_with_maps_measures_them_by_pixel(localized):
+    run_dir, data, output = localized
+    results = json.loads((run_dir / "results.json").read_text())
+    test = folder.load(data).test
+    found = Detector.load(run_dir).evaluate(list(test.images))
+    rows = read_scores(run_dir)
+    np.testing.assert_allclose(found.scores, [float(r["score"]) for r in rows], rtol=1e-4)
+    maps = found.maps.read(range(len(test)))
+    assert maps.shape == (8, 64, 64)
+    masks = np.stack([pipeline.read_mask(mask, 64) for mask in test.masks])
+    auroc = sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel())
+    assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
+    for name in ("pixel_auroc", "pixel_ap", "pixel_aupro"):
+        for prefix in ("", "untrained_"):
+            assert 0 < results[prefix + name] < 1, name
+    assert f"pixel AUROC {100 * results['pixel_auroc']:.1f} (untrained " in output
+    assert f"AUPRO {100 * results['pixel_aupro']:.1f} (untrained " in output
+    assert (run_dir / "figures" / "localization.png").is_file()
+
+
+def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path):
+    masks = [None, np.eye(4, dtype=bool), None]
+    split = dataclasses.replace(
+        normal(["a", "b", "c"], [np.zeros([4, 4], np.uint8)] * 3),
+        labels=np.array([0, 1, 1]),
+        defect_types=["good", "x", "x"],
+        masks=masks,
+    )
+    small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
+    maps = detectors.Maps(small, lambda part: part)
+    assert results.pixel_metrics(maps, split, 4)["pixel_auroc"] == 1.0
+    assert set(results.pixel_metrics(None, split, 4).values()) == {None}

@@ -1,0 +1,140 @@
+"""The paper's figures, drawn from runs."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import copy_run
+
+from cutpaste_tf import figures
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import download, folder, pipeline
+from cutpaste_tf.detector import Detector
+from cutpaste_tf.errors import UserError
+
+
+def test_figure_4_shows_runs_side_by_side(localized, tmp_path, capsys):
+    run_dir, _, _ = localized
+    status = figures.main(
+        ["figures", "--figure=4", f"--run={run_dir}", f"--run={run_dir}", f"--output={tmp_path}"]
+    )
+    assert status == 0, capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure_4.pdf", "figure_4.png"]
+
+
+def test_figures_go_to_the_run_and_its_tensorboard(localized, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_dir, _, _ = localized
+    if not Config.from_json((run_dir / "config.json").read_text()).patch_size:
+        pytest.skip("one is enough")
+    arguments = ["figures", "--figure=2,3,4,5,6", f"--run={run_dir}", "--count=2"]
+    assert figures.main(arguments) == 0, capsys.readouterr().err
+    shown = set()
+    for events in (run_dir / "tensorboard" / "figures").glob("events*"):
+        shown |= set(EventAccumulator(str(events)).Reload().Tags()["tensors"])
+    for number in range(2, 7):
+        assert (run_dir / "figures" / f"figure_{number}.png").is_file()
+        assert f"figures/figure_{number}" in shown
+
+
+def test_figure_2_shows_runs_below_each_other_and_pastes_alone(finished):
+    run_dir, data, _ = finished
+    figure = figures.proxy_views([str(run_dir), str(run_dir)], 3)
+    grid = np.reshape(figure.axes, [3, 6])
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["part", "", "part"]
+    names = [axes.get_title()[4:] for axes in grid[0]]
+    assert names == ["normal", "anomaly", "Cutout", "Scar", "CutPaste", "CutPaste-Scar"]
+    shown = [[np.asarray(axes.images[0].get_array()) for axes in row] for row in grid]
+    category = folder.load(data)
+    kinds = (category.train, category.test.subset(np.flatnonzero(category.test.labels)))
+    normal, anomalous = (
+        [image.tobytes() for image in pipeline.prepare(kind, 32).stored.numpy()] for kind in kinds
+    )
+    for row in shown:
+        assert row[0].tobytes() in normal
+        assert row[1].tobytes() in anomalous
+        # Scar and CutPaste-Scar lie in the same place, and no other pixel is changed.
+        changed = [(row[0] != view).any(-1) for view in row[2:]]
+        assert all(0 < mask.mean() < 0.6 for mask in changed)
+        assert not (changed[3] & ~changed[1]).any()
+        assert not (changed[2] & ~changed[0]).any()
+    plt.close(figure)
+
+
+def test_figure_3_embeds_as_the_run_scores(finished, monkeypatch):
+    from cutpaste_tf.report import figures as drawn
+
+    run_dir, data, _ = finished
+    panels = {}
+    monkeypatch.setattr(drawn, "embedding_maps", panels.update)
+    figures.embeddings([str(run_dir)], 200)
+    ((title, kinds),) = panels.items()
+    assert title.startswith("part, cutpaste")
+    test = folder.load(data).test
+    labels = test.labels
+    assert {kind: len(found) for kind, found in kinds.items()} == {
+        "normal": int((labels == 0).sum()),
+        "anomaly": int(labels.sum()),
+        "CutPaste": int((labels == 0).sum()),
+        "CutPaste-Scar": int((labels == 0).sum()),
+    }
+    detector = Detector.load(run_dir)
+    scores = detector.score(list(test.images))
+    for label, kind in enumerate(("normal", "anomaly")):
+        found = detector.density.score(kinds[kind])
+        np.testing.assert_allclose(np.sort(found), np.sort(scores[labels == label]), rtol=1e-5)
+    assert np.abs(kinds["CutPaste"] - kinds["normal"]).max(axis=1).min() > 0
+
+
+def test_figure_5_has_a_row_for_each_kind_of_view(finished):
+    from cutpaste_tf.augment import proxy
+
+    run_dir, _, _ = finished
+    figure = figures.proxy_tasks([str(run_dir)], 3)
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert names == list(dict.fromkeys(c.name for classes in proxy.TASKS.values() for c in classes))
+    assert len(figure.axes) == 3 * len(names)
+    plt.close(figure)
+
+
+def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
+    from cutpaste_tf.config import TEST_ANOMALIES
+
+    monkeypatch.setattr(download, "reachable", lambda server: False)
+    figure = figures.synthetic_anomalies([str(finished[0])], 3)
+    names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert names == list(TEST_ANOMALIES)
+    assert len(figure.axes) == 3 * 7
+    plt.close(figure)
+
+
+def test_figure_5_needs_room_for_scars(finished, tmp_path):
+    run_dir = copy_run(finished[0], tmp_path / "run")
+    config = json.loads((run_dir / "config.json").read_text())
+    config |= {"task": "cutout", "patch_size": 16, "dense_patch": 16}
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="16 pixels are too small"):
+        figures.proxy_tasks([str(run_dir)], 2)
+
+
+def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
+    run_dir, _, _ = finished
+    for arguments, message in (
+        ([f"--run={run_dir}", "--figure=4"], "makes no anomaly maps"),
+        ([f"--run={run_dir}", "--figure=99"], "--figure=99: must be one of 2, 3, 4, 5, 6"),
+        ([f"--run={run_dir}", f"--run={run_dir}", "--figure=5"], "figure 5 is of one run"),
+        ([f"--run={run_dir}", f"--run={run_dir}", "--figure=6"], "figure 6 is of one run"),
+        ([f"--run={tmp_path}", "--figure=5"], "config.json"),
+        ([f"--run={tmp_path}", "--figure=4"], "is "),
+        ([f"--run={run_dir}", "--figure=4", "--count=0"], "--count=0"),
+        ([f"--run={run_dir}", "--figure=4", "--count=x"], "--count"),
+        (["--figure=4"], "--run"),
+    ):
+        assert figures.main(["figures", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert message in err

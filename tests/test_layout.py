@@ -1,0 +1,68 @@
+"""The house: no module imports from a room above its own."""
+
+import ast
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "cutpaste_tf"
+# From top to bottom. A room is a module or a package; what it imports lies below it.
+ROOMS = (
+    "main", "sweep", "predict", "export", "figures", "app",
+    "flags", "scorer", "run",
+    "detector",
+    "train", "localize",
+    "report",
+    "command", "machine",
+    "distribution", "data", "models", "density",
+    "augment", "artifacts", "metrics", "experiments", "workers",
+    "threshold", "ensemble",
+    "config", "rules", "atomic", "errors",
+)  # fmt: skip
+
+
+def imported_modules(path):
+    """Yields the modules of the package that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("cutpaste_tf."))
+
+
+def imports():
+    """Returns pairs of rooms: one that imports, and one that is imported."""
+    pairs = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent == PACKAGE and path.name == "__init__.py":
+            continue  # the front door leads to every room
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        pairs |= {(room, name.split(".")[1]) for name in imported_modules(path)}
+    return {(room, other) for room, other in pairs if room != other}
+
+
+def test_every_room_is_listed_once():
+    rooms = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("_")}
+    assert sorted(ROOMS) == sorted(rooms)
+
+
+def test_no_import_runs_upwards():
+    upwards = [pair for pair in imports() if ROOMS.index(pair[0]) > ROOMS.index(pair[1])]
+    assert upwards == []
+
+
+def test_the_front_door_is_lazy():
+    import cutpaste_tf
+    from cutpaste_tf.augment.proxy import make_views
+    from cutpaste_tf.detector import Detector
+
+    assert cutpaste_tf.Detector is Detector
+    assert cutpaste_tf.make_views is make_views
+    assert not hasattr(cutpaste_tf, "nothing")
+
+
+def test_main_is_the_command_alone():
+    assert len((PACKAGE / "main.py").read_text().splitlines()) < 150

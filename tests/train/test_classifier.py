@@ -1,0 +1,144 @@
+"""A step of the proxy classifier."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training import config, largest_difference, trained, variables, weights
+
+from cutpaste_tf.augment import proxy
+from cutpaste_tf.train import classifier
+from cutpaste_tf.train import views as step_views
+
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+
+SLOW = pytest.mark.slow
+
+
+def test_a_step_is_the_papers(images, tmp_path):
+    """One step equals the update written out: cross-entropy, L2, momentum SGD."""
+    settings = config(weight_decay=0.01, learning_rate=0.5)
+    model, copy = classifier.build_classifier(settings), classifier.build_classifier(settings)
+    batch = images.read(tf.range(4))
+    views, labels = step_views.view_maker(settings)(tf.constant(7), batch)
+    with tf.GradientTape() as tape:
+        logits = copy(views, training=True)
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        )
+        decayed = [w for w in copy.trainable_weights if "gamma" not in w.path]
+        decayed = [w for w in decayed if "beta" not in w.path]
+        loss += 0.01 * tf.add_n([tf.reduce_sum(tf.square(w.value)) for w in decayed])
+    gradients = tape.gradient(loss, [w.value for w in copy.trainable_weights])
+    expected = [
+        w.numpy() - 0.5 * g.numpy() for w, g in zip(copy.trainable_weights, gradients, strict=True)
+    ]
+    logs = model.train_step((tf.constant(7), batch))
+    assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for ours, theirs in zip(model.trainable_weights, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
+    assert model.optimizer.momentum == 0.9
+
+
+def test_learning_rate_is_one_cosine_to_zero():
+    schedule = classifier.build_classifier(config(steps=100)).optimizer._learning_rate
+    for step in (0, 25, 50, 99, 100):
+        expected = 0.03 * 0.5 * (1 + np.cos(np.pi * step / 100))
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
+
+
+# Of each number of classes one by default.
+@pytest.mark.parametrize(
+    "task",
+    [
+        task
+        if task in ("rotation", "cutpaste_3way", "cutpaste_union")
+        else pytest.param(task, marks=SLOW)
+        for task in proxy.TASKS
+    ],
+)
+def test_every_task_trains(task, images, tmp_path):
+    settings = config(task=task)
+    model = trained(settings, images, tmp_path)
+    assert model.head.output_shape[-1] == {"rotation": 4, "cutpaste_3way": 3}.get(task, 2)
+    assert model.steps_done == 6
+    assert largest_difference(model, classifier.build_classifier(settings)) > 0
+
+
+@pytest.mark.parametrize("flag", [pytest.param("jit_compile", marks=SLOW), "mixed_precision"])
+def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatch):
+    # Keras's dropout draws random floats, which are others under XLA.
+    monkeypatch.setattr(keras.layers, "Dropout", lambda rate, seed: keras.layers.Identity())
+    settings = config(steps=3, **{flag: True})
+    try:
+        model = trained(settings, images, tmp_path)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if flag == "jit_compile":
+        assert largest_difference(model, trained(config(steps=3), images, tmp_path / "p")) < 1e-3
+    assert model.steps_done == 3
+    # No step was left out for overflow: the statistics alone move even then.
+    untrained = classifier.build_classifier(config(steps=3))
+    kernel, initial = (m.backbone.trainable_weights[0].numpy() for m in (model, untrained))
+    assert np.abs(kernel - initial).max() > 1e-5
+    assert all(np.isfinite(w).all() for w in weights(model))
+    assert all(w.dtype == np.float32 for w in weights(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
+def test_efficientnets_gradients_under_xla_and_mixed_precision(flag, images, efficientnet):
+    """Each kernel's update in a step of stage two is what it is without the flag."""
+    settings = config(
+        backbone="efficientnet_b0", width=1.0, head_dims=(8,), steps=1, finetune_steps=1,
+        finetune_learning_rate=0.01, momentum=0.0,
+    )  # fmt: skip
+
+    # Statistics of the very views, so that signals and gradients keep their size, as in a trained
+    # network: others overflow float16 in this depth, at any loss scale.
+    model = classifier.build_classifier(settings)
+    views, _ = model._views(*next(iter(step_views.batches(images, settings, 0))))
+    usual = model.backbone
+    for layer in classifier.all_layers(usual):
+        layer.trainable = True
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+        elif isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    usual(views, training=True)
+    initial = usual.get_weights()
+
+    def updates(**changes):
+        changed = dataclasses.replace(settings, **changes)
+        try:
+            model = classifier.build_classifier(changed)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        model.backbone.set_weights(initial)
+        for layer in classifier.all_layers(model.backbone):
+            # Stochastic depth draws random floats, which are others under XLA.
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        if flag in changes and flag == "mixed_precision":
+            # As training itself finds it, after some steps that overflow and are left out.
+            model.optimizer.dynamic_scale.assign(256.0)
+        before = variables(model.backbone)
+        model.fit(
+            step_views.batches(images, changed, 0), steps_per_epoch=1, verbose=0, shuffle=False
+        )
+        after = variables(model.backbone)
+        # In order: Keras numbers the names of some layers and of generators anew for each model.
+        return np.concatenate(
+            [(after[p] - before[p]).ravel() for p in before if "seed_generator" not in p]
+        )
+
+    together = [updates(), updates(**{flag: True})]
+    assert together[0].any()
+    assert np.isfinite(together[1]).all()
+    difference = np.linalg.norm(together[0] - together[1]) / np.linalg.norm(together[0])
+    # The random network amplifies rounding a thousandfold; a step left out would differ by 1, a
+    # step that keeps the loss scale by 255.
+    assert difference < (0.001 if flag == "jit_compile" else 0.5)

@@ -1,0 +1,124 @@
+"""The stages of a training."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training import TWO_STAGES, config, trained, variables
+
+from cutpaste_tf.models import backbone
+from cutpaste_tf.train import classifier, loop, stages
+
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
+
+def test_each_stage_has_an_optimiser_and_a_cosine_of_its_own():
+    settings = config(**TWO_STAGES)
+    model = classifier.build_classifier(settings)
+    for stage, rate in zip(stages.stages(settings), (0.03, 0.02), strict=True):
+        model.begin(stage, settings)
+        schedule = model.optimizer._learning_rate
+        assert int(model.optimizer.iterations) == 0
+        for step in (0, stage.steps // 2, stage.steps):
+            expected = rate * 0.5 * (1 + np.cos(np.pi * step / stage.steps))
+            assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
+
+
+def test_both_stages_are_on_one_axis_in_tensorboard(images, tmp_path, short_epochs):
+    settings = config(**TWO_STAGES, eval_every=1)
+    lines = []
+    keras.utils.set_random_seed(0)
+    loop.train(
+        classifier.build_classifier(settings),
+        images,
+        settings,
+        tmp_path,
+        lambda: {"image_auroc": 0.5, "image_auroc_pool": 0.5, "image_auroc_level7": 0.75},
+        log=lines.append,
+    )
+    from tensorboard.backend.event_processing import event_accumulator
+
+    reader = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    reader.Reload()
+    stages = {
+        event.step: tf.make_ndarray(event.tensor_proto).item().decode()
+        for event in reader.Tensors("stage")
+    }
+    assert list(stages) == [0, 2]  # epochs of 4 steps: 4 + 2, then 4 + 4 + 2
+    assert stages[0].startswith("head: steps 0 to 6, the head, ")
+    assert stages[2].startswith("finetune: steps 6 to 16, all layers, batch normalisation frozen")
+    rates = [
+        (event.step, float(tf.make_ndarray(event.tensor_proto)))
+        for event in reader.Tensors("epoch_learning_rate")
+    ]
+    assert [step for step, _ in rates] == [0, 1, 2, 3, 4]
+    assert rates[1][1] == pytest.approx(0, abs=1e-7)
+    assert rates[2][1] > 0
+    aurocs = [
+        float(tf.make_ndarray(e.tensor_proto)) for e in reader.Tensors("epoch_image_auroc_level7")
+    ]
+    assert aurocs == [0.75] * 4
+    assert lines[-1].startswith("step 16/16: loss ")
+    assert "finetune" in lines[-1]
+
+
+class Snapshots(classifier.ProxyClassifier):
+    """Keeps the backbone's variables as they are at the beginning of each stage."""
+
+    def begin(self, stage, settings):
+        self.__dict__.setdefault("taken", []).append(variables(self.backbone))
+        super().begin(stage, settings)
+
+
+@pytest.fixture
+def efficientnet(monkeypatch, shallow_efficientnet):
+    from cutpaste_tf.models.efficientnet import efficientnet
+
+    def build_backbone(settings, *, initial_weights=True):
+        return efficientnet(
+            settings.backbone, settings.image_size, weight_decay=settings.weight_decay, seed=0
+        )
+
+    monkeypatch.setattr(backbone, "build_backbone", build_backbone)
+
+
+def test_stages_of_efficientnet_change_what_they_say_and_no_more(
+    images, tmp_path, monkeypatch, efficientnet
+):
+    monkeypatch.setattr(classifier, "ProxyClassifier", Snapshots)
+    settings = config(
+        backbone="efficientnet_b0", width=1.0, steps=4, head_steps=2, finetune_steps=2,
+        finetune_learning_rate=0.01,
+    )  # fmt: skip
+    model = trained(settings, images, tmp_path)
+    initial, *_, before_finetuning = model.taken
+    assert initial.keys() == before_finetuning.keys()
+    for path, value in initial.items():
+        np.testing.assert_array_equal(value, before_finetuning[path], err_msg=path)
+    assert all(np.abs(w.numpy()).max() > 0 for w in model.head.trainable_weights)
+    final = variables(model.backbone)
+    norms, convolutions = [], []
+    for layer in classifier.all_layers(model.backbone):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            norms += [w.path for w in layer.weights]
+        elif isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            convolutions.append(layer.kernel.path)
+    # The stem and the top have a norm and a convolution each, a block three and five; the first
+    # does not expand.
+    assert len(norms) == 4 * (2 + 7 * 3 - 1)
+    assert len(convolutions) == 2 + 7 * 5 - 1
+    for path in norms:
+        np.testing.assert_array_equal(initial[path], final[path], err_msg=path)
+    for path in convolutions:
+        assert np.abs(initial[path] - final[path]).max() > 0, path
+
+
+def test_a_frozen_norm_runs_in_inference_mode(images):
+    settings = config(**TWO_STAGES)
+    model = classifier.build_classifier(settings)
+    views = tf.cast(images.read(tf.range(4)), tf.float32) / 255.0
+    norm = next(x for x in model.backbone.layers if "batch" in x.name)
+    inner = keras.Model(model.backbone.input, norm.output)
+    for stage in stages.stages(settings):
+        model.begin(stage, settings)
+        np.testing.assert_array_equal(inner(views, training=True), inner(views, training=False))
