@@ -240,7 +240,7 @@ class Detector:
             locations = 1
             if config.separate_locations:
                 sizes = (config.image_size, config.dense_patch, config.dense_stride)
-                locations = patch.dense.locations(*sizes) ** 2
+                locations = patch.patches_along(*sizes) ** 2
             wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
         else:
             wanted = (config.main_density, (_dimensions(backbone, config),))

@@ -8,7 +8,7 @@ from keras import ops
 
 from cutpaste_tf.config import GAUSSIANS
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.localize import dense, patch
+from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone
 from cutpaste_tf.models.plain import as_keras
 
@@ -195,7 +195,7 @@ def _score_patches(detector, network, pixels, precise):
     """The largest patch's distances, [B], and anomaly maps, float32 [B, S, S]."""
     config, density = detector.config, detector.density
     size, side, stride = config.image_size, config.dense_patch, config.dense_stride
-    count, dims = dense.locations(size, side, stride), density.shape[1]
+    count, dims = patch.patches_along(size, side, stride), density.shape[1]
     at = (np.arange(count)[:, None] * stride + np.arange(side)).ravel().astype(np.int32)
     x = ops.take(ops.take(pixels, at, axis=1), at, axis=2)
     x = ops.transpose(ops.reshape(x, (-1, count, side, count, side, 3)), (0, 1, 3, 2, 4, 5))

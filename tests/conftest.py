@@ -103,6 +103,14 @@ def small_backbone(monkeypatch):
     monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
 
 
+@pytest.fixture
+def quick_views(monkeypatch):
+    """Views of a dozen operations, for tests of all about a training but its views."""
+    from cutpaste_tf.augment import proxy
+
+    monkeypatch.setattr(proxy, "make_views", small.make_views)
+
+
 @pytest.fixture(scope="module")
 def images():
     """Ten images of noise, 32x32."""

@@ -213,7 +213,7 @@ def scores(run_dir):
 WORKERS = (*QUICK, "--seed=0", "--learning_rate=0.003", "--dataset=folder")
 
 
-def test_two_workers_train_as_one_does(small_backbone, monkeypatch, mvtec, tmp_path):
+def test_two_workers_train_as_one_does(small_backbone, quick_views, monkeypatch, mvtec, tmp_path):
     flags = [*WORKERS, f"--data_dir={mvtec}"]
     outputs = finish(start_workers(flags, [tmp_path / "two"] * 2, SMALL_MAIN))
     monkeypatch.setenv("DROPOUT", WITHOUT_DROPOUT["DROPOUT"])

@@ -35,7 +35,7 @@ def run(data, workdir, *more, **options):
 
 
 @pytest.fixture
-def run_here(small_backbone, capsys):
+def run_here(small_backbone, quick_views, capsys):
     """Runs main in this process, with a backbone that is quick to trace; as `run` otherwise."""
 
     def run_main(data, workdir, *more):

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.localize import dense
 
 # Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
 # paper's [32]).
@@ -16,6 +15,31 @@ DEVIATION_OF_32 = 10.0
 _BATCH = 8  # images a step
 _MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
 _SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may take
+
+
+def patches_along(size: int, patch: int, stride: int) -> int:
+    """Returns how many patches there are along an axis of `size` pixels."""
+    return (size - patch) // stride + 1
+
+
+def embed_patches(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> tf.Tensor:
+    """Embeds all patches of images, each as an image of its own (Appendix A.5); traceable.
+
+    Args:
+      backbone: `resnet.resnet18`'s, for images of any size.
+      images: float32 [B, H, W, 3] in [0, 1]; H and W static.
+      patch: height and width of the patches, in pixels; at most H and W.
+      stride: distance of one patch from the next, in pixels.
+
+    Returns:
+      float32 [B, (H - patch) // stride + 1, (W - patch) // stride + 1, D], the `pool` feature.
+    """
+    rows, columns = (patches_along(side, patch, stride) for side in images.shape[1:3])
+    patches = tf.image.extract_patches(
+        images, [1, patch, patch, 1], [1, stride, stride, 1], [1, 1, 1, 1], "VALID"
+    )
+    features = backbone(tf.reshape(patches, [-1, patch, patch, 3]), training=False)["pool"]
+    return tf.reshape(features, [-1, rows, columns, features.shape[-1]])
 
 
 class PatchEmbedder:
@@ -38,12 +62,12 @@ class PatchEmbedder:
     def __init__(
         self, backbone: keras.Model, size: int, patch: int, stride: int, separate: bool = False
     ):
-        self.count = dense.locations(size, patch, stride)
+        self.count = patches_along(size, patch, stride)
         self.dimensions = backbone.output["pool"].shape[-1]
         self._stride = stride
-        # Patches at their full size, in the first layer of residual blocks, are the largest map.
-        channels, scale = dense.largest_map(backbone)
-        row = self.count * (patch / scale) ** 2 * channels * 4
+        # The first layer's map is the largest.
+        stem = backbone.get_layer("stem_conv")
+        row = self.count * (patch / stem.strides[0]) ** 2 * stem.filters * 4
         height = min(self.count, max(1, int(_MEMORY / row)))
         if separate:
             scatters = self.count * self.dimensions**2 * 8
@@ -57,7 +81,7 @@ class PatchEmbedder:
 
         @tf.function(input_signature=signature, autograph=False)
         def embed(images):
-            return dense.embed(backbone, tf.cast(images, tf.float32) / 255.0, patch, stride)
+            return embed_patches(backbone, tf.cast(images, tf.float32) / 255.0, patch, stride)
 
         self._embed = embed
 
@@ -222,7 +246,7 @@ def upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor
 
 def spread(size: int, patch: int, stride: int) -> np.ndarray:
     """Returns `upsampler`'s work along one axis as a matrix, float64 [size, P]."""
-    starts = np.arange(dense.locations(size, patch, stride)) * stride
+    starts = np.arange(patches_along(size, patch, stride)) * stride
     matrix = np.zeros([size, len(starts)])
     for column, start in enumerate(starts):
         matrix[start : start + patch, column] = _line(patch, stride)

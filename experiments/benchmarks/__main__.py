@@ -20,7 +20,6 @@ NAMES = (
     "training_step",
     "input_pipeline",
     "scoring",
-    "dense_scoring",
     "density",
     "pixel_metrics",
     "startup",

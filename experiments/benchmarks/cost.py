@@ -74,7 +74,7 @@ def multiply_adds(backbone: str, size: int, stem: str) -> int:
 def work(experiment: experiments.Experiment) -> Work:
     """Counts what the runs of an experiment do."""
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.localize import dense
+    from cutpaste_tf.localize import patch
     from cutpaste_tf.train import stages
 
     flagfile = experiments.find_flagfile(experiment)
@@ -90,7 +90,7 @@ def work(experiment: experiments.Experiment) -> Work:
     if not config.patch_size:
         during = (config.steps // configs.EPOCH_STEPS - 1) // config.eval_every
         return Work(len(runs), training, (2 + during) * images * forward)
-    places = dense.locations(config.image_size, config.dense_patch, config.dense_stride) ** 2
+    places = patch.patches_along(config.image_size, config.dense_patch, config.dense_stride) ** 2
     forward = places * multiply_adds(config.backbone, config.dense_patch, config.stem)
     # Before and after the training; and for the threshold each fold by itself where locations have
     # densities of their own, or all in one pass and the scores in another.

@@ -1,5 +1,6 @@
 """Anomaly maps: densities of locations, bands, upsampling."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,6 +23,43 @@ def backbone():
 @pytest.fixture(scope="module")
 def images():
     return images_of(list(np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("stem", "height", "width", "size", "stride"),
+    [
+        ("large", 64, 48, 32, 4),
+        ("small", 31, 24, 21, 5),  # of odd sizes: padding that differs from layer to layer
+        ("large", 33, 33, 33, 4),  # a single patch
+    ],
+)
+def test_each_patch_is_embedded_as_by_itself(stem, height, width, size, stride):
+    model = resnet18(None, width=0.0625, stem=stem)
+    whole = np.random.default_rng(0).random((2, height, width, 3), np.float32)
+    found = patch.embed_patches(model, tf.constant(whole), size, stride).numpy()
+    rows, columns = (range(0, side - size + 1, stride) for side in (height, width))
+    assert found.shape[:3] == (2, len(rows), len(columns))
+    assert patch.patches_along(height, size, stride) == len(rows)
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            if (i + j) % 5 == 0:  # some of them, for the time that it takes
+                alone = model(whole[:, y : y + size, x : x + size], training=False)["pool"]
+                np.testing.assert_allclose(found[:, i, j], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_embedded_in_float32_from_mixed_precision():
+    images = np.random.default_rng(0).uniform(size=[1, 64, 64, 3]).astype(np.float32)
+    found = {}
+    try:
+        for policy in ("float32", "mixed_float16"):
+            keras.config.set_dtype_policy(policy)
+            model = resnet18(None, width=0.0625)
+            found[policy] = patch.embed_patches(model, tf.constant(images), 32, 16).numpy()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert found["mixed_float16"].dtype == np.float32
+    assert (found["mixed_float16"] != found["float32"]).any()
+    np.testing.assert_allclose(found["mixed_float16"], found["float32"], rtol=0.05, atol=0.02)
 
 
 def all_at_once(embedder, images):

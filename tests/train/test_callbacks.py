@@ -7,7 +7,7 @@ from training import Killed, config, kill_after, largest_difference, trained
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import callbacks, classifier, loop
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from training import TWO_STAGES, config, trained, variables
 from cutpaste_tf.models import backbone
 from cutpaste_tf.train import classifier, loop, stages
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")
 
 
 def test_each_stage_has_an_optimiser_and_a_cosine_of_its_own():

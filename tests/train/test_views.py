@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import config
+from training import config, largest_difference, trained
 
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.train import views as step_views
@@ -23,6 +23,12 @@ def test_views_are_the_same_on_device_and_in_the_pipeline(images):
         device_views, device_labels = tf.function(views)(step, batch)
         np.testing.assert_allclose(host_views, device_views, atol=1e-6)
         np.testing.assert_array_equal(host_labels, device_labels)
+
+
+def test_training_is_the_same_wherever_views_are_made(images, tmp_path):
+    device = trained(config(augment="device"), images, tmp_path / "d")
+    host = trained(config(augment="pipeline"), images, tmp_path / "p")
+    assert largest_difference(device, host) < 1e-5
 
 
 def test_a_step_can_be_made_again_and_no_two_are_alike(images):
