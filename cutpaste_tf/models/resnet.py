@@ -1,8 +1,8 @@
 """ResNet-18 (He et al., CVPR 2016), trained from scratch (Section 4, Appendix A.1).
 
 Where the paper leaves details open, this follows the authors' companion code (their reference
-[52]): batch normalisation with momentum 0.9 and epsilon 1e-5, kernels drawn from
-VarianceScaling(2, fan_out), and no weight decay on batch normalisation.
+[52]): batch normalisation with momentum 0.9 and epsilon 1e-5, and kernels drawn from
+VarianceScaling(2, fan_out). Its weight decay covers batch normalisation too, and here it does not.
 """
 
 import keras
