@@ -77,7 +77,7 @@ def exit_status(
 
 
 @contextlib.contextmanager
-def faults_of_run_told(config: Config) -> Iterator[None]:
+def run_faults_as_user_errors(config: Config) -> Iterator[None]:
     """Makes UserErrors of a full disk and of a lost worker.
 
     Args:
@@ -98,7 +98,7 @@ def faults_of_run_told(config: Config) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def faults_of_output_told(output: str | os.PathLike) -> Iterator[None]:
+def output_faults_as_user_errors(output: str | os.PathLike) -> Iterator[None]:
     """Makes a UserError of an output folder that cannot be written.
 
     Args:

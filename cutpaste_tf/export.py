@@ -80,7 +80,7 @@ def _export(argv):
     parser.add_argument("--format", default="keras", help=f"one of {', '.join(FILES)}; keras")
     command.add_threshold_flags(parser)
     arguments = parser.parse_args(argv[1:])
-    with command.faults_of_output_told(arguments.output):
+    with command.output_faults_as_user_errors(arguments.output):
         path, difference = export(
             arguments.run,
             arguments.output,

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def train_and_evaluate():
         runs = flags.parse(sys.argv if argv is None else argv)
-        with command.faults_of_run_told(runs[0]):
+        with command.run_faults_as_user_errors(runs[0]):
             do_runs(runs)
         return 0
 

@@ -77,7 +77,7 @@ def _predict(argv):
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
     if not arguments.output:
         raise UserError("--output=: must name a folder")
-    with command.faults_of_output_told(arguments.output):
+    with command.output_faults_as_user_errors(arguments.output):
         summary = predict(
             arguments.run,
             arguments.images,

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ import small
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores, and threads of one that wait for work keep the other from it.
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 import cutpaste_tf  # noqa: F401 - sets TensorFlow's variables before it is imported
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -225,9 +230,11 @@ def app_runs(tmp_path_factory):
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0"]
     patch = ["--image_size=48", "--patch_size=32", "--dense_patch=16", "--dense_stride=16"]
     from cutpaste_tf import main
+    from cutpaste_tf.run import pictures
 
-    assert main.main(["main", *flags, f"--workdir={root / 'runs'}"]) == 0
-    assert main.main(["main", *flags, *patch, f"--workdir={root / 'runs' / 'patch'}"]) == 0
+    with mock.patch.object(pictures, "draw_figures", small.draw_figures):
+        assert main.main(["main", *flags, f"--workdir={root / 'runs'}"]) == 0
+        assert main.main(["main", *flags, *patch, f"--workdir={root / 'runs' / 'patch'}"]) == 0
     return root / "runs", data / "part"
 
 

@@ -1,6 +1,7 @@
 """Embedding, scoring, and loading a run."""
 
 import csv
+import functools
 import json
 import pathlib
 
@@ -106,6 +107,11 @@ def test_a_byte_that_was_altered_is_found(finished, tmp_path, name):
         Detector.load(run_dir)
 
 
+@functools.cache
+def small_resnet():
+    return resnet18(32, width=0.0625)
+
+
 @pytest.mark.parametrize("name", FILES[2:])
 @given(data=st.data())
 @settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
@@ -114,6 +120,7 @@ def test_no_altered_file_is_more_than_an_error_or_numbers(finished, tmp_path, na
     run_dir = tmp_path / "run"
     if not run_dir.exists():
         copy_run(finished[0], run_dir, sums=False)
+    model = small_resnet()
     content = bytearray((finished[0] / name).read_bytes())
     places = data.draw(st.lists(st.integers(0, min(len(content), 4000) - 1), min_size=1))
     for place in places:
@@ -126,7 +133,6 @@ def test_no_altered_file_is_more_than_an_error_or_numbers(finished, tmp_path, na
             loaded = densities.load(run_dir / name)
             assert all(np.isfinite(array).all() for array in loaded.arrays().values())
         else:
-            model = resnet18(32, width=0.0625)
             weights.load(model, run_dir / name)
             assert all(np.isfinite(weight).all() for weight in model.get_weights())
     except UserError as error:

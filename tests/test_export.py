@@ -20,7 +20,6 @@ from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector, Embedder
 from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.models.resnet import resnet18
 
 # For each kind of run the formats that it is exported to here; each takes seconds to convert.
 KINDS = {
@@ -39,7 +38,7 @@ CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
 def small_backbone(size):
     """Layers of every kind that matters, and quicker to convert than a ResNet."""
     inputs = keras.Input([size, size, 3])
-    x = keras.layers.Conv2D(8, 3, 2, use_bias=False)(inputs)
+    x = keras.layers.Conv2D(8, 3, 2, use_bias=False, name="stem_conv")(inputs)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
@@ -64,10 +63,9 @@ def detector(request):
             image_size=64,
             patch_size=32,
             dense_stride=16,
-            width=0.0625,
             location_density="separate" if kind == "patch_separate" else "shared",
         )
-        backbone = shake(resnet18(None, width=0.0625))
+        backbone = shake(small_backbone(None))
         embedder = patch.PatchEmbedder(backbone, 64, 32, 16, config.separate_locations)
         images = pipeline.prepare(normal([""] * 12, arrays), 64)
         density = patch.fit(embedder, images, config.separate_locations)
@@ -89,11 +87,9 @@ def images():
     return np.stack([pattern(np.random.default_rng(i), 90)[:77] for i in range(3)])
 
 
-@pytest.mark.parametrize("format", list(export.FILES))
+@pytest.mark.parametrize(("detector", "format"), CASES, indirect=["detector"])
 def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_path):
-    kind, found = detector
-    if format not in KINDS[kind]:
-        pytest.skip("converted for other kinds of runs")
+    _, found = detector
     expected = found.evaluate(list(images))
     value = float(np.median(expected.scores))
     path = tmp_path / export.FILES[format]
@@ -119,10 +115,9 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
         np.testing.assert_allclose(score(array)["score"], again, rtol=20 * CLOSE[format])
 
 
+@pytest.mark.parametrize("detector", ["gde"], indirect=True)
 def test_the_comparison_finds_a_fault(detector):
-    kind, found = detector
-    if kind != "gde":
-        pytest.skip("one is enough")
+    _, found = detector
     assert export.compare(found, lambda images: {"score": found.score(list(images))}) == 0.0
     worse = export.compare(found, lambda images: {"score": 1.01 * found.score(list(images))})
     assert worse == pytest.approx(0.01)
@@ -255,11 +250,13 @@ def main(capsys, *arguments):
     return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
 
-def test_a_command_replaces_what_was_exported_before(finished, tmp_path, capsys):
-    run_dir, _, _ = finished
+@pytest.mark.parametrize("detector", ["gde"], indirect=True)
+def test_a_command_replaces_what_was_exported_before(detector, tmp_path, capsys, monkeypatch):
+    _, found = detector
+    monkeypatch.setattr(Detector, "load", lambda run_dir: found)
     scores = []
     for options in (["--threshold=1e9"], ["--threshold=0"]):
-        arguments = [f"--run={run_dir}", f"--output={tmp_path}", "--format=saved_model", *options]
+        arguments = ["--run=any", f"--output={tmp_path}", "--format=saved_model", *options]
         done = main(capsys, *arguments)
         assert done.returncode == 0, done.stderr
         assert f"written to {tmp_path / 'saved_model'}; its scores are the run's" in done.stdout

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import sklearn.metrics
+import small
 from conftest import (
     QUICK,
     ROOT,
@@ -25,6 +26,7 @@ from conftest import (
 )
 
 from cutpaste_tf import artifacts, main, metrics
+from cutpaste_tf.train import classifier, loop
 
 
 def run(data, workdir, *more, **options):
@@ -121,7 +123,10 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
 
 
-def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(run_here, mvtec, tmp_path):
+def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(
+    run_here, mvtec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "EPOCH_STEPS", small.EPOCH_STEPS)
     # Stage two is two epochs, of 16 and 8 steps; the kill is in the second.
     flags = ("--steps=34", "--head_steps=10", "--finetune_steps=24", "--batch_size=2")
     whole = run_here(mvtec, tmp_path / "whole", *flags)
@@ -130,13 +135,12 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(run_here, mvt
     cut = run(mvtec, tmp_path / "cut", *flags, program=SMALL_MAIN, env=environment)
     assert cut.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "part" / "seed_0" / "results.json").exists()
-    resumed = run(mvtec, tmp_path / "cut", *flags, program=SMALL_MAIN)
+    resumed = run_here(mvtec, tmp_path / "cut", *flags)
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step 26 of 34" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
 
     from cutpaste_tf.config import Config
-    from cutpaste_tf.train import classifier, loop
 
     models = []
     for name in ("whole", "cut"):

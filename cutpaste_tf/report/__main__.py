@@ -81,7 +81,7 @@ def _write(path: pathlib.Path, content: str) -> None:
     """Writes a file whole or not at all."""
     if not path.name or path.is_dir():
         raise UserError(f"--output={path}: must name a file")
-    with command.faults_of_output_told(path):
+    with command.output_faults_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
