@@ -15,7 +15,7 @@ from cutpaste_tf.config import GAUSSIANS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.localize import gradcam, patch
+from cutpaste_tf.localize import gradcam, patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 
@@ -104,7 +104,7 @@ class Evaluator:
         if config.patch_size:
             sizes = (config.image_size, config.dense_patch, config.dense_stride)
             self._embedder = patch.PatchEmbedder(backbone, *sizes, config.separate_locations)
-            self._upsample = patch.upsampler(config.dense_patch, config.dense_stride)
+            self._upsample = upsample.receptive_field_upsampler(*sizes[1:])
         else:
             self._embedder = Embedder(backbone)
 
@@ -197,7 +197,7 @@ class Evaluator:
         if self._gradcam is None or self._gradcam.density is not density:
             self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
         small = self._gradcam(images)
-        return Maps(small, lambda part: gradcam.upsample(part, self._config.image_size))
+        return Maps(small, lambda part: upsample.bilinear(part, self._config.image_size))
 
 
 class Detector:

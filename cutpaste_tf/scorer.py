@@ -8,7 +8,7 @@ from keras import ops
 
 from cutpaste_tf.config import GAUSSIANS
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.localize import patch
+from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone
 from cutpaste_tf.models.plain import as_keras
 
@@ -219,7 +219,7 @@ def _score_patches(detector, network, pixels, precise):
     white = ops.reshape(white, (-1, count * count, dims))
     distances = ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
     level = float(np.mean(density.level))
-    spread = patch.spread(size, side, stride).T
+    spread = upsample.receptive_field_matrix(size, side, stride).T
     grid = ops.reshape(distances, (-1, count, count))
     return ops.max(distances, axis=-1), _enlarged(grid - level, spread, spread) + level
 

@@ -18,7 +18,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector, Embedder
-from cutpaste_tf.localize import patch
+from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
 
 # For each kind of run the formats that it is exported to here; each takes seconds to convert.
@@ -142,8 +142,8 @@ def test_enlarging_is_tensorflows(count):
 
 def test_spreading_is_the_transposed_convolution():
     maps = np.random.default_rng(0).normal(size=[1, 4, 4]).astype(np.float32)
-    expected = patch.upsampler(16, 8)(maps, 0.25)
-    matrix = patch.spread(40, 16, 8)
+    expected = upsample.receptive_field_upsampler(16, 8)(maps, 0.25)
+    matrix = upsample.receptive_field_matrix(40, 16, 8)
     np.testing.assert_allclose(matrix @ (maps - 0.25) @ matrix.T + 0.25, expected, atol=1e-5)
 
 

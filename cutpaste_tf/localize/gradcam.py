@@ -54,8 +54,3 @@ class GradCam:
         batches = pipeline.evaluation_batches(images, _BATCH)
         maps = [self._explain(batch).numpy() for batch in batches]
         return np.concatenate(maps) if maps else np.zeros([0, 1, 1], np.float32)
-
-
-def upsample(maps: tf.Tensor, size: int) -> tf.Tensor:
-    """Brings maps, float32 [N, h, w], to [N, size, size], bilinearly."""
-    return tf.image.resize(maps[..., None], [size, size])[..., 0]

@@ -1,6 +1,6 @@
-"""Anomaly maps of a patch model: dense embeddings, their density, upsampling (Appendix A.5)."""
+"""Patch models: embeddings of all patches of an image, their density and scores (Appendix A.5)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -9,9 +9,6 @@ import tensorflow as tf
 from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
 
-# Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
-# paper's [32]).
-DEVIATION_OF_32 = 10.0
 _BATCH = 8  # images a step
 _MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
 _SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may take
@@ -216,45 +213,3 @@ def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndar
 def image_scores(maps: np.ndarray) -> np.ndarray:
     """Returns float64 [N]: the largest score in each of N maps, [N, P, P] (Figure 1)."""
     return maps.reshape(len(maps), -1).max(axis=1, initial=0.0).astype(np.float64)
-
-
-def upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
-    """Returns the receptive-field upsampling of FCDD: a transposed convolution with a Gaussian.
-
-    Args:
-      patch: height and width of the patches, and of the kernel, in pixels.
-      stride: distance of one patch from the next, in pixels.
-
-    Returns:
-      A function of patch scores, float32 [N, P, P'], and the level of a normal patch's score. It
-      returns the pixels' scores, float32 [N, (P - 1) * stride + patch, (P' - 1) * stride + patch],
-      on the patches' scale. The patch in row i and column j covers the pixels from (i * stride,
-      j * stride). Near the border fewer patches cover a pixel; a score fades to the level there,
-      where the paper's formula, of level 0, would have it fade to nothing.
-    """
-    line = _line(patch, stride)
-    kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
-
-    def upsample(maps, level):
-        shape = tf.shape(maps)
-        size = [shape[0], *((shape[i] - 1) * stride + patch for i in (1, 2)), 1]
-        above = (maps - level)[..., None]
-        return tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level
-
-    return upsample
-
-
-def spread(size: int, patch: int, stride: int) -> np.ndarray:
-    """Returns `upsampler`'s work along one axis as a matrix, float64 [size, P]."""
-    starts = np.arange(patches_along(size, patch, stride)) * stride
-    matrix = np.zeros([size, len(starts)])
-    for column, start in enumerate(starts):
-        matrix[start : start + patch, column] = _line(patch, stride)
-    return matrix
-
-
-def _line(patch, stride):
-    """The Gaussian along one axis, its sum the stride: as many patches cover a pixel in all."""
-    at = np.arange(patch) - (patch - 1) / 2.0
-    line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
-    return line * (stride / line.sum())

@@ -7,7 +7,7 @@ import pytest
 from cutpaste_tf import density
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.localize import gradcam
+from cutpaste_tf.localize import gradcam, upsample
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
 
@@ -74,7 +74,7 @@ def test_a_map_rises_where_a_defect_is(images):
     features = backbone.predict(split.stored.numpy()[:9] / 255.0, verbose=0)["pool"]
     fitted = density.GaussianDensity().fit(features)
     small = gradcam.GradCam(backbone, "pool", fitted)(split)[-1:]
-    full = gradcam.upsample(small, SIZE).numpy()[0]
+    full = upsample.bilinear(small, SIZE).numpy()[0]
     defect = np.zeros([SIZE, SIZE], bool)
     defect[16:32, 40:56] = True
     assert full[20:28, 44:52].min() > full[~defect].max()

@@ -1,0 +1,68 @@
+"""From the scores of patches or of a feature map's places to the scores of pixels."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf.localize.patch import patches_along
+
+# Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
+# paper's [32]).
+DEVIATION_OF_32 = 10.0
+
+
+def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
+    """Returns the receptive-field upsampling of FCDD: a transposed convolution with a Gaussian.
+
+    Args:
+      patch: height and width of the patches, and of the kernel, in pixels.
+      stride: distance of one patch from the next, in pixels.
+
+    Returns:
+      A function of patch scores, float32 [N, P, P'], and the level of a normal patch's score. It
+      returns the pixels' scores, float32 [N, (P - 1) * stride + patch, (P' - 1) * stride + patch],
+      on the patches' scale. The patch in row i and column j covers the pixels from (i * stride,
+      j * stride). Near the border fewer patches cover a pixel; a score fades to the level there,
+      where the paper's formula, of level 0, would have it fade to nothing.
+    """
+    line = _gaussian(patch, stride)
+    kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
+
+    def upsample(maps, level):
+        shape = tf.shape(maps)
+        size = [shape[0], *((shape[i] - 1) * stride + patch for i in (1, 2)), 1]
+        above = (maps - level)[..., None]
+        return tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level
+
+    return upsample
+
+
+def receptive_field_matrix(size: int, patch: int, stride: int) -> np.ndarray:
+    """Returns as a matrix what `receptive_field_upsampler` does along one axis.
+
+    Args:
+      size: height or width of the image, in pixels.
+      patch: height and width of the patches, in pixels.
+      stride: distance of one patch from the next, in pixels.
+
+    Returns:
+      float64 [size, P]: pixels' scores are its product with the scores of the P patches.
+    """
+    starts = np.arange(patches_along(size, patch, stride)) * stride
+    matrix = np.zeros([size, len(starts)])
+    for column, start in enumerate(starts):
+        matrix[start : start + patch, column] = _gaussian(patch, stride)
+    return matrix
+
+
+def _gaussian(patch, stride):
+    """The Gaussian along one axis, its sum the stride: as many patches cover a pixel in all."""
+    at = np.arange(patch) - (patch - 1) / 2.0
+    line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
+    return line * (stride / line.sum())
+
+
+def bilinear(maps: tf.Tensor, size: int) -> tf.Tensor:
+    """Brings maps, float32 [N, h, w], to [N, size, size], bilinearly."""
+    return tf.image.resize(maps[..., None], [size, size])[..., 0]

@@ -1,0 +1,45 @@
+"""Upsampling of patch scores."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cutpaste_tf.localize.upsample import receptive_field_upsampler
+
+
+@pytest.mark.parametrize(("size", "stride"), [(32, 4), (16, 8), (8, 2)])
+def test_one_anomalous_patch_has_its_peak_at_its_centre(size, stride):
+    count = 9
+    for row, column in ((4, 4), (2, 6), (0, 8)):
+        maps = np.full([1, count, count], 7.0, np.float32)
+        maps[0, row, column] = 8.0
+        full = receptive_field_upsampler(size, stride)(tf.constant(maps), 7.0).numpy()[0] - 7.0
+        assert full.shape == ((count - 1) * stride + size,) * 2
+        centre = np.array([row, column]) * stride + (size - 1) / 2
+        # The centre falls between four pixels, which share the peak.
+        np.testing.assert_array_equal(np.argwhere(full > full.max() - 1e-6).mean(0), centre)
+        covered = np.zeros_like(full, bool)
+        covered[row * stride :, column * stride :][:size, :size] = True
+        assert (full[covered] > 0).all()
+        assert (full[~covered] == 0).all()
+
+
+def test_upsampling_is_a_transposed_convolution():
+    maps = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
+    line = np.exp(-0.5 * ((np.arange(8) - 3.5) / 2.5) ** 2)
+    kernel = np.outer(line, line)
+    total = np.zeros([2, 24, 32])
+    for i in range(5):
+        for j in range(7):
+            part = kernel * (maps[:, i, j, None, None] - 0.5)
+            total[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8] += part
+    found = receptive_field_upsampler(8, 4)(tf.constant(maps), 0.5).numpy()
+    np.testing.assert_allclose(found, 0.5 + total * 16 / kernel.sum(), rtol=1e-4)
+
+
+def test_a_level_map_stays_level_up_to_the_border():
+    upsample = receptive_field_upsampler(32, 4)
+    np.testing.assert_allclose(upsample(tf.fill([1, 20, 20], 3.0), 3.0), 3.0, rtol=1e-6)
+    # Away from the border scores keep their scale whatever the level is.
+    inside = upsample(tf.fill([1, 20, 20], 3.0), 0.0).numpy()[0, 30:-30, 30:-30]
+    np.testing.assert_allclose(inside, 3.0, rtol=0.05)
