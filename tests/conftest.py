@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import os
@@ -17,11 +18,10 @@ import small
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores, and threads of one that wait for work keep the other from it.
-    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
 import cutpaste_tf  # noqa: F401 - sets TensorFlow's variables before it is imported
+
+# Tracing makes objects by the million that are no garbage; the search took a tenth of the time.
+gc.set_threshold(100_000, 20, 100)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -57,6 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         assert len(groups) < 2, f"{item.nodeid} would be of a group of its own"
         for group in groups:
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # Nor are modules that were imported.
 
 
 def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
@@ -193,11 +197,35 @@ def finished(tmp_path_factory):
     """The folder of a finished run on a folder with defects, and its data."""
     root = tmp_path_factory.mktemp("finished")
     make_mvtec(root / "data")
-    done = command(
-        "--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}", *QUICK
-    )
-    assert done.returncode == 0, done.stderr
-    return root / "runs" / "part" / "seed_0", root / "data" / "part", done.stdout
+    return run_in_this_process(root, *QUICK)
+
+
+def run_in_this_process(root: pathlib.Path, *flags: str) -> tuple[pathlib.Path, pathlib.Path, str]:
+    """Trains on the data in a folder; returns the run's folder, its data and what it printed."""
+    from cutpaste_tf import main
+
+    arguments = ["--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}"]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main.main(["main", *arguments, *flags]) == 0
+    return root / "runs" / "part" / "seed_0", root / "data" / "part", output.getvalue()
+
+
+@pytest.fixture
+def load_once(monkeypatch):
+    """Loads each run once in a process, for tests that are about something else."""
+    from cutpaste_tf.detector import Detector
+
+    load = Detector.load
+
+    def load_or_take(run_dir):
+        if str(run_dir) not in LOADED:
+            LOADED[str(run_dir)] = load(run_dir)
+        return LOADED[str(run_dir)]
+
+    monkeypatch.setattr(Detector, "load", load_or_take)
+
+
+LOADED = {}
 
 
 @pytest.fixture(scope="session", params=["patch", "gradcam"])
@@ -209,13 +237,7 @@ def localized(request, tmp_path_factory):
         "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
         "gradcam": ("--gradcam", "--image_size=64"),
     }
-    from cutpaste_tf import main
-
-    arguments = ["--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}"]
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        status = main.main(["main", *arguments, *TINY, *kinds[request.param]])
-    assert status == 0
-    return root / "runs" / "part" / "seed_0", root / "data" / "part", output.getvalue()
+    return run_in_this_process(root, *TINY, *kinds[request.param])
 
 
 # The runs of `app_runs`, by their names.

@@ -156,6 +156,10 @@ sys.meta_path.insert(0, Refuse())
 import numpy as np
 images = np.load(FOLDER + "/images.npy")
 """
+PRINTED = """
+outputs = [{n: np.asarray(x[n]).tolist() for n in x} for x in (plain, low)]
+print("PRINTED " + json.dumps(outputs))
+"""
 PROGRAMS = {
     "keras": """
 import keras
@@ -192,33 +196,41 @@ low = interpreter.get_signature_runner("with_threshold")(
 }
 
 
-@pytest.mark.parametrize("format", list(PROGRAMS))
-def test_alone_in_another_process(finished, format, images, tmp_path):
-    """Nothing of cutpaste_tf is there, nor of TensorFlow where the format does without."""
+@pytest.mark.parametrize(
+    ("formats", "refused"),
+    [
+        (("keras", "saved_model"), ("cutpaste_tf",)),
+        (("onnx", "tflite"), ("cutpaste_tf", "tensorflow", "keras")),
+    ],
+    ids=["with_tensorflow", "without"],
+)
+def test_alone_in_another_process(finished, load_once, formats, refused, images, tmp_path):
+    """Nothing of cutpaste_tf is there, nor of TensorFlow where the formats do without."""
     run_dir, _, _ = finished
-    path, difference = export.export(run_dir, tmp_path, format)
-    assert difference < CLOSE[format]
-    assert path == tmp_path / export.FILES[format]
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    program = f"REFUSED, FOLDER = {refused!r}, {str(tmp_path)!r}" + ALONE
+    for format in formats:
+        path, difference = export.export(run_dir, tmp_path, format)
+        assert difference < CLOSE[format]
+        assert path == tmp_path / export.FILES[format]
+        program += PROGRAMS[format] + PRINTED
+    assert {p.name for p in tmp_path.iterdir()} == {export.FILES[format] for format in formats}
     np.save(tmp_path / "images.npy", images)
-    refused = ["cutpaste_tf", *(["tensorflow", "keras"] if format in ("onnx", "tflite") else [])]
-    program = f"REFUSED, FOLDER = {refused!r}, {str(tmp_path)!r}" + ALONE + PROGRAMS[format]
-    program += "print(json.dumps([np.asarray(x[n]).tolist() for x in (plain, low) for n in x]))"
-    program += "\nprint(json.dumps([n for x in (plain, low) for n in x]))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    values, names = (json.loads(line) for line in done.stdout.splitlines()[-2:])
-    plain, low = (dict(zip(names[i : i + 2], values[i : i + 2], strict=True)) for i in (0, 2))
+    lines = [line.removeprefix("PRINTED ") for line in done.stdout.splitlines()]
     expected = Detector.load(run_dir).score(list(images))
-    np.testing.assert_allclose(plain["score"], expected, rtol=1e-4)
     value = artifacts.choose_threshold(run_dir).value
-    assert plain["verdict"] == [bool(score > np.float32(value)) for score in plain["score"]]
-    assert low["verdict"] == [True] * 3
+    printed = [json.loads(line) for line in lines if line.startswith("[{")]
+    assert len(printed) == len(formats)
+    for plain, low in printed:
+        np.testing.assert_allclose(plain["score"], expected, rtol=1e-4)
+        assert plain["verdict"] == [bool(score > np.float32(value)) for score in plain["score"]]
+        assert low["verdict"] == [True] * 3
 
 
-def test_a_keras_file_holds_no_code(finished, tmp_path):
+def test_a_keras_file_holds_no_code(finished, load_once, tmp_path):
     export.export(finished[0], tmp_path, "keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         config = file.read("config.json").decode()
@@ -268,7 +280,9 @@ def test_a_command_replaces_what_was_exported_before(detector, tmp_path, capsys,
     assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
 
 
-def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_one_line_and_leave_nothing(
+    finished, load_once, tmp_path, capsys, monkeypatch
+):
     run_dir, _, _ = finished
     (tmp_path / "file").touch()
     for name in ("model.keras", "saved_model"):  # folders of the user's own
@@ -302,7 +316,7 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, tmp_path, capsys, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_is_off_is_not_left(finished, tmp_path, capsys, monkeypatch):
+def test_a_model_that_is_off_is_not_left(finished, load_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "compare", lambda *_: 0.1)
     done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
     assert_user_error(done, "the exported scores are off by 1.0e-01")

@@ -16,6 +16,8 @@ from cutpaste_tf import artifacts, predict
 from cutpaste_tf.detector import Detector, Embedder
 from cutpaste_tf.report.overlay import Scale, overlay
 
+pytestmark = pytest.mark.usefixtures("load_once")
+
 RNG = np.random.default_rng(1)
 
 

@@ -10,7 +10,6 @@ import pytest
 from conftest import IMAGE_RUN, PATCH_RUN, ROOT, assert_user_error
 
 from cutpaste_tf.app import __main__ as command
-from cutpaste_tf.app import page as pages
 from cutpaste_tf.errors import UserError
 
 
@@ -102,7 +101,9 @@ def test_a_host_that_others_reach_is_warned_of(monkeypatch, capsys, host, warned
     def stop(inspector):
         raise UserError("so far")
 
-    monkeypatch.setattr(pages, "build_page", stop)
+    from cutpaste_tf.app import page
+
+    monkeypatch.setattr(page, "build_page", stop)
     with pytest.raises(UserError, match="so far"):
         command.serve(None, host, 7860)
     warnings = [x for x in capsys.readouterr().err.splitlines() if x.startswith("warning: ")]

@@ -21,7 +21,6 @@ from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import Finding, Inspector
-from cutpaste_tf.app.page import View
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
 from cutpaste_tf.detector import Detector
@@ -35,7 +34,7 @@ def test_data_that_have_moved(app_runs, own_copy, tmp_path):
     (own_copy / "config.json").write_text(json.dumps(config))
     query = str(moved / "test" / "hole" / "000.png")
     inspector = Inspector({IMAGE_RUN: own_copy})
-    view = View(inspector)
+    view = view_of(inspector)
     finding = view.inspect(IMAGE_RUN, query)
     assert isinstance(finding, Finding)  # all else works
     images, text = view.neighbours(finding)
@@ -57,8 +56,15 @@ def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
     path = write_image(tmp_path / "large.png", np.zeros([500, 2000, 3], np.uint8))
     finding = inspector.inspect(IMAGE_RUN, str(path))
     assert finding.picture.shape == (200, 800, 3)
-    _, heat, _ = View(inspector).verdict(finding, thresholds.Threshold(1.0))
+    _, heat, _ = view_of(inspector).verdict(finding, thresholds.Threshold(1.0))
     assert heat.shape == (200, 800, 3)
+
+
+def view_of(inspector):
+    # Not imported above: the tests of other modules would wait for Gradio too.
+    from cutpaste_tf.app.page import View
+
+    return View(inspector)
 
 
 def shown(box):
@@ -68,7 +74,7 @@ def shown(box):
 
 
 def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, inspector):
-    view = View(inspector)
+    view = view_of(inspector)
     for run in (IMAGE_RUN, PATCH_RUN):
         files = sorted((app_runs[1] / "test").glob("*/*.png"))
         finding = max((view.inspect(run, str(path)) for path in files), key=lambda f: f.score)
@@ -100,7 +106,7 @@ def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(app_runs, in
     kde = Detector(config, detector.backbone, densities.make("kde").fit(features))
     inspector = Inspector(inspector.runs)
     inspector._detector = lambda run: kde
-    view = View(inspector)
+    view = view_of(inspector)
     finding = view.inspect(IMAGE_RUN, train[2])
     box, heat, legend = view.verdict(finding, thresholds.Threshold(finding.score - 1))
     assert shown(box)[0] == "anomalous"
@@ -112,7 +118,7 @@ def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(app_runs, in
 
 
 def test_where_a_threshold_comes_from(app_runs, inspector):
-    view, folder = View(inspector), app_runs[0] / IMAGE_RUN
+    view, folder = view_of(inspector), app_runs[0] / IMAGE_RUN
     normal = artifacts.read_normal_scores(folder)
     chosen, number, percent, text = view.threshold(IMAGE_RUN)
     assert chosen == artifacts.choose_threshold(folder)
@@ -139,7 +145,7 @@ def test_a_run_without_normal_scores_gives_no_verdict_until_one_is_typed(own_cop
     results["threshold"] = None
     del results["sha256"]["normal_scores.csv"]
     (own_copy / "results.json").write_text(json.dumps(results))
-    view = View(Inspector({IMAGE_RUN: own_copy}))
+    view = view_of(Inspector({IMAGE_RUN: own_copy}))
     chosen, number, _, text = view.threshold(IMAGE_RUN)
     assert (chosen, number) == (None, None)
     assert "No threshold" in text
@@ -164,7 +170,7 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     broken = tmp_path / "uploads" / "<b>broken.png"
     broken.parent.mkdir()
     broken.write_bytes(whole[:200])
-    view = View(Inspector({IMAGE_RUN: own_copy}))
+    view = view_of(Inspector({IMAGE_RUN: own_copy}))
     assert view.inspect(IMAGE_RUN, None) is None
     assert shown(view.verdict(None, None)[0])[0] == "empty"
 

@@ -13,6 +13,8 @@ from cutpaste_tf.errors import UserError
 from cutpaste_tf.models.efficientnet import NAMES, efficientnet
 
 SIZE = 32
+# The stem's, the top's, and three of each of seven blocks but two of the first.
+SHALLOW_NORMS = 2 + 7 * 3 - 1
 # As keras.applications' documentation of ImageNet preprocessing has them.
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -113,7 +115,7 @@ def test_what_to_fetch_where_the_download_fails(tmp_path, monkeypatch):
     assert "--weights=imagenet" in message
 
 
-def test_initial_weights_are_the_seeds():
+def test_initial_weights_are_the_seeds(shallow_efficientnet):
     one, same, other = (efficientnet("efficientnet_b0", SIZE, seed=seed) for seed in (1, 1, 2))
     for a, b in zip(one.weights, same.weights, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -121,19 +123,19 @@ def test_initial_weights_are_the_seeds():
     assert np.abs(a.numpy() - b.numpy()).max() > 0.01
 
 
-def test_decay_is_on_all_trained_weights_but_batch_normalisations():
+def test_decay_is_on_all_trained_weights_but_batch_normalisations(shallow_efficientnet):
     model = efficientnet("efficientnet_b0", SIZE, weight_decay=0.01)
     norms, others = [], []
     for layer in model.get_layer("trunk").layers:
         kind = norms if isinstance(layer, keras.layers.BatchNormalization) else others
         kind.extend(layer.trainable_weights)
-    assert len(norms) == 2 * 49
+    assert len(norms) == 2 * SHALLOW_NORMS
     assert all(weight.regularizer is None for weight in norms)
     total = sum(float((w.numpy() ** 2).sum()) for w in others)
     assert float(sum(model.losses)) == pytest.approx(0.01 * total, rel=1e-4)
 
 
-def test_mixed_precision_keeps_features_in_float32():
+def test_mixed_precision_keeps_features_in_float32(shallow_efficientnet):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         model = efficientnet("efficientnet_b0", SIZE)
@@ -150,7 +152,7 @@ def test_unknown_name_is_refused():
     assert len(NAMES) == 8
 
 
-def test_batch_statistics_are_of_all_devices_where_asked():
+def test_batch_statistics_are_of_all_devices_where_asked(shallow_efficientnet):
     for synchronized in (False, True):
         model = efficientnet("efficientnet_b0", 32, synchronized=synchronized)
         norms = [
@@ -158,5 +160,5 @@ def test_batch_statistics_are_of_all_devices_where_asked():
             for layer in model.get_layer("trunk").layers
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
-        assert len(norms) == 49
+        assert len(norms) == SHALLOW_NORMS
         assert {layer.synchronized for layer in norms} == {synchronized}
