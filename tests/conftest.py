@@ -148,6 +148,20 @@ def shallow_efficientnet(monkeypatch):
     monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", shallow)
 
 
+@pytest.fixture
+def efficientnet(monkeypatch, shallow_efficientnet):
+    """Takes a shallow EfficientNet for every backbone."""
+    from cutpaste_tf.models import backbone
+    from cutpaste_tf.models.efficientnet import efficientnet
+
+    def build_backbone(settings, *, initial_weights=True):
+        return efficientnet(
+            settings.backbone, settings.image_size, weight_decay=settings.weight_decay, seed=0
+        )
+
+    monkeypatch.setattr(backbone, "build_backbone", build_backbone)
+
+
 # Command lines that run a training: the real one, and one with a network that is quick to trace.
 MAIN = (sys.executable, "-m", "cutpaste_tf.main")
 SMALL_MAIN = (sys.executable, str(pathlib.Path(small.__file__)))

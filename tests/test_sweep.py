@@ -145,6 +145,8 @@ def start(workdir, *more, experiments="resnet18_cutout,resnet18_scar"):
         stderr=subprocess.PIPE,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        # A shell has what it starts in the background ignore the signal, the tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.train import classifier, loop
@@ -40,16 +41,24 @@ def largest_difference(one, other):
 
 
 class Killed(Exception):
-    pass
+    """Ends a training as a kill does: nothing of ours cleans up."""
 
 
-def kill_after(steps):
+def train_until_killed(settings, images, run_dir, steps, monkeypatch):
+    """Trains in a folder and is killed right after some steps."""
+    fit = loop._fit
+
     class Kill(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if int(self.model.step) == steps:
                 raise Killed
 
-    return Kill()
+    def killed_fit(*args, callbacks, **kwargs):
+        return fit(*args, callbacks=[*callbacks, Kill()], **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(loop, "_fit", killed_fit)
+        trained(settings, images, run_dir)
 
 
 TWO_STAGES = {"steps": 16, "head_steps": 6, "finetune_steps": 10, "finetune_learning_rate": 0.02}

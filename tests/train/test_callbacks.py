@@ -2,7 +2,7 @@
 
 import pytest
 import tensorflow as tf
-from training import Killed, config, kill_after, largest_difference, trained
+from training import config, largest_difference, train_until_killed, trained
 
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import callbacks, classifier, loop
@@ -13,15 +13,7 @@ pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")
 @pytest.fixture
 def interrupted(images, tmp_path, short_epochs, monkeypatch):
     """A run's folder after two epochs, killed in the third."""
-    fit = loop._fit
-
-    def killed_fit(*args, callbacks, **kwargs):
-        return fit(*args, callbacks=[*callbacks, kill_after(9)], **kwargs)
-
-    monkeypatch.setattr(loop, "_fit", killed_fit)
-    with pytest.raises(Killed):
-        trained(config(steps=12), images, tmp_path / "run")
-    monkeypatch.setattr(loop, "_fit", fit)
+    train_until_killed(config(steps=12), images, tmp_path / "run", 9, monkeypatch)
     return tmp_path / "run"
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from training import TWO_STAGES, Killed, config, kill_after, largest_difference, trained
+from training import TWO_STAGES, config, largest_difference, train_until_killed, trained
 
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import EPOCH_STEPS
@@ -34,15 +34,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     """Epochs of 4 steps and a rest of 2: killed in each of them and at their borders."""
     settings = config(steps=10)
     whole = trained(settings, images, tmp_path / "whole")
-    fit = loop._fit
-
-    def killed_fit(*args, callbacks, **kwargs):
-        return fit(*args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
-
-    monkeypatch.setattr(loop, "_fit", killed_fit)
-    with pytest.raises(Killed):
-        trained(settings, images, tmp_path / "cut")
-    monkeypatch.setattr(loop, "_fit", fit)
+    train_until_killed(settings, images, tmp_path / "cut", steps, monkeypatch)
     lines = []
     model = classifier.build_classifier(settings)
     loop.train(model, images, settings, tmp_path / "cut", log=lines.append)
@@ -63,15 +55,7 @@ def test_two_stages_interrupted_end_with_the_same_weights(
     """Killed inside either stage, in the last step of the first and the first of the second."""
     settings = config(**TWO_STAGES)
     whole = trained(settings, images, tmp_path / "whole")
-    fit = loop._fit
-
-    def killed_fit(*args, callbacks, **kwargs):
-        return fit(*args, callbacks=[*callbacks, kill_after(steps)], **kwargs)
-
-    monkeypatch.setattr(loop, "_fit", killed_fit)
-    with pytest.raises(Killed):
-        trained(settings, images, tmp_path / "cut")
-    monkeypatch.setattr(loop, "_fit", fit)
+    train_until_killed(settings, images, tmp_path / "cut", steps, monkeypatch)
     lines = []
     model = classifier.build_classifier(settings)
     loop.train(model, images, settings, tmp_path / "cut", log=lines.append)

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from training import TWO_STAGES, config, trained, variables
 
-from cutpaste_tf.models import backbone
 from cutpaste_tf.train import classifier, loop, stages
 
 pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")
@@ -68,18 +67,6 @@ class Snapshots(classifier.ProxyClassifier):
     def begin(self, stage, settings):
         self.__dict__.setdefault("taken", []).append(variables(self.backbone))
         super().begin(stage, settings)
-
-
-@pytest.fixture
-def efficientnet(monkeypatch, shallow_efficientnet):
-    from cutpaste_tf.models.efficientnet import efficientnet
-
-    def build_backbone(settings, *, initial_weights=True):
-        return efficientnet(
-            settings.backbone, settings.image_size, weight_decay=settings.weight_decay, seed=0
-        )
-
-    monkeypatch.setattr(backbone, "build_backbone", build_backbone)
 
 
 def test_stages_of_efficientnet_change_what_they_say_and_no_more(
