@@ -1,6 +1,7 @@
 """The house: no module imports from a room above its own."""
 
 import ast
+import graphlib
 
 from conftest import ROOT
 
@@ -52,6 +53,20 @@ def test_every_room_is_listed_once():
 def test_no_import_runs_upwards():
     upwards = [pair for pair in imports() if ROOMS.index(pair[0]) > ROOMS.index(pair[1])]
     assert upwards == []
+
+
+def test_no_modules_import_each_other():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph = {}
+    for module, path in modules.items():
+        names = {name for name in imported_modules(path) if name in modules}
+        # `from package.module import thing` names the module before the last dot.
+        names |= {name.rpartition(".")[0] for name in imported_modules(path)} & set(modules)
+        graph[module] = names - {module}
+    assert list(graphlib.TopologicalSorter(graph).static_order())  # raises where there is a circle
 
 
 def test_the_front_door_is_lazy():
