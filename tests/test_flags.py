@@ -1,0 +1,26 @@
+"""The help text of the flags."""
+
+import dataclasses
+import re
+
+from cutpaste_tf import flags
+from cutpaste_tf.config import GROUPS, Config
+
+
+def test_help_has_every_flag_once_in_the_group_that_it_is_of():
+    text = flags.usage("main")
+    headings = [text.index(f"\n{group}: ") for group in GROUPS]
+    assert headings == sorted(headings)
+    for number, group in enumerate(GROUPS):
+        end = headings[number + 1] if number + 1 < len(GROUPS) else len(text)
+        of_group = re.findall(r"^  --(\w+)=", text[headings[number] : end], re.MULTILINE)
+        fields = [f.name for f in dataclasses.fields(Config) if f.metadata["group"] == group]
+        assert of_group == fields
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_begins_with_what_a_beginner_needs():
+    text = flags.usage("main")
+    assert text.index("--dataset=folder --data_dir=PARTS") < text.index("\ndata: ")
+    first = re.findall(r"^  --(\w+)=", text, re.MULTILINE)[1:6]
+    assert first == ["dataset", "data_dir", "category", "image_size", "workdir"]
