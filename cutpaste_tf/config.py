@@ -524,9 +524,9 @@ class Config:
         threshold, synthetic tests and densities after the first, which can be changed at any time,
         do not count.
         """
-        return [n for n in _result_names() if self.counted(n) != other.counted(n)]
+        return [n for n in _result_names() if self.as_compared(n) != other.as_compared(n)]
 
-    def counted(self, name: str) -> Any:
+    def as_compared(self, name: str) -> Any:
         """Returns a setting as far as it makes the run's result what it is."""
         return self.main_density if name == "density" else getattr(self, name)
 
@@ -535,7 +535,9 @@ class Config:
 
         Those at their defaults do not count, so that it stays when a version adds settings.
         """
-        values = {n: self.counted(n) for n in _result_names() if self.counted(n) != _default(n)}
+        values = {
+            n: self.as_compared(n) for n in _result_names() if self.as_compared(n) != _default(n)
+        }
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

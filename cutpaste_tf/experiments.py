@@ -95,7 +95,7 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
 _OTHERS = (_of_file("effnet_b4_pretrained"), _of_file("demo"))
 
 
-def known() -> dict[str, Experiment]:
+def all_experiments() -> dict[str, Experiment]:
     """Returns all experiments of the paper by name."""
     listed = (*(e for table in TABLES.values() for e in table), *_OTHERS)
     by_name = {}
@@ -116,7 +116,7 @@ def choose(names: Sequence[str]) -> list[Experiment]:
     Raises:
       UserError: naming what is not known.
     """
-    chosen, by_name = [], known()
+    chosen, by_name = [], all_experiments()
     for name in names:
         if name in TABLES:
             chosen += TABLES[name]

@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     return result
 
 
-def is_asked(config: Config) -> bool:
+def needs_check(config: Config) -> bool:
     """Returns whether `check` has anything to check."""
     return config.weights != "none" or config.distribution != "none"
 
@@ -48,7 +48,7 @@ def check(config: Config) -> None:
     Raises:
       UserError: if the weights cannot be had or are another network's, or the devices do not fit.
     """
-    if not is_asked(config):
+    if not needs_check(config):
         return
     from cutpaste_tf import distribution
     from cutpaste_tf.models import backbone

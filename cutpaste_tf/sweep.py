@@ -66,7 +66,7 @@ class Outcome:
     final: bool = False
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
 
     Args:
@@ -213,7 +213,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         # and fetched by one, not by all at once.
         check = ray.remote(**options)(_check_one)
         for job in {job.experiment: job for job in left}.values():
-            if not machine.is_asked(job.config):
+            if not machine.needs_check(job.config):
                 continue
             try:
                 problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
@@ -426,6 +426,6 @@ class _Progress:
 
 if __name__ == "__main__":
     # By its own name, so that Ray's workers import what they are to run.
-    from cutpaste_tf.sweep import run as imported
+    from cutpaste_tf.sweep import main as imported
 
     sys.exit(imported())

@@ -13,9 +13,9 @@ def runs_of(experiment):
     return flags.parse([*argv, "--data_dir=MVTEC_AD"])
 
 
-@pytest.mark.parametrize("name", sorted(experiments.known()))
+@pytest.mark.parametrize("name", sorted(experiments.all_experiments()))
 def test_every_experiment_is_a_command_that_can_be_typed(name):
-    experiment = experiments.known()[name]
+    experiment = experiments.all_experiments()[name]
     if name == "demo":  # comes with its data
         return
     runs = runs_of(experiment)
@@ -53,9 +53,9 @@ def test_table7_and_8_list_each_value_once_and_the_default_as_itself():
     assert len(seven) == len(set(seven)) == 8  # 4 + 5, the default counted once
     assert len(experiments.TABLES["table8"]) == 7
     assert seven.count("resnet18_cutpaste_3way") == 1
-    epochs = experiments.known()["resnet18_epochs_128"]
+    epochs = experiments.all_experiments()["resnet18_epochs_128"]
     assert runs_of(epochs)[0].steps == 128 * 256
-    assert runs_of(experiments.known()["resnet18_size_0.3"])[0].area_ratio == (0.02, 0.3)
+    assert runs_of(experiments.all_experiments()["resnet18_size_0.3"])[0].area_ratio == (0.02, 0.3)
 
 
 def test_choosing_by_table_name_and_file(tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_not_known_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="share the folder"):
         experiments.choose([str(tmp_path / "a" / "x.flags"), str(tmp_path / "b" / "x.flags")])
     gone = experiments.Experiment("gone", "gone.flags")
-    monkeypatch.setattr(experiments, "known", lambda: {"gone": gone})
+    monkeypatch.setattr(experiments, "all_experiments", lambda: {"gone": gone})
     with pytest.raises(UserError, match="checkout"):
         experiments.find_flagfile(gone)
 
@@ -91,7 +91,7 @@ def test_what_is_not_known_is_named(tmp_path, monkeypatch):
 def test_a_stray_file_does_not_take_the_place_of_an_experiments(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.flags").write_text("--dataset=textures\n")
-    found = experiments.find_flagfile(experiments.known()["demo"])
+    found = experiments.find_flagfile(experiments.all_experiments()["demo"])
     assert found == str(ROOT / "experiments" / "demo.flags")
     (own,) = experiments.choose(["demo.flags"])
     assert experiments.find_flagfile(own) == str(tmp_path / "demo.flags")
@@ -103,4 +103,4 @@ def test_tables_1_and_6_share_their_trainings():
     assert len(names) == len(set(names)) == 6
     tested = {x.name for x in both if "--test_anomalies=all" in x.flags}
     assert tested == {"resnet18_cutout", "resnet18_cutpaste_3way"}
-    assert experiments.known()["resnet18_cutout"].flags == ()
+    assert experiments.all_experiments()["resnet18_cutout"].flags == ()

@@ -104,7 +104,7 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
 def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
     from cutpaste_tf.config import TEST_ANOMALIES
 
-    monkeypatch.setattr(download, "reachable", lambda server: False)
+    monkeypatch.setattr(download, "is_reachable", lambda server: False)
     figure = figures.synthetic_anomalies([str(finished[0])], 3)
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == list(TEST_ANOMALIES)

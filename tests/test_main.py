@@ -308,7 +308,7 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
 ):
     from cutpaste_tf.data import download, synthetic
 
-    monkeypatch.setattr(download, "reachable", lambda server: False)
+    monkeypatch.setattr(download, "is_reachable", lambda server: False)
     assert run_here(mvtec, tmp_path).returncode == 0
     path = tmp_path / "part/seed_0/results.json"
     first = json.loads(path.read_text())

@@ -58,7 +58,7 @@ def test_a_wrong_flag_is_a_user_error():
     ],
 )
 def test_mistakes_are_one_line_and_status_2(arguments, message, capsys):
-    assert sweep.run(["sweep", *arguments]) == 2
+    assert sweep.main(["sweep", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert message in printed.err
@@ -66,7 +66,7 @@ def test_mistakes_are_one_line_and_status_2(arguments, message, capsys):
 
 
 def test_list_names_every_row_with_its_command(capsys):
-    assert sweep.run(["sweep", "--list"]) == 0
+    assert sweep.main(["sweep", "--list"]) == 0
     printed = capsys.readouterr().out
     for part in ("table1:", "table8:", "resnet18_rotation", "resnet18_jitter_0.3: python -m "):
         assert part in printed
@@ -188,7 +188,7 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
     # Again: nothing is left to do, and Ray is not even started.
     monkeypatch.setattr(sweep, "_start_ray", None)
     names = "--experiments=resnet18_cutout,resnet18_scar"
-    assert sweep.run(["sweep", names, f"--workdir={tmp_path / 'runs'}", *flags, "--seed=0"]) == 0
+    assert sweep.main(["sweep", names, f"--workdir={tmp_path / 'runs'}", *flags, "--seed=0"]) == 0
     assert "2 runs, 2 finished already" in capsys.readouterr().out
 
 

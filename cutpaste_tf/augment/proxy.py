@@ -64,7 +64,7 @@ THIN = Shape(
 )
 
 
-def patches(shape: Shape, draw: Callable, edit: Callable) -> Kind:
+def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
     """Returns a kind that edits a patch of each image.
 
     Args:
@@ -96,14 +96,14 @@ def _levels(batch, seed, settings):
     return random.uniform([batch, 3], seed, 0.0, 1.0)
 
 
-def pasted(shape: Shape) -> Kind:
+def paste_kind(shape: Shape) -> Kind:
     """Returns the kind that pastes patches of a shape from elsewhere in the image."""
-    return patches(shape, _jitter, paste.cut)
+    return patch_kind(shape, _jitter, paste.cut)
 
 
-def erased(shape: Shape, fill: Callable) -> Kind:
+def erase_kind(shape: Shape, fill: Callable) -> Kind:
     """Returns the kind that fills patches of a shape, by a function of `erase`."""
-    return patches(shape, _levels, fill)
+    return patch_kind(shape, _levels, fill)
 
 
 def _either(first, second):
@@ -141,17 +141,23 @@ class ViewClass:
 
 
 NORMAL = ViewClass("normal")
-CUTPASTE = ViewClass("CutPaste", pasted(RECTANGLE))
-SCAR = ViewClass("CutPaste-Scar", pasted(THIN))
+CUTPASTE = ViewClass("CutPaste", paste_kind(RECTANGLE))
+SCAR = ViewClass("CutPaste-Scar", paste_kind(THIN))
 
 TASKS: dict[str, tuple[ViewClass, ...]] = {
     # Gidaris et al. (the paper's [19]): which of the four quarter turns is it?
     "rotation": (NORMAL, *(ViewClass(f"turned by {90 * k} degrees", turns=k) for k in (1, 2, 3))),
-    "cutout": (NORMAL, ViewClass("Cutout", erased(RECTANGLE, erase.fill_with_grey))),
-    "cutout_mean": (NORMAL, ViewClass("Cutout (mean)", erased(RECTANGLE, erase.fill_with_mean))),
-    "cutout_color": (NORMAL, ViewClass("Cutout (color)", erased(RECTANGLE, erase.fill_with_color))),
-    "confetti": (NORMAL, ViewClass("Confetti", erased(RECTANGLE, erase.shift_color))),
-    "scar": (NORMAL, ViewClass("Scar", erased(THIN, erase.fill_with_color))),
+    "cutout": (NORMAL, ViewClass("Cutout", erase_kind(RECTANGLE, erase.fill_with_grey))),
+    "cutout_mean": (
+        NORMAL,
+        ViewClass("Cutout (mean)", erase_kind(RECTANGLE, erase.fill_with_mean)),
+    ),
+    "cutout_color": (
+        NORMAL,
+        ViewClass("Cutout (color)", erase_kind(RECTANGLE, erase.fill_with_color)),
+    ),
+    "confetti": (NORMAL, ViewClass("Confetti", erase_kind(RECTANGLE, erase.shift_color))),
+    "scar": (NORMAL, ViewClass("Scar", erase_kind(THIN, erase.fill_with_color))),
     "cutpaste": (NORMAL, CUTPASTE),
     "cutpaste_scar": (NORMAL, SCAR),
     # Section 5.2: binary, so an image has one augmented view, as batches of 64 rather than 96 say.

@@ -28,7 +28,7 @@ def load(data_dir: str, category: str) -> Category:
     Raises:
       UserError: if the data set is not there and cannot be fetched.
     """
-    builder = download.prepared("cifar10", _SERVER, data_dir or None)
+    builder = download.prepare_builder("cifar10", _SERVER, data_dir or None)
     if builder is None:
         where = data_dir or "~/tensorflow_datasets"
         raise UserError(

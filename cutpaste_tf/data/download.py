@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 
-def prepared(
+def prepare_builder(
     name: str, server: str, data_dir: str | None = None
 ) -> "tfds.core.DatasetBuilder | None":
     """Finds a data set, and fetches it where it is not there yet.
@@ -28,7 +28,7 @@ def prepared(
 
     with contextlib.suppress(Exception):
         builder = tfds.builder(name, data_dir=data_dir)
-        if builder.data_path.exists() or reachable(server):
+        if builder.data_path.exists() or is_reachable(server):
             builder.download_and_prepare()
             return builder
     return None
@@ -38,7 +38,7 @@ def read(builder: "tfds.core.DatasetBuilder", split: str) -> dict[str, np.ndarra
     """Reads a whole split.
 
     Args:
-      builder: from `prepared`.
+      builder: from `prepare_builder`.
       split: such as "train".
 
     Returns:
@@ -51,7 +51,7 @@ def read(builder: "tfds.core.DatasetBuilder", split: str) -> dict[str, np.ndarra
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def reachable(server: str, seconds: float = 5.0) -> bool:
+def is_reachable(server: str, seconds: float = 5.0) -> bool:
     """Returns whether a server takes connections, for HTTPS."""
     try:
         socket.create_connection((server, 443), timeout=seconds).close()

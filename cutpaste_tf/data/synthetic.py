@@ -106,7 +106,7 @@ def make(
 
 def digits() -> tuple[tf.Tensor, str]:
     """Returns digits, float32 [M, h, w] in [0, 1], bright on dark, and whose they are."""
-    builder = download.prepared("mnist", _MNIST_SERVER)
+    builder = download.prepare_builder("mnist", _MNIST_SERVER)
     if builder is not None:
         images = download.read(builder, "test")["image"]
         return tf.constant(images[..., 0].astype(np.float32) / 255.0), MNIST

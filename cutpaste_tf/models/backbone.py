@@ -47,7 +47,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
             raise UserError(f"--weights={path}: there is no such file")
         # EfficientNet's inner model has the layers of keras.applications' own.
         parts = [backbone, *(m for m in backbone.layers if isinstance(m, keras.Model))]
-        if not any(weights.fits(part, path) for part in parts):
+        if not any(weights.try_load(part, path) for part in parts):
             raise UserError(f"--weights={path}: not readable as weights of {_flags(config)}")
     return backbone
 

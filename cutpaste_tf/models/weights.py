@@ -67,11 +67,11 @@ def load(model: keras.Model, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; has the run finished?")
-    if not fits(model, path):
+    if not try_load(model, path):
         raise UserError(f"{path}: not readable as this network's weights")
 
 
-def fits(model: keras.Model, path: str | os.PathLike) -> bool:
+def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
     """Reads weights and returns whether they are the model's and finite.
 
     Args:

@@ -69,7 +69,7 @@ def _report(argv):
         width = max(60, shutil.get_terminal_size((110, 24)).columns)
         content = "\n".join(formats.text(table, width) for table in filled)
     else:
-        content = formats.all_of(filled, form)
+        content = formats.render(filled, form)
     if output is None:
         print(content, end="")
     else:

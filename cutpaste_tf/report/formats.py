@@ -269,7 +269,7 @@ FORMATS = {
 }
 
 
-def all_of(tables: Sequence[Table], form: str) -> str:
+def render(tables: Sequence[Table], form: str) -> str:
     """Returns several tables in one format, after each other; in CSV under one heading."""
     parts = [FORMATS[form](table) for table in tables]
     if form == "csv":

@@ -140,7 +140,7 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     differing = []
     for name, value in expected.items():
         compared = column.compared is None or name in column.compared
-        actual = config.counted(name)
+        actual = config.as_compared(name)
         if compared and name not in _NOT_COMPARED and actual != value:
             whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
             differing.append(f"{name} {show(actual)} ({whose} {show(value)})")

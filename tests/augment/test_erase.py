@@ -15,7 +15,7 @@ from . import edits, reference
 
 def filled(shape, fill):
     """A function of images, a seed and ranges that erases a patch of each image."""
-    return functools.partial(edits.edit_of, proxy.erased(shape, fill))
+    return functools.partial(edits.edit_of, proxy.erase_kind(shape, fill))
 
 
 RECTANGLES = {

@@ -13,7 +13,7 @@ from cutpaste_tf.errors import UserError
 def made(monkeypatch, tmp_path):
     """As if the data set had been fetched."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(download, "reachable", lambda server: True)
+    monkeypatch.setattr(download, "is_reachable", lambda server: True)
 
     def examples(builder, split):
         rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def test_one_class_is_normal_and_the_others_are_not(made):
 
 def test_mock_data_of_tensorflow_datasets_has_what_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(download, "reachable", lambda server: True)
+    monkeypatch.setattr(download, "is_reachable", lambda server: True)
     with tfds.testing.mock_data(num_examples=60):
         builder = type(tfds.builder("cifar10"))
         monkeypatch.setattr(builder, "download_and_prepare", lambda *a, **k: None)
@@ -58,6 +58,6 @@ def test_mock_data_of_tensorflow_datasets_has_what_is_read(monkeypatch, tmp_path
 
 
 def test_without_a_network_it_says_where_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "reachable", lambda server: False)
+    monkeypatch.setattr(download, "is_reachable", lambda server: False)
     with pytest.raises(UserError, match=f"--dataset=cifar10: not in {tmp_path}, and www"):
         cifar10.load(str(tmp_path), "cat")

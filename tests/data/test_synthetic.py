@@ -58,13 +58,13 @@ def test_there_must_be_normal_images():
 
 def test_digits_are_mnists_where_they_can_be_had(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(download, "reachable", lambda server: False)
+    monkeypatch.setattr(download, "is_reachable", lambda server: False)
     small, whose = synthetic.digits()
     assert whose == synthetic.SMALL_DIGITS
     expected = sklearn.datasets.load_digits().images / 16.0
     np.testing.assert_allclose(small, expected)
 
-    monkeypatch.setattr(download, "reachable", lambda server: True)
+    monkeypatch.setattr(download, "is_reachable", lambda server: True)
     with tfds.testing.mock_data(num_examples=5):
         monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", lambda *a, **k: None)
         found, whose = synthetic.digits()
