@@ -31,12 +31,12 @@ def test_figures_go_to_the_run_and_its_tensorboard(localized, capsys):
     run_dir, _, _ = localized
     if not Config.from_json((run_dir / "config.json").read_text()).patch_size:
         pytest.skip("one is enough")
-    arguments = ["figures", "--figure=3,4", f"--run={run_dir}", "--count=2"]
+    arguments = ["figures", "--figure=2,3,4,5,6", f"--run={run_dir}", "--count=2"]
     assert figures.main(arguments) == 0, capsys.readouterr().err
     shown = set()
     for events in (run_dir / "tensorboard" / "figures").glob("events*"):
         shown |= set(EventAccumulator(str(events)).Reload().Tags()["tensors"])
-    for number in (3, 4):
+    for number in range(2, 7):
         assert (run_dir / "figures" / f"figure_{number}.png").is_file()
         assert f"figures/figure_{number}" in shown
 

@@ -29,7 +29,10 @@ def images():
     ("stem", "height", "width", "size", "stride"),
     [
         ("large", 64, 48, 32, 4),
-        ("small", 31, 24, 21, 5),  # of odd sizes: padding that differs from layer to layer
+        ("small", 44, 52, 32, 4),
+        ("large", 40, 40, 32, 8),
+        ("large", 37, 41, 32, 1),  # of odd offsets: other pixels under the strides
+        ("small", 31, 24, 21, 5),  # padding that differs from layer to layer
         ("large", 33, 33, 33, 4),  # a single patch
     ],
 )
@@ -40,11 +43,20 @@ def test_each_patch_is_embedded_as_by_itself(stem, height, width, size, stride):
     rows, columns = (range(0, side - size + 1, stride) for side in (height, width))
     assert found.shape[:3] == (2, len(rows), len(columns))
     assert patch.patches_along(height, size, stride) == len(rows)
-    for i, y in enumerate(rows):
-        for j, x in enumerate(columns):
-            if (i + j) % 5 == 0:  # some of them, for the time that it takes
-                alone = model(whole[:, y : y + size, x : x + size], training=False)["pool"]
-                np.testing.assert_allclose(found[:, i, j], alone, rtol=1e-4, atol=1e-5)
+    for i, y in enumerate(rows):  # the patches of a row at once, for the time that it takes
+        crops = [whole[:, y : y + size, x : x + size] for x in columns]
+        alone = model(np.concatenate(crops), training=False)["pool"].numpy()
+        alone = alone.reshape(len(columns), 2, -1).swapaxes(0, 1)
+        np.testing.assert_allclose(found[:, i], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_embedding_patches_compiles_with_xla(backbone):
+    whole = tf.constant(np.random.default_rng(0).random((2, 40, 40, 3), np.float32))
+    plain = patch.embed_patches(backbone, whole, 32, 4)
+    compiled = tf.function(
+        lambda images: patch.embed_patches(backbone, images, 32, 4), jit_compile=True
+    )(whole)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_patches_are_embedded_in_float32_from_mixed_precision():
