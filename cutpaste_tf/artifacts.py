@@ -15,7 +15,7 @@ import numpy as np
 
 from cutpaste_tf import ensemble
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import Config
+from cutpaste_tf.config import GAUSSIANS, Config
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.threshold import Threshold
 
@@ -74,7 +74,7 @@ def read_normal_scores(run_dir: str | os.PathLike) -> np.ndarray | None:
 
 
 def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Averages the scores of finished runs on the same test images.
+    """Averages the negative log densities of the same test images by finished runs.
 
     Args:
       run_dirs: the runs' folders.
@@ -96,7 +96,10 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
         if first_images is not None and images != first_images:
             raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
         first_images = images
-        scores.append(_numbers(rows, run_dir / SCORES))
+        run_scores = _numbers(rows, run_dir / SCORES)
+        if Config.load(run_dir).main_density in GAUSSIANS:
+            run_scores, normal = map(ensemble.negative_log_density, (run_scores, normal))
+        scores.append(run_scores)
         normal_scores.append(normal)
     labels = _numbers(rows, run_dir / SCORES, "label").astype(np.int64)
     return labels, ensemble.average(scores, normal_scores)

@@ -70,12 +70,15 @@ TASKS: dict[str, tuple[str, ...]] = {
     "cutpaste_union": ("jitter", "area_ratio", *_SCAR_SIZES),
     "cutpaste_3way": ("jitter", "area_ratio", *_SCAR_SIZES),
 }
+LEVELS = ("level7", "level8")  # EfficientNet's features before the last
 DENSITIES = ("gde", "gmm", "kde")
 GAUSSIANS = ("gde", "gmm")  # a single one each: their score is a distance
 MOST_COMPONENTS = 32
 # Section 5.3's synthetic test sets: shapes of random colour, or filled with natural images.
 _SHAPES = ("square", "ellipse", "heart")
 TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
+# Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
+FORMAT = 2
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
@@ -141,7 +144,7 @@ class Config:
         32,
         rules.whole(1),
         "normal images a step; the model sees each once per class of the task (32 gives the "
-        "paper's 64, or 96 for 3-way; 16 gives 64 for rotation)",
+        "paper's 64, or 96 for 3-way)",
     )
     seed: int = _training(0, rules.whole(0, 2**31 - 1), "one or more seeds, separated by commas")
     learning_rate: float = _training(
@@ -164,7 +167,7 @@ class Config:
     )
     momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _training(
-        0.00003, rules.real(0.0, 1.0), "L2 coefficient on all weights but batch normalisation's"
+        0.00003, rules.real(0.0, 1.0), "L2 coefficient: of half the square of all weights' norm"
     )
     eval_every: int = _training(
         32, rules.whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
@@ -193,12 +196,12 @@ class Config:
         "sixteen times the work",
     )
     head_dims: tuple[int, ...] = _network(
-        (128,),
+        (512, 128),
         rules.Rule(
             "one or more whole numbers of at least 1, separated by commas",
             lambda dims: len(dims) > 0 and min(dims) >= 1,
         ),
-        "units of the projection head's layers; the last is linear",
+        "units of the projection head's layers; all but the last have batch normalisation and ReLU",
     )
 
     # Views
@@ -226,16 +229,27 @@ class Config:
         rules.real(0.0, 0.5),
         "maximum random translation of the input, as a share of its side",
     )
-    view_jitter: float = _views(
-        0.1, rules.real(0.0, 0.5), "maximum intensity of the colour jitter on the input"
+    view_jitter: tuple[float, ...] = _views(
+        (0.1,),
+        rules.Rule(
+            "one number from 0 to 0.5, or three, separated by commas",
+            lambda values: len(values) in (1, 3) and all(0.0 <= x <= 0.5 for x in values),
+        ),
+        "maximum intensity of the colour jitter on the input; three: of brightness, contrast and "
+        "saturation",
+    )
+    independent_views: bool = _views(
+        False,
+        rules.BOOLEAN,
+        "translate and jitter the input anew for each class of the task, rather than once",
     )
 
     # Density
     features: str = _density(
         "pool",
-        rules.choice("pool", "level7"),
+        rules.choice("pool", *LEVELS),
         "what the density and the scores are of; pool: the last convolution, averaged over space; "
-        "level7: EfficientNet's seventh block, likewise",
+        "level7: EfficientNet's block 6, likewise (the stem is level 1); level8: its block 7",
     )
     density: str = _density(
         "gde",
@@ -247,10 +261,10 @@ class Config:
                 and len(set(text.split(","))) == text.count(",") + 1
             ),
         ),
-        "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: "
-        "one-component mixture; gmm4: mixture of four, with shrinkage; kde: kernel density; of "
-        "several the first is the run's, and the others are fitted to the same features and "
-        "measured beside it",
+        "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: the "
+        "companion code's, a Gaussian on features of unit length; kde: its kernel density, "
+        "likewise; gmm4: mixture of four Gaussians, with shrinkage; of several the first is the "
+        "run's, and the others are fitted to the same features and measured beside it",
     )
     false_positive_rate: float = _density(
         0.01,
@@ -356,10 +370,10 @@ class Config:
                 "--weights=imagenet: Keras has ImageNet weights for --backbone=efficientnet_b0 to "
                 f"efficientnet_b7, not for --backbone={self.backbone}"
             )
-        if self.features == "level7" and not efficient:
+        if self.features in LEVELS and not efficient:
             raise UserError(
-                f"--features=level7: --backbone={self.backbone} has pool only; level7 is "
-                "EfficientNet's"
+                f"--features={self.features}: --backbone={self.backbone} has pool only; "
+                f"{self.features} is EfficientNet's"
             )
         for name, default in (("width", 1.0), ("stem", "large")):
             if efficient and getattr(self, name) != default:
@@ -465,7 +479,7 @@ class Config:
 
     def to_json(self) -> str:
         """Returns the settings as JSON text, one field a line."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "config.json") -> "Config":
@@ -479,7 +493,8 @@ class Config:
           The settings.
 
         Raises:
-          UserError: if the text is no JSON object, or has an unknown field or a bad value.
+          UserError: if the text is no JSON object, is another version's, or has an unknown field or
+            a bad value.
         """
         try:
             values = json.loads(text)
@@ -487,6 +502,11 @@ class Config:
             raise UserError(f"{source}: not readable as JSON ({error})") from error
         if not isinstance(values, dict):
             raise UserError(f"{source}: must hold a JSON object of settings")
+        if values.pop("format", 1) != FORMAT:
+            raise UserError(
+                f"{source}: is of another version of cutpaste-tf, whose numbers are others; train "
+                "again, in another --workdir"
+            )
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise UserError(f"{source}: unknown setting {unknown[0]!r}")

@@ -31,11 +31,13 @@ class GaussianDensity:
 
     Args:
       kind: "gde" estimates the covariance by Ledoit and Wolf's shrinkage, which stays well
-        conditioned with fewer images than features; "gmm" is scikit-learn's one-component full
-        covariance mixture, the maximum-likelihood covariance with 1e-6 added to its diagonal, as
-        in the authors' companion code.
+        conditioned with fewer images than features, as Rippel et al. (the paper's [43]) do. "gmm"
+        is that of the authors' companion code (their [52]): features are brought to unit length,
+        and the covariance is scikit-learn's one-component mixture's, the maximum-likelihood one
+        with 1e-6 added to its diagonal.
 
     Attributes:
+      unit_length: whether features are brought to unit length first.
       mean: float64 [D], after `fit`.
       precision: float64 [D, D], the inverse covariance, after `fit`.
     """
@@ -43,7 +45,7 @@ class GaussianDensity:
     def __init__(self, kind: str = "gde"):
         if kind not in ("gde", "gmm"):
             raise ValueError(f"kind must be gde or gmm, not {kind!r}")
-        self.kind = kind
+        self.kind, self.unit_length = kind, kind == "gmm"
 
     def fit(self, features: np.ndarray) -> "GaussianDensity":
         """Fits the density.
@@ -60,7 +62,8 @@ class GaussianDensity:
             estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
             self.mean, self.precision = estimate.location_, _inverse(estimate.covariance_)
         else:
-            estimate = sklearn.mixture.GaussianMixture(1, covariance_type="full").fit(features)
+            mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
+            estimate = mixture.fit(_unit(features))
             self.mean, self.precision = estimate.means_[0], estimate.precisions_[0]
         return self
 
@@ -73,7 +76,8 @@ class GaussianDensity:
         Returns:
           float64 [N]: Mahalanobis distances; higher is more anomalous.
         """
-        centred = _checked(features, len(self.mean)) - self.mean
+        features = _checked(features, len(self.mean))
+        centred = (_unit(features) if self.unit_length else features) - self.mean
         squared = np.einsum("nd,nd->n", centred @ self.precision, centred)
         return np.sqrt(np.maximum(squared, 0.0))
 

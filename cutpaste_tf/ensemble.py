@@ -1,9 +1,10 @@
 """Ensembles of runs: the mean of their standardised anomaly scores (Section 4.1, Table 1).
 
 "We further improve the AUC to 96.1 by ensembling anomaly scores from 5 CutPaste (3-way) models."
-Distances of different networks have different scales, so each run's are standardised first, by mean
-and deviation of what it gives normal images: the cross-validated scores of its training images. No
-test image has a part in that, so an ensemble scores one image as well as many.
+What is added is Equation 2's negative log density: half the squared distance, where a run's scores
+are distances. Those of different networks have different scales, so each run's are standardised
+first, by mean and deviation of what it gives normal images: the cross-validated scores of its
+training images. No test image has a part in that, so an ensemble scores one image as well as many.
 
 Nothing here imports TensorFlow.
 """
@@ -33,12 +34,17 @@ def standardize(scores: np.ndarray, normal_scores: np.ndarray) -> np.ndarray:
     return (np.asarray(scores, np.float64) - normal_scores.mean()) / (deviation or 1.0)
 
 
+def negative_log_density(distances: np.ndarray) -> np.ndarray:
+    """Returns Equation 2's negative log density of Mahalanobis distances, up to a constant."""
+    return 0.5 * np.square(distances)
+
+
 def average(scores: Sequence[np.ndarray], normal_scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Averages the standardised scores of several runs.
+    """Averages the standardised negative log densities of several runs.
 
     Args:
-      scores: each run's [N] anomaly scores of the same images.
-      normal_scores: each run's own, as in `standardize`.
+      scores: each run's [N] negative log densities of the same images, up to a constant.
+      normal_scores: each run's own of normal images, as in `standardize`.
 
     Returns:
       float64 [N].

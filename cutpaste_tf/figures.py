@@ -235,7 +235,8 @@ def _pasted(config, images, task, step=0):
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.train import views
 
-    settings = dataclasses.replace(views.view_settings(config), translation=0.0, view_jitter=0.0)
+    still = {"translation": 0.0, "view_jitter": (0.0,), "patch_size": 0}
+    settings = dataclasses.replace(views.view_settings(config), **still)
     seed = tf.constant([config.seed, step], tf.int32)
     views, _ = proxy.make_views(tf.constant(images), task, seed, settings)
     views = np.round(255.0 * views.numpy()).astype(np.uint8)

@@ -151,8 +151,10 @@ def _centered(features, mean, dtype, name="center"):
 
 
 def _mahalanobis(density, features, precise, gradient=False):
-    """A Gaussian's distances, [B], and, if asked for, their gradient, float32 [B, D]."""
+    """Distances, [B], and, if asked for, the negative log density's gradient, float32 [B, D]."""
     dtype = "float64" if precise else "float32"
+    if density.unit_length:
+        features, length = _unit(ops.cast(features, dtype))
     # The distance is the length of a vector: less is lost than where squares are subtracted.
     values, vectors = np.linalg.eigh((density.precision + density.precision.T) / 2.0)
     whitener = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -161,8 +163,18 @@ def _mahalanobis(density, features, precise, gradient=False):
     distance = ops.sqrt(ops.sum(ops.square(white), axis=-1))
     if not gradient:
         return distance
-    direction = white / ops.maximum(ops.expand_dims(distance, -1), 1e-6)
-    return distance, ops.cast(_constant(whitener.T, "gradient", dtype)(direction), "float32")
+    slope = _constant(whitener.T, "gradient", dtype)(white)
+    if density.unit_length:  # Along the feature itself nothing changes.
+        along = ops.sum(slope * features, axis=-1, keepdims=True)
+        slope = (slope - along * features) / length
+    return distance, ops.cast(slope, "float32")
+
+
+def _unit(features):
+    """Features of unit length, and the lengths that they had, [B, 1]."""
+    length = ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True))
+    length = ops.maximum(length, 1e-12)
+    return features / length, length
 
 
 def _kernel_density(density, features, precise):
@@ -170,9 +182,7 @@ def _kernel_density(density, features, precise):
     dtype = "float64" if precise else "float32"
     count, dims = density.features.shape
     inverse = density.bandwidth**-2
-    x = ops.cast(features, dtype)
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    x = x / ops.maximum(ops.sqrt(square), 1e-12)
+    x, _ = _unit(ops.cast(features, dtype))
     products = _constant(density.features.T * inverse, "kernels", dtype)(x)
     # -|x - y|^2 / 2h^2 with both of length one.
     log_sum = ops.logsumexp(products, axis=-1) - inverse
@@ -221,7 +231,8 @@ def _score_patches(detector, network, pixels, precise):
     level = float(np.mean(density.level))
     spread = upsample.receptive_field_matrix(size, side, stride).T
     grid = ops.reshape(distances, (-1, count, count))
-    return ops.max(distances, axis=-1), _enlarged(grid - level, spread, spread) + level
+    squared = _enlarged(ops.square(grid) - level**2, spread, spread) + level**2
+    return ops.max(distances, axis=-1), ops.sqrt(ops.maximum(squared, 0.0))
 
 
 def _enlarged(maps, rows, columns):

@@ -17,16 +17,13 @@ EPOCH_STEPS = 16
 
 
 def build_backbone(settings, *, initial_weights=True):
-    """A convolution and a batch norm, with a seed, decay and synchronisation as the real ones."""
+    """A convolution and a batch norm, with a seed and synchronisation as the real ones."""
     import keras
 
     initial = keras.initializers.HeNormal(settings.seed)
-    decay = keras.regularizers.L2(settings.weight_decay)
     features = max(4, round(64 * settings.width))
     inputs = keras.Input([settings.image_size, settings.image_size, 3])
-    x = keras.layers.Conv2D(
-        features, 3, 2, kernel_initializer=initial, kernel_regularizer=decay, use_bias=False
-    )(inputs)
+    x = keras.layers.Conv2D(features, 3, 2, kernel_initializer=initial, use_bias=False)(inputs)
     x = keras.layers.BatchNormalization(synchronized=settings.distribution != "none")(x)
     rate = float(os.environ.get("DROPOUT", 0.1))
     x = keras.layers.Dropout(rate, seed=settings.seed)(keras.layers.ReLU()(x))

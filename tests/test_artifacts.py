@@ -8,6 +8,7 @@ from conftest import copy_run
 
 from cutpaste_tf import threshold
 from cutpaste_tf.artifacts import choose_threshold, ensemble_scores
+from cutpaste_tf.config import Config
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
 
@@ -63,8 +64,12 @@ def test_mistakes_about_thresholds_are_named(tmp_path):
         choose_threshold(run / "results.json")
 
 
-def write_run(folder, scores, normal, names=("a.png", "b.png", "c.png"), labels=(0, 1, 1)):
+def write_run(
+    folder, scores, normal, names=("a.png", "b.png", "c.png"), labels=(0, 1, 1), density="gde"
+):
     folder.mkdir()
+    config = Config(dataset="textures", category="brick", density=density)
+    (folder / "config.json").write_text(config.to_json())
     rows = [f"{n},{y},x,{s}" for n, y, s in zip(names, labels, scores, strict=True)]
     (folder / "scores.csv").write_text("\n".join(["path,label,defect_type,score", *rows]) + "\n")
     rows = [f"{i}.png,{s}" for i, s in enumerate(normal)]
@@ -73,12 +78,14 @@ def write_run(folder, scores, normal, names=("a.png", "b.png", "c.png"), labels=
 
 
 def test_runs_are_read_and_averaged(tmp_path):
-    one = write_run(tmp_path / "one", [1.0, 2.0, 3.0], [0.0, 2.0])
-    two = write_run(tmp_path / "two", [10.0, 30.0, 20.0], [0.0, 20.0])
+    """Of a kernel density the scores themselves, of a Gaussian half the squared distances."""
+    one = write_run(tmp_path / "one", [1.0, 2.0, 3.0], [0.0, 2.0], density="kde")
+    two = write_run(tmp_path / "two", [2.0, 6.0, 4.0], [0.0, 4.0])
     labels, scores = ensemble_scores([one, two])
     assert labels.tolist() == [0, 1, 1]
-    deviation = np.sqrt(2.0)
-    np.testing.assert_allclose(scores, np.array([0.0, 1.5, 1.5]) / deviation)
+    first = np.array([0.0, 1.0, 2.0]) / np.sqrt(2.0)
+    second = (np.array([2.0, 18.0, 8.0]) - 4.0) / np.std([0.0, 8.0], ddof=1)
+    np.testing.assert_allclose(scores, (first + second) / 2)
 
 
 def test_a_run_without_normal_scores_has_no_ensemble(tmp_path):

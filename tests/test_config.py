@@ -69,7 +69,10 @@ def test_defaults_of_flags_and_of_the_library_agree():
         ("--stem=medium", "one of large, small"),
         ("--backbone=vgg", "one of resnet18, efficientnet_b0, "),
         ("--weights=b4.h5", "none, imagenet, or a file ending in .weights.h5 or .keras"),
-        ("--features=level6", "one of pool, level7"),
+        ("--features=level6", "one of pool, level7, level8"),
+        ("--view_jitter=0.1,0.2", "one number from 0 to 0.5, or three"),
+        ("--view_jitter=0.6", "one number from 0 to 0.5, or three"),
+        ("--view_jitter=0.1,0.2,0.6", "one number from 0 to 0.5, or three"),
         ("--head_steps=-1", "at least 0"),
         ("--finetune_learning_rate=0", "above 0"),
         ("--density=flow", "one or more of gde, gmm, kde and gmm2 to gmm32"),
@@ -305,3 +308,11 @@ def test_the_papers_flagfiles_keep_the_papers_settings():
         assert len(runs) == 15 * 5  # categories, seeds
         default = Config(data_dir="/somewhere", task=task, category="carpet")
         assert runs[0].differences(default) == []
+
+
+def test_another_versions_settings_are_refused():
+    (run,) = parse("--category=brick")
+    values = json.loads(run.to_json())
+    del values["format"]
+    with pytest.raises(UserError, match="another version of cutpaste-tf"):
+        Config.from_json(json.dumps(values), "some/config.json")

@@ -10,7 +10,7 @@ import sklearn.covariance
 import sklearn.mixture
 import sklearn.model_selection
 
-from cutpaste_tf import density
+from cutpaste_tf import density, ensemble
 from cutpaste_tf.errors import UserError
 
 
@@ -21,24 +21,37 @@ def features(count=200, dims=6, seed=0):
 
 @pytest.mark.parametrize("kind", ["gde", "gmm"])
 def test_score_is_the_mahalanobis_distance(kind):
-    train, test = features(), features(50, seed=1)
+    fitted_to, scored = train, test = features(), features(50, seed=1)
     if kind == "gde":
         covariance = sklearn.covariance.ledoit_wolf(train)[0]
     else:
+        train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
         covariance = np.cov(train.T, bias=True) + 1e-6 * np.eye(6)
     mean = train.mean(0)
     expected = [np.sqrt((x - mean) @ np.linalg.solve(covariance, x - mean)) for x in test]
-    np.testing.assert_allclose(density.make(kind).fit(train).score(test), expected, rtol=1e-6)
+    found = density.make(kind).fit(fitted_to).score(scored)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["gde", "gmm"])
-def test_score_orders_as_equation_2_does(kind):
+def test_gmm_is_the_companion_codes():
+    """Its eval_embed: l2_normalize, GMM(n_components=1, 'full'), minus score_samples."""
     train, test = features(), features(50, seed=1)
-    fitted = density.make(kind).fit(train)
+    fitted = density.make("gmm").fit(train)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
+    mixture = sklearn.mixture.GaussianMixture(
+        n_components=1, init_params="kmeans", covariance_type="full"
+    ).fit(unit[0])
+    constant = -mixture.score_samples(unit[1]) - ensemble.negative_log_density(fitted.score(test))
+    np.testing.assert_allclose(constant, constant[0], rtol=1e-6)
+
+
+def test_score_orders_as_equation_2_does():
+    train, test = features(), features(50, seed=1)
+    fitted = density.make("gde").fit(train)
     log_density = scipy.stats.multivariate_normal(
         fitted.mean, np.linalg.inv(fitted.precision)
     ).logpdf(test)
-    constant = log_density + 0.5 * fitted.score(test) ** 2
+    constant = log_density + ensemble.negative_log_density(fitted.score(test))
     np.testing.assert_allclose(constant, constant[0], rtol=1e-6)
 
 

@@ -1,5 +1,7 @@
 """The paper's experiments by name, and that the flag files say what the tables expect."""
 
+import dataclasses
+
 import pytest
 from conftest import ROOT
 
@@ -25,6 +27,46 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
     assert len(runs) == len(categories) * (1 if name == "effnet_b4_pretrained" else 5)
     readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert f"`{name}`" in readme
+
+
+# Where files are, how the work is done, what is looked at: numbers depend on it by rounding at most.
+HOW = {
+    "data_dir", "workdir", "eval_every", "augment", "distribution", "mixed_precision",
+    "jit_compile", "false_positive_rate", "test_anomalies", "gradcam",
+}  # fmt: skip
+TRAINING = {
+    "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
+    "translation", "view_jitter", "independent_views",
+}  # fmt: skip
+
+
+def needed(run):
+    """The flags that a run's numbers depend on."""
+    names = {field.name for field in dataclasses.fields(run)} - HOW
+    ranges = {name for ranges in config.TASKS.values() for name in ranges}
+    names -= ranges - (set(config.TASKS[run.task]) if run.steps else set())
+    names -= {"steps"} if run.staged else {"head_steps", "finetune_steps", "finetune_learning_rate"}
+    if not run.steps:
+        names -= TRAINING
+    if run.backbone != "resnet18":
+        names -= {"width", "stem"}
+    if not run.patch_size:
+        names -= {"dense_patch", "dense_stride", "location_density"}
+    return names
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.stem
+)
+def test_flagfiles_pin_all_that_their_numbers_depend_on(file):
+    """A default that changes changes no table."""
+    lines = [line for line in file.read_text().splitlines() if line.startswith("--")]
+    pinned = {line[2:].partition("=")[0] for line in lines}
+    pinned = {name.removeprefix("no") if name.startswith("noin") else name for name in pinned}
+    data = [] if "--dataset=elpv" in lines else ["--data_dir=x"]
+    run = flags.parse(["main", f"--flagfile={file}", *data])[0]
+    assert needed(run) - pinned == set()
+    assert len(pinned) == len(lines), "a flag is there twice"
 
 
 @pytest.mark.parametrize("table", sorted(experiments.TABLES))

@@ -7,6 +7,7 @@ each image and applied in a single pass, whatever the order. Values are clipped 
 the hue is turned and at the end, rather than after each of the four.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -28,14 +29,15 @@ class Jitter(NamedTuple):
 
 
 def sample(
-    batch: int | tf.Tensor, maximum: float, seed: random.Seed, *, hue: bool = True
+    batch: int | tf.Tensor, maximum: float | Sequence[float], seed: random.Seed, *, hue: bool = True
 ) -> Jitter:
     """Draws a colour jitter for each image.
 
     Args:
       batch: the number of images, B.
       maximum: the maximum intensity in [0, 0.5] (0.1 in Appendix A.2): the factors are uniform in
-        [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum].
+        [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum]. One for all, or one each
+        of brightness, contrast and saturation, without hue.
       seed: int32 [2], or a `random.Share`.
       hue: whether the hue is turned.
 
@@ -45,8 +47,9 @@ def sample(
     order_seed, factor_seed, hue_seed = random.split(seed, 3)
     # The order of four independent uniform numbers is a uniformly random permutation.
     order = tf.argsort(random.uniform([batch, 4], order_seed, 0.0, 1.0), axis=1)
-    factors = random.uniform([batch, 3], factor_seed, 1.0 - maximum, 1.0 + maximum)
-    turn = random.uniform([batch], hue_seed, -maximum, maximum) if hue else None
+    largest = tf.broadcast_to(tf.constant(maximum, tf.float32), [3])
+    factors = random.uniform([batch, 3], factor_seed, 1.0 - largest, 1.0 + largest)
+    turn = random.uniform([batch], hue_seed, -largest[0], largest[0]) if hue else None
     return Jitter(order, factors, turn)
 
 

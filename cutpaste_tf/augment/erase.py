@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from cutpaste_tf.augment import paste
 
-# "Grey color (standard)" of Section 5.1, and "filled with either zero" of Section 3.1: the
-# companion code's images lie in [-1, 1], whose zero is the middle grey of [0, 1].
+# "Grey color (standard)" of Section 5.1, of which no level is given: the middle of the range. It is
+# about the zero, "filled with either zero" (Section 3.1), that Cutout's authors erase with, as they
+# do so after images are normalised to zero mean.
 GREY_LEVEL = 0.5
 # FCDD (the paper's [32]) draws each channel of a confetto from 256 levels: all of the range.
 CONFETTI = 1.0

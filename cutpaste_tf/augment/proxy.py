@@ -24,7 +24,11 @@ class Settings:
       scar_width: smallest and largest width of the scar, in pixels.
       scar_length: smallest and largest length of the scar, likewise.
       translation: largest random shift of the input, as a share of its side.
-      view_jitter: maximum intensity of the input's colour jitter.
+      view_jitter: maximum intensity of the input's colour jitter: one number, or three, of
+        brightness, contrast and saturation.
+      independent_views: whether each class of an image draws a translation and jitter of its own.
+      patch_size: height and width, in pixels, of the random crop that takes the input's place, the
+        same for all classes (Equation 3); 0: the whole image.
     """
 
     jitter: float = paste.JITTER
@@ -33,7 +37,9 @@ class Settings:
     scar_length: tuple[int, int] = paste.SCAR_LENGTH
     # The paper gives no range for the input's own augmentation (Appendix A.1).
     translation: float = 0.04
-    view_jitter: float = 0.1
+    view_jitter: tuple[float, ...] = (0.1,)
+    independent_views: bool = False
+    patch_size: int = 0
 
 
 class Kind(NamedTuple):
@@ -179,7 +185,8 @@ def make_views(
     """Makes the views of a batch and their labels (Equation 1).
 
     Every image is first translated and jittered; its views of all classes start from that one
-    input view, so that they differ in the proxy task's edit alone.
+    input view, so that they differ in the proxy task's edit alone, or, with `independent_views`,
+    from one each.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8; H, W static, and equal for
@@ -194,7 +201,7 @@ def make_views(
 
     Returns:
       Views [K * B, H, W, 3], class by class, in the images' dtype and range, float32 in [0, 1] of
-      uint8 ones; labels int32 [K * B].
+      uint8 ones, H and W those of the crops where there are any; labels int32 [K * B].
 
     Raises:
       ValueError: for an unknown task or images of another shape.
@@ -209,24 +216,31 @@ def make_views(
     # What XLA compiles has no random numbers in it: fused with the pixels they would be computed
     # again for each, and their generators would take most of the time to compile.
     batch = tf.shape(images)[0]
-    drawn = _draw(batch, paste.static_size(images), task, seed, settings)
+    image_size = paste.static_size(images)
+    size = (settings.patch_size,) * 2 if settings.patch_size else image_size
+    drawn = _draw(batch, image_size, size, task, seed, settings)
     views = _compiled(task, settings) if jit_compile else functools.partial(_views, task, settings)
     number = len(TASKS[task])
     labels = tf.repeat(tf.range(number), batch)
     static = None if images.shape[0] is None else number * images.shape[0]
     return (
-        tf.ensure_shape(views(images, drawn), [static, *images.shape[1:]]),
+        tf.ensure_shape(views(images, drawn), [static, *size, 3]),
         tf.ensure_shape(labels, [static]),
     )
 
 
-def _draw(batch, size, task, seed, settings):
-    """Draws what happens to each image: the input view, and each class's edit, None for none."""
-    view_seed, *seeds = random.split(seed, 1 + len(TASKS[task]))
-    drawn = view.draw(
-        batch, size, view_seed, translation=settings.translation, jitter=settings.view_jitter
-    )
-    return drawn, [
+def _draw(batch, image_size, size, task, seed, settings):
+    """Draws what happens to each image: input views, and each class's edit, None for none."""
+    crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
+    crops = None
+    if settings.patch_size:
+        crops = view.draw_crops(batch, image_size, settings.patch_size, crop_seed)
+    view_seeds = [view_seed]
+    if settings.independent_views:
+        view_seeds = random.split(view_seed, len(TASKS[task]))
+    ranges = {"translation": settings.translation, "jitter": settings.view_jitter}
+    input_views = [view.draw(batch, size, one, **ranges, crops=crops) for one in view_seeds]
+    return input_views, [
         cls.kind and cls.kind.draw(batch, size, class_seed, settings)
         for cls, class_seed in zip(TASKS[task], seeds, strict=True)
     ]
@@ -234,15 +248,19 @@ def _draw(batch, size, task, seed, settings):
 
 def _views(task, settings, images, drawn):
     """Makes the views, [K * B, H, W, 3], that were drawn."""
-    input_view, edits = drawn
-    images = view.apply(images, input_view)
-    batch = tf.shape(images)[0]
+    input_views, edits = drawn
+    classes, batch = TASKS[task], tf.shape(images)[0]
+    size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
+    inputs = [view.apply(images, one, size) for one in input_views]
+    if len(inputs) == 1:
+        inputs *= len(classes)
     edits = [
-        (label * batch, cls.kind.edit(images, edit, settings))
-        for label, (cls, edit) in enumerate(zip(TASKS[task], edits, strict=True))
+        (label * batch, cls.kind.edit(image, edit, settings))
+        for label, (cls, image, edit) in enumerate(zip(classes, inputs, edits, strict=True))
         if cls.kind
     ]
-    return paste.write(tf.concat([_turn(images, cls.turns) for cls in TASKS[task]], axis=0), edits)
+    turned = [_turn(image, cls.turns) for cls, image in zip(classes, inputs, strict=True)]
+    return paste.write(tf.concat(turned, axis=0), edits)
 
 
 @functools.cache

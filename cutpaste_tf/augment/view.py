@@ -7,19 +7,45 @@ The jitter is of brightness, contrast and saturation: the authors' companion cod
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf.augment import color, random
+
+Corner = tuple[tf.Tensor, tf.Tensor]  # two of int32 [B]: a row and a column of each image
 
 
 class View(NamedTuple):
     """What is done to each image to make its view."""
 
-    # Two of int32 [B]: by how many pixels it is shifted, in y and in x; None: not at all
-    shifts: tuple[tf.Tensor, tf.Tensor] | None
+    # Where in the image the view's upper left pixel lies, also outside; None: they are the same
+    corner: Corner | None
     jitter: color.Jitter | None  # None: the colours stay
+
+
+def draw_crops(
+    batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: random.Seed
+) -> Corner:
+    """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4).
+
+    Args:
+      batch: the number of images, B.
+      size: the images' height and width in pixels, at least `side`.
+      side: the crops' height and width in pixels.
+      seed: int32 [2], or a `random.Share`.
+
+    Returns:
+      The crops' upper left pixels.
+    """
+    seeds = random.split(seed, 2)
+    row, column = (
+        random.integers([batch], one, 0, length - side)
+        for length, one in zip(size, seeds, strict=True)
+    )
+    return row, column
 
 
 def draw(
@@ -28,46 +54,51 @@ def draw(
     seed: random.Seed,
     *,
     translation: float,
-    jitter: float,
+    jitter: float | Sequence[float],
+    crops: Corner | None = None,
 ) -> View:
     """Draws the views of a batch.
 
     Args:
       batch: the number of images, B.
-      size: the images' height and width in pixels.
+      size: the views' height and width in pixels.
       seed: int32 [2], or a `random.Share`.
-      translation: the largest shift, as a share of the side, in [0, 0.5].
-      jitter: the maximum intensity of the colour jitter.
+      translation: the largest shift, as a share of the view's side, in [0, 0.5].
+      jitter: the maximum intensity of the colour jitter, as in `color.sample`; without hue.
+      crops: where the crops begin that take the images' place; they are shifted within the images.
 
     Returns:
       What to do to the images.
     """
     translate_seed, jitter_seed = random.split(seed, 2)
-    return View(
-        _draw_shifts(batch, size, translation, translate_seed),
-        color.sample(batch, jitter, jitter_seed, hue=False) if jitter else None,
-    )
+    corner = crops
+    if translation:
+        corner = _draw_shifts(batch, size, translation, translate_seed)
+        if crops is not None:
+            corner = tuple(first + shift for first, shift in zip(crops, corner, strict=True))
+    jitters = bool(np.any(jitter))
+    return View(corner, color.sample(batch, jitter, jitter_seed, hue=False) if jitters else None)
 
 
-def apply(images: tf.Tensor, view: View) -> tf.Tensor:
-    """Makes views that were drawn; reflection fills the borders of shifted images.
+def apply(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
+    """Makes views that were drawn; the images' reflection fills what lies beyond their borders.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8.
       view: what to do to them.
+      size: the views' height and width in pixels, h and w.
 
     Returns:
-      Images of the same shape and dtype; float32 in [0, 1] of uint8 ones.
+      [B, h, w, 3] of the same dtype; float32 in [0, 1] of uint8 ones.
     """
-    images = _shift(images, view.shifts)
-    if images.dtype == tf.uint8:  # Bytes are shifted at a quarter of the cost.
+    if view.corner is not None:
+        images = _cut(images, view.corner, size)
+    if images.dtype == tf.uint8:  # Bytes are moved at a quarter of the cost.
         images = tf.cast(images, tf.float32) / 255.0
     return color.apply_to_images(images, view.jitter)
 
 
 def _draw_shifts(batch, size, maximum, seed):
-    if maximum == 0:
-        return None
     shifts = []
     for side, side_seed in zip(size, random.split(seed, 2), strict=True):
         # A product can lie below the whole number that it stands for: 0.29 * 100.
@@ -76,31 +107,11 @@ def _draw_shifts(batch, size, maximum, seed):
     return tuple(shifts)
 
 
-def _shift(images, shifts):
-    if shifts is None:
-        return images
-    for axis, shift in zip((1, 2), shifts, strict=True):
-        size = tf.shape(images)[axis]
-        index = tf.abs(tf.range(size)[None] + shift[:, None])
-        # Reflection without repeating the edge: -1 becomes 1, and size becomes size - 2.
-        index = tf.minimum(index, 2 * (size - 1) - index)
+def _cut(images, corner, size):
+    for axis, first, side in zip((1, 2), corner, size, strict=True):
+        last = tf.shape(images)[axis] - 1
+        index = tf.abs(first[:, None] + tf.range(side))
+        # Reflection without repeating the edge: -1 becomes 1, and last + 1 becomes last - 1.
+        index = tf.minimum(index, 2 * last - index)
         images = tf.gather(images, index, axis=axis, batch_dims=1)
-    return images
-
-
-def crop(images: tf.Tensor, size: int, seed: random.Seed) -> tf.Tensor:
-    """Cuts a patch at a random place out of each image (c(x) of Section 2.4).
-
-    Args:
-      images: [B, H, W, C] of any dtype; H and W at least `size`.
-      size: height and width of the patches, in pixels.
-      seed: int32 [2], or a `random.Share`.
-
-    Returns:
-      [B, size, size, C]; every place is as likely as any other.
-    """
-    shape = tf.shape(images)
-    for axis, axis_seed in zip((1, 2), random.split(seed, 2), strict=True):
-        first = random.integers([shape[0]], axis_seed, 0, shape[axis] - size)
-        images = tf.gather(images, first[:, None] + tf.range(size), axis=axis, batch_dims=1)
-    return tf.ensure_shape(images, [None, size, size, images.shape[-1]])
+    return tf.ensure_shape(images, [None, *size, images.shape[-1]])

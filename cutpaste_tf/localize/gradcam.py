@@ -1,9 +1,10 @@
 """GradCAM on an image-level detector (Section 4.2).
 
 Selvaraju et al. (ICCV 2017) weight the last feature maps by the mean gradient of a class's logit.
-Here the gradient is the anomaly score's: of the image's Mahalanobis distance to the density of
-normal features. So the map shows what makes an image anomalous, not what the proxy task's
-classifier takes for a pasted patch.
+Here the gradient is that of Equation 2's negative log density, half the squared Mahalanobis
+distance of the image to the normal features. So the map shows what makes an image anomalous, not
+what the proxy task's classifier takes for a pasted patch, and the more so the more anomalous it is:
+the distance's own gradient is as long for a normal image as for a defective one.
 """
 
 import keras
@@ -29,7 +30,7 @@ class GradCam:
     def __init__(self, backbone: keras.Model, feature: str, density: densities.GaussianDensity):
         self.density = density
         maps = keras.Model(backbone.input, backbone.get_layer(feature).input)
-        mean, precision = density.mean, density.precision
+        mean, precision, unit_length = density.mean, density.precision, density.unit_length
         size = backbone.input_shape[1:3]
         signature = [tf.TensorSpec([None, *size, 3], tf.uint8)]
 
@@ -39,13 +40,15 @@ class GradCam:
             features = tf.cast(features, tf.float32)
             with tf.GradientTape() as tape:
                 tape.watch(features)
-                # The distance in float64, as the density is.
-                pooled = tf.reduce_mean(tf.cast(features, tf.float64), axis=[1, 2]) - mean
-                squared = tf.reduce_sum((pooled @ precision) * pooled, axis=1)
-                distance = tf.sqrt(tf.maximum(squared, 1e-12))
-            weights = tf.reduce_mean(tape.gradient(distance, features), axis=[1, 2], keepdims=True)
-            explained = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
-            return explained
+                # In float64, as the density is.
+                pooled = tf.reduce_mean(tf.cast(features, tf.float64), axis=[1, 2])
+                if unit_length:
+                    pooled = tf.math.l2_normalize(pooled, axis=1)
+                centred = pooled - mean
+                negative_log = 0.5 * tf.reduce_sum((centred @ precision) * centred, axis=1)
+            gradient = tape.gradient(negative_log, features)
+            weights = tf.reduce_mean(gradient, axis=[1, 2], keepdims=True)
+            return tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
 
         self._explain = explain
 

@@ -20,11 +20,12 @@ def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, f
       stride: distance of one patch from the next, in pixels.
 
     Returns:
-      A function of patch scores, float32 [N, P, P'], and the level of a normal patch's score. It
-      returns the pixels' scores, float32 [N, (P - 1) * stride + patch, (P' - 1) * stride + patch],
-      on the patches' scale. The patch in row i and column j covers the pixels from (i * stride,
-      j * stride). Near the border fewer patches cover a pixel; a score fades to the level there,
-      where the paper's formula, of level 0, would have it fade to nothing.
+      A function of the patches' Mahalanobis distances, float32 [N, P, P'], and the level, a normal
+      patch's distance. It returns the pixels' distances, float32 [N, (P - 1) * stride + patch,
+      (P' - 1) * stride + patch]: the roots of sums of squares, as negative log densities
+      (Equation 2) are what is added. The patch in row i and column j covers the pixels from
+      (i * stride, j * stride). Near the border fewer patches cover a pixel; a score fades to the
+      level there, where the paper's formula, of level 0, would have it fade to nothing.
     """
     line = _gaussian(patch, stride)
     kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
@@ -32,8 +33,9 @@ def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, f
     def upsample(maps, level):
         shape = tf.shape(maps)
         size = [shape[0], *((shape[i] - 1) * stride + patch for i in (1, 2)), 1]
-        above = (maps - level)[..., None]
-        return tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level
+        above = (tf.square(maps) - level**2)[..., None]
+        squared = tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level**2
+        return tf.sqrt(tf.maximum(squared, 0.0))
 
     return upsample
 
@@ -47,7 +49,7 @@ def receptive_field_matrix(size: int, patch: int, stride: int) -> np.ndarray:
       stride: distance of one patch from the next, in pixels.
 
     Returns:
-      float64 [size, P]: pixels' scores are its product with the scores of the P patches.
+      float64 [size, P]: what it adds to a pixel is its product with what the P patches have.
     """
     starts = np.arange(patches_along(size, patch, stride)) * stride
     matrix = np.zeros([size, len(starts)])

@@ -25,11 +25,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     Raises:
       UserError: if the weights cannot be had, or are another network's.
     """
-    shared = {
-        "weight_decay": config.weight_decay,
-        "seed": config.seed,
-        "synchronized": config.distribution != "none",
-    }
+    shared = {"seed": config.seed, "synchronized": config.distribution != "none"}
     if config.backbone == "resnet18":
         backbone = resnet18(
             # A patch model scores smaller patches than it is trained on (Appendix A.5).

@@ -21,7 +21,6 @@ def efficientnet(
     image_size: int,
     *,
     imagenet: bool = False,
-    weight_decay: float = 0.0,
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
@@ -31,15 +30,18 @@ def efficientnet(
       name: "efficientnet_b0" to "efficientnet_b7".
       image_size: height and width of the images, in pixels.
       imagenet: whether to load Keras's ImageNet weights, from its cache or the network.
-      weight_decay: L2 coefficient of all trainable weights but batch normalisation's.
       seed: of the initial weights.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
-      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to two features,
-      float32, both averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
-      (1,792 values for B4), and `level7`, the output of block 7 (448 values for B4). Its one inner
-      model, `trunk`, has the layers of keras.applications' model by their names.
+      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to three features,
+      float32, all averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
+      (1,792 values for B4), `level7`, the output of block 6 (272 for B4), and `level8`, that of
+      block 7 (448 for B4). Its one inner model, `trunk`, has the layers of keras.applications'
+      model by their names.
+
+      The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
+      the stem: level 1. So block 6 is level 7, and block 7 level 8.
 
     Raises:
       UserError: if the ImageNet weights are asked for and cannot be had.
@@ -51,13 +53,16 @@ def efficientnet(
     whole = _keras_model(name, shape, imagenet)
     if not imagenet:
         _initialise(whole, seed)
-    _regularise(whole, weight_decay)
     for layer in whole.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized  # keras.applications takes no such argument
 
     # Keras's layers from the first after its input scaling on.
-    maps = {"pool": whole.output, "level7": whole.get_layer("top_conv").input}
+    maps = {
+        "pool": whole.output,
+        "level7": whole.get_layer("block7a_expand_conv").input,
+        "level8": whole.get_layer("top_conv").input,
+    }
     trunk = keras.Model(whole.get_layer("stem_conv_pad").input, maps, name="trunk")
     images = keras.Input(shape, name="images")
     scaled = keras.layers.Rescaling(
@@ -102,12 +107,3 @@ def _initialise(model, seed):
     for layer in model.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             layer.kernel.assign(initial(layer.kernel.shape))
-
-
-def _regularise(model, weight_decay):
-    if not weight_decay:
-        return
-    for layer in model.layers:
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.trainable_weights:
-                weight.regularizer = keras.regularizers.L2(weight_decay)

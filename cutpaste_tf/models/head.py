@@ -11,21 +11,19 @@ def projection_head(
     features: int,
     classes: int,
     *,
-    dims: Sequence[int] = (128,),
-    weight_decay: float = 0.0,
+    dims: Sequence[int] = (512, 128),
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
     """Builds the head of the authors' companion code (their reference [52]) at any depth.
 
     All of `dims` but the last are Dense without bias, batch normalisation and ReLU; the last is
-    linear; the logits follow. The companion code uses up to eight layers of 512 and one of 128.
+    linear; the logits follow. The companion code's rotation script gives eight times 512.
 
     Args:
       features: length of the backbone's feature vector.
       classes: number of the proxy task's classes, K.
       dims: units of each layer.
-      weight_decay: L2 coefficient of the kernels and the logits' bias.
       seed: of the initial kernels.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
@@ -34,14 +32,12 @@ def projection_head(
     """
     # Apart from the backbone's seeds, which count from the same number.
     seeds = keras.random.SeedGenerator(seed + 1)
-    decay = keras.regularizers.L2(weight_decay) if weight_decay else None
 
     # The convolutions' fan_out scaling would give three logits a standard deviation of about nine.
     def dense(units, name, **kwargs):
         return keras.layers.Dense(
             units,
             kernel_initializer=keras.initializers.GlorotUniform(seed=seeds),
-            kernel_regularizer=decay,
             name=name,
             **kwargs,
         )
@@ -55,5 +51,5 @@ def projection_head(
         x = keras.layers.ReLU(name=f"relu{number}")(x)
     x = dense(dims[-1], "projection", use_bias=False)(x)
     # Softmax and loss in float32 also under mixed precision.
-    logits = dense(classes, "logits", bias_regularizer=decay, dtype="float32")(x)
+    logits = dense(classes, "logits", dtype="float32")(x)
     return keras.Model(inputs, logits, name="head")

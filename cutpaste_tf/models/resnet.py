@@ -1,8 +1,8 @@
 """ResNet-18 (He et al., CVPR 2016), trained from scratch (Section 4, Appendix A.1).
 
 Where the paper leaves details open, this follows the authors' companion code (their reference
-[52]): batch normalisation with momentum 0.9 and epsilon 1e-5, and kernels drawn from
-VarianceScaling(2, fan_out). Its weight decay covers batch normalisation too, and here it does not.
+[52]): batch normalisation with momentum 0.9 and epsilon 1e-5, kernels drawn from
+VarianceScaling(2, fan_out), and zeros on all sides alike around what has a stride.
 """
 
 import keras
@@ -28,7 +28,6 @@ def resnet18(
     *,
     width: float = 1.0,
     stem: str = "large",
-    weight_decay: float = 0.0,
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
@@ -39,7 +38,6 @@ def resnet18(
       width: multiplies the channels of every layer.
       stem: "large" is 7x7 with stride 2 and 3x3 max-pooling with stride 2; "small" is 3x3 with
         stride 1.
-      weight_decay: L2 coefficient of the kernels.
       seed: of the initial kernels.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
@@ -55,19 +53,23 @@ def resnet18(
     seeds = keras.random.SeedGenerator(seed)
     initial, *rest = (max(1, round(c * width)) for c in CHANNELS)
 
+    def padded(x, size, name):
+        # Zeros on all sides alike; "same" would have more of them below and on the right, and
+        # strided maps would lie a pixel beside their shortcuts'.
+        return keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x) if size > 1 else x
+
     def convolution(x, channels, size, stride, name):
         return Convolution(
             channels,
             size,
             strides=stride,
-            padding="same",
+            padding="same" if stride == 1 else "valid",
             use_bias=False,
             kernel_initializer=keras.initializers.VarianceScaling(
                 2.0, mode="fan_out", distribution="truncated_normal", seed=seeds
             ),
-            kernel_regularizer=keras.regularizers.L2(weight_decay) if weight_decay else None,
             name=name,
-        )(x)
+        )(x if stride == 1 else padded(x, size, name))
 
     def normalisation(x, name):
         return FusedBatchNormalization(
@@ -85,7 +87,7 @@ def resnet18(
     x = convolution(x, initial, 7 if large else 3, 2 if large else 1, "stem_conv")
     x = relu(normalisation(x, "stem_bn"), "stem_relu")
     if large:
-        x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
+        x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(padded(x, 3, "stem_pool"))
     for stage, (channels, blocks) in enumerate(zip((initial, *rest), BLOCKS, strict=True), 2):
         for block in range(blocks):
             name = f"conv{stage}_block{block + 1}"

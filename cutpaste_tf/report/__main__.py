@@ -41,6 +41,10 @@ def _report(argv):
         help=f"{', '.join(formats.FORMATS)}; text by default, and a page in HTML for all",
     )
     parser.add_argument(
+        "--density",
+        help="shows image AUROC by this one of several that the runs were measured by, such as gmm",
+    )
+    parser.add_argument(
         "--output", help=f"a file to write; standard output, or DIR/{PAGE} for a page, by default"
     )
     arguments = parser.parse_args(argv[1:])
@@ -53,6 +57,8 @@ def _report(argv):
     if form not in formats.FORMATS:
         raise UserError(f"--format={form}: must be one of {', '.join(formats.FORMATS)}")
     runs, problems = tables.collect(arguments.workdir)
+    if arguments.density:
+        runs = tables.of_density(runs, arguments.density)
     filled = [tables.build(number, runs, problems) for number in chosen]
     problems = list(dict.fromkeys(problems))
     for problem in problems:

@@ -26,11 +26,13 @@ class Run:
       path: its folder.
       config: its settings.
       results: its results.json.
+      scored: whether its scores.csv are of the density that the results are of.
     """
 
     path: pathlib.Path
     config: Config
     results: Mapping[str, Any]
+    scored: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +120,8 @@ _USUAL = {"learning_rate": 0.03, "jitter": 0.1, "area_ratio": (0.02, 0.15)}
 
 
 def _of_task(table: str, name: str, task: str, **more: Any) -> Column:
-    settings = {"task": task}
-    if task == "rotation":
-        settings["batch_size"] = 16  # 64 views, as of two classes with 32
-    return Column(name, _paper_column(table, name), settings, _SCRATCH | {"task": task}, **more)
+    chosen = _SCRATCH | {"task": task}
+    return Column(name, _paper_column(table, name), {"task": task}, chosen, **more)
 
 
 def _others(table: str, *names: str) -> list[Column]:
@@ -320,7 +320,6 @@ def _cifar10():
     columns = []
     for name, task in names.items():
         settings = {"dataset": "cifar10", "task": task, "stem": "small", "image_size": 32}
-        settings |= {"batch_size": 16} if task == "rotation" else {}
         numbers = {f"average_{OWN}": Value(printed[name])}
         chosen = _SCRATCH | {"dataset": "cifar10", "task": task}
         columns.append(Column(name, numbers, settings, chosen))

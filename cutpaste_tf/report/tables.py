@@ -40,7 +40,9 @@ _NOT_COMPARED = {
 }
 # What the paper does not give: a default of this project's.
 _NOT_IN_THE_PAPER = {
+    "density",  # a Gaussian: the paper's is one; how its covariance is estimated is not said
     "head_dims",
+    "independent_views",
     "location_density",
     "mixed_precision",
     "stem",
@@ -129,6 +131,34 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
+def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
+    """Takes one of several densities that runs were measured by (`--density=gde,gmm`).
+
+    Args:
+      runs: finished runs.
+      kind: the density.
+
+    Returns:
+      The runs that it was measured in, their image AUROC that of this density.
+
+    Raises:
+      UserError: if it was measured in none.
+    """
+    chosen = []
+    for run in runs:
+        value = (run.results.get("image_auroc_by_density") or {}).get(kind)
+        if run.config.main_density == kind:
+            chosen.append(run)
+        elif value is not None:
+            config = dataclasses.replace(run.config, density=kind)
+            # What else was measured is of the run's own density.
+            kept = {name: run.results.get(name) for name in ("collapse",)}
+            chosen.append(Run(run.path, config, {**kept, "image_auroc": value}, scored=False))
+    if not chosen:
+        raise UserError(f"--density={kind}: no run there was measured by it")
+    return chosen
+
+
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -158,7 +188,11 @@ def _cell(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | N
                 settings = differences(run.config, column)
                 groups.setdefault(settings, {}).setdefault(run.config.seed, (run, 100.0 * value))
     if column.of_ensemble:
-        groups = {settings: by_seed for settings, by_seed in groups.items() if len(by_seed) > 1}
+        runs_of = {
+            settings: {seed: pair for seed, pair in by_seed.items() if pair[0].scored}
+            for settings, by_seed in groups.items()
+        }
+        groups = {settings: by_seed for settings, by_seed in runs_of.items() if len(by_seed) > 1}
     if not groups:
         return None
     expected = (column.settings or {}).get("steps", _PAPER_STEPS)
@@ -181,6 +215,8 @@ def _cell(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | N
         notes.append(f"{others} {are} not shown")
     if len(values) != 5 and not of_no_seed:
         notes.append(f"{len(values)} {'seed' if len(values) == 1 else 'seeds'} (the paper's 5)")
+    if not column.untrained:
+        notes += _collapses([run for run, _ in by_seed.values()])
     mean, stderr = float(np.mean(values)), None
     if column.of_ensemble:
         try:
@@ -198,6 +234,16 @@ def _cell(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | N
     elif len(values) > 1 and not of_no_seed:
         stderr = float(np.std(values, ddof=1) / math.sqrt(len(values)))
     return Value(mean, stderr, len(values), "; ".join(settings), tuple(notes), paths)
+
+
+def _collapses(runs: Sequence[Run]) -> list[str]:
+    """What to say of runs whose network has collapsed."""
+    collapsed = [run.results["collapse"] for run in runs if run.results.get("collapse")]
+    if not collapsed:
+        return []
+    flags = dict.fromkeys(f"--{one['flag']}={one['learning_rate']:g}" for one in collapsed)
+    of = f"{len(collapsed)} of {len(runs)} runs" if len(runs) > 1 else "the run"
+    return [f"{of} ended with a proxy accuracy at chance: lower {' and '.join(flags)}"]
 
 
 def _average(values: Sequence[Value | None]) -> Value | None:

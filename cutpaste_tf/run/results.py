@@ -1,5 +1,6 @@
 """What a run has measured: results.json, and the lines that tell of it."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluation, Maps
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import loop
+from cutpaste_tf.train.epochs import Collapse
 
 _MAPS_BATCH = 16
 
@@ -95,6 +97,8 @@ def collect_results(
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
             split.labels, chosen.scores, split.defect_types
         ),
+        "proxy_accuracy": summary.proxy_accuracy,
+        "collapse": summary.collapse and dataclasses.asdict(summary.collapse),
         "train_seconds": round(summary.seconds, 1),
         "images_per_second": round(summary.images_per_second, 1),
         "device": machine.device(),
@@ -192,6 +196,8 @@ def result_lines(results: Mapping) -> list[str]:
     lines = []
     if results["image_auroc"] is not None:
         lines.append(_auroc_line(results))
+    if results.get("collapse"):
+        lines.append(f"warning: {Collapse(**results['collapse'])}")
     for density, auroc in results.get("image_auroc_by_density", {}).items():
         if auroc is not None:
             lines.append(f"density {density}: image AUROC {100 * auroc:.1f}")

@@ -1,6 +1,5 @@
 """What is done beside the steps: backups, the clock, TensorBoard, the progress bar."""
 
-import json
 import math
 import pathlib
 import sys
@@ -14,7 +13,8 @@ import tqdm
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.train import views
+from cutpaste_tf.train import epochs, views
+from cutpaste_tf.train.epochs import Epoch
 from cutpaste_tf.train.stages import Stage, stages
 
 _GALLERY_IMAGES = 4
@@ -59,42 +59,44 @@ class Backup(keras.callbacks.BackupAndRestore):
         """Restores nothing."""
 
 
-class Clock(keras.callbacks.Callback):
-    """Adds images_per_second to the logs, for TensorBoard, and keeps the time across restarts.
+class Record(keras.callbacks.Callback):
+    """Keeps the epochs across restarts, and says when the network has collapsed.
+
+    Adds images_per_second to the logs, for TensorBoard.
 
     Args:
-      batch_size: normal images a step.
-      path: the file that keeps the time.
+      config: the settings.
+      path: the file that keeps them.
+      log: prints a line.
+
+    Attributes:
+      epochs: all so far.
     """
 
-    def __init__(self, batch_size: int, path: pathlib.Path):
+    def __init__(self, config: Config, path: pathlib.Path, log: Callable[[str], None]):
         super().__init__()
-        self._batch_size, self._path = batch_size, path
-        self.seconds = 0.0
+        self._config, self._path, self._log = config, path, log
+        self.epochs: list[Epoch] = []
 
     def on_train_begin(self, logs=None) -> None:
-        """Takes up the time of an interrupted training."""
-        self.seconds = read_seconds(self._path) if self.model.steps_done else 0.0
+        """Takes up an interrupted training; what its backup had not yet is done again."""
+        self.epochs = epochs.until(epochs.read(self._path), self.model.steps_done)
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Starts the clock."""
         self._began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Adds the epoch's time."""
-        passed = time.perf_counter() - self._began
-        self.seconds += passed
-        logs["images_per_second"] = self.params["steps"] * self._batch_size / passed
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self.seconds), encoding="utf-8")
-
-
-def read_seconds(path: pathlib.Path) -> float:
-    """Returns the seconds that a `Clock` has left in its file; 0 where it has left none."""
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return 0.0
+        """Adds the epoch."""
+        passed, steps = time.perf_counter() - self._began, self.params["steps"]
+        logs["images_per_second"] = steps * self._config.batch_size / passed
+        before = epochs.collapse(self.epochs, self._config)
+        self.epochs.append(Epoch(steps, passed, float(logs["accuracy"])))
+        epochs.write(self._path, self.epochs)
+        after = epochs.collapse(self.epochs, self._config)
+        # A network that has learnt nothing yet may be about to; the end will tell.
+        if after is not None and before is None and after.since and math.isfinite(logs["loss"]):
+            self._log(f"warning: {after}")
 
 
 class Evaluation(keras.callbacks.Callback):

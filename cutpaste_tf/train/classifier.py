@@ -25,13 +25,20 @@ class ProxyClassifier(keras.Model):
       head: a model from features to logits, [B, K].
       views: makes views and labels of what the data set yields inside the train step, on the
         accelerator; None where the data set yields views and labels.
+      weight_decay: L2 coefficient of all weights that are trained, batch normalisation's and biases
+        included, for half the sum of their squares, as in the authors' companion code ([52]).
     """
 
     def __init__(
-        self, backbone: keras.Model, head: keras.Model, views: step_views.Views | None = None
+        self,
+        backbone: keras.Model,
+        head: keras.Model,
+        views: step_views.Views | None = None,
+        weight_decay: float = 0.0,
     ):
         super().__init__()
         self.backbone, self.head = backbone, head
+        self._weight_decay = weight_decay
         self._views = views
         # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
         # overflowed under mixed precision.
@@ -105,7 +112,8 @@ class ProxyClassifier(keras.Model):
         what the data set yields, and that may be images and no views.
         """
         entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
-        loss = tf.reduce_mean(entropy) + tf.add_n(self.losses or [0.0])
+        squares = tf.add_n([tf.nn.l2_loss(weight.value) for weight in self.trainable_weights])
+        loss = tf.reduce_mean(entropy) + self._weight_decay * squares
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
     def compute_metrics(
@@ -154,11 +162,12 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
             backbone.output["pool"].shape[-1],
             len(proxy.TASKS[config.task]),
             dims=config.head_dims,
-            weight_decay=config.weight_decay,
             seed=config.seed,
             synchronized=config.distribution != "none",
         )
-        model = ProxyClassifier(backbone, head, step_views.device_views(config))
+        model = ProxyClassifier(
+            backbone, head, step_views.device_views(config), config.weight_decay
+        )
         model.seed_layers(config.seed)
         for stage in stages(config)[:1]:
             model.begin(stage, config)

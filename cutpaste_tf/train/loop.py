@@ -14,9 +14,10 @@ from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.models import weights
-from cutpaste_tf.train import callbacks
+from cutpaste_tf.train import callbacks, epochs
 from cutpaste_tf.train.callbacks import SparseLogs
 from cutpaste_tf.train.classifier import ProxyClassifier
+from cutpaste_tf.train.epochs import Collapse
 from cutpaste_tf.train.stages import Stage, stages
 from cutpaste_tf.train.views import batches
 
@@ -28,10 +29,14 @@ class Summary:
     Attributes:
       seconds: wall-clock time of all epochs, those before an interruption included.
       images_per_second: normal images (each seen once per class) a second.
+      proxy_accuracy: share of the last epoch's views whose class was told; None of no epochs.
+      collapse: what to say of a network that tells nothing apart, if it does not.
     """
 
-    seconds: float
-    images_per_second: float
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    proxy_accuracy: float | None = None
+    collapse: Collapse | None = None
 
 
 def train(
@@ -60,19 +65,19 @@ def train(
       UserError: if the loss is no longer finite, or the backup cannot be read.
     """
     checkpoints = run_dir / "checkpoints"
-    backup_dir, clock_file = checkpoints / "backup", checkpoints / "train_seconds.json"
+    backup_dir, record_file = checkpoints / "backup", checkpoints / "epochs.json"
     if has_weights(run_dir):
         distribution.check_agreement(config, config.steps)
         load_weights(model, run_dir)
-        return _summary(callbacks.read_seconds(clock_file), config)
+        return _summary(epochs.read(record_file), config)
 
-    clock = callbacks.Clock(config.batch_size, clock_file)
+    record = callbacks.Record(config, record_file, log)
     tensorboard = run_dir / "tensorboard"
     leads = workers.leads(config)
     throughout = [keras.callbacks.TerminateOnNaN()]
     if leads:
         throughout += [
-            clock,
+            record,
             callbacks.Evaluation(evaluate, config.eval_every, config.steps),
             keras.callbacks.TensorBoard(str(tensorboard), write_graph=False),
             callbacks.Gallery(images, config, tensorboard / "train"),
@@ -111,17 +116,16 @@ def train(
         if not _train_stage(model, images, config, stage, first_epoch, called):
             if leads:
                 shutil.rmtree(backup_dir, ignore_errors=True)
-            name = "finetune_learning_rate" if stage.name == "finetune" else "learning_rate"
             raise UserError(
                 f"{run_dir}: the training diverged (its loss is no longer a number); lower "
-                f"--{name}={stage.learning_rate:g}"
+                f"--{stage.flag}={stage.learning_rate:g}"
             )
 
     # 3. The final weights are what is evaluated: no selection on test data.
     if leads:
         save_weights(model, run_dir)
         shutil.rmtree(backup_dir, ignore_errors=True)
-    return _summary(clock.seconds, config)
+    return _summary(record.epochs, config)
 
 
 def _train_stage(
@@ -196,5 +200,9 @@ def load_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:
     weights.load(model.backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
 
 
-def _summary(seconds, config):
-    return Summary(seconds, config.steps * config.batch_size / seconds if seconds else 0.0)
+def _summary(recorded, config):
+    if not recorded:
+        return Summary()
+    seconds = sum(epoch.seconds for epoch in recorded)
+    rate = sum(epoch.steps for epoch in recorded) * config.batch_size / seconds
+    return Summary(seconds, rate, recorded[-1].accuracy, epochs.collapse(recorded, config))

@@ -31,6 +31,11 @@ class Stage:
         """The number of steps when it has ended."""
         return self.first_step + self.steps
 
+    @property
+    def flag(self) -> str:
+        """The flag of its learning rate, without dashes."""
+        return "finetune_learning_rate" if self.name == "finetune" else "learning_rate"
+
 
 def stages(config: Config) -> list[Stage]:
     """Returns the stages of a training, in their order; those without steps are left out."""

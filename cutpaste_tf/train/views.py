@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from cutpaste_tf import distribution
-from cutpaste_tf.augment import proxy, random, view
+from cutpaste_tf.augment import proxy, random
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 
@@ -46,9 +46,6 @@ def view_maker(config: Config, task: str | None = None, *, jit_compile: bool = F
         seed = tf.stack([tf.constant(config.seed, tf.int32), tf.cast(step, tf.int32)])
         if rows is not None:
             seed = random.Share(seed, rows, config.batch_size)
-        if config.patch_size:
-            crop_seed, seed = random.split(seed, 2)
-            images = view.crop(images, config.patch_size, crop_seed)
         return proxy.make_views(
             images, task or config.task, seed, settings, jit_compile=jit_compile
         )

@@ -327,9 +327,37 @@ def test_settings_decide_the_views_augmentation(monkeypatch):
         return draw(batch, size, seed, **kwargs)
 
     monkeypatch.setattr(view, "draw", spy)
-    settings = proxy.Settings(translation=0.125, view_jitter=0.25)
+    settings = proxy.Settings(translation=0.125, view_jitter=(0.25,))
     proxy.make_views(tf.constant(noise(1, 32, 32, 3)), "cutpaste", SEED, settings)
-    assert seen == {"translation": 0.125, "jitter": 0.25}
+    assert seen == {"translation": 0.125, "jitter": (0.25,), "crops": None}
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_classes_share_a_view_or_draw_one_each(independent):
+    images = tf.constant(noise(40, 32, 32, 3))
+    settings = proxy.Settings(
+        translation=0.2, view_jitter=(0.2, 0.0, 0.0), independent_views=independent
+    )
+    views = by_class(proxy.make_views(images, "cutpaste_3way", SEED, settings)[0], "cutpaste_3way")
+    # What is pasted covers at most 15% of the area: medians are of the input view.
+    same = np.median(np.abs(views[1:] - views[:1]), axis=(2, 3, 4)) < 1e-6
+    assert not same.any() if independent else same.all()
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_all_classes_see_one_crop(independent):
+    images = tf.constant(reference.coded(30, 48, 40))
+    settings = dataclasses.replace(
+        STILL, jitter=0.0, scar_length=(8, 10), patch_size=20, independent_views=independent
+    )
+    views, labels = proxy.make_views(images, "cutpaste_3way", SEED, settings)
+    assert views.shape == (90, 20, 20, 3)
+    assert labels.shape == (90,)
+    views = by_class(views, "cutpaste_3way")
+    same = np.isclose(views, views[:1]).all(axis=-1).mean(axis=(2, 3))
+    assert same[1:].min() > 0.4  # all but the pasted patch
+    normals = views[0]
+    assert len({tuple(one[0, 0, :2]) for one in normals}) > 20  # each image has its own
 
 
 # Types.

@@ -21,7 +21,7 @@ def noise(*shape):
 def augment(images, seed=SEED, *, translation, jitter):
     batch, *size = images.shape[:3]
     drawn = view.draw(batch, size, seed, translation=translation, jitter=jitter)
-    return view.apply(images, drawn)
+    return view.apply(images, drawn, tuple(size))
 
 
 def translate(images, maximum, seed=SEED):
@@ -159,7 +159,10 @@ def test_a_crop_is_a_window_of_its_own_image_and_every_place_is_as_likely():
     draws, size = 4000, 13
     image = np.arange(16 * 15 * 2, dtype=np.uint8).reshape(16, 15, 2)
     images = np.broadcast_to(image, [draws, *image.shape])
-    crops = view.crop(tf.constant(images), size, SEED).numpy()
+    corners = view.draw_crops(draws, (16, 15), size, SEED)
+    drawn = view.draw(draws, (size, size), SEED, translation=0.0, jitter=0.0, crops=corners)
+    crops = 255.0 * view.apply(tf.constant(images), drawn, (size, size)).numpy()
+    crops = np.round(crops).astype(np.uint8)
     assert crops.shape == (draws, size, size, 2)
     places = np.zeros([4, 3], int)
     for crop in crops:
@@ -167,3 +170,55 @@ def test_a_crop_is_a_window_of_its_own_image_and_every_place_is_as_likely():
         np.testing.assert_array_equal(crop, image[y : y + size, x : x + size])
         places[y, x] += 1
     assert np.abs(places / draws - 1 / 12).max() < 5 * np.sqrt(1 / 12 / draws)
+
+
+def test_a_crop_is_shifted_within_its_image_and_reflected_at_the_images_border_alone():
+    draws, size, limit = 500, 10, 3  # 0.3 of the crop's side, not of the image's
+    image = reference.coded(1, 16, 15)[0]
+    images = np.broadcast_to(image, [draws, *image.shape])
+    corners = view.draw_crops(draws, (16, 15), size, SEED)
+    drawn = view.draw(draws, (size, size), SEED, translation=0.3, jitter=0.0, crops=corners)
+    views = view.apply(tf.constant(images), drawn, (size, size)).numpy()
+    padded = np.pad(image, [[limit, limit], [limit, limit], [0, 0]], mode="reflect")
+    seen = set()
+    for one, *corner in zip(views, *(axis.numpy() for axis in corners), strict=True):
+        places = [
+            (down, right)
+            for down in range(-limit, limit + 1)
+            for right in range(-limit, limit + 1)
+            if np.array_equal(
+                padded[
+                    corner[0] + down + limit : corner[0] + down + limit + size,
+                    corner[1] + right + limit : corner[1] + right + limit + size,
+                ],
+                one,
+            )
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert {down for down, _ in seen} == {right for _, right in seen} == set(range(-3, 4))
+
+
+def test_brightness_contrast_and_saturation_have_a_range_each():
+    draws = 300
+    pictures = np.repeat(noise(1, 12, 12, 3), draws, axis=0)
+    grey = pictures @ np.array([0.299, 0.587, 0.114], np.float32)
+
+    def jittered(*maximum):
+        return augment(tf.constant(pictures), translation=0.0, jitter=maximum).numpy()
+
+    brightness, contrast, saturation = (
+        jittered(0.3, 0.0, 0.0),
+        jittered(0.0, 0.3, 0.0),
+        jittered(0.0, 0.0, 0.3),
+    )
+    factors = (brightness / pictures).mean(axis=(1, 2, 3))
+    reference.assert_uniform(factors, 0.7, 1.3)
+    mean = grey.mean(axis=(1, 2))[:, None, None, None]
+    factors = ((contrast - mean) / (pictures - mean)).mean(axis=(1, 2, 3))
+    reference.assert_uniform(factors, 0.7, 1.3)
+    from_grey = pictures - grey[..., None]
+    factors = ((saturation - grey[..., None]) * from_grey).sum((1, 2, 3)) / (from_grey**2).sum(
+        (1, 2, 3)
+    )
+    reference.assert_uniform(factors, 0.7, 1.3)

@@ -21,27 +21,33 @@ def images():
 
 
 def expected_map(features, fitted):
-    """The distance's gradient by hand: P (f - m) / distance, spread evenly over the places."""
+    """Equation 2's gradient by hand: P (f - m), spread evenly over the places."""
     pooled = features.astype(np.float64).mean((1, 2))
-    centred = pooled - fitted.mean
-    distance = np.sqrt(np.einsum("nd,de,ne->n", centred, fitted.precision, centred))
-    gradient = centred @ fitted.precision / distance[:, None]
+    if fitted.kind == "gmm":
+        length = np.linalg.norm(pooled, axis=1)[:, None]
+        unit = pooled / length
+        gradient = (unit - fitted.mean) @ fitted.precision
+        # What is along the feature is lost when it is brought to unit length.
+        gradient = (gradient - unit * np.sum(gradient * unit, axis=1)[:, None]) / length
+    else:
+        gradient = (pooled - fitted.mean) @ fitted.precision
     weights = gradient / (features.shape[1] * features.shape[2])
     return np.maximum(np.einsum("nc,nhwc->nhw", weights, features), 0.0)
 
 
 @pytest.mark.parametrize(
-    ("make", "feature"),
+    ("make", "feature", "kind"),
     [
-        (lambda: resnet18(SIZE, width=0.125), "pool"),
-        (lambda: efficientnet("efficientnet_b0", SIZE), "pool"),
+        (lambda: resnet18(SIZE, width=0.125), "pool", "gde"),
+        (lambda: resnet18(SIZE, width=0.125), "pool", "gmm"),
+        (lambda: efficientnet("efficientnet_b0", SIZE), "pool", "gde"),
         pytest.param(
-            lambda: efficientnet("efficientnet_b0", SIZE), "level7", marks=pytest.mark.slow
+            lambda: efficientnet("efficientnet_b0", SIZE), "level8", "gde", marks=pytest.mark.slow
         ),
     ],
 )
 @pytest.mark.usefixtures("shallow_efficientnet")
-def test_maps_are_weighted_by_the_distances_gradient(make, feature, images):
+def test_maps_are_weighted_by_the_negative_log_densitys_gradient(make, feature, kind, images):
     keras.utils.set_random_seed(0)
     backbone = make()
     batch = images.stored.numpy().astype(np.float32) / 255.0
@@ -51,7 +57,7 @@ def test_maps_are_weighted_by_the_distances_gradient(make, feature, images):
     else:
         maps = keras.Model(backbone.input, backbone.get_layer("conv5_block2_out").output)
         features = maps.predict(batch, verbose=0)
-    fitted = density.GaussianDensity().fit(backbone.predict(batch[:12], verbose=0)[feature])
+    fitted = density.make(kind).fit(backbone.predict(batch[:12], verbose=0)[feature])
     found = gradcam.GradCam(backbone, feature, fitted)(images)
     expected = expected_map(features, fitted)
     assert found.shape == (20, 2, 2)

@@ -24,17 +24,19 @@ def test_one_anomalous_patch_has_its_peak_at_its_centre(size, stride):
         assert (full[~covered] == 0).all()
 
 
-def test_upsampling_is_a_transposed_convolution():
+def test_upsampling_is_a_transposed_convolution_of_negative_log_densities():
     maps = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
     line = np.exp(-0.5 * ((np.arange(8) - 3.5) / 2.5) ** 2)
     kernel = np.outer(line, line)
     total = np.zeros([2, 24, 32])
     for i in range(5):
         for j in range(7):
-            part = kernel * (maps[:, i, j, None, None] - 0.5)
+            # Equation 2's negative log densities are what is added.
+            part = kernel * 0.5 * (maps[:, i, j, None, None] ** 2 - 0.5**2)
             total[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8] += part
     found = receptive_field_upsampler(8, 4)(tf.constant(maps), 0.5).numpy()
-    np.testing.assert_allclose(found, 0.5 + total * 16 / kernel.sum(), rtol=1e-4)
+    expected = 0.5 * 0.5**2 + total * 16 / kernel.sum()
+    np.testing.assert_allclose(0.5 * found**2, np.maximum(expected, 0.0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_level_map_stays_level_up_to_the_border():

@@ -41,13 +41,15 @@ def plain():
 
 
 def expected_features(plain, images):
-    """Both features of keras.applications' model of images in [0, 1], with NumPy's averages."""
-    maps = keras.Model(plain.input, [plain.output, plain.get_layer("top_conv").input])
+    """All features of keras.applications' model of images in [0, 1], with NumPy's averages."""
+    # The outputs of blocks 6 and 7 by their last layers, whose names count repetitions by letters.
+    blocks = [[n.name for n in plain.layers if n.name.startswith(f"block{k}")][-1] for k in (6, 7)]
+    maps = keras.Model(plain.input, [plain.output, *(plain.get_layer(n).output for n in blocks)])
     # Its own scaling divides by 255 and, without the file's statistics, does no more.
     outputs = maps(255.0 * (images - MEAN.astype(np.float32)) / DEVIATION.astype(np.float32))
     return {
         name: output.numpy().mean((1, 2))
-        for name, output in zip(("pool", "level7"), outputs, strict=True)
+        for name, output in zip(("pool", "level7", "level8"), outputs, strict=True)
     }
 
 
@@ -59,7 +61,7 @@ def assert_same_features(model, plain, images):
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
-def test_both_features_equal_keras_applications(plain, images, tmp_path, ending):
+def test_all_features_equal_keras_applications(plain, images, tmp_path, ending):
     file = tmp_path / f"plain{ending}"
     plain.save_weights(file) if ending == ".weights.h5" else plain.save(file)
     model = efficientnet("efficientnet_b0", SIZE)
@@ -67,11 +69,14 @@ def test_both_features_equal_keras_applications(plain, images, tmp_path, ending)
     assert_same_features(model, plain, images)
 
 
-@pytest.mark.parametrize(("name", "pool", "level7"), [("b0", 1280, 320), ("b4", 1792, 448)])
-def test_features_have_the_papers_length(name, pool, level7):
+# The stem is level 1 (Rippel et al., the paper's [43]), so level 7 of B4 is block 6: 272 values.
+@pytest.mark.parametrize(
+    ("name", "dimensions"), [("b0", (1280, 192, 320)), ("b4", (1792, 272, 448))]
+)
+def test_features_have_the_papers_length(name, dimensions):
     model = efficientnet(f"efficientnet_{name}", SIZE)
-    shapes = {feature: output.shape for feature, output in model.output.items()}
-    assert shapes == {"pool": (None, pool), "level7": (None, level7)}
+    shapes = {feature: output.shape[-1] for feature, output in model.output.items()}
+    assert shapes == dict(zip(("pool", "level7", "level8"), dimensions, strict=True))
 
 
 def test_imagenet_weights_come_from_kerass_cache_with_their_own_scaling(
@@ -121,18 +126,6 @@ def test_initial_weights_are_the_seeds(shallow_efficientnet):
         np.testing.assert_array_equal(a, b)
     a, b = (m.get_layer("trunk").get_layer("block3a_expand_conv").kernel for m in (one, other))
     assert np.abs(a.numpy() - b.numpy()).max() > 0.01
-
-
-def test_decay_is_on_all_trained_weights_but_batch_normalisations(shallow_efficientnet):
-    model = efficientnet("efficientnet_b0", SIZE, weight_decay=0.01)
-    norms, others = [], []
-    for layer in model.get_layer("trunk").layers:
-        kind = norms if isinstance(layer, keras.layers.BatchNormalization) else others
-        kind.extend(layer.trainable_weights)
-    assert len(norms) == 2 * SHALLOW_NORMS
-    assert all(weight.regularizer is None for weight in norms)
-    total = sum(float((w.numpy() ** 2).sum()) for w in others)
-    assert float(sum(model.losses)) == pytest.approx(0.01 * total, rel=1e-4)
 
 
 def test_mixed_precision_keeps_features_in_float32(shallow_efficientnet):

@@ -214,7 +214,7 @@ def test_what_the_paper_does_not_give_is_not_called_the_papers(tmp_path):
     add_run(tmp_path, "tile", 0, 0.5, task="cutout", translation=0.0, head_dims=(8, 4), steps=9)
     ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
     assert set(ours.settings.split("; ")) == {
-        "head_dims 8,4 (here usually 128)",
+        "head_dims 8,4 (here usually 512,128)",
         "translation 0.0 (here usually 0.04)",
         "steps 9 (the paper's 65536)",
     }
@@ -263,13 +263,14 @@ def test_patch_and_pretrained_runs_do_not_count_as_table_1s(tmp_path):
 
 
 def test_the_ensemble_is_of_all_seeds_of_3_way(tmp_path):
-    scores = np.random.default_rng(0).normal(size=(3, 6))
-    normal = np.random.default_rng(1).normal(size=(3, 8)) * [[1], [10], [100]]
+    scores = np.random.default_rng(0).uniform(1, 5, size=(3, 6))
+    normal = np.random.default_rng(1).uniform(1, 5, size=(3, 8)) * [[1], [10], [100]]
     scores *= [[1], [10], [100]]
     for seed in range(3):
         add_run(tmp_path, "zipper", seed, 0.7, scores[seed], normal[seed])
     ours, _ = cell(fill("1", tmp_path), "zipper", "Ensemble")
-    standard = [(s - n.mean()) / n.std(ddof=1) for s, n in zip(scores, normal, strict=True)]
+    halves = zip(0.5 * scores**2, 0.5 * normal**2, strict=True)
+    standard = [(s - n.mean()) / n.std(ddof=1) for s, n in halves]
     total = np.sum(standard, axis=0)
     wins = np.mean([total[j] > total[i] for i in (0, 1) for j in (2, 3, 4, 5)])
     assert ours.mean == pytest.approx(100 * wins)
@@ -679,3 +680,31 @@ def test_cifar10_has_a_row_for_each_class_and_no_others(tmp_path):
     assert (ours.mean, papers.mean) == (pytest.approx(60.0), 91.3)
     assert not ours.settings
     assert cell(table, "average, own data", "CutPaste")[1].mean == 69.4
+
+
+def test_a_collapsed_training_is_told_in_its_cell(tmp_path):
+    dead = {"since": 512, "accuracy": 0.5, "chance": 0.5, "flag": "learning_rate"}
+    for seed in range(3):
+        lost = {"collapse": dead | {"learning_rate": 0.1} if seed == 1 else None}
+        add_run(tmp_path, "tile", seed, 0.5, task="cutout", learning_rate=0.1, results=lost)
+    ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
+    expected = "1 of 3 runs ended with a proxy accuracy at chance: lower --learning_rate=0.1"
+    assert expected in ours.remarks
+
+
+def test_a_table_of_another_density(tmp_path):
+    for seed in range(2):
+        measured = {"image_auroc_by_density": {"gde": 0.9, "gmm": 0.6 + 0.1 * seed}}
+        add_run(
+            tmp_path, "tile", seed, 0.9, np.arange(6), np.arange(8),
+            density="gde,gmm", results=measured,
+        )  # fmt: skip
+    runs, _ = tables.collect(str(tmp_path))
+    table = tables.build("1", tables.of_density(runs, "gmm"))
+    ours, _ = cell(table, "tile", "CutPaste (3-way)")
+    assert ours.mean == pytest.approx(65)
+    assert "density gmm (here usually gde)" in ours.settings
+    assert cell(table, "tile", "Ensemble")[0] is None  # its scores are of gde
+    assert cell(tables.build("1", tables.of_density(runs, "gde")), "tile", "Ensemble")[0]
+    with pytest.raises(UserError, match="--density=kde: no run there"):
+        tables.of_density(runs, "kde")

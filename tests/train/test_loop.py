@@ -77,15 +77,14 @@ def test_without_steps_the_initial_weights_are_kept(images, tmp_path):
 def test_final_weights_are_kept_and_the_backup_is_not(images, tmp_path):
     model = trained(config(), images, tmp_path)
     names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"backbone.weights.h5", "head.weights.h5", "train_seconds.json"}
+    assert names == {"backbone.weights.h5", "head.weights.h5", "epochs.json"}
     loaded = classifier.build_classifier(config(seed=5))
     loop.load_weights(loaded, tmp_path)
     assert largest_difference(model, loaded) == 0
     # A second call neither trains nor changes anything.
     summary = loop.train(classifier.build_classifier(config()), images, config(), tmp_path)
-    assert summary.seconds == json.loads(
-        (tmp_path / "checkpoints" / "train_seconds.json").read_text()
-    )
+    (epoch,) = json.loads((tmp_path / "checkpoints" / "epochs.json").read_text())
+    assert (summary.seconds, summary.proxy_accuracy) == (epoch["seconds"], epoch["accuracy"])
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights"])

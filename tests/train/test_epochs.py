@@ -1,0 +1,109 @@
+"""What is kept of each epoch, and how a network that has died is found."""
+
+import json
+import types
+
+import pytest
+from training import config
+
+from cutpaste_tf.train import callbacks, classifier, epochs, loop
+from cutpaste_tf.train.epochs import Epoch
+
+
+def collapse(*accuracies, steps=256, **settings):
+    recorded = [Epoch(steps, 1.0, accuracy) for accuracy in accuracies]
+    settings = {"task": "cutpaste_3way", "steps": steps * len(accuracies)} | settings
+    return epochs.collapse(recorded, config(**settings))
+
+
+def test_a_training_that_learns_has_not_collapsed():
+    assert collapse(0.5, 0.7, 0.9) is None
+    assert collapse(0.333, 0.9) is None  # it took an epoch to begin
+    assert collapse(0.5, 0.333, 0.9) is None  # it recovered
+    assert collapse() is None
+
+
+def test_a_dead_networks_accuracy_is_that_of_guessing():
+    found = collapse(0.5, 0.9, 1 / 3, 1 / 3)
+    assert (found.since, found.flag, found.learning_rate) == (768, "learning_rate", 0.03)
+    assert found.chance == pytest.approx(1 / 3)
+    assert "0.333, is no better than chance" in str(found)
+    assert "by step 768" in str(found)
+    assert "lower --learning_rate=0.03" in str(found)
+    never = collapse(1 / 3, 0.334)
+    assert never.since == 0
+    assert "never was better" in str(never)
+    assert "or train longer" in str(never)
+    assert collapse(0.9, 0.5, task="cutpaste").chance == 0.5
+    assert collapse(0.9, 0.5, task="rotation") is None  # of four classes it is good
+
+
+def test_chance_is_as_wide_as_the_number_of_views_makes_it():
+    # 256 steps of 4 images in 3 classes: a deviation of 0.0085.
+    assert collapse(0.9, 1 / 3 + 0.02) is not None
+    assert collapse(0.9, 1 / 3 + 0.03) is None
+    assert collapse(0.9, 1 / 3 + 0.02, batch_size=64) is None
+
+
+def test_a_short_last_epoch_tells_nothing():
+    recorded = [Epoch(256, 1.0, 0.9), Epoch(2, 1.0, 0.3)]
+    assert epochs.collapse(recorded, config(steps=258)) is None
+    assert epochs.collapse(recorded[1:], config(steps=258)) is not None
+
+
+def test_the_flag_is_that_of_the_stage_in_which_it_happened():
+    stages = {"head_steps": 256, "finetune_steps": 512, "steps": 768}
+    rates = {"learning_rate": 0.03, "finetune_learning_rate": 0.01}
+    found = collapse(0.9, 0.9, 1 / 3, **stages, **rates)
+    assert (found.flag, found.learning_rate) == ("finetune_learning_rate", 0.01)
+    found = epochs.collapse([Epoch(256, 1.0, 0.5)], config(task="cutpaste", **stages, **rates))
+    assert (found.flag, found.learning_rate) == ("learning_rate", 0.03)
+
+
+def test_epochs_are_kept_and_read_again(tmp_path):
+    recorded = [Epoch(256, 2.5, 0.5), Epoch(4, 0.5, 0.25)]
+    path = tmp_path / "checkpoints" / "epochs.json"
+    assert epochs.read(path) == []
+    epochs.write(path, recorded)
+    assert epochs.read(path) == recorded
+    path.write_text('{"steps": 1}')
+    assert epochs.read(path) == []
+    # What a backup does not have yet is trained again.
+    assert epochs.until(recorded, 260) == recorded
+    assert epochs.until(recorded, 259) == recorded[:1]
+    assert epochs.until(recorded, 0) == []
+
+
+@pytest.mark.usefixtures("small_backbone", "quick_views")
+def test_a_training_that_collapses_says_so(images, tmp_path, monkeypatch):
+    """A decay that takes all weights to zero: the loss is finite, and all views look alike."""
+    monkeypatch.setattr(loop, "EPOCH_STEPS", 64)
+    settings = config(
+        task="cutpaste_3way", learning_rate=0.9, weight_decay=1.0, momentum=0.0, steps=192
+    )
+    model = classifier.build_classifier(settings)
+    summary = loop.train(model, images, settings, tmp_path, log=lambda text: None)
+    assert summary.collapse.chance == pytest.approx(1 / 3)
+    assert summary.proxy_accuracy == pytest.approx(1 / 3, abs=1e-3)
+    kept = json.loads((tmp_path / "checkpoints" / "epochs.json").read_text())
+    assert [epoch["steps"] for epoch in kept] == [64, 64, 64]
+
+
+def test_the_log_says_when_a_network_has_died(tmp_path):
+    lines = []
+    settings = config(task="cutpaste_3way", steps=1024)
+    record = callbacks.Record(settings, tmp_path / "epochs.json", lines.append)
+    record.set_params({"steps": 256})
+    record.set_model(types.SimpleNamespace(steps_done=0))
+    record.on_train_begin()
+    said = []
+    for number, accuracy in enumerate((0.8, 1 / 3, 1 / 3, 0.9)):
+        record.on_epoch_begin(number)
+        record.on_epoch_end(number, {"accuracy": accuracy, "loss": 1.1})
+        said.append(len(lines))
+    assert said == [0, 1, 1, 1]  # once, when it happens
+    assert "come back to it by step 512" in lines[0]
+    # A training that goes on from its second epoch has the first two.
+    record.set_model(types.SimpleNamespace(steps_done=512))
+    record.on_train_begin()
+    assert [epoch.accuracy for epoch in record.epochs] == [0.8, 1 / 3]
