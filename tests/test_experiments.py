@@ -29,7 +29,7 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
     assert f"`{name}`" in readme
 
 
-# Where files are, how the work is done, what is looked at: numbers depend on it by rounding at most.
+# Where files are, how it is computed, what is looked at: numbers change by rounding at most.
 HOW = {
     "data_dir", "workdir", "eval_every", "augment", "distribution", "mixed_precision",
     "jit_compile", "false_positive_rate", "test_anomalies", "gradcam",
