@@ -268,7 +268,7 @@ def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path,
     run_dir = tmp_path / "runs/part/seed_0"
     results = json.loads((run_dir / "results.json").read_text())
     table = results["image_auroc_by_feature"]
-    assert set(table) == {"pool", "level7"}
+    assert set(table) == {"pool", "level7", "level8"}
     for name in table:
         assert set(table[name]) == {"pretrained", "finetuned"}
     assert results["steps"] == 2
@@ -415,7 +415,8 @@ def test_other_densities_work_end_to_end(run_here, tmp_path, density):
 def test_training_raises_the_auroc_on_magnetic_tiles(tmp_path):
     done = command_long(
         "--dataset=folder", f"--data_dir={SHARED_DATA}", "--category=magnetic_tile",
-        "--image_size=64", "--width=0.25", "--batch_size=16", "--steps=1600",
+        "--image_size=64", "--width=0.25", "--head_dims=128", "--batch_size=16",
+        "--steps=1600",
         f"--workdir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -87,7 +87,7 @@ def test_a_run_with_maps_measures_them_by_pixel(localized):
     assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
     for name in ("pixel_auroc", "pixel_ap", "pixel_aupro"):
         for prefix in ("", "untrained_"):
-            assert 0 < results[prefix + name] < 1, name
+            assert 0 <= results[prefix + name] < 1, name  # a map of 2x2 can have an AUPRO of 0
     assert f"pixel AUROC {100 * results['pixel_auroc']:.1f} (untrained " in output
     assert f"AUPRO {100 * results['pixel_aupro']:.1f} (untrained " in output
     assert (run_dir / "figures" / "localization.png").is_file()
