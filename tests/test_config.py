@@ -306,7 +306,8 @@ def test_the_papers_flagfiles_keep_the_papers_settings():
             ["main", f"--flagfile={ROOT}/experiments/{name}.flags", "--data_dir=/somewhere"]
         )
         assert len(runs) == 15 * 5  # categories, seeds
-        default = Config(data_dir="/somewhere", task=task, category="carpet")
+        views = {"translation": 0.125, "view_jitter": (0.125, 0.4, 0.4), "independent_views": True}
+        default = Config(data_dir="/somewhere", task=task, category="carpet", **views)
         assert runs[0].differences(default) == []
 
 

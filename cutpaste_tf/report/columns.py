@@ -14,6 +14,8 @@ from typing import Any
 from cutpaste_tf.config import EPOCH_STEPS, Config
 
 OWN = "own data"
+# What the paper's flag files have where the flags' defaults are others: the companion code's views.
+FLAGFILES = {"translation": 0.125, "view_jitter": (0.125, 0.4, 0.4), "independent_views": True}
 # All that matters to a network that has not been trained.
 _UNTRAINED = {"dataset", "backbone", "weights", "image_size", "density"}
 
@@ -71,8 +73,8 @@ class Column:
     Attributes:
       name: as in the paper.
       paper: the paper's numbers by row; rows that it does not print are left out.
-      settings: the paper's, where they are not the flags' defaults; None for other people's
-        methods, of which there are no runs here.
+      settings: the paper's, where they are neither the flags' defaults nor `FLAGFILES`; None for
+        other people's methods, of which there are no runs here.
       chosen: the settings that a run must have to belong here.
       measure: takes from a run what the column shows, as a fraction, or None.
       compared: the settings that matter; all by default.

@@ -20,7 +20,7 @@ import numpy as np
 from cutpaste_tf import artifacts, metrics
 from cutpaste_tf.config import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, Config, show
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.report.columns import OWN, TABLES, Column, Run, Value
+from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
 
 NUMBERS = tuple(TABLES)
 # What a run's results do not depend on, or what tells which of a table's rows it belongs to.
@@ -38,7 +38,7 @@ _NOT_COMPARED = {
     "false_positive_rate",
     "test_anomalies",
 }
-# What the paper does not give: a default of this project's.
+# What the paper does not give: this project's choice.
 _NOT_IN_THE_PAPER = {
     "density",  # a Gaussian: the paper's is one; how its covariance is estimated is not said
     "head_dims",
@@ -166,7 +166,7 @@ def _is_number(value):
 def differences(config: Config, column: Column) -> tuple[str, ...]:
     """Returns how a run's settings differ from the paper's for a column, such as "steps 800"."""
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    expected = defaults | dict(column.settings or {})
+    expected = defaults | FLAGFILES | dict(column.settings or {})
     differing = []
     for name, value in expected.items():
         compared = column.compared is None or name in column.compared

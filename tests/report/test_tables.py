@@ -40,7 +40,9 @@ def add_run(root, category, seed, auroc, scores=None, normal=None, **settings):
     dataset = "mvtec_ad" if category in MVTEC_TEXTURES + MVTEC_OBJECTS else "folder"
     results = settings.pop("results", {})
     config = Config(
-        **{"dataset": dataset, "data_dir": "x", "workdir": str(root)} | settings,
+        **{"dataset": dataset, "data_dir": "x", "workdir": str(root)}
+        | columns.FLAGFILES
+        | settings,
         category=category,
         seed=seed,
     )
@@ -215,7 +217,7 @@ def test_what_the_paper_does_not_give_is_not_called_the_papers(tmp_path):
     ours, _ = cell(fill("1", tmp_path), "tile", "Cutout")
     assert set(ours.settings.split("; ")) == {
         "head_dims 8,4 (here usually 512,128)",
-        "translation 0.0 (here usually 0.04)",
+        "translation 0.0 (here usually 0.125)",
         "steps 9 (the paper's 65536)",
     }
 
