@@ -146,3 +146,14 @@ def test_tables_1_and_6_share_their_trainings():
     tested = {x.name for x in both if "--test_anomalies=all" in x.flags}
     assert tested == {"resnet18_cutout", "resnet18_cutpaste_3way"}
     assert experiments.all_experiments()["resnet18_cutout"].flags == ()
+
+
+@pytest.mark.parametrize("name", sorted(experiments.all_experiments()))
+def test_the_papers_trainings_have_an_mlp_head_and_as_many_images_a_step(name):
+    """Section 4: "an MLP projection head"; the companion code counts images, rotation's too."""
+    if name == "demo":
+        return
+    run = runs_of(experiments.all_experiments()[name])[0]
+    if run.steps:
+        assert len(run.head_dims) > 1
+        assert run.batch_size == (8 if run.backbone.startswith("efficientnet") else 32)
