@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cutpaste_tf.detector import Detector
 
 __all__ = ["Detector", "make_views"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # TensorFlow leaves oneDNN off on AMD processors, where it makes a training step up to 3.5 times
 # faster. The variable is only read when TensorFlow is imported, so it is set here, before that;
