@@ -14,6 +14,7 @@ from cutpaste_tf import config, flags
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.report.columns import FLAGFILES
 
 
 def parse(*arguments):
@@ -306,8 +307,7 @@ def test_the_papers_flagfiles_keep_the_papers_settings():
             ["main", f"--flagfile={ROOT}/experiments/{name}.flags", "--data_dir=/somewhere"]
         )
         assert len(runs) == 15 * 5  # categories, seeds
-        views = {"translation": 0.125, "view_jitter": (0.125, 0.4, 0.4), "independent_views": True}
-        default = Config(data_dir="/somewhere", task=task, category="carpet", **views)
+        default = Config(data_dir="/somewhere", task=task, category="carpet", **FLAGFILES)
         assert runs[0].differences(default) == []
 
 

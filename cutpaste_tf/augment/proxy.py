@@ -35,7 +35,8 @@ class Settings:
     area_ratio: tuple[float, float] = paste.AREA_RATIO
     scar_width: tuple[int, int] = paste.SCAR_WIDTH
     scar_length: tuple[int, int] = paste.SCAR_LENGTH
-    # The paper gives no range for the input's own augmentation (Appendix A.1).
+    # The paper gives no range for the input's own augmentation (Appendix A.1), and these are mild.
+    # Runs have the flags' instead.
     translation: float = 0.04
     view_jitter: tuple[float, ...] = (0.1,)
     independent_views: bool = False

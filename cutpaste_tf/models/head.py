@@ -11,7 +11,7 @@ def projection_head(
     features: int,
     classes: int,
     *,
-    dims: Sequence[int] = (512, 128),
+    dims: Sequence[int] = (128,),
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:

@@ -14,8 +14,14 @@ from typing import Any
 from cutpaste_tf.config import EPOCH_STEPS, Config
 
 OWN = "own data"
-# What the paper's flag files have where the flags' defaults are others: the companion code's views.
-FLAGFILES = {"translation": 0.125, "view_jitter": (0.125, 0.4, 0.4), "independent_views": True}
+# What the paper's flag files have where the flags' defaults are others: an MLP as the head, and the
+# companion code's augmentation of the input.
+FLAGFILES = {
+    "head_dims": (512, 128),
+    "translation": 0.125,
+    "view_jitter": (0.125, 0.4, 0.4),
+    "independent_views": True,
+}
 # All that matters to a network that has not been trained.
 _UNTRAINED = {"dataset", "backbone", "weights", "image_size", "density"}
 
@@ -199,7 +205,6 @@ def _if(condition, measure):
 FINETUNED = {
     "backbone": "efficientnet_b4",
     "weights": "imagenet",
-    "head_dims": (512, 128),
     "batch_size": 8,
     "head_steps": 10 * EPOCH_STEPS,
     "finetune_steps": 64 * EPOCH_STEPS,
