@@ -35,10 +35,10 @@ class Settings:
     area_ratio: tuple[float, float] = paste.AREA_RATIO
     scar_width: tuple[int, int] = paste.SCAR_WIDTH
     scar_length: tuple[int, int] = paste.SCAR_LENGTH
-    # The paper gives no range for the input's own augmentation (Appendix A.1), and these are mild.
-    # Runs have the flags' instead.
-    translation: float = 0.04
-    view_jitter: tuple[float, ...] = (0.1,)
+    # The paper gives no range for the input's own augmentation (Appendix A.1);
+    # docs/reproduction.md says what others are worth.
+    translation: float = 0.0
+    view_jitter: tuple[float, ...] = (0.0,)
     independent_views: bool = False
     patch_size: int = 0
 

@@ -24,7 +24,8 @@ CLASSES = PASTING | {
     "cutpaste_union": 2,
 }
 # Without the input's own augmentation: the views of class 0 are the images themselves.
-STILL = proxy.Settings(translation=0.0, view_jitter=0.0)
+STILL = proxy.Settings(translation=0.0, view_jitter=(0.0,))
+AUGMENTED = proxy.Settings(translation=0.04, view_jitter=(0.1,))
 
 
 def noise(*shape):
@@ -80,7 +81,7 @@ def test_views_come_class_by_class_with_their_labels(task):
     assert labels.numpy().tolist() == np.repeat(np.arange(number), 4).tolist()
 
 
-@pytest.mark.parametrize("settings", [None, STILL], ids=["augmented", "still"])
+@pytest.mark.parametrize("settings", [AUGMENTED, STILL], ids=["augmented", "still"])
 @pytest.mark.parametrize("task", PASTING)
 def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, settings):
     images = noise(5, 128, 128, 3)
@@ -99,7 +100,7 @@ def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, setting
             assert masks[-1].sum() <= 17 * 26
 
 
-@pytest.mark.parametrize("settings", [None, STILL], ids=["augmented", "still"])
+@pytest.mark.parametrize("settings", [AUGMENTED, STILL], ids=["augmented", "still"])
 def test_rotation_turns_the_input_view_by_quarters(settings):
     images = noise(3, 40, 40, 3)
     views = by_class(
@@ -173,9 +174,8 @@ def test_views_depend_on_the_ranges_that_config_says_and_on_no_others(task):
 def test_input_view_is_translated_and_jittered_alike_in_all_classes():
     # One view per image, not one per class: the classes agree wherever none was edited.
     images = noise(4, 64, 64, 3)
-    views = by_class(
-        proxy.make_views(tf.constant(images), "cutpaste_3way", SEED)[0], "cutpaste_3way"
-    )
+    views, _ = proxy.make_views(tf.constant(images), "cutpaste_3way", SEED, AUGMENTED)
+    views = by_class(views, "cutpaste_3way")
     for image in range(4):
         assert np.mean((views[:, image] == views[0, image]).all((0, -1))) > 0.8
         assert np.abs(views[0, image] - images[image]).max() > 0.01
@@ -243,7 +243,8 @@ def test_patches_cover_the_image_evenly_over_many_draws():
 def test_same_seed_same_views_and_other_seed_other_views(task):
     images = tf.constant(noise(3, 48, 48, 3))
     first, again, other = (
-        by_class(proxy.make_views(images, task, tf.constant([1, s]))[0], task) for s in (1, 1, 2)
+        by_class(proxy.make_views(images, task, tf.constant([1, s]), AUGMENTED)[0], task)
+        for s in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     for label, image in np.ndindex(first.shape[:2]):
@@ -405,7 +406,7 @@ def test_views_of_bytes_are_those_of_their_shares_of_255(task):
 TASK = "cutpaste_3way"
 # Odd numbers, and scars large enough to be turned visibly.
 SHAPE = (5, 72, 90, 3)
-LARGE_SCARS = proxy.Settings(scar_width=(4, 8), scar_length=(20, 40))
+LARGE_SCARS = dataclasses.replace(AUGMENTED, scar_width=(4, 8), scar_length=(20, 40))
 
 
 def make(images, seed):
