@@ -175,6 +175,12 @@ class Config:
         rules.real(0.0, 100.0, above=True),
         "initial learning rate of the second stage, likewise",
     )
+    finetuned_share: float = _training(
+        1.0,
+        rules.real(0.0, 1.0, above=True),
+        "share of the second stage's weights in the final ones, the rest being those from before "
+        "it; less than the paper's 1 keeps more of what pretrained features tell apart",
+    )
     momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _training(
         0.00003, rules.real(0.0, 1.0), "L2 coefficient: of half the square of all weights' norm"
@@ -205,6 +211,12 @@ class Config:
         rules.choice("large", "small"),
         "ResNet-18's first layer; large: 7x7 stride 2 and max-pooling; small: 3x3 stride 1, "
         "sixteen times the work",
+    )
+    stochastic_depth: float = _network(
+        0.2,
+        rules.real(0.0, 0.9),
+        "EfficientNet: how often a train step leaves out the last block that it can, the others "
+        "the less often the earlier they are",
     )
     head_dims: tuple[int, ...] = _network(
         (128,),
@@ -389,12 +401,18 @@ class Config:
                 f"--features={self.features}: --backbone={self.backbone} has pool only; "
                 f"{self.features} is EfficientNet's"
             )
-        for name, default in (("width", 1.0), ("stem", "large")):
-            if efficient and getattr(self, name) != default:
+        for name in ("width", "stem", "stochastic_depth"):
+            owner = "EfficientNet" if name == "stochastic_depth" else "--backbone=resnet18"
+            if efficient != (owner == "EfficientNet") and getattr(self, name) != _default(name):
                 raise UserError(
-                    f"--{name}={getattr(self, name)}: is of --backbone=resnet18; leave it out with "
+                    f"--{name}={getattr(self, name)}: is of {owner}; leave it out with "
                     f"--backbone={self.backbone}"
                 )
+        if self.finetuned_share != 1.0 and not self.finetune_steps:
+            raise UserError(
+                f"--finetuned_share={self.finetuned_share:g}: is of a training in two stages; give "
+                "--finetune_steps too"
+            )
         if self.staged:
             total = self.head_steps + self.finetune_steps
             if self.steps not in (total, _default("steps")):

@@ -110,6 +110,12 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--weights=imagenet"], "not for --backbone=resnet18"),
         (["--features=level7"], "--backbone=resnet18 has pool only"),
         (["--backbone=efficientnet_b4", "--width=0.5"], "--width=0.5: is of --backbone=resnet18"),
+        (["--stochastic_depth=0.1"], "--stochastic_depth=0.1: is of EfficientNet"),
+        (["--finetuned_share=0.5"], "--finetuned_share=0.5: is of a training in two stages"),
+        (
+            ["--backbone=efficientnet_lite3", "--weights=imagenet"],
+            "efficientnet_lite0 to efficientnet_lite2, not for --backbone=efficientnet_lite3",
+        ),
         (["--backbone=efficientnet_b4", "--stem=small"], "--stem=small: is of"),
         (["--head_steps=3", "--steps=5"], "--head_steps + --finetune_steps = 3"),
         (["--finetune_steps=3", "--steps=65536"], "leave --steps out"),

@@ -36,8 +36,9 @@ HOW = {
 }  # fmt: skip
 TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
-    "translation", "view_jitter", "independent_views",
+    "translation", "view_jitter", "independent_views", "stochastic_depth",
 }  # fmt: skip
+OF_TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate", "finetuned_share"}
 
 
 def needed(run):
@@ -45,11 +46,10 @@ def needed(run):
     names = {field.name for field in dataclasses.fields(run)} - HOW
     ranges = {name for ranges in config.TASKS.values() for name in ranges}
     names -= ranges - (set(config.TASKS[run.task]) if run.steps else set())
-    names -= {"steps"} if run.staged else {"head_steps", "finetune_steps", "finetune_learning_rate"}
+    names -= {"steps"} if run.staged else OF_TWO_STAGES
     if not run.steps:
         names -= TRAINING
-    if run.backbone != "resnet18":
-        names -= {"width", "stem"}
+    names -= {"stochastic_depth"} if run.backbone == "resnet18" else {"width", "stem"}
     if not run.patch_size:
         names -= {"dense_patch", "dense_stride", "location_density"}
     return names

@@ -36,7 +36,13 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
         )
     else:
         imagenet = initial_weights and config.weights == "imagenet"
-        backbone = efficientnet(config.backbone, config.image_size, imagenet=imagenet, **shared)
+        backbone = efficientnet(
+            config.backbone,
+            config.image_size,
+            imagenet=imagenet,
+            stochastic_depth=config.stochastic_depth,
+            **shared,
+        )
     if initial_weights and config.weights not in ("none", "imagenet"):
         path = pathlib.Path(config.weights)
         if not path.is_file():

@@ -30,6 +30,7 @@ NAMES = (*(f"efficientnet_b{number}" for number in range(8)), *_LITE)
 # images in the same way whatever its weights are.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_DEVIATION = (0.229, 0.224, 0.225)
+KERAS_STOCHASTIC_DEPTH = 0.2
 _ADDRESS = "https://storage.googleapis.com/keras-applications/"
 
 
@@ -38,6 +39,7 @@ def efficientnet(
     image_size: int,
     *,
     imagenet: bool = False,
+    stochastic_depth: float = 0.2,
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
@@ -49,6 +51,8 @@ def efficientnet(
       image_size: height and width of the images, in pixels.
       imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
         Lite0 to Lite2, those of an installed package.
+      stochastic_depth: the probability by which a train step leaves out the last block that it
+        can; that of earlier ones rises to it in proportion to their number.
       seed: of the initial weights.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
@@ -72,9 +76,12 @@ def efficientnet(
     whole = _keras_model(name, shape, imagenet)
     if not imagenet:
         _initialise(whole, seed)
+    # keras.applications' networks take neither of these as arguments.
     for layer in whole.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = synchronized  # keras.applications takes no such argument
+            layer.synchronized = synchronized
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate *= stochastic_depth / KERAS_STOCHASTIC_DEPTH
 
     # Keras's layers from the first after its input scaling on.
     maps = {

@@ -155,3 +155,22 @@ def test_batch_statistics_are_of_all_devices_where_asked(shallow_efficientnet):
         ]
         assert len(norms) == SHALLOW_NORMS
         assert {layer.synchronized for layer in norms} == {synchronized}
+
+
+def test_stochastic_depth_leaves_out_blocks_as_often_as_asked(images):
+    def rates(share):
+        model = efficientnet("efficientnet_b0", SIZE, stochastic_depth=share)
+        layers = model.get_layer("trunk").layers
+        return model, [x.rate for x in layers if isinstance(x, keras.layers.Dropout)]
+
+    # Block b of 16 is left out with b / 16 of the probability; Keras's own is 0.2.
+    blocks = [2, 4, 6, 7, 9, 10, 12, 13, 14]  # those with a skip to take instead
+    for share in (0.2, 0.5):
+        np.testing.assert_allclose(rates(share)[1], share * np.array(blocks) / 16)
+    model, found = rates(0.0)
+    assert found == [0.0] * len(blocks)
+    for layer in model.get_layer("trunk").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    one, two = (model(images, training=training) for training in (True, False))
+    np.testing.assert_array_equal(one["pool"], two["pool"])
