@@ -181,6 +181,13 @@ class Config:
         "share of the second stage's weights in the final ones, the rest being those from before "
         "it; less than the paper's 1 keeps more of what pretrained features tell apart",
     )
+    keep_pretrained: bool = _training(
+        False,
+        rules.BOOLEAN,
+        "keep the pretrained network beside the trained one: features are of both, side by side, "
+        "so that training adds to what --weights brought and takes nothing away; an image takes "
+        "twice the time to score",
+    )
     momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _training(
         0.00003, rules.real(0.0, 1.0), "L2 coefficient: of half the square of all weights' norm"
@@ -413,6 +420,10 @@ class Config:
                 f"--finetuned_share={self.finetuned_share:g}: is of a training in two stages; give "
                 "--finetune_steps too"
             )
+        if self.keep_pretrained and (self.weights == "none" or not self.trains):
+            raise UserError(
+                "--keep_pretrained: is of a training that begins with --weights; leave it out"
+            )
         if self.staged:
             total = self.head_steps + self.finetune_steps
             if self.steps not in (total, _default("steps")):
@@ -451,6 +462,8 @@ class Config:
                     f"--density={self.density}: GradCAM needs a Gaussian's distance; begin with gde"
                 )
             return
+        if self.keep_pretrained:
+            raise UserError("--keep_pretrained: is of image-level models; leave --patch_size out")
         if self.backbone != "resnet18":
             raise UserError(
                 f"--patch_size={self.patch_size}: patch models are of --backbone=resnet18, not "
@@ -498,6 +511,11 @@ class Config:
         if self.test_anomalies == "all":
             return TEST_ANOMALIES
         return tuple(x for x in TEST_ANOMALIES if x in self.test_anomalies.split(","))
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a step of training."""
+        return self.staged or self.steps > 0
 
     @property
     def staged(self) -> bool:

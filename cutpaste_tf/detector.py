@@ -205,7 +205,7 @@ class Detector:
 
     Args:
       config: the run's settings.
-      backbone: the trained network.
+      backbone: the trained network, or, with --keep_pretrained, both side by side.
       density: the fitted density.
     """
 
@@ -235,6 +235,10 @@ class Detector:
         backbones.set_precision(config)
         backbone = backbones.build_backbone(config, initial_weights=False)
         weights.load(backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
+        if config.keep_pretrained:
+            pretrained = backbones.copy(backbone)
+            weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
+            backbone = backbones.side_by_side(pretrained, backbone)
         density = densities.load(run_dir / artifacts.DENSITY)
         if config.patch_size:
             locations = 1

@@ -96,7 +96,7 @@ def in_float32(detector: Detector) -> Detector:
         return detector
     config = dataclasses.replace(detector.config, mixed_precision=False)
     backbone.set_precision(config)
-    network = backbone.build_backbone(config, initial_weights=False)
+    network = backbone.build_network(config)
     network.set_weights(detector.backbone.get_weights())
     return Detector(config, network, detector.density)
 

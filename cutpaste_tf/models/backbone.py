@@ -54,6 +54,52 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     return backbone
 
 
+def copy(backbone: keras.Model) -> keras.Model:
+    """Returns a network of the same layers and weights, that what is done to the other leaves."""
+    copied = keras.models.clone_model(backbone)
+    copied.set_weights(backbone.get_weights())
+    return copied
+
+
+def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
+    """Puts a network's features beside those of another.
+
+    Args:
+      pretrained: as `build_backbone` returns.
+      trained: the same network with other weights.
+
+    Returns:
+      A model from the same images to the same features, of twice the length: the first network's,
+      then the second's. Their weights are shared with it. As in either, each feature is averaged
+      over space by a layer of its own name.
+    """
+    images = keras.Input(trained.input_shape[1:], name="images")
+    maps = []
+    for name, network in (("pretrained", pretrained), ("trained", trained)):
+        outputs = {feature: network.get_layer(feature).input for feature in network.output}
+        maps.append(keras.Model(network.input, outputs, name=name)(images))
+    features = {}
+    for name in trained.output:
+        joined = keras.layers.Concatenate(name=f"{name}_maps")([one[name] for one in maps])
+        features[name] = keras.layers.GlobalAveragePooling2D(dtype="float32", name=name)(joined)
+    return keras.Model(images, features, name="side_by_side")
+
+
+def build_network(config: Config) -> keras.Model:
+    """Builds the network that a finished run scores with, with weights of any value.
+
+    Args:
+      config: the run's settings.
+
+    Returns:
+      The backbone, or, with --keep_pretrained, two of them side by side.
+    """
+    network = build_backbone(config, initial_weights=False)
+    if not config.keep_pretrained:
+        return network
+    return side_by_side(copy(network), network)
+
+
 def _flags(config):
     """The flags that name a network."""
     width = f" with --width={config.width:g}" if config.backbone == "resnet18" else ""

@@ -19,12 +19,17 @@ def as_keras(model: keras.Model) -> keras.Model:
         FusedBatchNormalization: keras.layers.BatchNormalization,
         Convolution: keras.layers.Conv2D,
     }
-    if not any(type(layer) in kinds for layer in model.layers):
+    if not any(type(layer) in kinds for layer in _layers(model)):
         return model
 
     def plain(layer):
         return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
 
-    copied = keras.models.clone_model(model, clone_function=plain)
+    copied = keras.models.clone_model(model, clone_function=plain, recursive=True)
     copied.set_weights(model.get_weights())
     return copied
+
+
+def _layers(model):
+    for layer in model.layers:
+        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]

@@ -9,6 +9,8 @@ from cutpaste_tf import density as densities
 from cutpaste_tf.config import TEST_ANOMALIES, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.models import weights
 from cutpaste_tf.run import files, pictures, results, synthetic_tests
 from cutpaste_tf.train import classifier, loop
 
@@ -68,6 +70,10 @@ def run(config: Config) -> dict:
     )
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
+    if config.keep_pretrained:
+        pretrained = backbones.copy(model.backbone)
+        evaluator = Evaluator(config, backbones.side_by_side(pretrained, model.backbone))
+
     def aurocs():
         evaluations = evaluator(train_images, test_images, maps=False)
         by_name = {n: metrics.image_auroc(labels, e.scores) for n, e in evaluations.items()}
@@ -78,6 +84,8 @@ def run(config: Config) -> dict:
         return {"image_auroc": chosen, **apart}
 
     summary = loop.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
+    if config.keep_pretrained:
+        weights.save(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
     trained = evaluator(train_images, test_images) if config.steps else untrained
