@@ -7,11 +7,12 @@ import pathlib
 
 import numpy as np
 import pytest
-from conftest import copy_run, pattern, read_scores, write_image
+import small
+from conftest import QUICK, copy_run, pattern, read_scores, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import artifacts, main, metrics, scorer
 from cutpaste_tf import density as densities
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import Config
@@ -20,8 +21,10 @@ from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import patch
+from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.resnet import resnet18
+from cutpaste_tf.run import pictures
 from cutpaste_tf.train import classifier, loop
 
 
@@ -238,3 +241,49 @@ def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
     found = Detector.load(run_dir).evaluate(list(folder.load(data).test.images))
     assert found.maps.small.shape == (8, 3, 3)
     np.testing.assert_allclose(found.scores, found.maps.small.max((1, 2)), rtol=1e-6)
+
+
+def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_path, monkeypatch):
+    """From weights to results, maps and the graph that is exported."""
+    run_dir, data, _ = finished
+    file = run_dir / artifacts.BACKBONE_WEIGHTS
+    monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
+    flags = ["--dataset=folder", f"--data_dir={data.parent}", f"--workdir={tmp_path / 'runs'}"]
+    kept = ["--keep_pretrained", "--head_steps=2", "--finetune_steps=4", "--gradcam"]
+    arguments = [*flags, *QUICK[:4], QUICK[-1], f"--weights={file}", *kept]
+    assert main.main(["main", *arguments]) == 0
+    both = tmp_path / "runs" / "part" / "seed_0"
+    detector = Detector.load(both)
+
+    # The features are the one network's beside the other's, which has been trained.
+    config = Config.load(both)
+    networks = [backbones.build_backbone(config, initial_weights=False) for _ in range(2)]
+    weights.load(networks[0], file)
+    weights.load(networks[1], both / artifacts.BACKBONE_WEIGHTS)
+    category = folder.load(data)
+    images = pipeline.prepare(category.test, 32)
+    before, after = (detectors.Embedder(network)(images)["pool"] for network in networks)
+    assert np.abs(before - after).max() > 1e-3
+    features = detector.embed(images)
+    np.testing.assert_allclose(features, np.hstack([before, after]), rtol=1e-4, atol=1e-5)
+
+    # What the run wrote is theirs; what it says of before the training is the one network's alone.
+    found = detector.evaluate(images, maps=True)
+    expected = [float(row["score"]) for row in read_scores(both)]
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+    results = json.loads((both / "results.json").read_text())
+    labels = category.test.labels
+    training = pipeline.prepare(category.train, 32)
+    density = densities.make("gde").fit(detectors.Embedder(networks[0])(training)["pool"])
+    assert results["untrained_image_auroc"] == metrics.image_auroc(labels, density.score(before))
+
+    # The graph that is exported gives the same.
+    outputs = scorer.build_scorer(detector)(images.read(np.arange(len(labels))))
+    np.testing.assert_allclose(outputs["score"], found.scores, rtol=1e-4)
+    maps = found.maps.read(range(len(labels)))
+    np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * maps.max())
+
+    # Each of its files is needed.
+    (both / artifacts.PRETRAINED_WEIGHTS).unlink()
+    with pytest.raises(UserError, match="pretrained"):
+        Detector.load(both)
