@@ -175,12 +175,6 @@ class Config:
         rules.real(0.0, 100.0, above=True),
         "initial learning rate of the second stage, likewise",
     )
-    finetuned_share: float = _training(
-        1.0,
-        rules.real(0.0, 1.0, above=True),
-        "share of the second stage's weights in the final ones, the rest being those from before "
-        "it; less than the paper's 1 keeps more of what pretrained features tell apart",
-    )
     keep_pretrained: bool = _training(
         False,
         rules.BOOLEAN,
@@ -415,11 +409,6 @@ class Config:
                     f"--{name}={getattr(self, name)}: is of {owner}; leave it out with "
                     f"--backbone={self.backbone}"
                 )
-        if self.finetuned_share != 1.0 and not self.finetune_steps:
-            raise UserError(
-                f"--finetuned_share={self.finetuned_share:g}: is of a training in two stages; give "
-                "--finetune_steps too"
-            )
         if self.keep_pretrained and (self.weights == "none" or not self.trains):
             raise UserError(
                 "--keep_pretrained: is of a training that begins with --weights; leave it out"

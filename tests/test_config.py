@@ -111,7 +111,6 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--features=level7"], "--backbone=resnet18 has pool only"),
         (["--backbone=efficientnet_b4", "--width=0.5"], "--width=0.5: is of --backbone=resnet18"),
         (["--stochastic_depth=0.1"], "--stochastic_depth=0.1: is of EfficientNet"),
-        (["--finetuned_share=0.5"], "--finetuned_share=0.5: is of a training in two stages"),
         (["--keep_pretrained"], "--keep_pretrained: is of a training that begins with --weights"),
         (
             ["--keep_pretrained", "--weights=a.keras", "--steps=0"],

@@ -38,7 +38,7 @@ TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
     "translation", "view_jitter", "independent_views", "stochastic_depth",
 }  # fmt: skip
-OF_TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate", "finetuned_share"}
+OF_TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate"}
 
 
 def needed(run):

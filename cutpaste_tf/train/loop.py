@@ -71,7 +71,6 @@ def train(
         load_weights(model, run_dir)
         return _summary(epochs.read(record_file), config)
 
-    initial = [weight.numpy() for weight in model.backbone.weights]
     record = callbacks.Record(config, record_file, log)
     tensorboard = run_dir / "tensorboard"
     leads = workers.leads(config)
@@ -123,8 +122,6 @@ def train(
             )
 
     # 3. The final weights are what is evaluated: no selection on test data.
-    if config.finetuned_share < 1.0:
-        _mix(model.backbone, initial, config.finetuned_share)
     if leads:
         save_weights(model, run_dir)
         shutil.rmtree(backup_dir, ignore_errors=True)
@@ -182,16 +179,6 @@ def _fit(model, data, *, epochs, steps_per_epoch, callbacks, **options):
         verbose=0,
         **options,
     )
-
-
-def _mix(backbone, initial, share):
-    """Makes a fine-tuned network's weights a weighted mean of them and the initial ones.
-
-    So does Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022). Batch
-    normalisation's statistics were frozen, so they fit both.
-    """
-    for weight, before in zip(backbone.weights, initial, strict=True):
-        weight.assign(share * weight.value + (1.0 - share) * before)
 
 
 def has_weights(run_dir: pathlib.Path) -> bool:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import TWO_STAGES, config, train_until_killed, trained, variables
+from training import TWO_STAGES, config, trained, variables
 
 from cutpaste_tf.train import classifier, loop, stages
 
@@ -109,28 +109,3 @@ def test_a_frozen_norm_runs_in_inference_mode(images):
     for stage in stages.stages(settings):
         model.begin(stage, settings)
         np.testing.assert_array_equal(inner(views, training=True), inner(views, training=False))
-
-
-@pytest.mark.parametrize("steps", [None, 11])
-def test_the_final_weights_are_a_mean_of_those_before_and_after_finetuning(
-    steps, images, tmp_path, short_epochs, monkeypatch
-):
-    """Mixed once, also where the training was interrupted; the head stays as it was trained."""
-    whole = config(**TWO_STAGES)
-    initial = classifier.build_classifier(whole).backbone.get_weights()
-    after = trained(whole, images, tmp_path / "whole")
-    settings = config(**TWO_STAGES, finetuned_share=0.25)
-    if steps:
-        train_until_killed(settings, images, tmp_path / "mixed", steps, monkeypatch)
-    mixed = trained(settings, images, tmp_path / "mixed")
-    for a, b, m in zip(
-        initial, after.backbone.get_weights(), mixed.backbone.get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(m, 0.75 * a + 0.25 * b, rtol=0, atol=1e-6)
-    for b, m in zip(after.head.get_weights(), mixed.head.get_weights(), strict=True):
-        np.testing.assert_array_equal(b, m)
-    # What was written is what is evaluated.
-    again = classifier.build_classifier(settings)
-    loop.train(again, images, settings, tmp_path / "mixed")
-    for written, m in zip(again.backbone.get_weights(), mixed.backbone.get_weights(), strict=True):
-        np.testing.assert_array_equal(written, m)
