@@ -91,8 +91,9 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
     # Section 5.4, whose numbers are in the text.
     "cifar10": tuple(_of_file(f"cifar10_{task}") for task in ("rotation", "cutout", "cutpaste")),
 }
-# What no table needs: the demo, and the pretrained columns of Table 3 without fine-tuning.
-_OTHERS = (_of_file("effnet_b4_pretrained"), _of_file("demo"))
+# What no table needs: the demo, the recipes for one's own images on a CPU, and the pretrained columns
+# of Table 3 without fine-tuning.
+_OTHERS = tuple(map(_of_file, ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo")))
 
 
 def all_experiments() -> dict[str, Experiment]:
