@@ -12,7 +12,8 @@ from cutpaste_tf.report import tables
 
 def runs_of(experiment):
     argv = ["main", f"--flagfile={experiments.find_flagfile(experiment)}", *experiment.flags]
-    return flags.parse([*argv, "--data_dir=MVTEC_AD"])
+    of_folders = ["--dataset=mvtec_ad"] if experiment.name.startswith("lite") else []
+    return flags.parse([*argv, *of_folders, "--data_dir=MVTEC_AD"])
 
 
 @pytest.mark.parametrize("name", sorted(experiments.all_experiments()))
