@@ -91,9 +91,11 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
     # Section 5.4, whose numbers are in the text.
     "cifar10": tuple(_of_file(f"cifar10_{task}") for task in ("rotation", "cutout", "cutpaste")),
 }
-# What no table needs: the demo, the recipes for one's own images on a CPU, and the pretrained columns
-# of Table 3 without fine-tuning.
-_OTHERS = tuple(map(_of_file, ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo")))
+# What no table needs: the pretrained columns of Table 3 without fine-tuning, the recipes for one's
+# own images on a CPU, the demo, and a small one from scratch.
+_OTHERS = tuple(
+    map(_of_file, ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo", "resnet18_demo"))
+)
 
 
 def all_experiments() -> dict[str, Experiment]:
