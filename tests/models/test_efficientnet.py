@@ -142,7 +142,7 @@ def test_mixed_precision_keeps_features_in_float32(shallow_efficientnet):
 def test_unknown_name_is_refused():
     with pytest.raises(ValueError, match="efficientnet_b0"):
         efficientnet("efficientnet_b9", SIZE)
-    assert len(NAMES) == 8
+    assert len(NAMES) == 13
 
 
 def test_batch_statistics_are_of_all_devices_where_asked(shallow_efficientnet):
