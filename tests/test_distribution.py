@@ -155,6 +155,21 @@ def test_efficientnet_on_two_devices():
     assert not two["norms_moved"]
 
 
+@pytest.mark.slow
+def test_efficientnet_without_stochastic_depth_trains_on_two_devices_as_on_one():
+    lite = {
+        "backbone": "efficientnet_lite0",
+        "stochastic_depth": 0.0,
+        "head_dims": (8, 4),
+        "batch_size": 2,
+        "head_steps": 4,
+        "finetune_steps": 2,
+    }
+    found = on_two_devices({"one": lite, "two": lite | MIRRORED}, "real")
+    assert_alike(found["one"], found["two"])
+    assert not found["two"]["norms_moved"]
+
+
 # Several workers: processes of their own that talk over loopback.
 
 

