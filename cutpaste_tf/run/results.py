@@ -196,6 +196,10 @@ def result_lines(results: Mapping) -> list[str]:
     lines = []
     if results["image_auroc"] is not None:
         lines.append(_auroc_line(results))
+        by_feature = results["image_auroc_by_feature"]
+        if len(by_feature) > 1:
+            told = (f"{name} {_before_and_after(x)}" for name, x in by_feature.items())
+            lines.append(f"image AUROC by feature: {', '.join(told)}")
     if results.get("collapse"):
         lines.append(f"warning: {Collapse(**results['collapse'])}")
     for density, auroc in results.get("image_auroc_by_density", {}).items():
@@ -212,20 +216,21 @@ def result_lines(results: Mapping) -> list[str]:
 
 
 def _auroc_line(results):
-    by_feature = results["image_auroc_by_feature"]
-    initial = next(iter(next(iter(by_feature.values()))))  # the first stage's name
-    parts = []
-    for feature, by_stage in by_feature.items():
-        prefix = f"of {feature} " if len(by_feature) > 1 else ""
-        first, *after = by_stage.values()
-        before = f"{initial} {100 * first:.1f}"
-        parts.append(prefix + (f"{100 * after[0]:.1f} ({before})" if after else before))
-    parts.append(f"AP {100 * results['image_ap']:.1f}")
+    by_stage = results["image_auroc_by_feature"][results["features"]]
+    initial = next(iter(by_stage))  # the first stage's name
+    parts = [_before_and_after(by_stage), f"AP {100 * results['image_ap']:.1f}"]
     for name, text in (("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")):
         if results[name] is not None:
             before = f"{initial} {100 * results[f'untrained_{name}']:.1f}"
             parts.append(f"{text} {100 * results[name]:.1f} ({before})")
     return f"image AUROC {', '.join(parts)}, trained for {results['train_seconds']:.0f} s"
+
+
+def _before_and_after(by_stage):
+    """Image AUROC by stage: the last one's, and what the first is called and had."""
+    (initial, before), *after = by_stage.items()
+    told = f"{initial} {100 * before:.1f}"
+    return f"{100 * after[0][1]:.1f} ({told})" if after else told
 
 
 def _threshold_line(results):

@@ -105,3 +105,28 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     maps = detectors.Maps(small, lambda part: part)
     assert results.pixel_metrics(maps, split, 4)["pixel_auroc"] == 1.0
     assert set(results.pixel_metrics(None, split, 4).values()) == {None}
+
+
+def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
+    measured = {
+        "features": "level7",
+        "image_auroc": 0.875,
+        "image_ap": 0.5,
+        "pixel_auroc": None,
+        "pixel_aupro": None,
+        "train_seconds": 12.3,
+        "threshold": None,
+        "image_auroc_by_feature": {
+            "pool": {"pretrained": 0.75, "finetuned": 0.8},
+            "level7": {"pretrained": 0.85, "finetuned": 0.875},
+        },
+    }
+    assert results.result_lines(measured) == [
+        "image AUROC 87.5 (pretrained 85.0), AP 50.0, trained for 12 s",
+        "image AUROC by feature: pool 80.0 (pretrained 75.0), level7 87.5 (pretrained 85.0)",
+    ]
+    untrained = {name: {"pretrained": 0.85} for name in ("pool", "level7")}
+    assert results.result_lines(measured | {"image_auroc_by_feature": untrained}) == [
+        "image AUROC pretrained 85.0, AP 50.0, trained for 12 s",
+        "image AUROC by feature: pool pretrained 85.0, level7 pretrained 85.0",
+    ]
