@@ -1,5 +1,6 @@
 """Patch models: embeddings of all patches of an image, their density and scores (Appendix A.5)."""
 
+import itertools
 from collections.abc import Iterator
 
 import keras
@@ -10,6 +11,7 @@ from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
 
 _BATCH = 8  # images a step
+_GROUP = 64  # images whose patches of a band are scored at once
 _MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
 _SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may take
 
@@ -189,15 +191,17 @@ def score(
     """
     maps = np.zeros([images.count, embedder.count, embedder.count], np.float32)
     means = np.zeros([images.count, embedder.dimensions])
-    done = 0
-    for batch in pipeline.evaluation_batches(images, embedder.batch):
+    done, batches = 0, iter(pipeline.evaluation_batches(images, embedder.batch))
+    # Many images for each reading of the Gaussians: at the paper's settings these are 3.4 GB.
+    while group := list(itertools.islice(batches, max(1, _GROUP // embedder.batch))):
+        count = sum(map(len, group))
         for first, last in embedder.bands:
-            embeddings = embedder(batch, (first, last))
-            flat = embeddings.reshape(len(embeddings), -1, embedder.dimensions)
+            embeddings = np.concatenate([embedder(batch, (first, last)) for batch in group])
+            flat = embeddings.reshape(count, -1, embedder.dimensions)
             scores = gaussians.score(flat, first * embedder.count)
-            maps[done : done + len(embeddings), first:last] = scores.reshape(embeddings.shape[:3])
-            means[done : done + len(embeddings)] += embeddings.sum(axis=(1, 2), dtype=np.float64)
-        done += len(batch)
+            maps[done : done + count, first:last] = scores.reshape(embeddings.shape[:3])
+            means[done : done + count] += embeddings.sum(axis=(1, 2), dtype=np.float64)
+        done += count
     return maps, (means / embedder.count**2).astype(np.float32)
 
 

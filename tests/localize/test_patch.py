@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import pattern, write_image
 
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
@@ -93,6 +94,24 @@ def test_bands_make_no_difference(backbone, images, memory, monkeypatch):
         maps = [patch.score(e, patch.fit(e, images, separate), images)[0] for e in (whole, banded)]
         assert maps[0].shape == (5, 9, 9)
         np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
+
+
+def test_images_are_scored_in_groups_from_memory_and_from_files(backbone, tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    paths = [write_image(tmp_path / f"{i}.png", pattern(rng, 64)) for i in range(5)]
+    split = normal([str(i) for i in range(5)], [str(path) for path in paths])
+    stored = pipeline.prepare(split, 64)
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 0)
+    streamed = pipeline.prepare(split, 64)
+    assert streamed.stored is None
+    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    embedder.batch = 2
+    gaussians = patch.fit(embedder, stored, True)
+    expected = patch.score(embedder, gaussians, stored)
+    monkeypatch.setattr(patch, "_GROUP", 4)  # groups of 4 images and 1
+    for images in (stored, streamed):
+        for found, wanted in zip(patch.score(embedder, gaussians, images), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_bands_are_no_higher_than_their_scatters_allow(backbone, monkeypatch):
