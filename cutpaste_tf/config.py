@@ -216,8 +216,8 @@ class Config:
     stochastic_depth: float = _network(
         0.2,
         rules.real(0.0, 0.9),
-        "EfficientNet: how often a train step leaves out the last block that it can, the others "
-        "the less often the earlier they are",
+        "EfficientNet's stochastic depth: in training an image's pass leaves out block b of n with "
+        "b/n of this probability",
     )
     head_dims: tuple[int, ...] = _network(
         (128,),
@@ -402,17 +402,16 @@ class Config:
                 f"--features={self.features}: --backbone={self.backbone} has pool only; "
                 f"{self.features} is EfficientNet's"
             )
-        for name in ("width", "stem", "stochastic_depth"):
-            owner = "EfficientNet" if name == "stochastic_depth" else "--backbone=resnet18"
-            if efficient != (owner == "EfficientNet") and getattr(self, name) != _default(name):
+        for name, owner, is_its in (
+            ("width", "--backbone=resnet18", not efficient),
+            ("stem", "--backbone=resnet18", not efficient),
+            ("stochastic_depth", "EfficientNet", efficient),
+        ):
+            if not is_its and getattr(self, name) != _default(name):
                 raise UserError(
                     f"--{name}={getattr(self, name)}: is of {owner}; leave it out with "
                     f"--backbone={self.backbone}"
                 )
-        if self.keep_pretrained and (self.weights == "none" or not self.trains):
-            raise UserError(
-                "--keep_pretrained: is of a training that begins with --weights; leave it out"
-            )
         if self.staged:
             total = self.head_steps + self.finetune_steps
             if self.steps not in (total, _default("steps")):
@@ -421,6 +420,10 @@ class Config:
                     f"--finetune_steps = {total} steps; leave --steps out"
                 )
             object.__setattr__(self, "steps", total)
+        if self.keep_pretrained and (self.weights == "none" or not self.steps):
+            raise UserError(
+                "--keep_pretrained: is of a training that begins with --weights; leave it out"
+            )
 
     def _check_task(self):
         used = TASKS[self.task]
@@ -500,11 +503,6 @@ class Config:
         if self.test_anomalies == "all":
             return TEST_ANOMALIES
         return tuple(x for x in TEST_ANOMALIES if x in self.test_anomalies.split(","))
-
-    @property
-    def trains(self) -> bool:
-        """Whether there is a step of training."""
-        return self.staged or self.steps > 0
 
     @property
     def staged(self) -> bool:

@@ -236,7 +236,7 @@ class Detector:
         backbone = backbones.build_backbone(config, initial_weights=False)
         weights.load(backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
         if config.keep_pretrained:
-            pretrained = backbones.copy(backbone)
+            pretrained = backbones.copy_network(backbone)
             weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
             backbone = backbones.side_by_side(pretrained, backbone)
         density = densities.load(run_dir / artifacts.DENSITY)

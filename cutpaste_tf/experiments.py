@@ -93,14 +93,14 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
 }
 # What no table needs: the pretrained columns of Table 3 without fine-tuning, the recipes for one's
 # own images on a CPU, the demo, and a small one from scratch.
-_OTHERS = tuple(
+OTHERS = tuple(
     map(_of_file, ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo", "resnet18_demo"))
 )
 
 
 def all_experiments() -> dict[str, Experiment]:
-    """Returns all experiments of the paper by name."""
-    listed = (*(e for table in TABLES.values() for e in table), *_OTHERS)
+    """Returns all experiments by name, those that are in no table too."""
+    listed = (*(e for table in TABLES.values() for e in table), *OTHERS)
     by_name = {}
     for experiment in listed:
         by_name.setdefault(experiment.name, experiment)  # without Table 6's further tests

@@ -51,7 +51,7 @@ def usage(command: str) -> str:
         f"usage: {command} [--flagfile=FILE] [--FLAG=VALUE ...]",
         "",
         "to begin with, images of good parts in PARTS/bolt/train/good:",
-        f"  {command} --dataset=folder --data_dir=PARTS --category=bolt",
+        f"  {command} --flagfile=experiments/lite0.flags --data_dir=PARTS --category=bolt",
         "",
         "  --flagfile=FILE",
         "      read flags from a file; later flags override it",

@@ -127,7 +127,7 @@ def _check(arguments):
 def listing() -> str:
     """Returns the experiments by table, each with its command line."""
     lines = []
-    for table, of_table in experiments.TABLES.items():
+    for table, of_table in {**experiments.TABLES, "others": experiments.OTHERS}.items():
         lines.append(f"{table}:")
         for experiment in of_table:
             flags = " ".join([f"--flagfile=experiments/{experiment.flagfile}", *experiment.flags])

@@ -304,10 +304,10 @@ def test_flagfiles_parse_and_say_how_to_run_them(file):
     assert f"--flagfile=experiments/{file.name}" in text
     known = re.findall(r"^--(\w+)=(.*)$", text, re.M)
     needs_data = dict(known)["dataset"] in ("mvtec_ad", "folder")
-    extra = ["--data_dir=/somewhere"] if needs_data else []
+    extra = ["--dataset=mvtec_ad", "--data_dir=/somewhere"] if needs_data else []
     runs = flags.parse(["main", f"--flagfile={file}", *extra])
     for name, value in known:
-        if name not in ("category", "seed"):
+        if name not in ("dataset", "category", "seed"):
             assert config.show(getattr(runs[0], name)) == value
 
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -246,7 +247,8 @@ def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
 def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_path, monkeypatch):
     """From weights to results, maps and the graph that is exported."""
     run_dir, data, _ = finished
-    file = run_dir / artifacts.BACKBONE_WEIGHTS
+    file = tmp_path / "first.weights.h5"
+    shutil.copy(run_dir / artifacts.BACKBONE_WEIGHTS, file)
     monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
     flags = ["--dataset=folder", f"--data_dir={data.parent}", f"--workdir={tmp_path / 'runs'}"]
     kept = ["--keep_pretrained", "--head_steps=2", "--finetune_steps=4", "--gradcam"]
@@ -282,6 +284,13 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     np.testing.assert_allclose(outputs["score"], found.scores, rtol=1e-4)
     maps = found.maps.read(range(len(labels)))
     np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * maps.max())
+
+    # Evaluated again it is what it was, whatever has become of the file since.
+    (both / "results.json").unlink()
+    weights.save(backbones.build_backbone(config, initial_weights=False), file)
+    assert main.main(["main", *arguments]) == 0
+    again = [float(row["score"]) for row in read_scores(both)]
+    np.testing.assert_allclose(again, expected, rtol=1e-5)
 
     # Each of its files is needed.
     (both / artifacts.PRETRAINED_WEIGHTS).unlink()

@@ -50,7 +50,7 @@ def needed(run):
     names -= {"steps"} if run.staged else OF_TWO_STAGES
     if not run.steps:
         names -= TRAINING
-    if run.weights == "none" or not run.trains:
+    if run.weights == "none" or not run.steps:
         names -= {"keep_pretrained"}
     names -= {"stochastic_depth"} if run.backbone == "resnet18" else {"width", "stem"}
     if not run.patch_size:

@@ -134,7 +134,7 @@ def test_two_real_networks_side_by_side_with_maps(format, tmp_path):
         gradcam=True,
     )
     pretrained = backbones.build_backbone(config)
-    trained = backbones.copy(pretrained)
+    trained = backbones.copy_network(pretrained)
     rng = np.random.default_rng(5)
     trained.set_weights([w * rng.uniform(0.95, 1.05, w.shape) for w in trained.get_weights()])
     network = backbones.side_by_side(pretrained, trained)

@@ -21,6 +21,6 @@ def test_help_has_every_flag_once_in_the_group_that_it_is_of():
 
 def test_help_begins_with_what_a_beginner_needs():
     text = flags.usage("main")
-    assert text.index("--dataset=folder --data_dir=PARTS") < text.index("\ndata: ")
+    assert text.index("experiments/lite0.flags --data_dir=PARTS") < text.index("\ndata: ")
     first = re.findall(r"^  --(\w+)=", text, re.MULTILINE)[1:6]
     assert first == ["dataset", "data_dir", "category", "image_size", "workdir"]

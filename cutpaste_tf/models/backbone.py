@@ -54,8 +54,15 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     return backbone
 
 
-def copy(backbone: keras.Model) -> keras.Model:
-    """Returns a network of the same layers and weights, that what is done to the other leaves."""
+def copy_network(backbone: keras.Model) -> keras.Model:
+    """Copies a network; training one leaves the other as it is.
+
+    Args:
+      backbone: a functional model.
+
+    Returns:
+      A model of the same layers and weights, none of them shared.
+    """
     copied = keras.models.clone_model(backbone)
     copied.set_weights(backbone.get_weights())
     return copied
@@ -74,6 +81,7 @@ def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
       over space by a layer of its own name.
     """
     images = keras.Input(trained.input_shape[1:], name="images")
+    # Maps are joined, not features: GradCAM and the exported scorer take a feature's one map.
     maps = []
     for name, network in (("pretrained", pretrained), ("trained", trained)):
         outputs = {feature: network.get_layer(feature).input for feature in network.output}
@@ -97,7 +105,7 @@ def build_network(config: Config) -> keras.Model:
     network = build_backbone(config, initial_weights=False)
     if not config.keep_pretrained:
         return network
-    return side_by_side(copy(network), network)
+    return side_by_side(copy_network(network), network)
 
 
 def _flags(config):

