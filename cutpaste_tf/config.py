@@ -179,8 +179,8 @@ class Config:
         False,
         rules.BOOLEAN,
         "keep the pretrained network beside the trained one: features are of both, side by side, "
-        "so that training adds to what --weights brought and takes nothing away; an image takes "
-        "twice the time to score",
+        "so that training takes little away from what --weights brought; an image takes twice the "
+        "time to score",
     )
     momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _training(

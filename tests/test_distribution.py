@@ -137,15 +137,12 @@ def test_two_devices_train_as_one_does_on_views_made_on_the_host():
     assert_alike(found["one"], found["two"])
 
 
+TWO_STAGES = {"head_dims": (8, 4), "batch_size": 2, "head_steps": 4, "finetune_steps": 2}
+
+
 @pytest.mark.slow
 def test_efficientnet_on_two_devices():
-    efficient = {
-        "backbone": "efficientnet_b0",
-        "head_dims": (8, 4),
-        "batch_size": 2,
-        "head_steps": 4,
-        "finetune_steps": 2,
-    }
+    efficient = TWO_STAGES | {"backbone": "efficientnet_b0"}
     found = on_two_devices({"one": efficient, "two": efficient | MIRRORED}, "real")
     one, two = found["one"], found["two"]
     assert (one["devices"], two["devices"]) == (1, 2)
@@ -157,14 +154,7 @@ def test_efficientnet_on_two_devices():
 
 @pytest.mark.slow
 def test_efficientnet_without_stochastic_depth_trains_on_two_devices_as_on_one():
-    lite = {
-        "backbone": "efficientnet_lite0",
-        "stochastic_depth": 0.0,
-        "head_dims": (8, 4),
-        "batch_size": 2,
-        "head_steps": 4,
-        "finetune_steps": 2,
-    }
+    lite = TWO_STAGES | {"backbone": "efficientnet_lite0", "stochastic_depth": 0.0}
     found = on_two_devices({"one": lite, "two": lite | MIRRORED}, "real")
     assert_alike(found["one"], found["two"])
     assert not found["two"]["norms_moved"]

@@ -34,12 +34,11 @@ class _Tensor(NamedTuple):
     hooks: Any = None
 
 
-_TENSOR = "_rebuild_tensor_v2"
 _TYPES = ("<f4", "<i8")
-# All that a file may name, and what stands for it here.
+# All that a file may name: this, and those with what stands for them here.
+_REBUILD = ("torch._utils", "_rebuild_tensor_v2")
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", _TENSOR): _Tensor,
     ("torch", "FloatStorage"): "<f4",
     ("torch", "LongStorage"): "<i8",
 }
@@ -47,10 +46,11 @@ _ALLOWED = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == _REBUILD:
+            return self._tensor  # A method, unlike a class, has no attributes that a file can set.
         if (module, name) not in _ALLOWED:
             raise ValueError(f"it names {module}.{name}")
-        # A method, unlike a class, has no attributes that the file could set.
-        return self._tensor if name == _TENSOR else _ALLOWED[module, name]
+        return _ALLOWED[module, name]
 
     def _tensor(self, *arguments: Any) -> _Tensor:
         return _Tensor(*arguments)
