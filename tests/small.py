@@ -30,16 +30,22 @@ def build_backbone(settings, *, initial_weights=True):
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
 
-def make_views(images, task, seed, settings=None, *, jit_compile=False):
+def draw_views(batch, image_size, task, seed, settings):
+    """Draws a brightness for each image."""
+    from cutpaste_tf.augment import random
+
+    return [random.uniform([batch, 1, 1, 1], seed, 0.1, 0.3)], []
+
+
+def apply_views(images, drawn, task, settings, *, jit_compile=False):
     """Views that differ in brightness, by class, image, step and seed as the real ones."""
     import tensorflow as tf
 
-    from cutpaste_tf.augment import proxy, random
+    from cutpaste_tf.augment import proxy
 
     images = tf.cast(images, tf.float32) / 255.0
-    noise = random.uniform([tf.shape(images)[0], 1, 1, 1], seed, 0.1, 0.3)
     classes = len(proxy.TASKS[task])
-    views = tf.concat([images + number * noise for number in range(classes)], axis=0)
+    views = tf.concat([images + number * drawn[0][0] for number in range(classes)], axis=0)
     return views, tf.repeat(tf.range(classes), tf.shape(images)[0])
 
 
@@ -56,7 +62,7 @@ def main():
     from cutpaste_tf.train import callbacks, loop
 
     backbone.build_backbone = build_backbone
-    proxy.make_views = make_views
+    proxy.draw_views, proxy.apply_views = draw_views, apply_views
     loop.EPOCH_STEPS = EPOCH_STEPS
     pictures.draw_figures = draw_figures
     last = int(os.environ.get("KILL_AT_STEP", 0))

@@ -15,7 +15,6 @@ from conftest import MAIN, QUICK, ROOT, SMALL_MAIN, assert_user_error, command
 
 from cutpaste_tf import command as commands
 from cutpaste_tf import distribution, main
-from cutpaste_tf.augment import proxy, random
 from cutpaste_tf.config import Config
 
 SCRIPT = """
@@ -313,16 +312,3 @@ def test_a_wrong_tf_config_is_a_user_error(content, message, monkeypatch, capsys
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert message in printed
-
-
-@pytest.mark.parametrize("task", sorted(proxy.TASKS))
-def test_a_share_of_a_batch_has_the_views_of_the_whole(task):
-    images = tf.random.stateless_uniform([6, 32, 32, 3], [1, 2])
-    whole, _ = proxy.make_views(images, task, tf.constant([3, 4]))
-    rows = tf.constant([1, 4, 5])
-    share = random.Share(tf.constant([3, 4]), rows, 6)
-    part, labels = proxy.make_views(tf.gather(images, rows), task, share)
-    classes = len(proxy.TASKS[task])
-    expected = tf.gather(tf.reshape(whole, [classes, 6, 32, 32, 3]), rows, axis=1)
-    np.testing.assert_array_equal(part, tf.reshape(expected, part.shape))
-    np.testing.assert_array_equal(labels, np.repeat(np.arange(classes), 3))

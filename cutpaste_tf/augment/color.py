@@ -29,7 +29,7 @@ class Jitter(NamedTuple):
 
 
 def sample(
-    batch: int | tf.Tensor, maximum: float | Sequence[float], seed: random.Seed, *, hue: bool = True
+    batch: int | tf.Tensor, maximum: float | Sequence[float], seed: tf.Tensor, *, hue: bool = True
 ) -> Jitter:
     """Draws a colour jitter for each image.
 
@@ -38,7 +38,7 @@ def sample(
       maximum: the maximum intensity in [0, 0.5] (0.1 in Appendix A.2): the factors are uniform in
         [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum]. One for all, or one each
         of brightness, contrast and saturation, without hue.
-      seed: int32 [2], or a `random.Share`.
+      seed: int32 [2].
       hue: whether the hue is turned.
 
     Returns:

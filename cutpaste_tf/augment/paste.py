@@ -56,7 +56,7 @@ class Edit(NamedTuple):
 def sample_patch(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: random.Seed,
+    seed: tf.Tensor,
     area_ratio: tuple[float, float] = AREA_RATIO,
 ) -> Patch:
     """Draws CutPaste's upright rectangles.
@@ -64,7 +64,7 @@ def sample_patch(
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
+      seed: int32 [2].
       area_ratio: the patch's smallest and largest share of the image's area, uniform in between.
 
     Returns:
@@ -88,7 +88,7 @@ def sample_patch(
 def sample_scar(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: random.Seed,
+    seed: tf.Tensor,
     width: tuple[int, int] = SCAR_WIDTH,
     length: tuple[int, int] = SCAR_LENGTH,
 ) -> Patch:
@@ -97,7 +97,7 @@ def sample_scar(
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
+      seed: int32 [2].
       width: smallest and largest width in pixels.
       length: smallest and largest length (upright before turning) in pixels; 2 at the least.
 

@@ -43,11 +43,17 @@ class Settings:
     patch_size: int = 0
 
 
+# What `draw_views` returns. What XLA compiles has no random numbers in it: fused with the pixels
+# they would be computed again for each, and their generators would take most of the time to
+# compile.
+Drawn = tuple[list, list]
+
+
 class Kind(NamedTuple):
     """A kind of edit, in two steps: only the second works on pixels."""
 
     # Of the number of images, their height and width, a seed and the ranges: what the edit takes
-    draw: Callable[[tf.Tensor, tuple[int, int], random.Seed, Settings], Any]
+    draw: Callable[[tf.Tensor, tuple[int, int], tf.Tensor, Settings], Any]
     edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # of images and what was drawn for them
 
 
@@ -55,7 +61,7 @@ class Shape(NamedTuple):
     """A shape of patches."""
 
     # Of the number of images, their height and width, a seed and the ranges
-    sample: Callable[[tf.Tensor, tuple[int, int], random.Seed, Settings], paste.Patch]
+    sample: Callable[[tf.Tensor, tuple[int, int], tf.Tensor, Settings], paste.Patch]
     pixels: Callable[[tuple[int, int], Settings], int]  # the most that a patch's upright box has
 
 
@@ -178,7 +184,7 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
 def make_views(
     images: tf.Tensor,
     task: str,
-    seed: random.Seed,
+    seed: tf.Tensor,
     settings: Settings | None = None,
     *,
     jit_compile: bool = False,
@@ -194,8 +200,7 @@ def make_views(
         "rotation".
       task: a name in `TASKS`, with K classes.
       seed: int32 [2], as in tf.random.stateless_uniform; the same seed gives the same views
-        eagerly, in a tf.function, under jit_compile and in tf.data. Or a `random.Share`, where the
-        images are a device's share of a batch: it makes the views that the whole batch would have.
+        eagerly, in a tf.function, under jit_compile and in tf.data.
       settings: the ranges; the paper's by default.
       jit_compile: whether what works on pixels is compiled with XLA. On a CPU that takes a second
         or two once and doubles the rate or more; the views are the same but for rounding.
@@ -212,26 +217,33 @@ def make_views(
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
     if images.shape.rank != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be [B, H, W, 3], not {images.shape}")
-    if not isinstance(seed, random.Share):
-        seed = tf.convert_to_tensor(seed)
-    # What XLA compiles has no random numbers in it: fused with the pixels they would be computed
-    # again for each, and their generators would take most of the time to compile.
-    batch = tf.shape(images)[0]
-    image_size = paste.static_size(images)
+    seed = tf.convert_to_tensor(seed)
+    drawn = draw_views(tf.shape(images)[0], paste.static_size(images), task, seed, settings)
+    return apply_views(images, drawn, task, settings, jit_compile=jit_compile)
+
+
+@tf.autograph.experimental.do_not_convert
+def draw_views(
+    batch: int | tf.Tensor,
+    image_size: tuple[int, int],
+    task: str,
+    seed: tf.Tensor,
+    settings: Settings,
+) -> Drawn:
+    """Draws what happens to each image of a batch; no pixel is touched.
+
+    Args:
+      batch: the number of images, B.
+      image_size: their height and width in pixels.
+      task: a name in `TASKS`.
+      seed: int32 [2].
+      settings: the ranges.
+
+    Returns:
+      The input views, and each class's edit, None for none: small tensors, the images' own numbers
+      in the first axis of each.
+    """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size
-    drawn = _draw(batch, image_size, size, task, seed, settings)
-    views = _compiled(task, settings) if jit_compile else functools.partial(_views, task, settings)
-    number = len(TASKS[task])
-    labels = tf.repeat(tf.range(number), batch)
-    static = None if images.shape[0] is None else number * images.shape[0]
-    return (
-        tf.ensure_shape(views(images, drawn), [static, *size, 3]),
-        tf.ensure_shape(labels, [static]),
-    )
-
-
-def _draw(batch, image_size, size, task, seed, settings):
-    """Draws what happens to each image: input views, and each class's edit, None for none."""
     crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
     crops = None
     if settings.patch_size:
@@ -245,6 +257,33 @@ def _draw(batch, image_size, size, task, seed, settings):
         cls.kind and cls.kind.draw(batch, size, class_seed, settings)
         for cls, class_seed in zip(TASKS[task], seeds, strict=True)
     ]
+
+
+@tf.autograph.experimental.do_not_convert
+def apply_views(
+    images: tf.Tensor, drawn: Drawn, task: str, settings: Settings, *, jit_compile: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Makes the views that `draw_views` drew, and their labels.
+
+    Args:
+      images: as in `make_views`.
+      drawn: what was drawn for these images, task and settings.
+      task: a name in `TASKS`.
+      settings: the ranges.
+      jit_compile: as in `make_views`.
+
+    Returns:
+      What `make_views` returns.
+    """
+    views = _compiled(task, settings) if jit_compile else functools.partial(_views, task, settings)
+    size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
+    number = len(TASKS[task])
+    labels = tf.repeat(tf.range(number), tf.shape(images)[0])
+    static = None if images.shape[0] is None else number * images.shape[0]
+    return (
+        tf.ensure_shape(views(images, drawn), [static, *size, 3]),
+        tf.ensure_shape(labels, [static]),
+    )
 
 
 def _views(task, settings, images, drawn):

@@ -1,44 +1,20 @@
 """Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """A seed for some images of a batch: a device's share of it, with tf.distribute.
-
-    Each image gets the random numbers that it would get were the whole batch in one place.
-
-    Attributes:
-      seed: int32 [2], of the whole batch.
-      rows: integer [B], the images' places in the whole batch.
-      total: the number of images in the whole batch.
-    """
-
-    seed: tf.Tensor
-    rows: tf.Tensor
-    total: int
-
-
-Seed = tf.Tensor | Share
 
 # With which tf.random.stateless_uniform mixes the two halves of a seed.
 _MIXING_KEY = np.array([0x02461E293EC8F720], np.uint64)
 _ZERO = np.zeros([1], np.uint64)
 
 
-def _unit(shape: list, seed: Seed) -> tf.Tensor:
+def _unit(shape: list, seed: tf.Tensor) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
 
     They are made of random integers, which are the same everywhere; TensorFlow's random floats of
     one seed are others under XLA than without. The generator is named because "auto_select" may
     choose another one on another device.
     """
-    if isinstance(seed, Share):
-        return tf.gather(_unit([seed.total, *shape[1:]], seed.seed), seed.rows)
     bits = _bits(shape, seed)
     # Shifting a negative number leaves ones in front; only the last 24 bits are kept.
     bits = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 8), 2**24 - 1)
@@ -64,12 +40,14 @@ def _full_range(shape, key, counter, dtype):
     )
 
 
-def uniform(shape: list, seed: Seed, low: float | tf.Tensor, high: float | tf.Tensor) -> tf.Tensor:
+def uniform(
+    shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
+) -> tf.Tensor:
     """Draws float32 numbers uniformly from [low, high).
 
     Args:
-      shape: the shape of the result; with a `Share` as the seed, batch first.
-      seed: int32 [2], or a `Share`.
+      shape: the shape of the result.
+      seed: int32 [2].
       low: lower end, broadcastable to `shape`.
       high: upper end, broadcastable to `shape`.
 
@@ -79,12 +57,14 @@ def uniform(shape: list, seed: Seed, low: float | tf.Tensor, high: float | tf.Te
     return low + (high - low) * _unit(shape, seed)
 
 
-def integers(shape: list, seed: Seed, low: int | tf.Tensor, high: int | tf.Tensor) -> tf.Tensor:
+def integers(
+    shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
+) -> tf.Tensor:
     """Draws int32 numbers uniformly from low, ..., high; both ends, as tensors, may vary by item.
 
     Args:
-      shape: the shape of the result; with a `Share` as the seed, batch first.
-      seed: int32 [2], or a `Share`.
+      shape: the shape of the result.
+      seed: int32 [2].
       low: smallest value, broadcastable to `shape`.
       high: largest value, broadcastable to `shape`; at least `low`.
 
@@ -97,16 +77,14 @@ def integers(shape: list, seed: Seed, low: int | tf.Tensor, high: int | tf.Tenso
     return tf.cast(low, tf.int32) + tf.cast(tf.minimum(offset, count - 1.0), tf.int32)
 
 
-def split(seed: Seed, count: int) -> list[Seed]:
+def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
     """Splits a seed into `count` seeds whose streams are independent of each other.
 
     Args:
-      seed: int32 [2], or a `Share`.
+      seed: int32 [2].
       count: how many seeds are wanted.
 
     Returns:
-      A list of what `seed` is.
+      A list of int32 [2].
     """
-    if isinstance(seed, Share):
-        return [dataclasses.replace(seed, seed=part) for part in split(seed.seed, count)]
     return tf.unstack(_bits([count, 2], tf.convert_to_tensor(seed)), num=count)

@@ -26,16 +26,14 @@ class View(NamedTuple):
     jitter: color.Jitter | None  # None: the colours stay
 
 
-def draw_crops(
-    batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: random.Seed
-) -> Corner:
+def draw_crops(batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: tf.Tensor) -> Corner:
     """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4).
 
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels, at least `side`.
       side: the crops' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
+      seed: int32 [2].
 
     Returns:
       The crops' upper left pixels.
@@ -51,7 +49,7 @@ def draw_crops(
 def draw(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: random.Seed,
+    seed: tf.Tensor,
     *,
     translation: float,
     jitter: float | Sequence[float],
@@ -62,7 +60,7 @@ def draw(
     Args:
       batch: the number of images, B.
       size: the views' height and width in pixels.
-      seed: int32 [2], or a `random.Share`.
+      seed: int32 [2].
       translation: the largest shift, as a share of the view's side, in [0, 0.5].
       jitter: the maximum intensity of the colour jitter, as in `color.sample`; without hue.
       crops: where the crops begin that take the images' place; they are shifted within the images.

@@ -194,7 +194,8 @@ def training_batches(
         )
 
     epochs, rest = divmod(start * batch_size, images.count)
-    order = tf.data.Dataset.counter(epochs).flat_map(shuffled).skip(rest).batch(batch_size)
+    order = tf.data.Dataset.counter(epochs).flat_map(shuffled).skip(rest)
+    order = order.batch(batch_size, drop_remainder=True)  # There is none: shapes become static.
     steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start), order)
     parallel = tf.data.AUTOTUNE
     data = steps.map(lambda step, indices: (step, images.read(indices)), parallel)

@@ -23,8 +23,8 @@ class ProxyClassifier(keras.Model):
       backbone: a model from images, [B, H, W, 3] in [0, 1], to a dict of features, [B, D]; the head
         takes `pool`.
       head: a model from features to logits, [B, K].
-      views: makes views and labels of what the data set yields inside the train step, on the
-        accelerator; None where the data set yields views and labels.
+      views: makes views and labels inside the train step, on the accelerator, of images and what
+        the data set has drawn for them; None where the data set yields views and labels.
       weight_decay: L2 coefficient of all weights that are trained, batch normalisation's and biases
         included, for half the sum of their squares, as in the authors' companion code ([52]).
     """
@@ -33,7 +33,7 @@ class ProxyClassifier(keras.Model):
         self,
         backbone: keras.Model,
         head: keras.Model,
-        views: step_views.Views | None = None,
+        views: step_views.StepViews | None = None,
         weight_decay: float = 0.0,
     ):
         super().__init__()
@@ -124,9 +124,9 @@ class ProxyClassifier(keras.Model):
         return self.get_metrics_result()
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:
-        """One step on images and what places them, or on views and labels made on the host."""
+        """One step on images and what was drawn for them, or on views and labels."""
         if self._views is not None:
-            data = self._views(*data)
+            data = self._views.make(*data)
         self.step.assign_add(1)
         return super().train_step(data)
 

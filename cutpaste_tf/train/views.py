@@ -1,16 +1,13 @@
 """What a training step sees: batches of images, and the proxy task's views of them."""
 
 import dataclasses
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from cutpaste_tf import distribution
-from cutpaste_tf.augment import proxy, random
+from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-
-Views = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
 def view_settings(config: Config) -> proxy.Settings:
@@ -19,55 +16,87 @@ def view_settings(config: Config) -> proxy.Settings:
     return proxy.Settings(**{name: getattr(config, name) for name in fields})
 
 
-def view_maker(config: Config, task: str | None = None, *, jit_compile: bool = False) -> Views:
-    """Returns the function that makes a step's views, the same wherever it runs.
+class StepViews:
+    """Makes a step's views in two halves, so that no accelerator waits for random numbers.
+
+    `draw` draws what happens to each image, on the host and ahead of the step; `make` makes the
+    pixels of it, where the network runs. Called with a step and its images, both are done at once.
+    The views depend on the seed, the step and the images alone, so any step can be made again.
+
+    For a patch model a random crop takes the image's place (Equation 3 crops first), and the views
+    are of its size. The paper gives no other ranges for patches, so those of Appendix A.2 are
+    applied to the crop as they stand: 2% to 15% of its area are pasted, and scars are 2 to 16
+    pixels wide and 10 to 25 long, up to four tenths of the side of a crop of 64.
 
     Args:
-      config: names the task, its ranges and the seed.
+      config: names the task, its ranges, the images' size and the seed.
       task: another proxy task in its place.
-      jit_compile: whether the views are compiled with XLA by themselves.
-
-    Returns:
-      A function of the step, an integer scalar, images, uint8 [B, H, W, 3], and their rows, integer
-      [B], where they are a device's share of the step's batch. It returns views, float32
-      [K * B, H, W, 3], and labels, int32 [K * B]. The views depend on the seed, the step, the row
-      and the images alone, so any step can be made again.
-
-      For a patch model a random crop takes the image's place (Equation 3 crops first), and the
-      views are of its size. The paper gives no other ranges for patches, so those of Appendix A.2
-      are applied to the crop as they stand: 2% to 15% of its area are pasted, and scars are 2 to 16
-      pixels wide and 10 to 25 long, up to four tenths of the side of a crop of 64.
+      jit_compile: whether the pixels' half is compiled with XLA by itself.
     """
-    settings = view_settings(config)
 
-    def views(
-        step: tf.Tensor, images: tf.Tensor, rows: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        seed = tf.stack([tf.constant(config.seed, tf.int32), tf.cast(step, tf.int32)])
-        if rows is not None:
-            seed = random.Share(seed, rows, config.batch_size)
-        return proxy.make_views(
-            images, task or config.task, seed, settings, jit_compile=jit_compile
+    def __init__(self, config: Config, task: str | None = None, *, jit_compile: bool = False):
+        self._task, self._settings = task or config.task, view_settings(config)
+        self._seed, self._size = config.seed, (config.image_size,) * 2
+        self._jit_compile = jit_compile
+        # Data sets and tf.distribute take tensors alone; here is where they belong.
+        drawn = self._draw(0, 1)
+        self._filled = tf.nest.map_structure(lambda part: part is not None, drawn)
+
+    def _draw(self, step, count):
+        seed = tf.stack([tf.constant(self._seed, tf.int32), tf.cast(step, tf.int32)])
+        return proxy.draw_views(count, self._size, self._task, seed, self._settings)
+
+    def draw(self, step: int | tf.Tensor, count: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Draws a step's random numbers.
+
+        Args:
+          step: an integer scalar.
+          count: the number of images in the step's batch, B.
+
+        Returns:
+          What `make` takes, int32, float32 or bool [B, ...].
+        """
+        # One place for all, so that they are the same bits on every machine.
+        with tf.device("/CPU:0"):
+            drawn = tf.nest.flatten(self._draw(step, count))
+        return tuple(part for part in drawn if part is not None)
+
+    def make(self, images: tf.Tensor, *numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Makes the views of a batch, or of some of its images.
+
+        Args:
+          images: uint8 [B, H, W, 3].
+          *numbers: what `draw` drew for them.
+
+        Returns:
+          Views, float32 [K * B, h, w, 3], and labels, int32 [K * B].
+        """
+        rest = iter(numbers)
+        flat = [next(rest) if filled else None for filled in tf.nest.flatten(self._filled)]
+        drawn = tf.nest.pack_sequence_as(self._filled, flat)
+        return proxy.apply_views(
+            images, drawn, self._task, self._settings, jit_compile=self._jit_compile
         )
 
-    return views
+    def __call__(self, step: int | tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws and makes a step's views of its images, uint8 [B, H, W, 3]."""
+        return self.make(images, *self.draw(step, tf.shape(images)[0]))
 
 
-def device_views(config: Config) -> Views | None:
+def device_views(config: Config) -> StepViews | None:
     """Returns what makes views inside a step, of what `batches` yields.
 
     Args:
       config: the settings.
 
     Returns:
-      The function; None where `batches` yields views already.
+      The maker, compiled where there is a GPU: operation by operation, some of the pixels' work
+      has no GPU kernel. Inside a step on a CPU, views are too small a share of it to pay for
+      compiling. None where `batches` yields views already.
     """
     if config.augment == "pipeline":
         return None
-    make = view_maker(config)
-    if config.distribution == "none":
-        return make
-    return lambda steps, rows, images: make(steps[0], images, rows)
+    return StepViews(config, jit_compile=bool(tf.config.list_logical_devices("GPU")))
 
 
 def batches(
@@ -81,7 +110,7 @@ def batches(
       start: the step of the first batch.
 
     Returns:
-      An endless data set: with --augment=pipeline of views and labels, else of what the function of
+      An endless data set: with --augment=pipeline of views and labels, else of what the `make` of
       `device_views` takes.
     """
     if config.distribution == "multi_worker":
@@ -90,15 +119,15 @@ def batches(
 
 
 def _whole_batches(images, config, start):
-    size = config.batch_size
-    # On the host, two cores or many must keep up with a GPU, and XLA makes them two to three times
-    # faster. Inside a step on a CPU, views are too small a share of it to pay for compiling.
-    make = view_maker(config, jit_compile=True) if config.augment == "pipeline" else None
-    data = pipeline.training_batches(images, size, config.seed, start, make)
-    if make is None and config.distribution != "none":
-        # tf.distribute shares out what has a row for each image.
-        data = data.map(lambda step, batch: (tf.fill([size], step), tf.range(size), batch))
-    return data
+    # On the host, two cores or many must keep up with a GPU, and XLA makes the views two to three
+    # times faster.
+    views = StepViews(config, jit_compile=config.augment == "pipeline")
+
+    def numbers(step, batch):
+        return batch, *views.draw(step, config.batch_size)
+
+    make = views if config.augment == "pipeline" else numbers
+    return pipeline.training_batches(images, config.batch_size, config.seed, start, make)
 
 
 def gallery(
@@ -117,6 +146,6 @@ def gallery(
     """
     count = min(count, images.count)
     chosen = tf.cast(tf.linspace(0, images.count - 1, count), tf.int64)
-    views, _ = view_maker(config, task)(tf.constant(0), images.read(chosen))
+    views, _ = StepViews(config, task)(0, images.read(chosen))
     classes = len(proxy.TASKS[task or config.task])
     return tf.reshape(views, [classes, count, *views.shape[1:]])

@@ -23,7 +23,7 @@ def test_a_step_is_the_papers(images, tmp_path):
     settings = config(weight_decay=0.01, learning_rate=0.5)
     model, copy = classifier.build_classifier(settings), classifier.build_classifier(settings)
     batch = images.read(tf.range(4))
-    views, labels = step_views.view_maker(settings)(tf.constant(7), batch)
+    views, labels = step_views.StepViews(settings)(tf.constant(7), batch)
     with tf.GradientTape() as tape:
         logits = copy(views, training=True)
         loss = tf.reduce_mean(

@@ -7,22 +7,48 @@ import pytest
 import tensorflow as tf
 from training import config, largest_difference, trained
 
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.augment import proxy
 from cutpaste_tf.train import views as step_views
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
 
 
 def test_views_are_the_same_on_device_and_in_the_pipeline(images):
-    settings = config()
-    views = step_views.view_maker(settings)
-    compiled = step_views.view_maker(settings, jit_compile=True)
-    host = pipeline.training_batches(images, 4, 0, views=compiled).take(3)
-    device = pipeline.training_batches(images, 4, 0).take(3)
-    for (step, batch), (host_views, host_labels) in zip(device, host, strict=True):
-        device_views, device_labels = tf.function(views)(step, batch)
+    settings = config(batch_size=4)
+    views = step_views.device_views(settings)
+    host = step_views.batches(images, config(batch_size=4, augment="pipeline"), 0).take(3)
+    device = step_views.batches(images, settings, 0).take(3)
+    for (host_views, host_labels), drawn in zip(host, device, strict=True):
+        device_views, device_labels = tf.function(views.make)(*drawn)
         np.testing.assert_allclose(host_views, device_views, atol=1e-6)
         np.testing.assert_array_equal(host_labels, device_labels)
+
+
+@pytest.mark.parametrize("task", sorted(proxy.TASKS))
+def test_views_in_two_halves_are_those_of_the_proxy_task(task, images):
+    settings = config(task=task, translation=0.1, view_jitter=(0.1, 0.2, 0.3))
+    batch = images.read(tf.range(4))
+    views, labels = step_views.StepViews(settings)(7, batch)
+    expected, same = proxy.make_views(
+        batch, task, tf.constant([settings.seed, 7]), step_views.view_settings(settings)
+    )
+    np.testing.assert_array_equal(views, expected)
+    np.testing.assert_array_equal(labels, same)
+
+
+@pytest.mark.parametrize("task", sorted(proxy.TASKS))
+def test_some_rows_of_a_batch_have_the_views_of_the_whole(task, images):
+    views = step_views.StepViews(config(task=task, translation=0.1, view_jitter=(0.1,)))
+    batch, rows = images.read(tf.range(6)), tf.constant([1, 4, 5])
+    numbers = views.draw(3, 6)
+    whole, _ = views.make(batch, *numbers)
+    part, labels = views.make(
+        tf.gather(batch, rows), *(tf.gather(drawn, rows) for drawn in numbers)
+    )
+    classes = len(proxy.TASKS[task])
+    expected = tf.gather(tf.reshape(whole, [classes, 6, *whole.shape[1:]]), rows, axis=1)
+    np.testing.assert_array_equal(part, tf.reshape(expected, part.shape))
+    np.testing.assert_array_equal(labels, np.repeat(np.arange(classes), 3))
 
 
 def test_training_is_the_same_wherever_views_are_made(images, tmp_path):
@@ -32,11 +58,11 @@ def test_training_is_the_same_wherever_views_are_made(images, tmp_path):
 
 
 def test_a_step_can_be_made_again_and_no_two_are_alike(images):
-    views = step_views.view_maker(config())
+    views = step_views.StepViews(config())
     batch = images.read(tf.range(4))
     np.testing.assert_array_equal(views(tf.constant(5), batch)[0], views(tf.constant(5), batch)[0])
     assert np.abs(views(tf.constant(5), batch)[0] - views(tf.constant(6), batch)[0]).max() > 0
-    other = step_views.view_maker(config(seed=1))
+    other = step_views.StepViews(config(seed=1))
     assert np.abs(views(tf.constant(5), batch)[0] - other(tf.constant(5), batch)[0]).max() > 0
 
 
