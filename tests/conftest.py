@@ -117,7 +117,8 @@ def quick_views(monkeypatch):
     """Views of a dozen operations, for tests of all about a training but its views."""
     from cutpaste_tf.augment import proxy
 
-    monkeypatch.setattr(proxy, "make_views", small.make_views)
+    monkeypatch.setattr(proxy, "draw_views", small.draw_views)
+    monkeypatch.setattr(proxy, "apply_views", small.apply_views)
 
 
 @pytest.fixture(scope="module")

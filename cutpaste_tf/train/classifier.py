@@ -52,7 +52,7 @@ class ProxyClassifier(keras.Model):
         )
         # Made here rather than by compile, which makes it in the first step: every variable that a
         # step creates has the step traced a second time.
-        self._accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._accuracy = keras.metrics.Mean(name="accuracy")
         self._trains_backbone = True
         self.build([None, *backbone.input_shape[1:]])
 
@@ -120,7 +120,8 @@ class ProxyClassifier(keras.Model):
         self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
     ) -> dict:
         """Counts the proxy task's accuracy."""
-        self._accuracy.update_state(y, y_pred, sample_weight)
+        # Keras's own accuracy takes the logits to the host, as all do that compare int32.
+        self._accuracy.update_state(tf.equal(tf.argmax(y_pred, axis=1), tf.cast(y, tf.int64)))
         return self.get_metrics_result()
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:

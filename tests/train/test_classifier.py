@@ -23,7 +23,8 @@ def test_a_step_is_the_papers(images, tmp_path):
     settings = config(weight_decay=0.01, learning_rate=0.5)
     model, copy = classifier.build_classifier(settings), classifier.build_classifier(settings)
     batch = images.read(tf.range(4))
-    views, labels = step_views.StepViews(settings)(tf.constant(7), batch)
+    numbers = step_views.StepViews(settings).draw(7, 4)
+    views, labels = step_views.StepViews(settings).make(batch, *numbers)
     with tf.GradientTape() as tape:
         logits = copy(views, training=True)
         loss = tf.reduce_mean(
@@ -36,7 +37,7 @@ def test_a_step_is_the_papers(images, tmp_path):
     expected = [
         w.numpy() - 0.5 * g.numpy() for w, g in zip(copy.trainable_weights, gradients, strict=True)
     ]
-    logs = model.train_step((tf.constant(7), batch))
+    logs = model.train_step((batch, *numbers))
     assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for ours, theirs in zip(model.trainable_weights, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
