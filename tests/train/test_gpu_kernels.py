@@ -1,5 +1,6 @@
 """What a training step does is done on the GPU, by TensorFlow's own lists of kernels."""
 
+import keras
 import kernels
 import pytest
 import tensorflow as tf
@@ -14,6 +15,8 @@ from cutpaste_tf.train import views as step_views
 def gpu(monkeypatch):
     """What is built is what a machine with a GPU would run."""
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"/{kind}:0"])
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
 def traced(views):
