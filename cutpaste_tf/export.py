@@ -129,10 +129,9 @@ def export(
                 f'pip install "cutpaste-tf[{_EXTRA}]"'
             )
     command.prepare_libraries()
-    from cutpaste_tf import scorer
     from cutpaste_tf.detector import Detector
 
-    detector = scorer.in_float32(Detector.load(run_dir))
+    detector = Detector.load(run_dir)
     if format in ("onnx", "tflite"):
         arrays = [*detector.backbone.get_weights(), *detector.density.arrays().values()]
         size = sum(array.size for array in arrays) * 4

@@ -1,7 +1,5 @@
 """The whole of scoring, from pixels to score and map, as one Keras model to export."""
 
-import dataclasses
-
 import keras
 import numpy as np
 from keras import ops
@@ -9,7 +7,6 @@ from keras import ops
 from cutpaste_tf.config import GAUSSIANS
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.localize import patch, upsample
-from cutpaste_tf.models import backbone
 from cutpaste_tf.models.plain import as_keras
 
 
@@ -81,24 +78,6 @@ def with_optional_threshold(model: keras.Model, default: float) -> keras.Model:
     used = ops.where(absent, ops.full_like(score, float(np.float32(default))), given(0.0))
     outputs = {**model.output, "verdict": ops.greater(score, used)}
     return keras.Model({"images": images, "threshold": threshold}, outputs, name="detector")
-
-
-def in_float32(detector: Detector) -> Detector:
-    """Returns a detector as it is, or, if it computes in float16, with the same weights in float32.
-
-    Args:
-      detector: the run.
-
-    Returns:
-      The detector.
-    """
-    if not detector.config.mixed_precision:
-        return detector
-    config = dataclasses.replace(detector.config, mixed_precision=False)
-    backbone.set_precision(config)
-    network = backbone.build_network(config)
-    network.set_weights(detector.backbone.get_weights())
-    return Detector(config, network, detector.density)
 
 
 def _resized(images, size, portable):

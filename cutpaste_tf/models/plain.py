@@ -1,4 +1,4 @@
-"""Networks for those who have no layers of this package: of Keras's own alone."""
+"""Copies of networks: of Keras's own layers alone, or in float32."""
 
 from collections.abc import Iterator
 
@@ -28,6 +28,27 @@ def as_keras(model: keras.Model) -> keras.Model:
         return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
 
     copied = keras.models.clone_model(model, clone_function=plain, recursive=True)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Returns a model that computes in float32, with the same weights.
+
+    Args:
+      model: a functional model.
+
+    Returns:
+      The model itself where all of its layers do.
+    """
+    computing = [x for x in all_layers(model) if not isinstance(x, keras.layers.InputLayer)]
+    if all(layer.compute_dtype == "float32" for layer in computing):
+        return model
+
+    def precise(layer):
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    copied = keras.models.clone_model(model, clone_function=precise, recursive=True)
     copied.set_weights(model.get_weights())
     return copied
 
