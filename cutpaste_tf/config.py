@@ -55,6 +55,18 @@ CATEGORIES: dict[str, tuple[str, ...] | None] = {
 }
 # Data sets that come as Python packages and need no --data_dir.
 PACKAGED = ("elpv", "textures")
+# Of --maps=features: the networks' stages, by the names of their layers.
+MAP_LEVELS_OF_RESNET = tuple(f"conv{number}" for number in range(2, 6))
+MAP_LEVELS_OF_EFFICIENTNET = tuple(f"block{number}" for number in range(1, 8))
+MAP_LEVELS = MAP_LEVELS_OF_EFFICIENTNET + MAP_LEVELS_OF_RESNET
+# Flags and the kinds of maps that they are of.
+_MAPS_FLAGS = {
+    "dense_patch": ("patches",),
+    "dense_stride": ("patches",),
+    "location_density": ("patches", "features"),
+    "map_levels": ("features",),
+    "image_score": ("features",),
+}
 BACKBONES = (
     "resnet18",
     *(f"efficientnet_b{number}" for number in range(8)),
@@ -87,7 +99,7 @@ MOST_COMPONENTS = 32
 _SHAPES = ("square", "ellipse", "heart")
 TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
-FORMAT = 2
+FORMAT = 3
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
@@ -309,8 +321,27 @@ class Config:
     )
 
     # Maps
-    gradcam: bool = _maps(
-        False, rules.BOOLEAN, "make anomaly maps of an image-level model, by GradCAM"
+    maps: str = _maps(
+        "none",
+        rules.choice("none", "gradcam", "features", "patches"),
+        "anomaly maps; features: densities on the network's own feature maps, in the one pass that "
+        "scores an image; gradcam: of what makes the image anomalous; patches: of a patch model, "
+        "which --patch_size makes and which has no others",
+    )
+    map_levels: str = _maps(
+        "auto",
+        rules.Rule(
+            f"auto, or some of {', '.join(MAP_LEVELS)}, separated by commas",
+            lambda text: text == "auto" or set(text.split(",")) <= set(MAP_LEVELS),
+        ),
+        "--maps=features: the blocks whose maps are taken, side by side: block1 to block7 of "
+        "EfficientNet, conv2 to conv5 of ResNet-18; auto: block3,block5 or conv4",
+    )
+    image_score: str = _maps(
+        "pooled",
+        rules.choice("pooled", "map", "both"),
+        "--maps=features: an image's score; pooled: of the pooled features, as in the paper; map: "
+        "the largest of its map; both: the mean of the two, standardised by normal images' scores",
     )
     patch_size: int = _maps(
         0,
@@ -328,9 +359,10 @@ class Config:
     )
     location_density: str = _maps(
         "auto",
-        rules.choice("auto", "shared", "separate"),
-        "a patch model's density; shared: one for all locations; separate: one for each, for "
-        "aligned objects; auto: separate for MVTec AD's aligned categories, else shared",
+        rules.choice("auto", "shared", "nearby", "separate"),
+        "the density of maps; shared: one for all places of an image; separate: one for each, for "
+        "aligned objects; nearby, of --maps=features: one for each, of it and those around it; "
+        "auto: nearby, or of a patch model separate for MVTec AD's aligned categories, else shared",
     )
 
     # Machine
@@ -373,7 +405,7 @@ class Config:
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
         self._check_network()
-        self._check_patches()
+        self._check_maps()
         self._check_task()
         if not self.workdir:
             raise UserError("--workdir=: must name a folder")
@@ -442,18 +474,36 @@ class Config:
                 f"{show(self.scar_width)} the scar must fit into --{name}={self.input_size}"
             )
 
-    def _check_patches(self):
-        if not self.patch_size:
-            for name in ("dense_patch", "dense_stride", "location_density"):
-                if getattr(self, name) != _default(name):
-                    raise UserError(
-                        f"--{name}={getattr(self, name)}: is of patch models; give --patch_size too"
-                    )
-            if self.gradcam and self.main_density not in GAUSSIANS:
+    def _check_maps(self):
+        if self.patch_size and self.maps == "none":
+            object.__setattr__(self, "maps", "patches")
+        if (self.maps == "patches") != bool(self.patch_size):
+            raise UserError(
+                f"--maps={self.maps}: a patch model has --maps=patches, and nothing else has; "
+                "leave it out, or --patch_size"
+            )
+        for name, kinds in _MAPS_FLAGS.items():
+            if self.maps not in kinds and getattr(self, name) != _default(name):
                 raise UserError(
-                    f"--density={self.density}: GradCAM needs a Gaussian's distance; begin with gde"
+                    f"--{name}={getattr(self, name)}: is of --maps={' or '.join(kinds)}"
                 )
-            return
+        if self.maps == "gradcam" and self.main_density not in GAUSSIANS:
+            raise UserError(
+                f"--density={self.density}: GradCAM needs a Gaussian's distance; begin with gde"
+            )
+        if self.maps == "features":
+            its = (
+                MAP_LEVELS_OF_RESNET if self.backbone == "resnet18" else MAP_LEVELS_OF_EFFICIENTNET
+            )
+            if not set(self.levels) <= set(its):
+                raise UserError(
+                    f"--map_levels={self.map_levels}: --backbone={self.backbone} has "
+                    f"{', '.join(its)}"
+                )
+        if self.patch_size:
+            self._check_patches()
+
+    def _check_patches(self):
         if self.keep_pretrained:
             raise UserError("--keep_pretrained: is of image-level models; leave --patch_size out")
         if self.backbone != "resnet18":
@@ -463,10 +513,8 @@ class Config:
             )
         if self.density != "gde":
             raise UserError(f"--density={self.density}: a patch model's density is gde")
-        if self.gradcam:
-            raise UserError(
-                "--gradcam: is of image-level models; leave --patch_size out, or --gradcam"
-            )
+        if self.location_density == "nearby":
+            raise UserError("--location_density=nearby: a patch model has shared or separate")
         for name in ("patch_size", "dense_patch"):
             if getattr(self, name) > self.image_size:
                 raise UserError(
@@ -491,6 +539,13 @@ class Config:
         if self.location_density != "auto":
             return self.location_density == "separate"
         return self.dataset == "mvtec_ad" and self.category in MVTEC_ALIGNED
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The blocks whose feature maps --maps=features takes, from the finest to the coarsest."""
+        if self.map_levels == "auto":
+            return ("conv4",) if self.backbone == "resnet18" else ("block3", "block5")
+        return tuple(sorted(set(self.map_levels.split(","))))
 
     @property
     def main_density(self) -> str:

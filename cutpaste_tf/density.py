@@ -4,6 +4,7 @@ Everything is float64: with 60 to 391 images against 512 features and more, floa
 are ill-conditioned beyond use.
 """
 
+import copy
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import sklearn.exceptions
 import sklearn.mixture
 import sklearn.model_selection
 import sklearn.neighbors
+import tensorflow as tf
 
 from cutpaste_tf import atomic
 from cutpaste_tf.errors import UserError
@@ -263,8 +265,14 @@ class LocationGaussians:
         chosen = slice(start, start + features.shape[1])
         # Centred in float64: the mean may be large beside the spread.
         centred = (features.astype(np.float64) - self.mean[chosen]).astype(np.float32)
-        white = self.whitener[chosen] @ centred.transpose(1, 2, 0)
-        return np.linalg.norm(white, axis=1).T
+        white = tf.matmul(centred.transpose(1, 0, 2), self.whitener[chosen], transpose_b=True)
+        return tf.norm(white, axis=2).numpy().T
+
+    def take(self, locations: np.ndarray) -> "LocationGaussians":
+        """Returns those of some locations, int [M], each as often as it is named."""
+        return LocationGaussians(
+            self.mean[locations], self.whitener[locations], self.level[locations]
+        )
 
     @classmethod
     def join(cls, parts: Sequence["LocationGaussians"]) -> "LocationGaussians":
@@ -294,16 +302,94 @@ class LocationGaussians:
         return cls(mean, whitener, level)
 
 
+class MapGaussians:
+    """Gaussians of the vectors of feature maps, and what the scores of normal images are.
+
+    Args:
+      gaussians: of K maps' places, row by row, L = K * h * w of them; or K, one for each map.
+      grid: K, h and w.
+      usual: float64 [2, 2]: mean and standard deviation of normal images' scores, first those of
+        the pooled features, then those of maps; [0, 2] where there are none.
+    """
+
+    kind = "map_gde"
+
+    def __init__(self, gaussians: LocationGaussians, grid: tuple[int, int, int], usual: np.ndarray):
+        self.gaussians, self.grid, self.usual = gaussians, grid, usual
+
+    def score(self, vectors: np.ndarray) -> np.ndarray:
+        """Scores the places of feature maps.
+
+        Args:
+          vectors: [N, K, h, w, D].
+
+        Returns:
+          float32 [N, h, w], Mahalanobis distances; of K maps the root of the sum of their squares.
+        """
+        count, (maps, height, width) = len(vectors), self.grid
+        if len(self.gaussians.mean) == maps:  # one for all places of a map
+            places = vectors.reshape(count, maps, height * width, -1)
+            each = [self.gaussians.take([k]).score(places[:, k]) for k in range(maps)]
+            distances = np.stack(each, axis=1)
+        else:
+            places = vectors.reshape(count, maps * height * width, -1)
+            distances = self.gaussians.score(places).reshape(count, maps, -1)
+        total = np.sqrt(np.sum(np.square(distances, dtype=np.float64), axis=1))
+        return total.reshape(count, height, width).astype(np.float32)
+
+    def combine(self, pooled: np.ndarray, largest: np.ndarray) -> np.ndarray:
+        """Averages two scores of images after each was standardised by normal images'.
+
+        Args:
+          pooled: [N], of the pooled features.
+          largest: [N], the maps' largest.
+
+        Returns:
+          float64 [N].
+        """
+        mean, deviation = self.usual.T
+        return ((np.stack([pooled, largest], axis=1) - mean) / deviation).mean(axis=1)
+
+    @property
+    def level(self) -> float:
+        """The usual score of a normal place."""
+        level = self.gaussians.level.reshape(self.grid[0], -1)
+        return float(np.mean(np.sqrt(np.sum(level**2, axis=0))))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it is a density of: [L, D]."""
+        return self.gaussians.shape
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what `save` writes."""
+        grid = np.array(self.grid, np.float64)
+        return {**self.gaussians.arrays(), "grid": grid, "usual": self.usual}
+
+    @classmethod
+    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MapGaussians":
+        """Makes fitted Gaussians out of what `arrays` returned."""
+        gaussians = LocationGaussians.from_arrays(kind, arrays)
+        grid, usual = arrays["grid"], arrays["usual"]
+        if grid.shape != (3,) or len(gaussians.mean) not in (grid[0], np.prod(grid)):
+            raise ValueError("mean and grid do not fit each other")
+        if usual.shape not in ((0, 2), (2, 2)) or not (usual[:, 1:] > 0).all():
+            raise ValueError("usual must be means and deviations above zero")
+        return cls(gaussians, tuple(int(side) for side in grid), usual)
+
+
 class GaussianStatistics:
     """What Gaussians with Ledoit and Wolf's shrinkage need to know, gathered batch by batch.
 
     Args:
       locations: the number of Gaussians, L.
       dims: length of the features, D.
+      like: others that these are to be taken from, by `without`.
     """
 
-    def __init__(self, locations: int, dims: int):
+    def __init__(self, locations: int, dims: int, like: "GaussianStatistics | None" = None):
         self._count = 0
+        self._origin = None if like is None else like._origin
         self._sum = np.zeros([locations, dims])
         self._scatter = np.zeros([locations, dims, dims])
         self._third = np.zeros([locations, dims])
@@ -316,9 +402,9 @@ class GaussianStatistics:
             raise ValueError("features must be finite; did the training diverge?")
         if not len(features):
             return
-        if not self._count:
+        if self._origin is None:
             # Moments about some typical value: about zero, large means would drown the spread.
-            self._origin = features.mean(axis=0)
+            self._origin = features.mean(axis=(0, 1))
         y = features - self._origin
         squared = np.sum(y * y, axis=-1)
         self._count += len(y)
@@ -326,6 +412,35 @@ class GaussianStatistics:
         self._scatter += y.transpose(1, 2, 0) @ y.transpose(1, 0, 2)
         self._third += np.einsum("nl,nld->ld", squared, y)
         self._fourth += np.sum(squared * squared, axis=0)
+
+    def without(self, part: "GaussianStatistics") -> "GaussianStatistics":
+        """Returns the statistics of all features but those of a part, which was made like these."""
+        rest = copy.copy(self)
+        for name in ("_count", "_sum", "_scatter", "_third", "_fourth"):
+            setattr(rest, name, getattr(self, name) - getattr(part, name))
+        return rest
+
+    def of_neighbourhoods(self, grid: tuple[int, int, int], reach: int) -> "GaussianStatistics":
+        """Returns the statistics of places with those around them.
+
+        Args:
+          grid: K, h and w: the locations are K maps' places, row by row, L = K * h * w.
+          reach: how many rows and columns on either side belong to a place's neighbourhood.
+
+        Returns:
+          Those of all neighbourhoods that lie in the map as a whole, in as many locations.
+        """
+        maps, height, width = grid
+        height, width = height - 2 * reach, width - 2 * reach
+        sides = [(i, j) for i in range(2 * reach + 1) for j in range(2 * reach + 1)]
+        around = copy.copy(self)
+        around._count = self._count * len(sides)
+        for name in ("_sum", "_scatter", "_third", "_fourth"):
+            of_places = getattr(self, name)
+            of_places = of_places.reshape(*grid, *of_places.shape[1:])
+            total = sum(of_places[:, i : i + height, j : j + width] for i, j in sides)
+            setattr(around, name, total.reshape(maps * height * width, *total.shape[3:]))
+        return around
 
     def fit(self) -> LocationGaussians:
         """Returns the Gaussians of what was added: one feature at least for each location."""
@@ -369,14 +484,15 @@ class GaussianStatistics:
         shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=beta > 0.0)
         shrunk = covariance * (1.0 - shrinkage)[:, None, None]
         shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + floor)[:, None]
-        whitener = np.linalg.inv(np.linalg.cholesky(shrunk))
+        identity = tf.eye(dims, batch_shape=[len(shrunk)], dtype=tf.float64)
+        whitener = tf.linalg.triangular_solve(tf.linalg.cholesky(shrunk), identity).numpy()
         level = np.sqrt(np.maximum(np.sum((whitener @ covariance) * whitener, axis=(1, 2)), 0.0))
         if len(self._sum) > 1:
             whitener = whitener.astype(np.float32)
-        return LocationGaussians(self._origin[chosen] + mean, whitener, level)
+        return LocationGaussians(self._origin + mean, whitener, level)
 
 
-Density = GaussianDensity | KernelDensity | MixtureDensity | LocationGaussians
+Density = GaussianDensity | KernelDensity | MixtureDensity | LocationGaussians | MapGaussians
 
 
 _KINDS = {
@@ -384,6 +500,7 @@ _KINDS = {
     "gmm": GaussianDensity,
     "kde": KernelDensity,
     LocationGaussians.kind: LocationGaussians,
+    MapGaussians.kind: MapGaussians,
 }
 
 

@@ -17,7 +17,7 @@ from cutpaste_tf.config import GAUSSIANS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.localize import gradcam, patch, upsample
+from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 
@@ -56,11 +56,16 @@ class Evaluation:
 
     Attributes:
       density: fitted on the un-augmented normal training images alone.
-      scores: float64 [N] anomaly scores of the test images; higher is more anomalous.
+      scores: float64 [N] anomaly scores of the test images; higher is more anomalous. With
+        --maps=features they are what --image_score names.
       maps: of the test images, where the run makes any.
       normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
         embeddings are never held.
       features: float32 [M, D], of the test images; of a patch model the mean of each one's patches.
+      map_density: with --maps=features, the Gaussians of the feature maps' places.
+      by_kind: with --maps=features, float64 [N] of each kind of --image_score.
+      normal_by_kind: likewise of the normal training images, cross-validated; none of too few.
+      normal_maps: likewise, the maps of the normal training images.
     """
 
     density: densities.Density
@@ -68,6 +73,10 @@ class Evaluation:
     maps: "Maps | None" = None
     normal_features: np.ndarray | None = None
     features: np.ndarray | None = None
+    map_density: densities.MapGaussians | None = None
+    by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    normal_by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    normal_maps: "Maps | None" = None
 
 
 class Maps:
@@ -139,6 +148,10 @@ class Evaluator:
             self._upsample = upsample.receptive_field_upsampler(*sizes[1:])
         else:
             self._embedder = Embedder(backbone)
+        if config.maps == "features":
+            self._map_embedder = feature_maps.MapEmbedder(backbone, config.backbone, config.levels)
+            places = self._map_embedder.grid[1]
+            self._enlarge = feature_maps.enlarger(config.image_size, config.backbone, places)
 
     @_precisely
     def __call__(
@@ -149,8 +162,8 @@ class Evaluator:
         Args:
           train_images: normal images, un-augmented.
           test_images: images to score; there may be none.
-          maps: whether to make the anomaly maps that --gradcam asks for; a patch model makes them
-            in any case.
+          maps: whether to make the anomaly maps that --maps asks for; without those of features
+            scores are of the pooled features. A patch model makes its own in any case.
 
         Returns:
           Density, scores and maps, by the feature's name.
@@ -159,38 +172,89 @@ class Evaluator:
         if config.patch_size:
             density = patch.fit(self._embedder, train_images, config.separate_locations)
             return {config.features: self.score_patches(density, test_images)}
+        if config.maps == "features" and maps:
+            return self._with_feature_maps(train_images, test_images)
         normal_features, test_features = self._embedder(train_images), self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
             density = densities.make(config.main_density).fit(features)
             scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
             explained = None
-            if config.gradcam and maps and name == config.features:
+            if config.maps == "gradcam" and maps and name == config.features:
                 explained = self.explain(density, test_images)
             evaluations[name] = Evaluation(
                 density, scores, explained, features, test_features[name]
             )
         return evaluations
 
+    def _with_feature_maps(self, train_images, test_images):
+        """As `__call__`, with the maps of --maps=features."""
+        config, chosen = self._config, self._config.features
+        fit = feature_maps.fit(
+            self._map_embedder, train_images, config.location_density.replace("auto", "nearby")
+        )
+        features, small = feature_maps.score(self._map_embedder, fit.gaussians, test_images)
+        evaluations = {}
+        for name, normal_features in fit.features.items():
+            density = densities.make(config.main_density).fit(normal_features)
+            scores = density.score(features[name]) if test_images.count else np.zeros([0])
+            evaluations[name] = Evaluation(density, scores, None, normal_features, features[name])
+        pooled = densities.cross_validated_scores(config.main_density, fit.features[chosen])
+        normal = {"pooled": pooled, "map": patch.image_scores(fit.maps)}
+        if len(pooled):
+            parts = np.stack([normal["pooled"], normal["map"]])
+            fit.gaussians.usual = np.stack([parts.mean(axis=1), parts.std(axis=1) + 1e-12], axis=1)
+            normal["both"] = fit.gaussians.combine(*parts)
+        evaluations[chosen] = dataclasses.replace(
+            self._by_image_score(evaluations[chosen], small, fit.gaussians),
+            normal_by_kind=normal,
+            normal_maps=Maps(fit.maps, self._enlarge),
+        )
+        return evaluations
+
+    def _by_image_score(self, evaluation, small, gaussians):
+        """An evaluation by pooled features becomes one by what --image_score names."""
+        by_kind = {"pooled": evaluation.scores, "map": patch.image_scores(small)}
+        if len(gaussians.usual):
+            by_kind["both"] = gaussians.combine(by_kind["pooled"], by_kind["map"])
+        return dataclasses.replace(
+            evaluation,
+            scores=by_kind[self._config.image_score],
+            maps=Maps(small, self._enlarge),
+            map_density=gaussians,
+            by_kind=by_kind,
+        )
+
     @_precisely
     def score(
-        self, density: densities.Density, images: pipeline.Images, maps: bool | None = None
+        self,
+        density: densities.Density,
+        images: pipeline.Images,
+        maps: bool | None = None,
+        map_density: densities.MapGaussians | None = None,
     ) -> Evaluation:
         """Scores images by a density that was fitted before.
 
         Args:
           density: the fitted density.
           images: the images.
-          maps: whether to make maps by GradCAM; as the settings have it by default.
+          maps: whether to make maps, by GradCAM where the settings have none; as the settings have
+            it by default.
+          map_density: the Gaussians of the places, with --maps=features.
 
         Returns:
           The evaluation.
         """
         if self._config.patch_size:
             return self.score_patches(density, images)
+        if map_density is not None:
+            features, small = feature_maps.score(self._map_embedder, map_density, images)
+            features = features[self._config.features]
+            pooled = Evaluation(density, density.score(features), features=features)
+            return self._by_image_score(pooled, small, map_density)
         features = self._embedder(images)[self._config.features]
         scores = density.score(features)
-        wanted = self._config.gradcam if maps is None else maps
+        wanted = self._config.maps == "gradcam" if maps is None else maps
         explained = self.explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
 
@@ -215,6 +279,8 @@ class Evaluator:
         if self._config.patch_size:
             separate = self._config.separate_locations
             return patch.cross_validated_scores(self._embedder, train_images, separate)
+        if evaluation.normal_by_kind:
+            return evaluation.normal_by_kind.get(self._config.image_score, np.zeros([0]))
         return densities.cross_validated_scores(
             self._config.main_density, evaluation.normal_features
         )
@@ -228,6 +294,13 @@ class Evaluator:
         level = float(np.mean(density.level))
         maps = Maps(small, lambda part: self._upsample(part, level))
         return Evaluation(density, patch.image_scores(small), maps, features=means)
+
+    def fits(self, density: densities.Density) -> bool:
+        """Whether a density is one of the settings' feature maps."""
+        if density.kind != densities.MapGaussians.kind:
+            return False
+        its = self._map_embedder
+        return (density.grid, density.shape[1]) == (its.grid, its.dimensions)
 
     @_precisely
     def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
@@ -246,10 +319,17 @@ class Detector:
       backbone: the trained network, or, with --keep_pretrained, both side by side; it scores in
         float32 whatever it was trained in.
       density: the fitted density.
+      map_density: with --maps=features, the fitted Gaussians of the feature maps' places.
     """
 
-    def __init__(self, config: Config, backbone: keras.Model, density: densities.Density):
-        self.config, self.density = config, density
+    def __init__(
+        self,
+        config: Config,
+        backbone: keras.Model,
+        density: densities.Density,
+        map_density: densities.MapGaussians | None = None,
+    ):
+        self.config, self.density, self.map_density = config, density, map_density
         self.backbone = plain.in_float32(backbone)
         self._evaluator = Evaluator(config, self.backbone)
 
@@ -279,7 +359,7 @@ class Detector:
             pretrained = backbones.copy_network(backbone)
             weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
             backbone = backbones.side_by_side(pretrained, backbone)
-        density = densities.load(run_dir / artifacts.DENSITY)
+        density, map_density = densities.load(run_dir / artifacts.DENSITY), None
         if config.patch_size:
             locations = 1
             if config.separate_locations:
@@ -294,17 +374,29 @@ class Detector:
                 f"{list(density.shape)}, not the {wanted[0]} of shape {list(wanted[1])} that "
                 f"{run_dir / 'config.json'} asks for; one of them is of another run"
             )
+        if config.maps == "features":
+            map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
+            detector = cls(config, backbone, density, map_density)
+            if not detector._evaluator.fits(map_density):
+                raise UserError(
+                    f"{run_dir / artifacts.MAP_DENSITY}: does not fit the maps that "
+                    f"{run_dir / 'config.json'} asks for; one of them is of another run"
+                )
+            return detector
         return cls(config, backbone, density)
 
     @property
     def level(self) -> float | None:
-        """The usual score of a normal patch; None of a model of whole images."""
+        """The usual score of a normal patch or place; None where maps are GradCAM's."""
+        if self.map_density is not None:
+            return self.map_density.level
         return float(np.mean(self.density.level)) if self.config.patch_size else None
 
     @property
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
-        return bool(self.config.patch_size) or self.config.main_density in GAUSSIANS
+        own = self.config.maps in ("features", "patches")
+        return own or self.config.main_density in GAUSSIANS
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -329,8 +421,9 @@ class Detector:
 
         Args:
           images: as in `score`, or images that are prepared already.
-          maps: whether to make maps by GradCAM, for which the density must be a Gaussian; as the
-            run does by default. A patch model makes its own in any case.
+          maps: whether to make maps; as the run does by default. A run that makes none has
+            GradCAM's, for which its density must be a Gaussian; those of patches and feature maps
+            come in any case.
 
         Returns:
           The density, scores and maps.
@@ -344,7 +437,7 @@ class Detector:
             if not images:
                 return Evaluation(self.density, np.zeros([0]))
             images = pipeline.prepare(normal(names, images), self.config.image_size)
-        return self._evaluator.score(self.density, images, maps)
+        return self._evaluator.score(self.density, images, maps, self.map_density)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
         """Embeds images; a patch model's embedding of an image is the mean over its patches.

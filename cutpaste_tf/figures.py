@@ -290,10 +290,8 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     first = detectors[0].config
     for run, detector in zip(runs, detectors, strict=True):
         config = detector.config
-        if not (config.patch_size or config.gradcam):
-            raise UserError(
-                f"--run={run}: makes no anomaly maps; train it with --patch_size or --gradcam"
-            )
+        if config.maps == "none":
+            raise UserError(f"--run={run}: makes no anomaly maps; train it with --maps")
         if (config.dataset, config.category) != (first.dataset, first.category):
             raise UserError(
                 f"--run={run}: is of {config.dataset} {config.category}, the first run of "
@@ -315,7 +313,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
         )
         if values.shape[1] != size:
             values = tf.image.resize(values[..., None], [size, size])[..., 0].numpy()
-        name = "GradCAM" if detector.config.gradcam else "patch heat map"
+        name = figures.MAP_NAMES[detector.config.maps]
         if name in maps:
             name += f" {sum(other.startswith(name) for other in maps) + 1}"
         maps[name] = (values, np.median(usual), np.quantile(values, 0.999))

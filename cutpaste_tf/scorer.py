@@ -6,7 +6,7 @@ from keras import ops
 
 from cutpaste_tf.config import GAUSSIANS
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.localize import patch, upsample
+from cutpaste_tf.localize import feature_maps, patch, upsample
 from cutpaste_tf.models.plain import as_keras
 
 
@@ -30,7 +30,9 @@ def build_scorer(
     pixels = _resized(images, config.image_size, portable)
     if config.patch_size:
         score, anomaly_map = _score_patches(detector, network, pixels, precise)
-    elif config.gradcam:
+    elif config.maps == "features":
+        score, anomaly_map = _score_feature_maps(detector, network, pixels, precise)
+    elif config.maps == "gradcam":
         maps = keras.Model(network.input, network.get_layer(config.features).input)(pixels)
         maps = ops.cast(maps, "float32")
         pooled = ops.mean(maps, axis=(1, 2))
@@ -42,10 +44,8 @@ def build_scorer(
             explained, *(_bilinear(n, config.image_size) for n in maps.shape[1:3])
         )
     else:
-        features, anomaly_map = network(pixels)[config.features], None
-        kinds = {"kde": _kernel_density, **dict.fromkeys(GAUSSIANS, _mahalanobis)}
-        score_by = kinds.get(config.main_density, _mixture)
-        score = score_by(detector.density, features, precise)
+        score = _score_pooled(detector, network(pixels)[config.features], precise)
+        anomaly_map = None
     outputs = {"score": ops.cast(score, "float32")}
     if anomaly_map is not None:
         outputs["map"] = anomaly_map
@@ -129,6 +129,45 @@ def _centered(features, mean, dtype, name="center"):
     return layer(ops.cast(features, dtype), training=False)
 
 
+def _score_pooled(detector, features, precise):
+    """Scores, [B], of pooled features, [B, D]."""
+    kinds = {"kde": _kernel_density, **dict.fromkeys(GAUSSIANS, _mahalanobis)}
+    score_by = kinds.get(detector.config.main_density, _mixture)
+    return score_by(detector.density, features, precise)
+
+
+def _score_feature_maps(detector, network, pixels, precise):
+    """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, S, S]."""
+    config, density = detector.config, detector.map_density
+    maps, height, width = density.grid
+    model = feature_maps.build_model(network, config.backbone, config.levels)
+    outputs = model(pixels)
+    places, dims = height * width, density.shape[1]
+    if len(density.gaussians.mean) == maps:
+        vectors = ops.reshape(outputs["vectors"], (-1, maps, places, dims))
+        parts = [
+            _location_distances(density.gaussians.take([k]), vectors[:, k], precise, f"_{k}")
+            for k in range(maps)
+        ]
+        distances = ops.stack(parts, axis=1)
+    else:
+        vectors = ops.reshape(outputs["vectors"], (-1, maps * places, dims))
+        distances = _location_distances(density.gaussians, vectors, precise)
+        distances = ops.reshape(distances, (-1, maps, places))
+    distances = ops.sqrt(ops.sum(ops.square(distances), axis=1))
+    enlargement = feature_maps.enlargement(config.image_size, config.backbone, height).T
+    anomaly_map = _enlarged(ops.reshape(distances, (-1, height, width)), enlargement, enlargement)
+    largest = ops.max(distances, axis=-1)
+    if config.image_score == "map":
+        return largest, anomaly_map
+    pooled = ops.cast(_score_pooled(detector, outputs[config.features], precise), "float32")
+    if config.image_score == "pooled":
+        return pooled, anomaly_map
+    (mean, deviation), (map_mean, map_deviation) = density.usual.tolist()
+    both = (pooled - mean) / deviation + (largest - map_mean) / map_deviation
+    return both / 2.0, anomaly_map
+
+
 def _mahalanobis(density, features, precise, gradient=False):
     """Distances, [B], and, if asked for, the negative log density's gradient, float32 [B, D]."""
     dtype = "float64" if precise else "float32"
@@ -189,29 +228,36 @@ def _score_patches(detector, network, pixels, precise):
     x = ops.take(ops.take(pixels, at, axis=1), at, axis=2)
     x = ops.transpose(ops.reshape(x, (-1, count, side, count, side, 3)), (0, 1, 3, 2, 4, 5))
     x = ops.reshape(x, (-1, side, side, 3))
-    features = network(x)["pool"]
-    dtype = "float64" if precise else "float32"
-    if len(density.mean) == 1:
-        centred = _centered(features, density.mean[0], dtype)
-        white = _constant(density.whitener[0].T, "whiten", dtype)(centred)
-    else:
-        features = ops.reshape(features, (-1, count * count * dims))
-        centred = ops.cast(_centered(features, density.mean.ravel(), dtype), "float32")
-        # Locations first: a batch of products of matrices, which every format has.
-        centred = ops.transpose(ops.reshape(centred, (-1, count * count, dims)), (1, 0, 2))
-        whiten = keras.layers.EinsumDense(
-            "lbd,lde->lbe", [None, dims], trainable=False, dtype="float32", name="whiten"
-        )
-        whiten.build([count * count, None, dims])
-        whiten.set_weights([density.whitener.transpose(0, 2, 1)])
-        white = ops.transpose(whiten(centred), (1, 0, 2))
-    white = ops.reshape(white, (-1, count * count, dims))
-    distances = ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
+    features = ops.reshape(network(x)["pool"], (-1, count * count, dims))
+    distances = _location_distances(density, features, precise)
     level = float(np.mean(density.level))
     spread = upsample.receptive_field_matrix(size, side, stride).T
     grid = ops.reshape(distances, (-1, count, count))
     squared = _enlarged(ops.square(grid) - level**2, spread, spread) + level**2
     return ops.max(distances, axis=-1), ops.sqrt(ops.maximum(squared, 0.0))
+
+
+def _location_distances(density, vectors, precise, suffix=""):
+    """Distances, float32 [B, L], of vectors, [B, L, D], by one Gaussian or one for each place."""
+    dtype = "float64" if precise else "float32"
+    locations, dims = vectors.shape[1:]
+    if len(density.mean) == 1:
+        flat = ops.reshape(vectors, (-1, dims))
+        centred = _centered(flat, density.mean[0], dtype, f"center{suffix}_places")
+        white = _constant(density.whitener[0].T, f"whiten{suffix}_places", dtype)(centred)
+        white = ops.reshape(white, (-1, locations, dims))
+    else:
+        flat = ops.reshape(vectors, (-1, locations * dims))
+        flat = _centered(flat, density.mean.ravel(), dtype, "center_places")
+        # Locations first: a batch of products of matrices, which every format has.
+        centred = ops.reshape(ops.cast(flat, "float32"), (-1, locations, dims))
+        whiten = keras.layers.EinsumDense(
+            "lbd,lde->lbe", [None, dims], trainable=False, dtype="float32", name="whiten_places"
+        )
+        whiten.build([locations, None, dims])
+        whiten.set_weights([density.whitener.transpose(0, 2, 1)])
+        white = ops.transpose(whiten(ops.transpose(centred, (1, 0, 2))), (1, 0, 2))
+    return ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
 
 
 def _enlarged(maps, rows, columns):

@@ -241,14 +241,15 @@ def load_once(monkeypatch):
 LOADED = {}
 
 
-@pytest.fixture(scope="session", params=["patch", "gradcam"])
+@pytest.fixture(scope="session", params=["patch", "gradcam", "features"])
 def localized(request, tmp_path_factory):
     """The folder of a finished run that makes anomaly maps, and its data."""
     root = tmp_path_factory.mktemp(request.param)
     make_mvtec(root / "data")
     kinds = {
         "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
-        "gradcam": ("--gradcam", "--image_size=64"),
+        "gradcam": ("--maps=gradcam", "--image_size=64"),
+        "features": ("--maps=features", "--image_size=64", "--image_score=both"),
     }
     return run_in_this_process(root, *TINY, *kinds[request.param])
 

@@ -128,16 +128,25 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--head_steps=3", "--steps=5"], "--head_steps + --finetune_steps = 3"),
         (["--finetune_steps=3", "--steps=65536"], "leave --steps out"),
         (["--finetune_learning_rate=0.1"], "give --finetune_steps too"),
-        (["--dense_stride=8"], "--dense_stride=8: is of patch models"),
-        (["--location_density=separate"], "give --patch_size too"),
+        (["--dense_stride=8"], "--dense_stride=8: is of --maps=patches"),
         (["--patch_size=300"], "--patch_size=300: must fit into --image_size=256"),
         (["--patch_size=64", "--dense_patch=300"], "--dense_patch=300: must fit"),
         (["--patch_size=64", "--dense_stride=5"], "--dense_stride=5: leaves 4 pixels"),
         (["--patch_size=20"], "must fit into --patch_size=20"),
         (["--patch_size=64", "--density=gmm"], "--density=gmm: a patch model"),
-        (["--patch_size=64", "--gradcam"], "--gradcam: is of image-level models"),
+        (["--patch_size=64", "--maps=gradcam"], "--maps=gradcam: a patch model has"),
+        (["--maps=patches"], "--maps=patches: a patch model has"),
+        (["--maps=gradcam", "--map_levels=conv3"], "--map_levels=conv3: is of --maps=features"),
+        (["--location_density=shared"], "--location_density=shared: is of --maps=patches or"),
+        (["--maps=features", "--map_levels=block3"], "--map_levels=block3: --backbone=resnet18"),
+        (["--maps=features", "--map_levels=conv9"], "--map_levels=conv9: must be auto, or some"),
+        (["--image_score=both"], "--image_score=both: is of --maps=features"),
+        (
+            ["--patch_size=64", "--location_density=nearby"],
+            "--location_density=nearby: a patch model has shared or separate",
+        ),
         (["--patch_size=64", "--backbone=efficientnet_b0"], "not efficientnet_b0"),
-        (["--gradcam", "--density=kde"], "--density=kde: GradCAM"),
+        (["--maps=gradcam", "--density=kde"], "--density=kde: GradCAM"),
         (["--jit_compile", "--distribution=mirrored"], "--jit_compile"),
         (["--mixed_precision", "--distribution=multi_worker"], "--mixed_precision"),
         (["--task=rotation", "--jitter=0.2"], "--jitter=0.2"),
@@ -239,7 +248,7 @@ def test_every_flag_is_used():
         if path.name != "config.py"
     )
     # Config.separate_locations and Config.synthetic_tests
-    through_properties = {"location_density", "test_anomalies"}
+    through_properties = {"map_levels", "test_anomalies"}
     through_settings = {field.name for field in dataclasses.fields(proxy.Settings)}
     for field in dataclasses.fields(Config):
         used = (

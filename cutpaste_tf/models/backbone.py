@@ -4,11 +4,13 @@ import pathlib
 
 import keras
 
-from cutpaste_tf.config import Config
+from cutpaste_tf.config import MAP_LEVELS_OF_RESNET, Config
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
+
+_BESIDE = ("pretrained", "trained")  # what networks side by side are called
 
 
 def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
@@ -82,15 +84,60 @@ def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
     """
     images = keras.Input(trained.input_shape[1:], name="images")
     # Maps are joined, not features: GradCAM and the exported scorer take a feature's one map.
-    maps = []
-    for name, network in (("pretrained", pretrained), ("trained", trained)):
-        outputs = {feature: network.get_layer(feature).input for feature in network.output}
-        maps.append(keras.Model(network.input, outputs, name=name)(images))
+    networks = zip(_BESIDE, (pretrained, trained), strict=True)
+    maps = [_with_all_maps(network, name)(images) for name, network in networks]
     features = {}
     for name in trained.output:
         joined = keras.layers.Concatenate(name=f"{name}_maps")([one[name] for one in maps])
         features[name] = keras.layers.GlobalAveragePooling2D(dtype="float32", name=name)(joined)
     return keras.Model(images, features, name="side_by_side")
+
+
+def feature_maps(network: keras.Model) -> list[keras.Model]:
+    """Takes a network apart into models of its feature maps.
+
+    Args:
+      network: as `build_backbone` or `side_by_side` returns, or a copy of one.
+
+    Returns:
+      A model, or two of networks side by side, from images, float32 [B, H, W, 3] in [0, 1], to a
+      dict of maps, [B, h, w, C]: of each feature, whose mean it is, and of each block, `block1` to
+      `block7` or `conv2` to `conv5`. Weights are shared with the network.
+    """
+    names = {layer.name for layer in network.layers}
+    if names >= set(_BESIDE):
+        return [network.get_layer(name) for name in _BESIDE]
+    return [_with_all_maps(network, network.name)]
+
+
+def first_place(backbone: str, stride: int) -> float:
+    """Returns where a feature map's first place lies: the pixel that its middle is at.
+
+    Args:
+      backbone: --backbone.
+      stride: the distance, in pixels, from one place to the next.
+
+    Returns:
+      The pixel, counted from 0, along either axis.
+    """
+    # ResNet-18 has zeros on all sides alike, so that a place's middle is on its first pixel.
+    # EfficientNet has more of them on one side; trained so, its places still answer most to what is
+    # in the middle of their pixels: ImageNet's Lite0 was off by 0.3 pixels at a stride of 8 and by
+    # 1.6 at 16.
+    return 0.0 if backbone == "resnet18" else (stride - 1) / 2.0
+
+
+def _with_all_maps(network, name):
+    """A model of all maps of one network."""
+    if any(layer.name == "trunk" for layer in network.layers):
+        images = keras.Input(network.input_shape[1:], name="images")
+        maps = network.get_layer("trunk")(network.get_layer("normalize")(images))
+        maps |= {"block6": maps["level7"], "block7": maps["level8"]}
+        return keras.Model(images, maps, name=name)
+    maps = {feature: network.get_layer(feature).input for feature in network.output}
+    for level in MAP_LEVELS_OF_RESNET:
+        maps[level] = network.get_layer(f"{level}_block2_out").output
+    return keras.Model(network.input, maps, name=name)
 
 
 def build_network(config: Config) -> keras.Model:

@@ -61,7 +61,7 @@ def efficientnet(
       float32, all averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
       (1,792 values for B4), `level7`, the output of block 6 (272 for B4), and `level8`, that of
       block 7 (448 for B4). Its one inner model, `trunk`, has the layers of keras.applications'
-      model by their names.
+      model by their names, and besides the features' maps the outputs of blocks 1 to 5.
 
       The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
       the stem: level 1. So block 6 is level 7, and block 7 level 8.
@@ -84,11 +84,14 @@ def efficientnet(
             layer.rate *= stochastic_depth / KERAS_STOCHASTIC_DEPTH
 
     # Keras's layers from the first after its input scaling on.
-    maps = {
+    of_features = {
         "pool": whole.output,
         "level7": whole.get_layer("block7a_expand_conv").input,
         "level8": whole.get_layer("top_conv").input,
     }
+    # What the next block begins with is a block's output, whatever its own last layer is.
+    others = {f"block{n}": whole.get_layer(f"block{n + 1}a_expand_conv").input for n in range(1, 6)}
+    maps = {**of_features, **others}
     trunk = keras.Model(whole.get_layer("stem_conv_pad").input, maps, name="trunk")
     images = keras.Input(shape, name="images")
     if name in _LITE:  # trained with (x - 127) / 128 of bytes
@@ -104,6 +107,7 @@ def efficientnet(
     features = {
         feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(x)
         for feature, x in trunk(scaled).items()
+        if feature in of_features
     }
     return keras.Model(images, features, name=name)
 

@@ -177,7 +177,7 @@ def _table2():
             "GradCAM",
             {"average_all": Value(text["gradcam_pixel_auc"])},
             {},
-            _SCRATCH | chosen | {"gradcam": True},
+            _SCRATCH | chosen | {"maps": "gradcam"},
             result("pixel_auroc"),
         ),
         # Figure 1: a patch model detects by its map's maximum, beside the image-level model.

