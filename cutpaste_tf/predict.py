@@ -3,8 +3,10 @@
     python -m cutpaste_tf.predict --run=RUNDIR --images=DIR_OR_FILES --output=DIR [--maps]
 
 Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
-image, and with --maps an overlay of its anomaly map in maps/. Images may be of any size and format
-and any number; one that cannot be read is a row with its error, and the exit status is then 2.
+image. With --maps also an overlay of its anomaly map in maps/, the map itself beside it as .npy,
+and, of runs with --maps=features, areas.csv: what of each image lies above the pixels' threshold.
+Images may be of any size and format and any number; one that cannot be read is a row with its
+error, and the exit status is then 2.
 
 The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
 score is above it is anomalous.
@@ -15,6 +17,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
@@ -29,8 +32,9 @@ from cutpaste_tf.threshold import VERDICTS
 
 # Nothing here imports TensorFlow before the command line is checked.
 
-CSV, JSONL, MAPS = "predictions.csv", "predictions.jsonl", "maps"
+CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
 COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
+AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 _LINE_SECONDS = 15.0  # between lines of a log file
 
 
@@ -137,7 +141,7 @@ def predict(
       sources: images, and folders to search for them.
       output: the folder to write to. The two files take their names when all is done, or at
         Ctrl-C; what was there before stays until then.
-      maps: whether to draw anomaly maps: a patch model's own, or GradCAM's.
+      maps: whether to draw anomaly maps: the run's own, or GradCAM's.
       threshold: takes the place of the run's.
       false_positive_rate: likewise, as the share of normal images above it.
       batch_size: images that are scored at a time.
@@ -178,7 +182,7 @@ def predict(
     first_error = None
     began = time.perf_counter()
     with (
-        _files(output) as write,
+        _files(output, areas=bool(maps and scale.outlined)) as (write, write_area),
         _Progress(count, log) as progress,
         concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
     ):
@@ -201,8 +205,8 @@ def predict(
                 if maps:
                     target = output / MAPS / _map_name(path, root)
                     row["map"] = str(target)
-                    drawing.append((row, target, path, scale(anomaly_map, score)))
-            list(pool.map(_draw, *zip(*drawing, strict=True)) if drawing else ())
+                    drawing.append((row, target, path, anomaly_map, scale))
+            areas = list(pool.map(_draw, *zip(*drawing, strict=True)) if drawing else ())
             for row in rows:
                 done += 1
                 scored += row["score"] is not None
@@ -211,13 +215,17 @@ def predict(
                     failed += 1
                     first_error = first_error or f"{row['path']}: {row['error']}"
                 write(row)
+            for area in itertools.chain.from_iterable(areas):
+                write_area(area)
             progress.update(len(rows))
     seconds = time.perf_counter() - began
     log(
         f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
         f"{scored / seconds:.1f} images a second"
     )
-    log(f"written to {output / CSV}, {JSONL}{f' and {MAPS}/' if maps else ''}")
+    also = [AREAS] if maps and scale.outlined else []
+    names = [JSONL, *also, *([f"{MAPS}/"] if maps else [])]
+    log(f"written to {output / CSV}, {', '.join(names)}")
     return Summary(done, scored, anomalous, failed, first_error, seconds)
 
 
@@ -239,26 +247,37 @@ def _score(detector, images, maps):
             yield from _score(detector, pipeline.Images(1, images.size, one[None], None), maps)
 
 
-def _draw(row, target, path, values):
-    """Draws an image's overlay; what is wrong with one image's goes into its row."""
+def _draw(row, target, path, anomaly_map, scale):
+    """Draws an image's overlay; what is wrong with one image's goes into its row.
+
+    Returns the rows of areas.csv.
+    """
+    import numpy as np
     from PIL import Image
 
     from cutpaste_tf.data import stream
+    from cutpaste_tf.localize import areas
     from cutpaste_tf.report.overlay import overlay
 
     try:
-        picture = overlay(stream.read(path), values)
+        image = stream.read(path)
     except UserError as error:  # It has changed or gone since it was scored.
         row |= {"map": None, "error": str(error).removeprefix(f"{path}: ")}
-        return
+        return []
+    picture = overlay(image, scale(anomaly_map, row["score"]), scale.outlined)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The smallest file takes ten times as long.
         Image.fromarray(picture).save(target, compress_level=1)
+        np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         row |= {"map": None, "error": f"no overlay: {error.strerror}"}
+    if not scale.outlined:
+        return []
+    found = areas.find(anomaly_map, scale.high, image.shape[:2])
+    return [{"path": row["path"], **dataclasses.asdict(area)} for area in found]
 
 
 def _root(sources):
@@ -280,27 +299,37 @@ def _map_name(path, root):
 
 
 @contextlib.contextmanager
-def _files(output: pathlib.Path) -> Iterator[Callable[[dict], None]]:
-    """Opens both files under other names; they take theirs if all goes well, or go."""
-    targets = [output / CSV, output / JSONL]
+def _files(
+    output: pathlib.Path, areas: bool
+) -> Iterator[tuple[Callable[[dict], None], Callable[[dict], None]]]:
+    """Opens the files under other names; they take theirs if all goes well, or go.
+
+    Yields what writes a row of predictions, and what writes one of areas.csv.
+    """
+    targets = [output / CSV, output / JSONL, *([output / AREAS] if areas else [])]
     temporary = [path.with_name(path.name + ".tmp") for path in targets]
     try:
-        # A file's name need not be text in any encoding.
-        options = {"encoding": "utf-8", "errors": "surrogateescape"}
-        with (
-            open(temporary[0], "w", newline="", **options) as table,
-            open(temporary[1], "w", **options) as lines,
-        ):
+        with contextlib.ExitStack() as opened:
+            # A file's name need not be text in any encoding.
+            options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+            table, lines, *rest = (
+                opened.enter_context(open(path, "w", **options)) for path in temporary
+            )
             writer = csv.DictWriter(table, COLUMNS)
             writer.writeheader()
 
             def write(row):
                 lines.write(json.dumps(row, allow_nan=False) + "\n")
-                for name in ("score", "threshold"):
-                    row[name] = None if row[name] is None else repr(row[name])
-                writer.writerow(row)
+                writer.writerow(_exact(row, ("score", "threshold")))
 
-            yield write
+            area_writer = csv.DictWriter(rest[0], AREA_COLUMNS) if rest else None
+            if rest:
+                area_writer.writeheader()
+
+            def write_area(row):
+                area_writer.writerow(_exact(row, ("peak", "mean")))
+
+            yield write, write_area
         _rename(temporary, targets)
     except KeyboardInterrupt as error:  # What is scored is scored.
         _rename(temporary, targets)
@@ -308,6 +337,11 @@ def _files(output: pathlib.Path) -> Iterator[Callable[[dict], None]]:
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
+
+
+def _exact(row, names):
+    """A row with numbers as they are read back to the last bit."""
+    return row | {name: None if row[name] is None else repr(row[name]) for name in names}
 
 
 def _rename(sources, targets):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_user_error, pattern, write_image
+from conftest import ROOT, assert_user_error, copy_run, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf import artifacts, predict
@@ -157,6 +157,47 @@ def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path,
     np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)
 
 
+def test_maps_and_their_areas_are_written_for_who_goes_on_with_them(
+    localized, images, tmp_path, capsys
+):
+    run_dir, _, _ = localized
+    (images / "b" / "broken.png").unlink()
+    # Something that no normal image has, in a corner of one that is not square.
+    odd = np.zeros([60, 90, 3], np.uint8)
+    odd[:20, 60:] = 255
+    path, output = write_image(images / "odd.png", odd), tmp_path / "out"
+    run_dir = copy_run(run_dir, tmp_path / "run")
+    results = artifacts.read_results(run_dir)
+    if results["pixel_threshold"] is not None:  # This network has learnt nothing.
+        maps = Detector.load(run_dir).evaluate([odd], maps=True).maps.read([0])
+        results["pixel_threshold"] = float(np.median(maps))
+        (run_dir / "results.json").write_text(json.dumps(results))
+    done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={output}", "--maps")
+    assert done.returncode == 0, done.stderr
+    detector = Detector.load(run_dir)
+    for row in rows(output):
+        raw = np.load(row["map"].removesuffix(".png") + ".npy")
+        expected = detector.evaluate([predict_read(row["path"])], maps=True).maps.read([0])[0]
+        np.testing.assert_allclose(raw, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    if detector.config.maps != "features":
+        assert not (output / "areas.csv").exists()
+        return
+    threshold = artifacts.read_results(run_dir)["pixel_threshold"]
+    with open(output / "areas.csv", encoding="utf-8", newline="") as file:
+        areas = [row for row in csv.DictReader(file) if row["path"] == str(path)]
+    raw = np.load(output / "maps" / "odd.npy")
+    pixels = sum(float(area["pixels"]) for area in areas)
+    assert pixels == pytest.approx((raw > threshold).sum() / raw.size * 60 * 90)
+    assert float(areas[0]["peak"]) == raw.max()
+    for area in areas:
+        left, top, width, height = (
+            float(area[name]) for name in ("left", "top", "width", "height")
+        )
+        assert 0 <= left <= left + width <= 90
+        assert 0 <= top <= top + height <= 60
+        assert threshold < float(area["mean"]) <= float(area["peak"])
+
+
 def test_names_of_overlays_do_not_meet(tmp_path):
     sources = [tmp_path / "a", tmp_path / "b" / "x.png", tmp_path / "b" / "x.jpg"]
     for path in (tmp_path / "a" / "x.png", *sources[1:]):
@@ -240,10 +281,10 @@ def test_an_image_that_goes_before_its_overlay_is_drawn_keeps_its_score(
     gone = images / "0.png"
     draw = predict._draw
 
-    def leave(row, target, path, values):
+    def leave(row, target, path, *rest):
         if path == gone:
             gone.unlink()
-        draw(row, target, path, values)
+        return draw(row, target, path, *rest)
 
     monkeypatch.setattr(predict, "_draw", leave)
     arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--maps"]

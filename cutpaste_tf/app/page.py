@@ -89,7 +89,7 @@ class View:
         if chosen is None:
             return box, None, _line("The colours of a heat map need a threshold.")
         scale = finding.scale(chosen)
-        heat = overlay(finding.picture, scale(finding.map, finding.score))
+        heat = overlay(finding.picture, scale(finding.map, finding.score), scale.outlined)
         legend = "dark where the image looks as normal ones do, brightest from the threshold on."
         if not scale.absolute:
             legend = "brightest where most of the score comes from; brighter the higher the score."

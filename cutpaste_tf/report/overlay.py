@@ -5,10 +5,13 @@ import os
 
 import matplotlib
 import numpy as np
+import scipy.ndimage
 from PIL import Image
 
 from cutpaste_tf import artifacts
 from cutpaste_tf.threshold import Threshold
+
+OUTLINE = (90, 220, 255)  # Inferno has no blue as light as this.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +20,18 @@ class Scale:
 
     Attributes:
       low: the score that is dark: a usual one of normal images or patches.
-      high: the score from which on a map is at its brightest: the threshold.
+      high: the score from which on a map is at its brightest: the threshold, of pixels where the
+        run has one.
       absolute: whether maps are on the scores' scale. GradCAM's are not: only within a map do its
         values compare, so a map is as bright as its image's score at its brightest. Scores of
         patches are heavy-tailed, and shown by their logarithm.
+      outlined: whether `high` is a threshold of pixels, and a line is to go around what is above.
     """
 
     low: float
     high: float
     absolute: bool
+    outlined: bool = False
 
     @classmethod
     def of_run(cls, run_dir: str | os.PathLike, level: float | None, chosen: Threshold) -> "Scale":
@@ -44,8 +50,11 @@ class Scale:
             normal = artifacts.read_normal_scores(run_dir)
             low = float(np.median(normal)) if normal is not None and len(normal) else 0.0
         low = max(low, 1e-6)
+        of_pixels = artifacts.read_results(run_dir).get("pixel_threshold")
+        high = chosen.value if of_pixels is None else of_pixels
         # A threshold below what is usual calls everything anomalous, and says nothing of colours.
-        return cls(low, chosen.value if chosen.value > low else 2.0 * low, level is not None)
+        high = high if high > low else 2.0 * low
+        return cls(low, high, level is not None, of_pixels is not None)
 
     def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
         """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""
@@ -56,19 +65,29 @@ class Scale:
         return anomaly_map * (brightest / max(float(anomaly_map.max()), 1e-12))
 
 
-def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np.ndarray:
     """Lays what a `Scale` returned over an image of any size.
 
     Args:
       image: uint8 [H, W, 3].
       values: [h, w] in [0, 1]; brought to the image's size, bilinearly.
+      outlined: whether a line goes around where the values are 1.
 
     Returns:
       uint8 [H, W, 3].
     """
     size = image.shape[1::-1]
     resized = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return heat_map(image, np.clip(np.asarray(resized), 0.0, 1.0))
+    values = np.clip(np.asarray(resized), 0.0, 1.0)
+    picture = heat_map(image, values)
+    if outlined:
+        inside = values >= 1.0 - 1e-6
+        # A line that is seen when a large photograph is made small, too.
+        width = 1 + min(image.shape[:2]) // 400
+        # Beyond the picture's border it goes on, so that no line is drawn along that.
+        inner = scipy.ndimage.binary_erosion(inside, iterations=width, border_value=1)
+        picture[inside & ~inner] = OUTLINE
+    return picture
 
 
 def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:

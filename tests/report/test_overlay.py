@@ -1,9 +1,12 @@
 """Anomaly maps as colours."""
 
+import json
+
 import numpy as np
 from conftest import pattern
 
 from cutpaste_tf.report import overlay as overlays
+from cutpaste_tf.threshold import Threshold
 
 
 def test_a_patch_map_is_dark_where_usual_and_brightest_from_the_threshold_on():
@@ -29,6 +32,27 @@ def test_an_overlay_is_the_heat_map_of_the_map_at_the_images_size():
     for columns, value in ((slice(0, 16), 0.0), (slice(24, 40), 1.0)):
         expected = overlays.heat_map(image[:, columns], np.full([40, 16], value))
         np.testing.assert_array_equal(found[:, columns], expected)
+
+
+def test_a_line_goes_around_what_is_above_the_threshold_and_not_along_the_border():
+    image = np.full([40, 40, 3], 128, np.uint8)
+    values = np.full([40, 40], 0.5, np.float32)
+    values[10:20, 10:20] = values[30:, 30:] = 1.0
+    plain = overlays.overlay(image, values)
+    found = overlays.overlay(image, values, outlined=True)
+    line = (found == overlays.OUTLINE).all(axis=-1)
+    expected = np.zeros([40, 40], bool)
+    expected[10:20, 10:20] = expected[30:, 30:] = True
+    expected[11:19, 11:19] = expected[31:, 31:] = False
+    np.testing.assert_array_equal(line, expected)
+    np.testing.assert_array_equal(found[~line], plain[~line])
+
+
+def test_a_runs_own_threshold_of_pixels_is_where_its_maps_are_brightest(tmp_path):
+    for results, high, outlined in (({"pixel_threshold": 9.0}, 9.0, True), ({}, 7.0, False)):
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        scale = overlays.Scale.of_run(tmp_path, 3.0, Threshold(7.0))
+        assert (scale.low, scale.high, scale.outlined) == (3.0, high, outlined)
 
 
 def test_heat_maps_grow_lighter_with_the_score():
