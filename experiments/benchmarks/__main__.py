@@ -20,6 +20,7 @@ NAMES = (
     "training_step",
     "input_pipeline",
     "scoring",
+    "anomaly_maps",
     "density",
     "pixel_metrics",
     "startup",

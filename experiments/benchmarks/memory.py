@@ -66,15 +66,13 @@ def pixel_metrics(count: int, size: int) -> float:
 def training_steps(count: int, size: int) -> float:
     """Trains the whole network on `count` normal images a step; returns the seconds of a step."""
     from cutpaste_tf.config import Config
-    from cutpaste_tf.data import pipeline
-    from cutpaste_tf.train import classifier
+    from cutpaste_tf.train import classifier, views
 
     flags = {"image_size": size, "batch_size": count}
-    model = classifier.build_classifier(
-        Config(dataset="folder", data_dir=".", category="none", **flags)
-    )
+    config = Config(dataset="folder", data_dir=".", category="none", **flags)
+    model = classifier.build_classifier(config)
     model.make_train_function()
-    iterator = iter(pipeline.training_batches(_images(64, size), count, 0))
+    iterator = iter(views.batches(_images(64, size), config, 0))
     model.train_function(iterator)
     began = time.perf_counter()
     for _ in range(3):

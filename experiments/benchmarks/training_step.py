@@ -75,11 +75,11 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
     on_constants = stepper(fed, constants)
     stored = np.random.default_rng(0).integers(0, 256, (8 * batch, size, size, 3), np.uint8)
     images = pipeline.Images(len(stored), size, tf.constant(stored), None)
-    _, whole = build(augment="device", jit_compile=False)
-    with_views = stepper(whole, pipeline.training_batches(images, batch, 0))
+    on_device, whole = build(augment="device", jit_compile=False)
+    with_views = stepper(whole, views.batches(images, on_device, 0))
     compiled = stepper(build(augment="pipeline", jit_compile=True)[1], constants) if xla else None
 
-    make_views = tf.function(views.view_maker(config))
+    make_views = tf.function(views.StepViews(config))
     one_batch = images.read(tf.range(batch, dtype=tf.int64))
 
     def views_alone(steps):

@@ -1,0 +1,78 @@
+"""Anomaly maps an image: of the network's own feature maps against a patch model's.
+
+    python experiments/benchmarks/anomaly_maps.py [--rounds=5] [--size=256]
+
+The baseline is the paper's patch model as it scores an image (Appendix A.5): ResNet-18 on patches
+of 32 with stride 4, one Gaussian for all of them. Besides, what a score alone takes with the same
+network. The weights are random and the Gaussians those of random images, which changes nothing
+here.
+"""
+
+import common
+import numpy as np
+
+NORMAL = 40  # images that densities are fitted to
+
+
+def main() -> None:
+    """Prints seconds an image and megabytes of each kind of map."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--size", type=int, default=256, help="height and width of the images")
+    parser.add_argument("--images", type=int, default=32, help="images a measurement")
+    parser.add_argument("--patch_images", type=int, default=2, help="the same, of the patch model")
+    arguments = parser.parse_args()
+
+    import tensorflow as tf
+
+    from cutpaste_tf.config import Config
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.detector import Evaluator
+    from cutpaste_tf.models.backbone import build_backbone
+
+    def images(count, seed):
+        shape = [count, arguments.size, arguments.size, 3]
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+        return pipeline.Images(count, arguments.size, tf.constant(pixels), None)
+
+    made_of = {"dataset": "folder", "data_dir": ".", "category": "none"}
+    lite = {"backbone": "efficientnet_lite0", "features": "level7"}
+    kinds = {
+        "patch model": {"patch_size": 64},
+        "Lite0, a score alone": lite,
+        "Lite0, score and map": lite | {"maps": "features"},
+        "Lite0, score and map, block5": lite | {"maps": "features", "map_levels": "block5"},
+        "ResNet-18, a score alone": {},
+        "ResNet-18, score and map": {"maps": "features"},
+    }
+    timers, counts, megabytes = {}, {}, {}
+    for name, flags in kinds.items():
+        config = Config(**made_of, image_size=arguments.size, **flags)
+        evaluator = Evaluator(config, build_backbone(config))
+        patches = bool(config.patch_size)
+        counts[name] = arguments.patch_images if patches else arguments.images
+        found = evaluator(images(2 if patches else NORMAL, 0), images(1, 1))[config.features]
+        tested = images(counts[name], 2)
+
+        def score(evaluator=evaluator, found=found, tested=tested):
+            scored = evaluator.score(found.density, tested, map_density=found.map_density)
+            if scored.maps is not None:
+                scored.maps.read(range(tested.count))
+
+        timers[name] = common.timed(score)
+        density = found.map_density or found.density
+        megabytes[name] = sum(array.nbytes for array in density.arrays().values()) / 1e6
+    seconds = common.medians(timers, arguments.rounds)
+    print(common.machine("tensorflow", "keras"))
+    each = {name: median / counts[name] for name, median in seconds.items()}
+    baseline = next(iter(each))
+    for name, one in each.items():
+        print(
+            f"{name:32s} {one:8.4f} s an image  {megabytes[name]:8.1f} MB  "
+            f"{each[baseline] / one:7.1f} times the rate"
+        )
+        if name != baseline:
+            common.result(f"anomaly maps, {name}", one, each[baseline], "s an image", baseline)
+
+
+if __name__ == "__main__":
+    main()
