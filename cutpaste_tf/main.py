@@ -102,10 +102,8 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
             print(f"{category:20s}  all {percent(metrics.image_auroc(*averaged))}     (ensemble)")
     known = [r for r in results if r["image_auroc"] is not None]
     if known:
-        mean = [
-            percent(sum(r[name] for r in known) / len(known))
-            for name in ("image_auroc", "untrained_image_auroc")
-        ]
+        measured = [[r[n] for r in known] for n in ("image_auroc", "untrained_image_auroc")]
+        mean = [percent(None if None in some else sum(some) / len(some)) for some in measured]
         print(f"{'mean':20s}      {mean[0]}     {mean[1]}")
 
 

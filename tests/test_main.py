@@ -375,6 +375,22 @@ def test_evaluating_only_fills_no_column_of_a_training(run_here, mvtec, tmp_path
     assert results["train_seconds"] == 0
 
 
+def test_the_untrained_network_is_not_measured_where_nobody_asks(run_here, mvtec, tmp_path):
+    flags = ["--noevaluate_untrained", "--maps=gradcam", "--test_anomalies=square"]
+    done = run_here(mvtec, tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "part/seed_0/results.json").read_text())
+    assert [results[n] for n in results if n.startswith("untrained_")] == [None] * 4
+    assert set(results["image_auroc_by_feature"]["pool"]) == {"trained"}
+    assert "(untrained" not in done.stdout
+    # It changes no other number.
+    assert run_here(mvtec, tmp_path / "b", *flags[1:]).returncode == 0
+    with_it = json.loads((tmp_path / "b/part/seed_0/results.json").read_text())
+    assert with_it["image_auroc"] == results["image_auroc"]
+    assert with_it["pixel_auroc"] == results["pixel_auroc"]
+    assert with_it["untrained_image_auroc"] is not None
+
+
 def test_another_keras_backend_is_refused(mvtec, tmp_path):
     environment = os.environ | {"KERAS_BACKEND": "jax"}
     assert_user_error(run(mvtec, tmp_path, env=environment), "KERAS_BACKEND=jax")

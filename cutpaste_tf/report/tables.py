@@ -30,6 +30,7 @@ _NOT_COMPARED = {
     "seed",
     "workdir",
     "eval_every",
+    "evaluate_untrained",
     "augment",
     "distribution",
     "jit_compile",

@@ -24,7 +24,7 @@ def draw_figures(
     train_images: pipeline.Images,
     test_images: pipeline.Images,
     trained: Evaluation,
-    untrained: Evaluation,
+    untrained: Evaluation | None,
 ) -> None:
     """Draws a run's figures into figures/ and TensorBoard.
 
@@ -34,7 +34,7 @@ def draw_figures(
       train_images: the training images.
       test_images: the test images.
       trained: the evaluation after training.
-      untrained: the evaluation before training.
+      untrained: the evaluation before training; None where there was none.
     """
     title = _title(config)
     labels, scores = test_split.labels, trained.scores
@@ -59,7 +59,9 @@ def draw_figures(
     measurable = 0 < labels.sum() < len(labels)
     if measurable:
         before, after = stage_names(config)
-        stages = {after: scores, before: untrained.scores} if config.steps else {before: scores}
+        stages = {after: scores} if config.steps else {before: scores}
+        if config.steps and untrained is not None:
+            stages[before] = untrained.scores
         drawn["roc"] = figures.roc_curve(labels, stages, title)
     folder = config.run_dir / "figures"
     folder.mkdir(exist_ok=True)

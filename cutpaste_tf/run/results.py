@@ -44,7 +44,7 @@ def collect_results(
     split: Split,
     num_train: int,
     trained: dict[str, Evaluation],
-    untrained: dict[str, Evaluation],
+    untrained: dict[str, Evaluation] | None,
     normal_scores: np.ndarray,
     summary: loop.Summary,
 ) -> dict:
@@ -56,7 +56,7 @@ def collect_results(
       num_train: the number of training images.
       trained: of the test images, by the feature's name; with --keep_pretrained of both networks
         side by side.
-      untrained: by the network before training, likewise.
+      untrained: by the network before training, likewise; None where it was not measured.
       normal_scores: cross-validated scores of the training images, [num_train] or none.
       summary: what the training took.
 
@@ -67,8 +67,9 @@ def collect_results(
       all scores of that feature.
     """
     # Where nothing was trained there is no second stage.
-    evaluated = [untrained, trained] if config.steps else [untrained]
-    stages = dict(zip(stage_names(config), evaluated, strict=False))
+    evaluated = [untrained, trained] if config.steps else [untrained, None]
+    pairs = zip(stage_names(config), evaluated, strict=True)
+    stages = {name: found for name, found in pairs if found is not None}
 
     def auroc(evaluation, kind=None):
         scores = evaluation.scores if kind is None else evaluation.by_kind[kind]
@@ -78,9 +79,9 @@ def collect_results(
         found = {stage: of_feature[name] for stage, of_feature in stages.items()}
         return {stage: auroc(e, kind if e.by_kind else None) for stage, e in found.items()}
 
-    chosen, initial = trained[config.features], untrained[config.features]
+    chosen, initial = trained[config.features], untrained and untrained[config.features]
     pixels, initial_pixels = (
-        pixel_metrics(e.maps, split, config.image_size) for e in (chosen, initial)
+        pixel_metrics(e and e.maps, split, config.image_size) for e in (chosen, initial)
     )
     return {
         "dataset": config.dataset,
@@ -97,15 +98,11 @@ def collect_results(
         **pixels,
         **threshold_results(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
         "pixel_threshold": pixel_threshold(config.false_positive_rate, chosen.normal_maps),
-        "untrained_image_auroc": auroc(initial),
+        "untrained_image_auroc": initial and auroc(initial),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
         "image_auroc_by_feature": {name: by_stage(name, "pooled") for name in trained},
         "image_score": config.image_score,
-        "image_auroc_by_score": {
-            kind: by_stage(config.features, kind)
-            for kind in chosen.by_kind
-            if kind in initial.by_kind
-        },
+        "image_auroc_by_score": {kind: by_stage(config.features, kind) for kind in chosen.by_kind},
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
             split.labels, chosen.scores, split.defect_types
         ),
@@ -206,7 +203,8 @@ def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray)
     Returns:
       Image AUROC by density, None where it cannot be measured; nothing of a single density.
     """
-    results = {config.main_density: metrics.image_auroc(labels, evaluation.scores)}
+    pooled = evaluation.by_kind.get("pooled", evaluation.scores)
+    results = {config.main_density: metrics.image_auroc(labels, pooled)}
     for kind in config.density.split(",")[1:]:
         density = densities.make(kind).fit(evaluation.normal_features)
         scores = density.score(evaluation.features) if len(labels) else np.zeros([0])
@@ -245,10 +243,9 @@ def result_lines(results: Mapping) -> list[str]:
         if auroc is not None:
             lines.append(f"density {density}: image AUROC {100 * auroc:.1f}")
     for kind, auroc in results.get("image_auroc_by_test_anomalies", {}).items():
-        before = results["untrained_image_auroc_by_test_anomalies"][kind]
-        lines.append(
-            f"test anomalies {kind}: image AUROC {100 * auroc:.1f} (untrained {100 * before:.1f})"
-        )
+        before = results.get("untrained_image_auroc_by_test_anomalies", {}).get(kind)
+        told = "" if before is None else f" (untrained {100 * before:.1f})"
+        lines.append(f"test anomalies {kind}: image AUROC {100 * auroc:.1f}{told}")
     if results["threshold"] is not None:
         lines.append(_threshold_line(results))
     return lines
@@ -257,12 +254,11 @@ def result_lines(results: Mapping) -> list[str]:
 def _auroc_line(results):
     by_stage = results["image_auroc_by_feature"][results["features"]]
     by_stage = results.get("image_auroc_by_score", {}).get(results.get("image_score"), by_stage)
-    initial = next(iter(by_stage))  # the first stage's name
     parts = [_before_and_after(by_stage), f"AP {100 * results['image_ap']:.1f}"]
     for name, text in (("pixel_auroc", "pixel AUROC"), ("pixel_aupro", "AUPRO")):
         if results[name] is not None:
-            stages = {initial: results[f"untrained_{name}"], "after": results[name]}
-            parts.append(f"{text} {_before_and_after(dict(list(stages.items())[: len(by_stage)]))}")
+            values = [results[f"untrained_{name}"], results[name]][-len(by_stage) :]
+            parts.append(f"{text} {_before_and_after(dict(zip(by_stage, values, strict=True)))}")
     return f"image AUROC {', '.join(parts)}, trained for {results['train_seconds']:.0f} s"
 
 

@@ -59,16 +59,19 @@ def run(config: Config) -> dict:
         distribution.wait(config)
         return {}
     evaluator = Evaluator(config, model.backbone)
-    untrained = evaluator(train_images, test_images)
+    measured_before = config.evaluate_untrained or not config.steps
+    untrained = evaluator(train_images, test_images) if measured_before else None
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
     )
     if digits is not None:
         log(f"test anomalies mnist: made of {digits}")
-    untrained_on_sets = synthetic_tests.measure_test_sets(
-        evaluator, untrained[config.features], category.test, test_sets
-    )
+    untrained_on_sets = {}
+    if untrained is not None:
+        untrained_on_sets = synthetic_tests.measure_test_sets(
+            evaluator, untrained[config.features], category.test, test_sets
+        )
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     if config.keep_pretrained:
@@ -99,9 +102,8 @@ def run(config: Config) -> dict:
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
     pictures.show_embeddings(config, category, train_images, test_images, chosen, normal_scores)
-    pictures.draw_figures(
-        config, category.test, train_images, test_images, chosen, untrained[config.features]
-    )
+    initial = untrained and untrained[config.features]
+    pictures.draw_figures(config, category.test, train_images, test_images, chosen, initial)
     collected = results.collect_results(
         config, category.test, len(category.train), trained, untrained, normal_scores, summary
     )
