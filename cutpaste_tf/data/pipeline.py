@@ -1,6 +1,7 @@
 """tf.data pipelines: decode, resize and keep images; shuffle, repeat, batch and prefetch them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -13,6 +14,11 @@ from cutpaste_tf.errors import UserError
 # Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
 # every use. MVTec AD's largest category takes 77 MB at 256x256.
 MEMORY_LIMIT = 6 * 2**30
+
+
+# Where decoded images lie. On a GPU bytes cannot be gathered, and each read would copy the whole set;
+# a batch goes there when it is used.
+_HOST = functools.partial(tf.device, "/CPU:0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Images:
           uint8 [B, size, size, 3].
         """
         if self.stored is not None:
-            return tf.gather(self.stored, indices)
+            with _HOST():
+                return tf.gather(self.stored, indices)
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
         images = tf.map_fn(
             lambda path: resize(decode(tf.io.read_file(path)), self.size),
@@ -136,7 +143,8 @@ def prepare(split: Split, size: int) -> Images:
             "truncated image; remove it or save it again"
         ) from error
     if keep:
-        return Images(count, size, tf.constant(stored), None)
+        with _HOST():
+            return Images(count, size, tf.constant(stored), None)
     return Images(count, size, None, tf.constant(list(split.images)))
 
 
@@ -208,7 +216,11 @@ def evaluation_batches(images: Images, batch_size: int) -> Iterable[tf.Tensor]:
     """Makes batches of all images in order, un-augmented: uint8 [B, H, W, 3], the last smaller."""
     if images.stored is not None:
         # There is nothing to wait for, and each new data set would leave traces in memory.
-        starts = range(0, images.count, batch_size)
-        return (images.stored[start : start + batch_size] for start in starts)
+        return (_part(images.stored, n, batch_size) for n in range(0, images.count, batch_size))
     indices = tf.data.Dataset.range(images.count).batch(batch_size)
     return indices.map(images.read, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _part(stored, start, size):
+    with _HOST():
+        return stored[start : start + size]

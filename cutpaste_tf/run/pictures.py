@@ -147,7 +147,7 @@ def show_embeddings(
             row = (split.defect_types[i], label, part, scores[i], split.names[i])
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
-            pictures.append(images.read(tf.constant([i]))[0].numpy())
+        pictures += list(images.read(tf.constant(chosen, tf.int64)).numpy())
     if pictures:
         folder = config.run_dir / "tensorboard" / "evaluation"
         projector.write(folder, np.concatenate(embeddings), columns, pictures)
