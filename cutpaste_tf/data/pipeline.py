@@ -16,8 +16,7 @@ from cutpaste_tf.errors import UserError
 MEMORY_LIMIT = 6 * 2**30
 
 
-# Where decoded images lie. On a GPU bytes cannot be gathered, and each read would copy the whole set;
-# a batch goes there when it is used.
+# Where decoded images lie: on a GPU bytes cannot be gathered, and a read would copy the whole set.
 _HOST = functools.partial(tf.device, "/CPU:0")
 
 
