@@ -17,7 +17,7 @@ MEMORY_LIMIT = 6 * 2**30
 
 
 # Where decoded images lie: on a GPU bytes cannot be gathered, and a read would copy the whole set.
-_HOST = functools.partial(tf.device, "/CPU:0")
+_on_host = functools.partial(tf.device, "/CPU:0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Images:
           uint8 [B, size, size, 3].
         """
         if self.stored is not None:
-            with _HOST():
+            with _on_host():
                 return tf.gather(self.stored, indices)
         spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
         images = tf.map_fn(
@@ -142,7 +142,7 @@ def prepare(split: Split, size: int) -> Images:
             "truncated image; remove it or save it again"
         ) from error
     if keep:
-        with _HOST():
+        with _on_host():
             return Images(count, size, tf.constant(stored), None)
     return Images(count, size, None, tf.constant(list(split.images)))
 
@@ -221,5 +221,5 @@ def evaluation_batches(images: Images, batch_size: int) -> Iterable[tf.Tensor]:
 
 
 def _part(stored, start, size):
-    with _HOST():
+    with _on_host():
         return stored[start : start + size]

@@ -22,6 +22,7 @@ NAMES = (
     "scoring",
     "anomaly_maps",
     "density",
+    "locations",
     "pixel_metrics",
     "startup",
     "memory",
