@@ -27,7 +27,7 @@ def main() -> None:
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.detector import Evaluator
-    from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.models.backbone import build_network
 
     def images(count, seed):
         shape = [count, arguments.size, arguments.size, 3]
@@ -36,18 +36,20 @@ def main() -> None:
 
     made_of = {"dataset": "folder", "data_dir": ".", "category": "none"}
     lite = {"backbone": "efficientnet_lite0", "features": "level7"}
+    two = {"weights": "some.weights.h5", "keep_pretrained": True}  # as in lite0.flags
     kinds = {
         "patch model": {"patch_size": 64},
         "Lite0, a score alone": lite,
         "Lite0, score and map": lite | {"maps": "features"},
         "Lite0, score and map, block5": lite | {"maps": "features", "map_levels": "block5"},
+        "two Lite0, score and map": lite | two | {"maps": "features"},
         "ResNet-18, a score alone": {},
         "ResNet-18, score and map": {"maps": "features"},
     }
     timers, counts, megabytes = {}, {}, {}
     for name, flags in kinds.items():
         config = Config(**made_of, image_size=arguments.size, **flags)
-        evaluator = Evaluator(config, build_backbone(config))
+        evaluator = Evaluator(config, build_network(config))
         patches = bool(config.patch_size)
         counts[name] = arguments.patch_images if patches else arguments.images
         found = evaluator(images(2 if patches else NORMAL, 0), images(1, 1))[config.features]
