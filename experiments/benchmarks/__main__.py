@@ -18,6 +18,7 @@ FOLDER = pathlib.Path(__file__).parent
 NAMES = (
     "augmentation",
     "training_step",
+    "finetuning_step",
     "input_pipeline",
     "scoring",
     "anomaly_maps",
