@@ -69,7 +69,7 @@ def test_the_benchmark_prints_each_case_and_what_the_tables_would_take(capsys, m
         return times | {"gradient": off, "loss": 0.001}
 
     monkeypatch.setattr(doctor, "_in_a_process", measured)
-    doctor._benchmark()
+    doctor._benchmark(60.0)
     printed = capsys.readouterr().out
     assert printed.count("as it should be") == printed.count("TOO FAR") == 2
     assert "| ResNet-18 | jit_compile | not within 9 s |" in printed
