@@ -99,7 +99,9 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
             raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
         first_images = images
         run_scores = _numbers(rows, run_dir / SCORES)
-        if Config.load(run_dir).main_density in GAUSSIANS:
+        config = Config.load(run_dir)
+        # What --image_score=both makes is no distance, and may be below zero.
+        if config.main_density in GAUSSIANS and config.image_score != "both":
             run_scores, normal = map(ensemble.negative_log_density, (run_scores, normal))
         scores.append(run_scores)
         normal_scores.append(normal)

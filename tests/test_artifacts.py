@@ -65,10 +65,10 @@ def test_mistakes_about_thresholds_are_named(tmp_path):
 
 
 def write_run(
-    folder, scores, normal, names=("a.png", "b.png", "c.png"), labels=(0, 1, 1), density="gde"
+    folder, scores, normal, names=("a.png", "b.png", "c.png"), labels=(0, 1, 1), **settings
 ):
     folder.mkdir()
-    config = Config(dataset="textures", category="brick", density=density)
+    config = Config(dataset="textures", category="brick", **settings)
     (folder / "config.json").write_text(config.to_json())
     rows = [f"{n},{y},x,{s}" for n, y, s in zip(names, labels, scores, strict=True)]
     (folder / "scores.csv").write_text("\n".join(["path,label,defect_type,score", *rows]) + "\n")
@@ -86,6 +86,13 @@ def test_runs_are_read_and_averaged(tmp_path):
     first = np.array([0.0, 1.0, 2.0]) / np.sqrt(2.0)
     second = (np.array([2.0, 18.0, 8.0]) - 4.0) / np.std([0.0, 8.0], ddof=1)
     np.testing.assert_allclose(scores, (first + second) / 2)
+
+
+def test_scores_of_features_and_maps_are_averaged_as_they_are(tmp_path):
+    flags = {"maps": "features", "image_score": "both"}
+    run = write_run(tmp_path / "one", [-3.0, -1.0, 2.0], [-1.0, 1.0], **flags)
+    _, scores = ensemble_scores([run])
+    np.testing.assert_allclose(scores, np.array([-3.0, -1.0, 2.0]) / np.sqrt(2.0))
 
 
 def test_a_run_without_normal_scores_has_no_ensemble(tmp_path):
