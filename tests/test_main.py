@@ -26,6 +26,8 @@ from conftest import (
 )
 
 from cutpaste_tf import artifacts, main, metrics
+from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import classifier, loop
 
 
@@ -389,6 +391,22 @@ def test_the_untrained_network_is_not_measured_where_nobody_asks(run_here, mvtec
     assert with_it["image_auroc"] == results["image_auroc"]
     assert with_it["pixel_auroc"] == results["pixel_auroc"]
     assert with_it["untrained_image_auroc"] is not None
+
+
+def test_without_a_rate_there_is_no_threshold_and_no_cross_validation(
+    run_here, mvtec, tmp_path, monkeypatch
+):
+    def never(*arguments):
+        raise AssertionError("cross-validated")
+
+    monkeypatch.setattr(Evaluator, "normal_scores", never)
+    done = run_here(mvtec, tmp_path, "--false_positive_rate=0")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "part/seed_0/results.json").read_text())
+    assert (results["threshold"], results["num_normal_scores"]) == (None, 0)
+    assert results["image_auroc"] is not None
+    with pytest.raises(UserError, match="no scores of normal images"):
+        artifacts.choose_threshold(tmp_path / "part/seed_0")
 
 
 def test_another_keras_backend_is_refused(mvtec, tmp_path):

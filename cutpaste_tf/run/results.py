@@ -154,13 +154,13 @@ def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
     """Chooses above what score a pixel is anomalous, by normal images alone.
 
     Args:
-      rate: the share of normal images that may have such a pixel.
+      rate: the share of normal images that may have such a pixel; 0: there is no threshold.
       normal_maps: cross-validated maps of the training images; there may be none.
 
     Returns:
-      The threshold; None without maps.
+      The threshold; None without maps too.
     """
-    if normal_maps is None or not len(normal_maps):
+    if normal_maps is None or not len(normal_maps) or not rate:
         return None
     starts = range(0, len(normal_maps), _MAPS_BATCH)
     parts = (range(s, min(s + _MAPS_BATCH, len(normal_maps))) for s in starts)

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import keras
+import numpy as np
 
 from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
 from cutpaste_tf import density as densities
@@ -93,7 +94,9 @@ def run(config: Config) -> dict:
     trained = evaluator(train_images, test_images) if config.steps else untrained
     chosen = trained[config.features]
     trained_on_sets = synthetic_tests.measure_test_sets(evaluator, chosen, category.test, test_sets)
-    normal_scores = evaluator.normal_scores(train_images, chosen)
+    normal_scores = np.zeros([0])
+    if config.false_positive_rate:
+        normal_scores = evaluator.normal_scores(train_images, chosen)
     densities.save(chosen.density, run_dir / artifacts.DENSITY)
     if chosen.map_density is not None:
         densities.save(chosen.map_density, run_dir / artifacts.MAP_DENSITY)

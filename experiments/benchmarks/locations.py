@@ -32,18 +32,19 @@ def main() -> None:
     tests = rng.normal(size=[64, BAND, arguments.dims]).astype(np.float32)
     bands = -(-arguments.places // BAND)
 
-    fitted, fitting = [], 0.0
+    total, dims, fitting = bands * BAND, arguments.dims, 0.0
+    mean, level = np.zeros([total, dims]), np.zeros([total])
+    whitener = np.zeros([total, dims, dims], np.float32)
     for band in range(bands):
         began = time.perf_counter()
         statistics = densities.GaussianStatistics(BAND, arguments.dims)
         for batch in np.array_split(some + band, 8):
             statistics.update(batch)
-        fitted.append(statistics.fit())
+        part, found = slice(band * BAND, (band + 1) * BAND), statistics.fit()
+        mean[part], whitener[part], level[part] = found.mean, found.whitener, found.level
         fitting += time.perf_counter() - began
-    began = time.perf_counter()
-    gaussians = densities.LocationGaussians.join(fitted)
-    del fitted
-    fitting += time.perf_counter() - began
+    gaussians = densities.LocationGaussians(mean, whitener, level)
+    del statistics, found
     began = time.perf_counter()
     for band in range(bands):
         gaussians.score(tests + band, band * BAND)
