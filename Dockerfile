@@ -6,7 +6,7 @@
 FROM tensorflow/tensorflow:2.20.0-gpu
 COPY . /app
 WORKDIR /app
-RUN pip install --no-cache-dir ".[lite,demo]" && useradd --create-home cutpaste
+RUN pip install --no-cache-dir ".[demo]" && useradd --create-home cutpaste
 ENV HOME=/home/cutpaste MPLCONFIGDIR=/tmp/matplotlib
 USER cutpaste
 ENTRYPOINT ["python", "-m", "cutpaste_tf.main"]

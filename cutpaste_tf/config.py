@@ -318,10 +318,7 @@ class Config:
     )
     test_anomalies: str = _density(
         "none",
-        rules.Rule(
-            f"none, all, or some of {', '.join(TEST_ANOMALIES)}, separated by commas",
-            lambda text: text in ("none", "all") or set(text.split(",")) <= set(TEST_ANOMALIES),
-        ),
+        rules.some(TEST_ANOMALIES, "none", "all"),
         "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3); "
         "a finished run is not trained again for them",
     )
@@ -336,10 +333,7 @@ class Config:
     )
     map_levels: str = _maps(
         "auto",
-        rules.Rule(
-            f"auto, or some of {', '.join(MAP_LEVELS)}, separated by commas",
-            lambda text: text == "auto" or set(text.split(",")) <= set(MAP_LEVELS),
-        ),
+        rules.some(MAP_LEVELS, "auto"),
         "--maps=features: the blocks whose maps are taken, side by side: block1 to block7 of "
         "EfficientNet, conv2 to conv5 of ResNet-18; auto: block3,block5 or conv4",
     )
@@ -545,6 +539,11 @@ class Config:
         if self.location_density != "auto":
             return self.location_density == "separate"
         return self.dataset == "mvtec_ad" and self.category in MVTEC_ALIGNED
+
+    @property
+    def map_locations(self) -> str:
+        """Which places of a feature map have a density in common."""
+        return "nearby" if self.location_density == "auto" else self.location_density
 
     @property
     def levels(self) -> tuple[str, ...]:

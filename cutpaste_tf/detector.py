@@ -171,46 +171,49 @@ class Evaluator:
         config = self._config
         if config.patch_size:
             density = patch.fit(self._embedder, train_images, config.separate_locations)
-            return {config.features: self.score_patches(density, test_images)}
-        if config.maps == "features" and maps:
-            return self._with_feature_maps(train_images, test_images)
-        normal_features, test_features = self._embedder(train_images), self._embedder(test_images)
+            return {config.features: self._score_patches(density, test_images)}
+        of_features = config.maps == "features" and maps
+        if of_features:
+            # Cross-validated where a threshold or a score is of it.
+            validated = bool(config.false_positive_rate) or config.image_score == "both"
+            fit = feature_maps.fit(
+                self._map_embedder, train_images, config.map_locations, validated
+            )
+            normal_features, gaussians = fit.features, fit.gaussians
+            test_features, small = feature_maps.score(self._map_embedder, gaussians, test_images)
+        else:
+            normal_features = self._embedder(train_images)
+            test_features = self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
             density = densities.make(config.main_density).fit(features)
             scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
             explained = None
             if config.maps == "gradcam" and maps and name == config.features:
-                explained = self.explain(density, test_images)
+                explained = self._explain(density, test_images)
             evaluations[name] = Evaluation(
                 density, scores, explained, features, test_features[name]
             )
+        if of_features:
+            normal = self._normal_by_kind(fit)
+            evaluations[config.features] = dataclasses.replace(
+                self._by_image_score(evaluations[config.features], small, gaussians),
+                normal_by_kind=normal,
+                normal_maps=Maps(fit.maps, self._enlarge),
+            )
         return evaluations
 
-    def _with_feature_maps(self, train_images, test_images):
-        """As `__call__`, with the maps of --maps=features."""
-        config, chosen = self._config, self._config.features
-        fit = feature_maps.fit(
-            self._map_embedder, train_images, config.location_density.replace("auto", "nearby")
+    def _normal_by_kind(self, fit):
+        """Normal images' cross-validated scores by kind; the Gaussians learn what is usual."""
+        largest = patch.image_scores(fit.maps)
+        if not len(largest):
+            return {"pooled": largest, "map": largest}
+        pooled = densities.cross_validated_scores(
+            self._config.main_density, fit.features[self._config.features]
         )
-        features, small = feature_maps.score(self._map_embedder, fit.gaussians, test_images)
-        evaluations = {}
-        for name, normal_features in fit.features.items():
-            density = densities.make(config.main_density).fit(normal_features)
-            scores = density.score(features[name]) if test_images.count else np.zeros([0])
-            evaluations[name] = Evaluation(density, scores, None, normal_features, features[name])
-        pooled = densities.cross_validated_scores(config.main_density, fit.features[chosen])
-        normal = {"pooled": pooled, "map": patch.image_scores(fit.maps)}
-        if len(pooled):
-            parts = np.stack([normal["pooled"], normal["map"]])
-            fit.gaussians.usual = np.stack([parts.mean(axis=1), parts.std(axis=1) + 1e-12], axis=1)
-            normal["both"] = fit.gaussians.combine(*parts)
-        evaluations[chosen] = dataclasses.replace(
-            self._by_image_score(evaluations[chosen], small, fit.gaussians),
-            normal_by_kind=normal,
-            normal_maps=Maps(fit.maps, self._enlarge),
-        )
-        return evaluations
+        parts = np.stack([pooled, largest])
+        fit.gaussians.usual = np.stack([parts.mean(axis=1), parts.std(axis=1) + 1e-12], axis=1)
+        return {"pooled": pooled, "map": largest, "both": fit.gaussians.combine(*parts)}
 
     def _by_image_score(self, evaluation, small, gaussians):
         """An evaluation by pooled features becomes one by what --image_score names."""
@@ -246,7 +249,7 @@ class Evaluator:
           The evaluation.
         """
         if self._config.patch_size:
-            return self.score_patches(density, images)
+            return self._score_patches(density, images)
         if map_density is not None:
             features, small = feature_maps.score(self._map_embedder, map_density, images)
             features = features[self._config.features]
@@ -255,7 +258,7 @@ class Evaluator:
         features = self._embedder(images)[self._config.features]
         scores = density.score(features)
         wanted = self._config.maps == "gradcam" if maps is None else maps
-        explained = self.explain(density, images) if wanted else None
+        explained = self._explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
 
     @_precisely
@@ -285,8 +288,7 @@ class Evaluator:
             self._config.main_density, evaluation.normal_features
         )
 
-    @_precisely
-    def score_patches(
+    def _score_patches(
         self, density: densities.LocationGaussians, images: pipeline.Images
     ) -> Evaluation:
         """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
@@ -302,8 +304,7 @@ class Evaluator:
         its = self._map_embedder
         return (density.grid, density.shape[1]) == (its.grid, its.dimensions)
 
-    @_precisely
-    def explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
+    def _explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
         if self._gradcam is None or self._gradcam.density is not density:
             self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)

@@ -1,7 +1,7 @@
 """What a flag accepts: a test of its value, and the words for it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -16,6 +16,14 @@ class Rule:
 def choice(*values: str) -> Rule:
     """Accepts some texts."""
     return Rule(f"one of {', '.join(values)}", lambda value: value in values)
+
+
+def some(names: Sequence[str], *alone: str) -> Rule:
+    """Accepts one of the texts that stand alone, or some of the names, separated by commas."""
+    return Rule(
+        f"{', '.join(alone)}, or some of {', '.join(names)}, separated by commas",
+        lambda text: text in alone or set(text.split(",")) <= set(names),
+    )
 
 
 def whole(low: int, high: int | None = None) -> Rule:

@@ -41,7 +41,7 @@ def build_scorer(
         weights = ops.reshape(gradient / places, (-1, 1, 1, maps.shape[3]))
         explained = ops.relu(ops.sum(weights * maps, axis=-1))
         anomaly_map = _enlarged(
-            explained, *(_bilinear(n, config.image_size) for n in maps.shape[1:3])
+            explained, *(upsample.bilinear_matrix(config.image_size, n).T for n in maps.shape[1:3])
         )
     else:
         score = _score_pooled(detector, network(pixels)[config.features], precise)
@@ -268,9 +268,3 @@ def _enlarged(maps, rows, columns):
     maps = ops.transpose(ops.reshape(maps, (-1, height, size)), (0, 2, 1))
     maps = _constant(rows, "rows")(ops.reshape(maps, (-1, height)))
     return ops.transpose(ops.reshape(maps, (-1, size, size)), (0, 2, 1))
-
-
-def _bilinear(count, size):
-    """tf.image.resize's weights from `count` to more pixels: [count, size]."""
-    at = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0.0, count - 1.0)
-    return np.maximum(1.0 - np.abs(np.arange(count)[:, None] - at), 0.0)

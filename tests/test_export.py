@@ -213,7 +213,8 @@ def test_products_with_matrices_resize_as_tensorflow_does(size):
 def test_enlarging_is_tensorflows(count):
     maps = np.random.default_rng(0).normal(size=[1, count, 3]).astype(np.float32)
     expected = tf.image.resize(maps[..., None], [32, 32])[..., 0]
-    found = scorer._bilinear(count, 32).T @ maps @ scorer._bilinear(3, 32)
+    rows, columns = (upsample.bilinear_matrix(32, n) for n in (count, 3))
+    found = rows @ maps @ columns.T
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -139,7 +139,7 @@ class Fit:
       gaussians: of the places' vectors; without `usual`.
       features: float32 [N, F] by name.
       maps: float32 [N, h, w], of each image by Gaussians that were fitted without it; none where
-        there are fewer than 4 images.
+        there are fewer than 4 images, or nobody asks.
     """
 
     gaussians: densities.MapGaussians
@@ -147,7 +147,9 @@ class Fit:
     maps: np.ndarray
 
 
-def fit(embedder: MapEmbedder, images: pipeline.Images, locations: str) -> Fit:
+def fit(
+    embedder: MapEmbedder, images: pipeline.Images, locations: str, cross_validate: bool = True
+) -> Fit:
     """Fits the Gaussians of normal images' maps, and scores them five-fold cross-validated.
 
     Args:
@@ -155,12 +157,13 @@ def fit(embedder: MapEmbedder, images: pipeline.Images, locations: str) -> Fit:
       images: un-augmented normal images.
       locations: "shared" has one Gaussian for all places of a map; "separate" one for each; and
         "nearby" one for each of its own vectors and those around it.
+      cross_validate: whether to score them at all.
 
     Returns:
       What was found.
     """
     size = images.count * int(np.prod(embedder.grid)) * embedder.dimensions * 4
-    held = [] if size <= _HELD else None
+    held = [] if cross_validate and size <= _HELD else None
     total, batches = _statistics(embedder, locations), []
     for batch in embedder(images):
         vectors = batch.pop("vectors")
@@ -175,7 +178,7 @@ def fit(embedder: MapEmbedder, images: pipeline.Images, locations: str) -> Fit:
             return [vectors[part]]
         return (batch["vectors"] for batch in embedder(images.subset(part)))
 
-    parts = densities.held_out_parts(images.count)
+    parts = densities.held_out_parts(images.count) if cross_validate else []
     maps = np.zeros([images.count if parts else 0, *embedder.grid[1:]], np.float32)
     for part in parts:
         own = _statistics(embedder, locations, like=total)

@@ -102,6 +102,12 @@ def smooth_enlargement(
     return scipy.ndimage.gaussian_filter1d(matrix, deviation, axis=0, mode="nearest")
 
 
+def bilinear_matrix(size: int, count: int) -> np.ndarray:
+    """Returns as a matrix, float64 [size, count], what `bilinear` does along one axis."""
+    step = size / count
+    return between(np.arange(size), (step - 1.0) / 2.0, step, count)
+
+
 def bilinear(maps: tf.Tensor, size: int) -> tf.Tensor:
     """Brings maps, float32 [N, h, w], to [N, size, size], bilinearly."""
     return tf.image.resize(maps[..., None], [size, size])[..., 0]

@@ -115,6 +115,15 @@ def test_normal_maps_are_by_gaussians_that_have_not_seen_the_image(
     np.testing.assert_allclose(found[part], expected, rtol=1e-3)
 
 
+def test_nothing_is_cross_validated_that_nobody_asks_for(network, images):
+    for flags, count in (({}, 40), ({"false_positive_rate": 0.0}, 0)):
+        config = Config(**SETTINGS, **flags, image_size=64, maps="features")
+        found = Evaluator(config, network)(images, make_images(2, first=100))["pool"]
+        assert len(found.normal_maps) == len(found.normal_by_kind["pooled"]) == count
+    both = Config(**SETTINGS, **flags, image_size=64, maps="features", image_score="both")
+    assert "both" in Evaluator(both, network)(images, images)["pool"].by_kind
+
+
 def test_squared_distances_of_networks_side_by_side_add_up(network, images):
     other = resnet18(64, width=0.0625, seed=1)
     each, tests = [], make_images(3, first=100)
