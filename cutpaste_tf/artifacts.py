@@ -25,11 +25,12 @@ PRETRAINED_WEIGHTS = "checkpoints/pretrained.weights.h5"  # with --keep_pretrain
 HEAD_WEIGHTS = "checkpoints/head.weights.h5"
 DENSITY = "density.npz"
 MAP_DENSITY = "map_density.npz"  # with --maps=features
+ROI = "roi.png"  # with --roi
 NORMAL_SCORES = "normal_scores.csv"
 SCORES = "scores.csv"
 RESULTS = "results.json"  # written last: its presence means that the run is finished
 # What scoring depends on, besides the settings.
-_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, NORMAL_SCORES)
+_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
 
 
 def read_results(run_dir: str | os.PathLike) -> dict:

@@ -99,7 +99,7 @@ MOST_COMPONENTS = 32
 _SHAPES = ("square", "ellipse", "heart")
 TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
-FORMAT = 3
+FORMAT = 4
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 
 
@@ -108,8 +108,9 @@ def _is_density(name: str) -> bool:
     return name in DENSITIES or name in mixtures
 
 
-def _field(group: str, default: Any, rule: rules.Rule, help_text: str) -> Any:
-    metadata = {"group": group, "rule": rule, "help": help_text}
+def _field(group: str, default: Any, rule: rules.Rule, help_text: str, between: str = ",") -> Any:
+    """A setting; `between` stands between the numbers of one that has several."""
+    metadata = {"group": group, "rule": rule, "help": help_text, "between": between}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -151,10 +152,51 @@ class Config:
         "TensorFlow Datasets, which has a default)",
     )
     category: str = _data("all", rules.ANY, "one or more categories, separated by commas, or all")
-    image_size: int = _data(
-        256, rules.whole(32, 4096), "images are resized to this height and width, in pixels"
+    image_size: tuple[int, ...] = _data(
+        (256,),
+        rules.Rule(
+            "a whole number from 32 to 4096, or two, HEIGHTxWIDTH",
+            lambda sides: len(sides) in (1, 2) and all(32 <= side <= 4096 for side in sides),
+        ),
+        "images are resized to this height and width, in pixels; HEIGHTxWIDTH where they differ",
+        between="x",
     )
     workdir: str = _data("runs", rules.ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
+    resize: str = _data(
+        "squash",
+        rules.choice("squash", "pad", "crop"),
+        "how an image of another shape gets there; squash: its shape gives way; pad: it keeps its "
+        "shape, and what is left over has no part in anything; crop: it keeps its shape, and what "
+        "hangs over is cut off",
+    )
+    tiles: tuple[int, ...] = _data(
+        (1, 1),
+        rules.Rule(
+            "ROWSxCOLUMNS, whole numbers from 1 to 64",
+            lambda counts: len(counts) == 2 and all(1 <= count <= 64 for count in counts),
+        ),
+        "cuts images into ROWSxCOLUMNS tiles, each of --image_size: for defects that would be gone "
+        "at that size; an image's score is its largest tile's",
+        between="x",
+    )
+    tile_overlap: float = _data(
+        0.125,
+        rules.real(0.0, 0.5),
+        "what tiles beside each other have in common, as a share of a tile's side",
+    )
+    roi: str = _data(
+        "none",
+        rules.ANY,
+        "the region of interest, in the frame of every image: a mask's file, not zero inside; "
+        "auto: all but a fixed background; none: everything; what lies outside has no part in "
+        "views, maps, metrics and scores",
+    )
+    bit_depth: str = _data(
+        "auto",
+        rules.choice("auto", "8", "10", "12", "14", "16"),
+        "of images with 16 bits, how many of them the camera fills; auto: as many as the training "
+        "images do",
+    )
 
     # Training
     steps: int = _training(
@@ -316,6 +358,11 @@ class Config:
         "when images are scored; 0: no threshold, and none of the cross-validation that it is of, "
         "which takes a separate patch model five times as long as its density",
     )
+    tile_density: str = _density(
+        "shared",
+        rules.choice("shared", "separate"),
+        "--tiles: one density for all tiles, or a separate one for each, for aligned objects",
+    )
     test_anomalies: str = _density(
         "none",
         rules.some(TEST_ANOMALIES, "none", "all"),
@@ -362,7 +409,8 @@ class Config:
         rules.choice("auto", "shared", "nearby", "separate"),
         "the density of maps; shared: one for all places of an image; separate: one for each, for "
         "aligned objects; nearby, of --maps=features: one for each, of it and those around it; "
-        "auto: nearby, or of a patch model separate for MVTec AD's aligned categories, else shared",
+        "auto: nearby, or shared where tiles share a density; of a patch model separate for MVTec "
+        "AD's aligned categories, else shared",
     )
 
     # Machine
@@ -387,7 +435,8 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, tuple):
-                value = tuple(value)
+                # One number may stand by itself.
+                value = (value,) if isinstance(value, (int, float)) else tuple(value)
                 object.__setattr__(self, field.name, value)
             rule = field.metadata["rule"]
             if not _well_typed(value, field.default) or not rule.test(value):
@@ -405,6 +454,7 @@ class Config:
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
         self._check_network()
+        self._check_shape()
         self._check_maps()
         self._check_task()
         if not self.workdir:
@@ -457,8 +507,39 @@ class Config:
                 "--keep_pretrained: is of a training that begins with --weights; leave it out"
             )
 
+    def _check_shape(self):
+        if self.tiles == (1, 1):
+            for name in ("tile_overlap", "tile_density"):
+                if getattr(self, name) != _default(name):
+                    raise UserError(f"--{name}={getattr(self, name)}: is of --tiles")
+        for name in ("tiles", "roi"):
+            if self.patch_size and getattr(self, name) != _default(name):
+                raise UserError(
+                    f"--{name}={shown(self, name)}: a patch model takes images whole; leave it "
+                    "out, or --patch_size, and take --maps=features"
+                )
+        if self.patch_size and self.resize == "pad":
+            raise UserError("--resize=pad: a patch model's images are squashed or cropped")
+        if self.test_anomalies != "none" and (self.masked or self.tiles != (1, 1)):
+            raise UserError(
+                f"--test_anomalies={self.test_anomalies}: are made in whole images; leave --tiles, "
+                "--roi and --resize=pad out"
+            )
+        if self.tile_density == "separate" and self.density != "gde":
+            raise UserError(f"--density={self.density}: of separate tiles it is gde")
+        if self.tiles != (1, 1) and "," in self.density:
+            raise UserError(f"--density={self.density}: of tiles there is one")
+        if self.tile_density == "separate" and self.maps == "gradcam":
+            raise UserError("--maps=gradcam: is of one density; leave --tile_density out")
+        if not self.roi:
+            raise UserError("--roi=: must be none, auto or a mask's file")
+
     def _check_task(self):
         used = TASKS[self.task]
+        if self.task == "rotation" and len(set(self.input_shape)) > 1:
+            raise UserError(
+                f"--task=rotation: turns squares; --image_size={shown(self, 'image_size')} is none"
+            )
         for name in sorted({name for names in TASKS.values() for name in names} - set(used)):
             if getattr(self, name) != _default(name):
                 raise UserError(
@@ -467,11 +548,11 @@ class Config:
                 )
         # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
         diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
-        if "scar_length" in used and diagonal > self.input_size:
+        if "scar_length" in used and diagonal > min(self.input_shape):
             name = "patch_size" if self.patch_size else "image_size"
             raise UserError(
                 f"--scar_length={show(self.scar_length)}: with --scar_width="
-                f"{show(self.scar_width)} the scar must fit into --{name}={self.input_size}"
+                f"{show(self.scar_width)} the scar must fit into --{name}={shown(self, name)}"
             )
 
     def _check_maps(self):
@@ -516,22 +597,39 @@ class Config:
         if self.location_density == "nearby":
             raise UserError("--location_density=nearby: a patch model has shared or separate")
         for name in ("patch_size", "dense_patch"):
-            if getattr(self, name) > self.image_size:
+            if getattr(self, name) > min(self.size):
                 raise UserError(
-                    f"--{name}={getattr(self, name)}: must fit into --image_size={self.image_size}"
+                    f"--{name}={getattr(self, name)}: must fit into --image_size="
+                    f"{shown(self, 'image_size')}"
                 )
-        rest = (self.image_size - self.dense_patch) % self.dense_stride
-        if rest:
-            raise UserError(
-                f"--dense_stride={self.dense_stride}: leaves {rest} pixels of --image_size="
-                f"{self.image_size} without a patch of {self.dense_patch}; it must divide "
-                f"{self.image_size - self.dense_patch}"
-            )
+        for side in self.size:
+            rest = (side - self.dense_patch) % self.dense_stride
+            if rest:
+                raise UserError(
+                    f"--dense_stride={self.dense_stride}: leaves {rest} pixels of --image_size="
+                    f"{shown(self, 'image_size')} without a patch of {self.dense_patch}; it must "
+                    f"divide {side - self.dense_patch}"
+                )
 
     @property
-    def input_size(self) -> int:
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels, of a network's input: an image, or a tile of one."""
+        return (self.image_size * 2)[:2]
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
         """Height and width, in pixels, of what the network is trained on."""
-        return self.patch_size or self.image_size
+        return (self.patch_size, self.patch_size) if self.patch_size else self.size
+
+    @property
+    def filled_bits(self) -> int:
+        """Bits that images with 16 fill, as far as it is known."""
+        return 16 if self.bit_depth == "auto" else int(self.bit_depth)
+
+    @property
+    def masked(self) -> bool:
+        """Whether parts of the network's inputs may lie outside of what is looked at."""
+        return self.roi != "none" or self.resize == "pad"
 
     @property
     def separate_locations(self) -> bool:
@@ -543,7 +641,10 @@ class Config:
     @property
     def map_locations(self) -> str:
         """Which places of a feature map have a density in common."""
-        return "nearby" if self.location_density == "auto" else self.location_density
+        if self.location_density != "auto":
+            return self.location_density
+        # What a place of a tile shows is another thing in each tile.
+        return "shared" if self.tiles != (1, 1) and self.tile_density == "shared" else "nearby"
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -689,11 +790,21 @@ def _well_typed(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def show(value: Any) -> str:
+def show(value: Any, between: str = ",") -> str:
     """Returns a value as it is written in a flag."""
-    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return between.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def shown(config: Config, name: str) -> str:
+    """Returns a setting as it is written in its flag."""
+    return show(getattr(config, name), _between(name))
 
 
 def bad_value(name: str, value: Any, rule: rules.Rule) -> UserError:
     """Returns the error of a flag's value that its rule does not allow."""
-    return UserError(f"--{name}={show(value)}: must be {rule.allowed}")
+    return UserError(f"--{name}={show(value, _between(name))}: must be {rule.allowed}")
+
+
+def _between(name: str) -> str:
+    """What stands between the numbers of a setting that has several."""
+    return next(f.metadata["between"] for f in dataclasses.fields(Config) if f.name == name)

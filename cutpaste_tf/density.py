@@ -268,7 +268,7 @@ class LocationGaussians:
         white = tf.matmul(centred.transpose(1, 0, 2), self.whitener[chosen], transpose_b=True)
         return tf.norm(white, axis=2).numpy().T
 
-    def take(self, locations: np.ndarray) -> "LocationGaussians":
+    def take(self, locations: np.ndarray | slice) -> "LocationGaussians":
         """Returns those of some locations, int [M], each as often as it is named."""
         return LocationGaussians(
             self.mean[locations], self.whitener[locations], self.level[locations]
@@ -310,32 +310,54 @@ class MapGaussians:
       grid: K, h and w.
       usual: float64 [2, 2]: mean and standard deviation of normal images' scores, first those of
         the pooled features, then those of maps; [0, 2] where there are none.
+      tiles: how many tiles of an image have Gaussians of their own, T: there are T times as many,
+        those of the first tile first.
     """
 
     kind = "map_gde"
 
-    def __init__(self, gaussians: LocationGaussians, grid: tuple[int, int, int], usual: np.ndarray):
-        self.gaussians, self.grid, self.usual = gaussians, grid, usual
+    def __init__(
+        self,
+        gaussians: LocationGaussians,
+        grid: tuple[int, int, int],
+        usual: np.ndarray,
+        tiles: int = 1,
+    ):
+        self.gaussians, self.grid, self.usual, self.tiles = gaussians, grid, usual, tiles
 
     def score(self, vectors: np.ndarray) -> np.ndarray:
         """Scores the places of feature maps.
 
         Args:
-          vectors: [N, K, h, w, D].
+          vectors: [N, K, h, w, D]; where tiles have their own Gaussians, T after T of the same
+            image.
 
         Returns:
           float32 [N, h, w], Mahalanobis distances; of K maps the root of the sum of their squares.
         """
+        scores = np.empty([len(vectors), *self.grid[1:]], np.float32)
+        for tile in range(self.tiles):
+            scores[tile :: self.tiles] = self._score(
+                self.of_tile(tile), vectors[tile :: self.tiles]
+            )
+        return scores
+
+    def of_tile(self, tile: int) -> LocationGaussians:
+        """Returns the Gaussians of one of the T tiles."""
+        each = len(self.gaussians.mean) // self.tiles
+        return self.gaussians.take(slice(tile * each, (tile + 1) * each))
+
+    def _score(self, gaussians, vectors):
         count, (maps, height, width) = len(vectors), self.grid
-        if len(self.gaussians.mean) == maps:  # one for all places of a map
+        if len(gaussians.mean) == maps:  # one for all places of a map
             places = vectors.reshape(count, maps, height * width, -1)
-            each = [self.gaussians.take([k]).score(places[:, k]) for k in range(maps)]
+            each = [gaussians.take([k]).score(places[:, k]) for k in range(maps)]
             distances = np.stack(each, axis=1)
         else:
             places = vectors.reshape(count, maps * height * width, -1)
-            distances = self.gaussians.score(places).reshape(count, maps, -1)
+            distances = gaussians.score(places).reshape(count, maps, -1)
         total = np.sqrt(np.sum(np.square(distances, dtype=np.float64), axis=1))
-        return total.reshape(count, height, width).astype(np.float32)
+        return total.reshape(count, height, width)
 
     def combine(self, pooled: np.ndarray, largest: np.ndarray) -> np.ndarray:
         """Averages two scores of images after each was standardised by normal images'.
@@ -353,8 +375,8 @@ class MapGaussians:
     @property
     def level(self) -> float:
         """The usual score of a normal place."""
-        level = self.gaussians.level.reshape(self.grid[0], -1)
-        return float(np.mean(np.sqrt(np.sum(level**2, axis=0))))
+        level = self.gaussians.level.reshape(self.tiles, self.grid[0], -1)
+        return float(np.mean(np.sqrt(np.sum(level**2, axis=1))))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -363,7 +385,7 @@ class MapGaussians:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `save` writes."""
-        grid = np.array(self.grid, np.float64)
+        grid = np.array([*self.grid, self.tiles], np.float64)
         return {**self.gaussians.arrays(), "grid": grid, "usual": self.usual}
 
     @classmethod
@@ -371,11 +393,12 @@ class MapGaussians:
         """Makes fitted Gaussians out of what `arrays` returned."""
         gaussians = LocationGaussians.from_arrays(kind, arrays)
         grid, usual = arrays["grid"], arrays["usual"]
-        if grid.shape != (3,) or len(gaussians.mean) not in (grid[0], np.prod(grid)):
+        if grid.shape != (4,) or len(gaussians.mean) not in (grid[0] * grid[3], np.prod(grid)):
             raise ValueError("mean and grid do not fit each other")
         if usual.shape not in ((0, 2), (2, 2)) or not (usual[:, 1:] > 0).all():
             raise ValueError("usual must be means and deviations above zero")
-        return cls(gaussians, tuple(int(side) for side in grid), usual)
+        *grid, tiles = (int(number) for number in grid)
+        return cls(gaussians, tuple(grid), usual, tiles)
 
 
 class GaussianStatistics:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ import tensorflow as tf
 
 from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
-from cutpaste_tf.config import GAUSSIANS, Config
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
@@ -57,11 +59,13 @@ class Evaluation:
     Attributes:
       density: fitted on the un-augmented normal training images alone.
       scores: float64 [N] anomaly scores of the test images; higher is more anomalous. With
-        --maps=features they are what --image_score names.
+        --maps=features they are what --image_score names. An image of several tiles has its
+        largest tile's.
       maps: of the test images, where the run makes any.
-      normal_features: float32 [N, D], what the density was fitted to; None of a patch model, whose
-        embeddings are never held.
-      features: float32 [M, D], of the test images; of a patch model the mean of each one's patches.
+      normal_features: float32 [M * K, D], of the training images' K tiles; None of a patch model,
+        whose embeddings are never held.
+      features: float32 [N * K, D], of the test images' tiles; of a patch model the mean of each
+        one's patches.
       map_density: with --maps=features, the Gaussians of the feature maps' places.
       by_kind: with --maps=features, float64 [N] of each kind of --image_score.
       normal_by_kind: likewise of the normal training images, cross-validated; none of too few.
@@ -83,23 +87,51 @@ class Maps:
     """The anomaly maps of N images, kept small and brought to full size when they are read.
 
     Args:
-      small: float32 [N, h, w].
-      enlarge: a function from float32 [n, h, w] to [n, size, size].
+      small: float32 [N * K, h', w'], of the images' K tiles.
+      enlarge: a function from float32 [n, h', w'] to [n, h, w], a tile's height and width.
+      images: the images that they are of.
     """
 
-    def __init__(self, small: np.ndarray, enlarge: Callable[[tf.Tensor], tf.Tensor]):
-        self.small, self._enlarge = small, enlarge
+    def __init__(
+        self,
+        small: np.ndarray,
+        enlarge: Callable[[tf.Tensor], tf.Tensor],
+        images: pipeline.Images,
+    ):
+        self.small, self._enlarge, self.images = small, enlarge, images
 
     def __len__(self) -> int:
-        return len(self.small)
+        return len(self.small) // self.images.preparation.count
 
-    def with_small(self, small: np.ndarray) -> "Maps":
-        """Returns maps that are brought to full size as these are, of other small ones."""
-        return Maps(small, self._enlarge)
+    def subset(self, indices: np.ndarray) -> "Maps":
+        """Returns the maps of some images, int [M], each of one tile."""
+        return Maps(self.small[indices], self._enlarge, self.images.subset(indices))
+
+    def joined(self, other: "Maps") -> "Maps":
+        """Returns these maps and then others, of images that are prepared in the same way."""
+        small = np.concatenate([self.small, other.small])
+        images = pipeline.Images(len(self) + len(other), self.images.preparation, None)
+        return Maps(small, self._enlarge, images)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Returns float32 [n, size, size], the maps of some images; higher is more anomalous."""
-        return self._enlarge(tf.constant(self.small[np.asarray(indices, np.int64)])).numpy()
+        """Reads the maps of some images, their tiles joined.
+
+        Args:
+          indices: int [n].
+
+        Returns:
+          float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
+          not looked at is zero.
+        """
+        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
+        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
+        tiles = self._enlarge(tf.constant(tiles.reshape(-1, *self.small.shape[1:]))).numpy()
+        joined = preparation.join(tiles)
+        for one, index in zip(joined, indices, strict=True):
+            seen = self.images.looked_at(index)
+            if seen is not None:
+                one[~seen] = 0.0
+        return joined
 
 
 @contextlib.contextmanager
@@ -143,15 +175,17 @@ class Evaluator:
         self._config, self._source, self._gradcam = config, backbone, None
         self._backbone = backbone = plain.in_float32(backbone)
         if config.patch_size:
-            sizes = (config.image_size, config.dense_patch, config.dense_stride)
+            sizes = (config.size, config.dense_patch, config.dense_stride)
             self._embedder = patch.PatchEmbedder(backbone, *sizes, config.separate_locations)
             self._upsample = upsample.receptive_field_upsampler(*sizes[1:])
         else:
             self._embedder = Embedder(backbone)
         if config.maps == "features":
-            self._map_embedder = feature_maps.MapEmbedder(backbone, config.backbone, config.levels)
-            places = self._map_embedder.grid[1]
-            self._enlarge = feature_maps.enlarger(config.image_size, config.backbone, places)
+            self._map_embedder = feature_maps.MapEmbedder(
+                backbone, config.backbone, config.levels, self._apart
+            )
+            grid = self._map_embedder.grid[1:]
+            self._enlarge = feature_maps.enlarger(config.size, config.backbone, grid)
 
     @_precisely
     def __call__(
@@ -186,47 +220,94 @@ class Evaluator:
             test_features = self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
-            density = densities.make(config.main_density).fit(features)
-            scores = density.score(test_features[name]) if test_images.count else np.zeros([0])
+            density = self._fit(self._usable(features, train_images.seen))
+            scores = self._score_inputs(density, test_features[name])
             explained = None
             if config.maps == "gradcam" and maps and name == config.features:
                 explained = self._explain(density, test_images)
-            evaluations[name] = Evaluation(
-                density, scores, explained, features, test_features[name]
+            by_image_score = {}
+            if of_features and name == config.features:
+                normal = self._normal_by_kind(fit, train_images)
+                by_image_score = {
+                    **self._by_image_score(scores, small, gaussians, test_images),
+                    "normal_by_kind": normal,
+                    "normal_maps": Maps(fit.maps, self._enlarge, train_images),
+                }
+            evaluation = Evaluation(
+                density, _largest(scores, test_images), explained, features, test_features[name]
             )
-        if of_features:
-            normal = self._normal_by_kind(fit)
-            evaluations[config.features] = dataclasses.replace(
-                self._by_image_score(evaluations[config.features], small, gaussians),
-                normal_by_kind=normal,
-                normal_maps=Maps(fit.maps, self._enlarge),
-            )
+            evaluations[name] = dataclasses.replace(evaluation, **by_image_score)
         return evaluations
 
-    def _normal_by_kind(self, fit):
+    @property
+    def _apart(self):
+        """How many of an image's tiles have densities of their own; 1: they have one together."""
+        rows, columns = self._config.tiles
+        return rows * columns if self._config.tile_density == "separate" else 1
+
+    def _fit(self, features):
+        """Fits the density of pooled features; where tiles have their own, one for each."""
+        if self._apart == 1:
+            return densities.make(self._config.main_density).fit(features)
+        statistics = densities.GaussianStatistics(self._apart, features.shape[1])
+        statistics.update(features.reshape(-1, self._apart, features.shape[1]))
+        return statistics.fit()
+
+    def _score_inputs(self, density, features):
+        """Scores each tile, float64 [N * K]."""
+        if not len(features):
+            return np.zeros([0])
+        if self._apart == 1:
+            return density.score(features)
+        scores = density.score(features.reshape(-1, self._apart, features.shape[1]))
+        return scores.astype(np.float64).ravel()
+
+    def _cross_validated(self, features, images):
+        """Scores normal images' tiles by densities that were fitted without the image."""
+        tiles = images.preparation.count
+        if tiles == 1 and images.regions is None:
+            return densities.cross_validated_scores(self._config.main_density, features)
+        features, seen = (x.reshape(images.count, tiles, -1) for x in (features, images.seen))
+        parts = densities.held_out_parts(images.count)
+        scores = np.zeros([images.count if parts else 0, tiles])
+        for held_out in parts:
+            others = np.ones([images.count], bool)
+            others[held_out] = False
+            density = self._fit(self._usable(features[others], seen[others]))
+            tested = features[held_out].reshape(-1, features.shape[-1])
+            scores[held_out] = self._score_inputs(density, tested).reshape(-1, tiles)
+        return scores.ravel()
+
+    def _usable(self, features, seen):
+        """The features of those of some images' tiles, [n, K, D], that a density is fitted to."""
+        flat = features.reshape(-1, features.shape[-1])
+        # A tile with its own density has the same share of the region in all images.
+        return flat if self._apart > 1 else flat[seen.ravel()]
+
+    def _normal_by_kind(self, fit, images):
         """Normal images' cross-validated scores by kind; the Gaussians learn what is usual."""
         largest = patch.image_scores(fit.maps)
         if not len(largest):
             return {"pooled": largest, "map": largest}
-        pooled = densities.cross_validated_scores(
-            self._config.main_density, fit.features[self._config.features]
-        )
+        pooled = self._cross_validated(fit.features[self._config.features], images)
         parts = np.stack([pooled, largest])
-        fit.gaussians.usual = np.stack([parts.mean(axis=1), parts.std(axis=1) + 1e-12], axis=1)
-        return {"pooled": pooled, "map": largest, "both": fit.gaussians.combine(*parts)}
+        usual = parts[:, images.seen]
+        fit.gaussians.usual = np.stack([usual.mean(axis=1), usual.std(axis=1) + 1e-12], axis=1)
+        by_kind = {"pooled": pooled, "map": largest, "both": fit.gaussians.combine(*parts)}
+        return {kind: _largest(scores, images) for kind, scores in by_kind.items()}
 
-    def _by_image_score(self, evaluation, small, gaussians):
-        """An evaluation by pooled features becomes one by what --image_score names."""
-        by_kind = {"pooled": evaluation.scores, "map": patch.image_scores(small)}
+    def _by_image_score(self, pooled, small, gaussians, images):
+        """What an evaluation has of tiles' scores by pooled features, and of their maps."""
+        by_kind = {"pooled": pooled, "map": patch.image_scores(small)}
         if len(gaussians.usual):
             by_kind["both"] = gaussians.combine(by_kind["pooled"], by_kind["map"])
-        return dataclasses.replace(
-            evaluation,
-            scores=by_kind[self._config.image_score],
-            maps=Maps(small, self._enlarge),
-            map_density=gaussians,
-            by_kind=by_kind,
-        )
+        by_kind = {kind: _largest(scores, images) for kind, scores in by_kind.items()}
+        return {
+            "scores": by_kind[self._config.image_score],
+            "maps": Maps(small, self._enlarge, images),
+            "map_density": gaussians,
+            "by_kind": by_kind,
+        }
 
     @_precisely
     def score(
@@ -253,20 +334,23 @@ class Evaluator:
         if map_density is not None:
             features, small = feature_maps.score(self._map_embedder, map_density, images)
             features = features[self._config.features]
-            pooled = Evaluation(density, density.score(features), features=features)
-            return self._by_image_score(pooled, small, map_density)
+            scores = self._score_inputs(density, features)
+            of_kind = self._by_image_score(scores, small, map_density, images)
+            return Evaluation(density, features=features, **of_kind)
         features = self._embedder(images)[self._config.features]
-        scores = density.score(features)
+        scores = _largest(self._score_inputs(density, features), images)
         wanted = self._config.maps == "gradcam" if maps is None else maps
         explained = self._explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
 
     @_precisely
     def embed(self, images: pipeline.Images) -> np.ndarray:
-        """Embeds N images, float32 [N, D]; a patch model by the mean over the patches of each."""
+        """Embeds N images, float32 [N, D]: by the mean over each one's patches or tiles."""
         if self._config.patch_size:
             return patch.mean_embeddings(self._embedder, images)
-        return self._embedder(images)[self._config.features]
+        features = self._embedder(images)[self._config.features]
+        tiles = images.preparation.count
+        return features if tiles == 1 else features.reshape(images.count, tiles, -1).mean(axis=1)
 
     @_precisely
     def normal_scores(self, train_images: pipeline.Images, evaluation: Evaluation) -> np.ndarray:
@@ -284,8 +368,8 @@ class Evaluator:
             return patch.cross_validated_scores(self._embedder, train_images, separate)
         if evaluation.normal_by_kind:
             return evaluation.normal_by_kind.get(self._config.image_score, np.zeros([0]))
-        return densities.cross_validated_scores(
-            self._config.main_density, evaluation.normal_features
+        return _largest(
+            self._cross_validated(evaluation.normal_features, train_images), train_images
         )
 
     def _score_patches(
@@ -294,7 +378,7 @@ class Evaluator:
         """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
         small, means = patch.score(self._embedder, density, images)
         level = float(np.mean(density.level))
-        maps = Maps(small, lambda part: self._upsample(part, level))
+        maps = Maps(small, lambda part: self._upsample(part, level), images)
         return Evaluation(density, patch.image_scores(small), maps, features=means)
 
     def fits(self, density: densities.Density) -> bool:
@@ -302,14 +386,24 @@ class Evaluator:
         if density.kind != densities.MapGaussians.kind:
             return False
         its = self._map_embedder
-        return (density.grid, density.shape[1]) == (its.grid, its.dimensions)
+        found = density.grid, density.shape[1], density.tiles
+        return found == (its.grid, its.dimensions, its.apart)
 
     def _explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
         if self._gradcam is None or self._gradcam.density is not density:
             self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
         small = self._gradcam(images)
-        return Maps(small, lambda part: upsample.bilinear(part, self._config.image_size))
+        return Maps(small, lambda part: upsample.bilinear(part, self._config.size), images)
+
+
+def _largest(scores, images):
+    """An image's score is its largest tile's, of those that hold anything to look at."""
+    tiles = images.preparation.count
+    if tiles == 1 or not len(scores):
+        return scores
+    scores, seen = scores.reshape(-1, tiles), images.seen.reshape(-1, tiles)
+    return np.where(seen | ~seen.any(axis=1, keepdims=True), scores, -np.inf).max(axis=1)
 
 
 class Detector:
@@ -321,6 +415,10 @@ class Detector:
         float32 whatever it was trained in.
       density: the fitted density.
       map_density: with --maps=features, the fitted Gaussians of the feature maps' places.
+      roi: with --roi, the region of interest, bool [h, w], in the frame of every image.
+
+    Attributes:
+      preparation: how images become the network's inputs.
     """
 
     def __init__(
@@ -329,8 +427,10 @@ class Detector:
         backbone: keras.Model,
         density: densities.Density,
         map_density: densities.MapGaussians | None = None,
+        roi: np.ndarray | None = None,
     ):
         self.config, self.density, self.map_density = config, density, map_density
+        self.preparation = Preparation.of(config, roi)
         self.backbone = plain.in_float32(backbone)
         self._evaluator = Evaluator(config, self.backbone)
 
@@ -364,9 +464,12 @@ class Detector:
         if config.patch_size:
             locations = 1
             if config.separate_locations:
-                sizes = (config.image_size, config.dense_patch, config.dense_stride)
-                locations = patch.patches_along(*sizes) ** 2
+                patches = (config.dense_patch, config.dense_stride)
+                locations = math.prod(patch.patches_along(side, *patches) for side in config.size)
             wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
+        elif config.tile_density == "separate":
+            kind = densities.LocationGaussians.kind
+            wanted = (kind, (math.prod(config.tiles), _dimensions(backbone, config)))
         else:
             wanted = (config.main_density, (_dimensions(backbone, config),))
         if (density.kind, density.shape) != wanted:
@@ -375,16 +478,19 @@ class Detector:
                 f"{list(density.shape)}, not the {wanted[0]} of shape {list(wanted[1])} that "
                 f"{run_dir / 'config.json'} asks for; one of them is of another run"
             )
+        roi = None
+        if (run_dir / artifacts.ROI).is_file():
+            roi = decode.read_mask(run_dir / artifacts.ROI)
         if config.maps == "features":
             map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
-            detector = cls(config, backbone, density, map_density)
+            detector = cls(config, backbone, density, map_density, roi)
             if not detector._evaluator.fits(map_density):
                 raise UserError(
                     f"{run_dir / artifacts.MAP_DENSITY}: does not fit the maps that "
                     f"{run_dir / 'config.json'} asks for; one of them is of another run"
                 )
             return detector
-        return cls(config, backbone, density)
+        return cls(config, backbone, density, roi=roi)
 
     @property
     def level(self) -> float | None:
@@ -397,7 +503,7 @@ class Detector:
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM's are of a Gaussian's distance."""
         own = self.config.maps in ("features", "patches")
-        return own or self.config.main_density in GAUSSIANS
+        return own or isinstance(self.density, densities.GaussianDensity)
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -437,7 +543,7 @@ class Detector:
             names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
             if not images:
                 return Evaluation(self.density, np.zeros([0]))
-            images = pipeline.prepare(normal(names, images), self.config.image_size)
+            images = pipeline.prepare(normal(names, images), self.preparation)
         return self._evaluator.score(self.density, images, maps, self.map_density)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:

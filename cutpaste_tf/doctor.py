@@ -300,6 +300,7 @@ def _measure(case: dict) -> dict:
     import tensorflow as tf
 
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.train import classifier, views
     from cutpaste_tf.train.stages import stages
 
@@ -308,9 +309,8 @@ def _measure(case: dict) -> dict:
     if "effnet" in case["experiment"]:  # No weights are needed here, and no numbers that differ.
         flag |= {"weights": "none", "stochastic_depth": 0.0}
     settings = _config(case["experiment"], **flag)
-    size = settings.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), np.uint8)
-    images = pipeline.Images(len(pixels), size, tf.constant(pixels), None)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, *settings.size, 3), np.uint8)
+    images = pipeline.Images(len(pixels), Preparation(settings.size), tf.constant(pixels))
     model = classifier.build_classifier(settings)
     model.begin(stages(settings)[-1], settings)
 

@@ -124,7 +124,7 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
     names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _VIEWS)]
     for number, run in enumerate(runs):
         config, category = _images_of(run, data_dir)
-        _check_scars(run, config, config.image_size)
+        _check_scars(run, config, min(config.size))
         # The first runs take what does not divide.
         wanted = max(1, (count + len(runs) - 1 - number) // len(runs))
         normal = category.train.subset(category.train.spread(wanted))
@@ -158,7 +158,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     import numpy as np
 
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.data import split as splits
+    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.detector import Detector
     from cutpaste_tf.report import figures
 
@@ -166,7 +166,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     for run in runs:
         detector = Detector.load(run)
         config, category = _images_of(run, data_dir)
-        _check_scars(run, config, config.image_size)
+        _check_scars(run, config, min(config.size))
         # Test images, which the network has not seen; their views differ by what is pasted alone.
         normals = np.flatnonzero(category.test.labels == 0)
         normal = category.test.subset(normals) if len(normals) else category.train
@@ -182,9 +182,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
         kinds = dict(zip(("normal", "CutPaste", "CutPaste-Scar"), parts, strict=True))
         kinds["anomaly"] = list(_read(anomalous, config)) if len(anomalous) else []
         embedded = {
-            kind: detector.embed(
-                pipeline.prepare(splits.normal([""] * len(pictures), pictures), config.image_size)
-            )
+            kind: detector.embed(pipeline.of_arrays(pictures, Preparation(config.size)))
             for kind, pictures in kinds.items()
             if pictures
         }
@@ -193,7 +191,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     return figures.embedding_maps(panels)
 
 
-def _images_of(run, data_dir):
+def _images_of(run, data_dir, tiles=False):
     """The settings of a run and its category's images."""
     import dataclasses
 
@@ -201,6 +199,8 @@ def _images_of(run, data_dir):
     from cutpaste_tf.config import Config
 
     config = Config.load(run)
+    if config.tiles != (1, 1) and not tiles:
+        raise UserError(f"--run={run}: the figure is of whole images, and this run has --tiles")
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
     return config, data.load(config)
@@ -216,13 +216,12 @@ def _check_scars(run, config, size):
 
 def _read(split, config):
     """Images as a run's network sees them, uint8 [N, H, W, 3]."""
-    import tensorflow as tf
-
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import Preparation
 
     if not len(split):
         return []
-    return pipeline.prepare(split, config.image_size).read(tf.range(len(split))).numpy()
+    return pipeline.prepare(split, Preparation.of(config)).canvases(range(len(split)))
 
 
 def _pasted(config, images, task, step=0):
@@ -297,11 +296,12 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
                 f"--run={run}: is of {config.dataset} {config.category}, the first run of "
                 f"{first.dataset} {first.category}"
             )
-    test = _images_of(runs[0], data_dir)[1].test
+    test = _images_of(runs[0], data_dir, tiles=True)[1].test
     if not len(test):
         raise UserError(f"--run={runs[0]}: there are no test images to show")
     shown = test.examples(count)
-    size = first.image_size
+    preparation = detectors[0].preparation
+    size = preparation.canvas
     chosen = [test.images[i] for i in shown]
     # What is usual on normal images is dark, whatever the method's scale.
     normal = [test.images[i] for i in np.flatnonzero(test.labels == 0)[:count]] or chosen
@@ -311,15 +311,15 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
             evaluation.maps.read(range(len(evaluation.scores)))
             for evaluation in (detector.evaluate(chosen), detector.evaluate(normal))
         )
-        if values.shape[1] != size:
-            values = tf.image.resize(values[..., None], [size, size])[..., 0].numpy()
+        if values.shape[1:] != size:
+            values = tf.image.resize(values[..., None], size)[..., 0].numpy()
         name = figures.MAP_NAMES[detector.config.maps]
         if name in maps:
             name += f" {sum(other.startswith(name) for other in maps) + 1}"
         maps[name] = (values, np.median(usual), np.quantile(values, 0.999))
     return figures.localization(
-        _read(test.subset(shown), first),
-        np.stack([pipeline.read_mask(test.masks[i], size) for i in shown]),
+        pipeline.prepare(test.subset(shown), preparation).canvases(range(len(shown))),
+        np.stack([preparation.mask(test.masks[i]) for i in shown]),
         maps,
         first.category,
     )
@@ -342,16 +342,17 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
     """
     (run,) = runs
     config, category = _images_of(run, data_dir)
-    _check_scars(run, config, config.input_size)
+    _check_scars(run, config, min(config.input_shape))
     import numpy as np
 
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report import figures
     from cutpaste_tf.train import views
 
     normal = category.train
-    images = pipeline.prepare(normal.subset(normal.spread(count)), config.image_size)
+    images = pipeline.prepare(normal.subset(normal.spread(count)), Preparation.of(config))
     rows = {}
     for task, classes in proxy.TASKS.items():
         pictures = views.gallery(images, config, images.count, task)
@@ -382,12 +383,13 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
 
     from cutpaste_tf.config import TEST_ANOMALIES
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report import figures
     from cutpaste_tf.run import synthetic_tests
 
     test = category.test
     normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
-    images = pipeline.prepare(normal, config.image_size)
+    images = pipeline.prepare(normal, Preparation(config.size))
     test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
     pictures = np.stack([anomalies.images.stored.numpy() for anomalies in test_sets.values()])
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"

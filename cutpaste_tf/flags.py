@@ -26,7 +26,7 @@ def _parse_value(field: dataclasses.Field, text: str) -> Any:
         if isinstance(default, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if isinstance(default, tuple):
-            return tuple(type(default[0])(part) for part in text.split(","))
+            return tuple(type(default[0])(x) for x in text.split(field.metadata["between"]))
         return type(default)(text.strip())
     except (ValueError, KeyError):
         raise configs.bad_value(field.name, text, field.metadata["rule"]) from None
@@ -40,7 +40,8 @@ def _flag_values() -> flags.FlagValues:
         if isinstance(field.default, bool):
             flags.DEFINE_boolean(field.name, field.default, "", flag_values=values)
         else:
-            flags.DEFINE_string(field.name, configs.show(field.default), "", flag_values=values)
+            text = configs.show(field.default, field.metadata["between"])
+            flags.DEFINE_string(field.name, text, "", flag_values=values)
     flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
     return values
 
@@ -60,7 +61,7 @@ def usage(command: str) -> str:
         lines += ["", f"{group}: {meaning}"]
         for field in dataclasses.fields(Config):
             if field.metadata["group"] == group:
-                default = configs.show(field.default)
+                default = configs.show(field.default, field.metadata["between"])
                 if isinstance(field.default, bool):
                     default = default.lower()
                 lines.append(f"  --{field.name}={default}")

@@ -85,12 +85,15 @@ class PixelScores:
         self._normal, self._anomalous, self._weights = [], [], []
         self._regions = 0
 
-    def add(self, anomaly_map: np.ndarray, mask: np.ndarray) -> None:
+    def add(
+        self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None = None
+    ) -> None:
         """Adds an image.
 
         Args:
           anomaly_map: [H, W] anomaly scores of the pixels; kept as float32.
           mask: bool [H, W], True on defects. Its 8-connected parts are the regions of AUPRO.
+          region: bool [H, W], the pixels that count; None: all.
 
         Raises:
           ValueError: if the shapes differ or a score is not finite.
@@ -100,7 +103,9 @@ class PixelScores:
             raise ValueError(f"map and mask must be [H, W], not {scores.shape} and {mask.shape}")
         if not np.isfinite(scores).all():
             raise ValueError("an anomaly map must be finite")
-        self._normal.append(scores[~mask])
+        if region is not None:
+            mask = mask & region
+        self._normal.append(scores[~mask if region is None else region & ~mask])
         if not mask.any():
             return
         regions, count = scipy.ndimage.label(mask, structure=np.ones([3, 3]))

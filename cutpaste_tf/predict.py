@@ -157,7 +157,7 @@ def predict(
     output = pathlib.Path(output)
     chosen = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
     command.prepare_libraries()
-    from cutpaste_tf.data import stream
+    from cutpaste_tf.data import decode, stream
     from cutpaste_tf.detector import Detector
     from cutpaste_tf.report.overlay import Scale
 
@@ -166,7 +166,7 @@ def predict(
     if not count:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
-            f"{', '.join(stream.SUFFIXES)} are"
+            f"{', '.join(decode.SUFFIXES)} are"
         )
     detector = Detector.load(run_dir)
     if maps and not detector.makes_maps:
@@ -187,7 +187,9 @@ def predict(
         concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
     ):
         files = stream.find(sources, output / MAPS)
-        for batch in stream.batches(files, detector.config.image_size, batch_size):
+        # As many inputs of the network at a time, whatever the number of an image's tiles.
+        size = max(1, batch_size // detector.preparation.count)
+        for batch in stream.batches(files, detector.preparation, size):
             rows, drawing = [], []
             scored_images = iter(_score(detector, batch.images, maps))
             for number, path in enumerate(batch.paths):
@@ -205,7 +207,7 @@ def predict(
                 if maps:
                     target = output / MAPS / _map_name(path, root)
                     row["map"] = str(target)
-                    drawing.append((row, target, path, anomaly_map, scale))
+                    drawing.append((row, target, path, anomaly_map, scale, detector.preparation))
             areas = list(pool.map(_draw, *zip(*drawing, strict=True)) if drawing else ())
             for row in rows:
                 done += 1
@@ -231,23 +233,23 @@ def predict(
 
 def _score(detector, images, maps):
     """Yields score and, if asked for, anomaly map of each image; NaN where there is no number."""
-    from cutpaste_tf.data import pipeline
-
     if not images.count:
         return
     try:
         evaluation = detector.evaluate(images, maps=maps)
-        drawn = evaluation.maps.read(range(images.count)) if maps else [None] * images.count
-        yield from zip(map(float, evaluation.scores), drawn, strict=True)
+        for index, score in enumerate(evaluation.scores):
+            yield float(score), evaluation.maps.read([index])[0] if maps else None
     except ValueError:  # Some image's features are not finite; one by one it shows whose.
+        import numpy as np
+
         if images.count == 1:
             yield math.nan, None
             return
-        for one in images.stored:
-            yield from _score(detector, pipeline.Images(1, images.size, one[None], None), maps)
+        for index in range(images.count):
+            yield from _score(detector, images.subset(np.array([index])), maps)
 
 
-def _draw(row, target, path, anomaly_map, scale):
+def _draw(row, target, path, anomaly_map, scale, preparation):
     """Draws an image's overlay; what is wrong with one image's goes into its row.
 
     Returns the rows of areas.csv.
@@ -255,15 +257,16 @@ def _draw(row, target, path, anomaly_map, scale):
     import numpy as np
     from PIL import Image
 
-    from cutpaste_tf.data import stream
+    from cutpaste_tf.data import decode
     from cutpaste_tf.localize import areas
     from cutpaste_tf.report.overlay import overlay
 
     try:
-        image = stream.read(path)
+        image = decode.read(path, preparation.bits)
     except UserError as error:  # It has changed or gone since it was scored.
         row |= {"map": None, "error": str(error).removeprefix(f"{path}: ")}
         return []
+    anomaly_map = preparation.over_image(anomaly_map, *image.shape[:2])
     picture = overlay(image, scale(anomaly_map, row["score"]), scale.outlined)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -288,12 +291,12 @@ def _root(sources):
 
 def _map_name(path, root):
     """An overlay's name: the image's, below the root, and always a png; no two are the same."""
-    from cutpaste_tf.data import stream
+    from cutpaste_tf.data import decode
 
     name = pathlib.Path(os.path.abspath(path)).relative_to(root)
-    if not name.name.lower().endswith(stream.SUFFIXES):
+    if not name.name.lower().endswith(decode.SUFFIXES):
         return name.with_name(name.name + ".image.png")
-    if name.suffix == ".png" and not name.stem.lower().endswith(stream.SUFFIXES):
+    if name.suffix == ".png" and not name.stem.lower().endswith(decode.SUFFIXES):
         return name
     return name.with_name(name.name + ".png")
 

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from cutpaste_tf.config import GAUSSIANS
+from cutpaste_tf.data.preparation import FILL, reduced_mask
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.localize import feature_maps, patch, upsample
 from cutpaste_tf.models.plain import as_keras
@@ -22,33 +23,21 @@ def build_scorer(
 
     Returns:
       A model from images, uint8 [B, H, W, 3], to a dict of `score`, float32 [B], and, where the run
-      makes maps, `map`, float32 [B, S, S].
+      makes maps, `map`, float32 [B, H', W'], as high and wide as the canvas.
     """
     # Who loads the file has no layers of this package.
-    config, network = detector.config, as_keras(detector.backbone)
+    network = as_keras(detector.backbone)
     images = keras.Input([None, None, 3], dtype="uint8", name="images")
-    pixels = _resized(images, config.image_size, portable)
-    if config.patch_size:
-        score, anomaly_map = _score_patches(detector, network, pixels, precise)
-    elif config.maps == "features":
-        score, anomaly_map = _score_feature_maps(detector, network, pixels, precise)
-    elif config.maps == "gradcam":
-        maps = keras.Model(network.input, network.get_layer(config.features).input)(pixels)
-        maps = ops.cast(maps, "float32")
-        pooled = ops.mean(maps, axis=(1, 2))
-        score, gradient = _mahalanobis(detector.density, pooled, precise, gradient=True)
-        places = maps.shape[1] * maps.shape[2]
-        weights = ops.reshape(gradient / places, (-1, 1, 1, maps.shape[3]))
-        explained = ops.relu(ops.sum(weights * maps, axis=-1))
-        anomaly_map = _enlarged(
-            explained, *(upsample.bilinear_matrix(config.image_size, n).T for n in maps.shape[1:3])
-        )
+    pixels, region = _on_canvas(images, detector.preparation, portable)
+    if detector.preparation.count == 1:
+        score, anomaly_map = _score_inputs(detector, network, pixels, region, precise)
     else:
-        score = _score_pooled(detector, network(pixels)[config.features], precise)
-        anomaly_map = None
+        score, anomaly_map = _score_tiles(detector, network, pixels, region, precise)
     outputs = {"score": ops.cast(score, "float32")}
     if anomaly_map is not None:
         outputs["map"] = anomaly_map
+        if region is not None:
+            outputs["map"] = anomaly_map * ops.cast(region, "float32")
     return keras.Model(images, outputs, name="scorer")
 
 
@@ -80,33 +69,196 @@ def with_optional_threshold(model: keras.Model, default: float) -> keras.Model:
     return keras.Model({"images": images, "threshold": threshold}, outputs, name="detector")
 
 
-def _resized(images, size, portable):
-    """`pipeline.resize` and scaling to [0, 1], for images of any size."""
+def _on_canvas(images, preparation, portable):
+    """`Preparation.on_canvas` and scaling to [0, 1], for images of any size.
+
+    Returns them, and what of a canvas is looked at, bool [1, H', W'] or None.
+    """
     x = ops.cast(images, "float32")
-    if portable:
-        x = ops.transpose(x, (0, 3, 1, 2))
-        ones = ops.ones_like(x[:1, 0])
-        x = ops.matmul(_antialiasing(ones[:, :, 0], size), x)
-        x = ops.matmul(x, ops.transpose(_antialiasing(ones[:, 0], size)))
-        x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, size, size, 3))
+    canvas = preparation.canvas
+    # Nothing else in the graph knows the numbers of pixels, and there may be no images.
+    ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
+    places = [ones, canvas, *_place(ones, preparation)]
+    if preparation.resize == "squash" and not portable:
+        x = ops.image.resize(x, canvas, antialias=True)
     else:
-        x = ops.image.resize(x, (size, size), antialias=True)
-    return ops.clip(ops.round(x), 0.0, 255.0) / 255.0
+        rows, columns = (_antialiasing(*axis) for axis in zip(*places, strict=True))
+        x = ops.matmul(ops.matmul(rows, ops.transpose(x, (0, 3, 1, 2))), ops.transpose(columns))
+        x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, *canvas, 3))
+    x = ops.clip(ops.round(x), 0.0, 255.0)
+    if not preparation.masked:
+        return x / 255.0, None
+    roi = np.ones([1, 1], bool) if preparation.roi is None else preparation.roi
+    region = _region(roi, *places[1:])
+    return ops.where(ops.expand_dims(region, -1), x, float(FILL)) / 255.0, region
 
 
-def _antialiasing(ones, size):
+def _place(ones, preparation):
+    """`Preparation.place`: where the image begins along either axis, and how long it is."""
+    canvas = [float(side) for side in preparation.canvas]
+    sides = [ops.sum(axis) for axis in ones]
+    if preparation.resize == "squash":  # Tensors too, so that all of it is in the graph.
+        return [0.0 * side for side in sides], canvas
+    nearer = ops.minimum if preparation.resize == "pad" else ops.maximum
+    scale = nearer(*(of / its for of, its in zip(canvas, sides, strict=True)))
+    lengths = [ops.maximum(ops.round(side * scale), 1.0) for side in sides]
+    gaps = [of - length for of, length in zip(canvas, lengths, strict=True)]
+    return [ops.sign(gap) * ops.floor(ops.abs(gap) / 2.0) for gap in gaps], lengths
+
+
+def _antialiasing(ones, size, first, length):
     """tf.image.resize's weights along one axis as a matrix, [size, n].
 
     Args:
-      ones: n of them, float32 [1, n]: nothing else in the graph knows the number of pixels.
-      size: the wanted number of pixels.
+      ones: n of them, float32 [n].
+      size: pixels of the canvas.
+      first: the pixel of the canvas that the image begins at.
+      length: how many pixels it takes there.
     """
     # The kernel is a triangle, as wide as the pixels of the smaller of both images.
-    scale = ops.sum(ones, axis=1, keepdims=True) / size
-    centers = ops.multiply(scale, np.arange(size, dtype=np.float32)[:, None] + 0.5)
-    distances = ops.abs(ops.cumsum(ones, axis=1) - 0.5 - centers) / ops.maximum(scale, 1.0)
+    scale = ops.sum(ones) / length
+    centers = ops.multiply(scale, ops.subtract(_middles(size), first))
+    distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(scale, 1.0)
     weights = ops.relu(1.0 - distances)
-    return weights / ops.sum(weights, axis=1, keepdims=True)
+    return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-6)
+
+
+def _middles(count):
+    """The middles of pixels along an axis, float32 [count, 1]."""
+    return np.arange(count, dtype=np.float32)[:, None] + 0.5
+
+
+def _region(roi, canvas, firsts, lengths):
+    """`Preparation.region`, bool [1, H', W']."""
+    matrices = []
+    for side, first, length, count in zip(canvas, firsts, lengths, roi.shape, strict=True):
+        at = ops.floor(ops.subtract(_middles(side), first) / length * count)
+        matrices.append(ops.cast(ops.equal(at, np.arange(count, dtype=np.float32)), "float32"))
+    rows, columns = matrices
+    inside = _constant(roi.astype(np.float32), "region_of_interest")(rows)
+    return ops.expand_dims(ops.matmul(inside, ops.transpose(columns)) > 0.5, 0)
+
+
+def _score_tiles(detector, network, pixels, region, precise):
+    """The largest tile's score, [B], and the tiles' maps joined; a row of tiles at a time."""
+    preparation, config = detector.preparation, detector.config
+    (rows, columns), (height, width) = preparation.tiles, preparation.size
+    apart = config.tile_density == "separate"
+    taken = keras.Input([height, width, 3], name="tiles")
+    if apart:  # Each tile has its own densities; they share what comes before.
+        shared = keras.Model(taken, _network_outputs(detector, network, taken), name="tile_network")
+    else:
+        inputs, seen = [taken], None
+        if region is not None:
+            seen = keras.Input([height, width], dtype="bool", name="tile_regions")
+            inputs.append(seen)
+        score, anomaly_map = _score_inputs(detector, network, taken, seen, precise)
+        outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})
+        shared = keras.Model(inputs, outputs, name="tile_scorer")
+    corners, scores, strips = preparation.corners, [], []
+    for row in range(rows):
+        here = corners[row * columns : (row + 1) * columns]
+        cuts = [pixels[:, y : y + height, x : x + width] for y, x in here]
+        seen = [None] * columns
+        if region is not None:
+            seen = [region[:, y : y + height, x : x + width] for y, x in here]
+        if apart:
+            results = []
+            for column, cut in enumerate(cuts):
+                tile = row * columns + column
+                outputs = shared(cut)
+                results.append(_score_outputs(detector, outputs, seen[column], precise, tile))
+        else:
+            inputs = [ops.concatenate(cuts, axis=0)]
+            if region is not None:
+                like = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0
+                every = [ops.logical_or(one, like) for one in seen]
+                inputs.append(ops.concatenate(every, axis=0))
+            together = shared(inputs if len(inputs) > 1 else inputs[0])
+            results = _taken_apart(together, columns)
+        for (score, _), one in zip(results, seen, strict=True):
+            score = ops.cast(score, "float32")
+            if one is not None:  # A tile with nothing to look at has no say.
+                score = ops.where(ops.any(one), score, float(np.finfo(np.float32).min))
+            scores.append(score)
+        if results[0][1] is not None:
+            maps = [anomaly_map for _, anomaly_map in results]
+            strips.append(_joined(maps, 2, width, preparation.common[1]))
+    score = ops.max(ops.stack(scores, axis=0), axis=0)
+    return score, _joined(strips, 1, height, preparation.common[0]) if strips else None
+
+
+def _taken_apart(together, count):
+    """Scores and maps of `count` tiles, whose images come after each other."""
+    scores = ops.reshape(together["score"], (count, -1))
+    maps = together.get("map")
+    if maps is not None:
+        maps = ops.reshape(maps, (count, -1, *maps.shape[1:]))
+    return [(scores[k], None if maps is None else maps[k]) for k in range(count)]
+
+
+def _joined(parts, axis, side, common):
+    """`Preparation.join` along one axis."""
+    if not common:
+        return ops.concatenate(parts, axis=axis)
+    rising = (np.arange(common, dtype=np.float32) + 0.5) / common
+    rising = rising[:, None] if axis == 1 else rising
+
+    def cut(part, start, stop):
+        return part[:, start:stop] if axis == 1 else part[:, :, start:stop]
+
+    pieces = [cut(parts[0], 0, side - common)]
+    for before, part in zip(parts, [*parts[1:], None], strict=True):
+        last = cut(before, side - common, side)
+        if part is None:
+            pieces.append(last)
+            break
+        falling = rising[::-1].copy()
+        pieces.append(last * falling + cut(part, 0, common) * rising)
+        if side > 2 * common:
+            pieces.append(cut(part, common, side - common))
+    return ops.concatenate(pieces, axis=axis)
+
+
+def _network_outputs(detector, network, pixels):
+    """What a network makes of inputs, and with --maps=features the maps' vectors."""
+    config = detector.config
+    if config.maps == "features":
+        return feature_maps.build_model(network, config.backbone, config.levels)(pixels)
+    return network(pixels)
+
+
+def _score_inputs(detector, network, pixels, region, precise):
+    """Scores, [B], and maps, float32 [B, h, w] or None, of a network's inputs."""
+    config = detector.config
+    if config.patch_size:
+        return _score_patches(detector, network, pixels, precise)
+    if config.maps != "gradcam":
+        outputs = _network_outputs(detector, network, pixels)
+        return _score_outputs(detector, outputs, region, precise)
+    maps = keras.Model(network.input, network.get_layer(config.features).input)(pixels)
+    maps = ops.cast(maps, "float32")
+    pooled = ops.mean(maps, axis=(1, 2))
+    score, gradient = _mahalanobis(detector.density, pooled, precise, gradient=True)
+    places = maps.shape[1] * maps.shape[2]
+    weights = ops.reshape(gradient / places, (-1, 1, 1, maps.shape[3]))
+    explained = ops.relu(ops.sum(weights * maps, axis=-1))
+    sides = zip(config.size, maps.shape[1:3], strict=True)
+    return score, _enlarged(explained, *(upsample.bilinear_matrix(*side).T for side in sides))
+
+
+def _score_outputs(detector, outputs, region, precise, tile=None):
+    """Likewise, of what `_network_outputs` returns; of a tile that has its own densities."""
+    features = outputs[detector.config.features]
+    if tile is None:
+        pooled = _score_pooled(detector, features, precise)
+    else:
+        gaussian = detector.density.take([tile])
+        vectors = ops.expand_dims(features, 1)
+        pooled = _location_distances(gaussian, vectors, precise, f"_pooled_{tile}")[:, 0]
+    if detector.config.maps != "features":
+        return pooled, None
+    return _score_feature_maps(detector, outputs["vectors"], pooled, region, precise, tile)
 
 
 def _constant(matrix, name, dtype="float32"):
@@ -136,36 +288,51 @@ def _score_pooled(detector, features, precise):
     return score_by(detector.density, features, precise)
 
 
-def _score_feature_maps(detector, network, pixels, precise):
-    """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, S, S]."""
+def _score_feature_maps(detector, vectors, pooled, region, precise, tile):
+    """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, h, w]."""
     config, density = detector.config, detector.map_density
     maps, height, width = density.grid
-    model = feature_maps.build_model(network, config.backbone, config.levels)
-    outputs = model(pixels)
+    gaussians = density.of_tile(tile or 0)
+    suffix = "" if tile is None else f"_of_tile_{tile}"
     places, dims = height * width, density.shape[1]
-    if len(density.gaussians.mean) == maps:
-        vectors = ops.reshape(outputs["vectors"], (-1, maps, places, dims))
+    if len(gaussians.mean) == maps:
+        vectors = ops.reshape(vectors, (-1, maps, places, dims))
         parts = [
-            _location_distances(density.gaussians.take([k]), vectors[:, k], precise, f"_{k}")
+            _location_distances(gaussians.take([k]), vectors[:, k], precise, f"{suffix}_{k}")
             for k in range(maps)
         ]
         distances = ops.stack(parts, axis=1)
     else:
-        vectors = ops.reshape(outputs["vectors"], (-1, maps * places, dims))
-        distances = _location_distances(density.gaussians, vectors, precise)
+        vectors = ops.reshape(vectors, (-1, maps * places, dims))
+        distances = _location_distances(gaussians, vectors, precise, suffix)
         distances = ops.reshape(distances, (-1, maps, places))
-    distances = ops.sqrt(ops.sum(ops.square(distances), axis=1))
-    enlargement = feature_maps.enlargement(config.image_size, config.backbone, height).T
-    anomaly_map = _enlarged(ops.reshape(distances, (-1, height, width)), enlargement, enlargement)
-    largest = ops.max(distances, axis=-1)
+    distances = ops.reshape(ops.sqrt(ops.sum(ops.square(distances), axis=1)), (-1, height, width))
+    if region is not None:
+        distances = distances * ops.cast(
+            _seen_places(region, config.size, (height, width)), "float32"
+        )
+    sides = feature_maps.enlargements(config.size, config.backbone, (height, width))
+    anomaly_map = _enlarged(distances, *(side.T for side in sides), suffix)
+    largest = ops.max(distances, axis=(1, 2))
     if config.image_score == "map":
         return largest, anomaly_map
-    pooled = ops.cast(_score_pooled(detector, outputs[config.features], precise), "float32")
     if config.image_score == "pooled":
         return pooled, anomaly_map
     (mean, deviation), (map_mean, map_deviation) = density.usual.tolist()
+    pooled = ops.cast(pooled, "float32")
     both = (pooled - mean) / deviation + (largest - map_mean) / map_deviation
     return both / 2.0, anomaly_map
+
+
+def _seen_places(region, size, grid):
+    """`pipeline.Images.places`, bool [.., h, w], of regions, bool [.., H, W]."""
+    # Which pixels a place has a part of.
+    rows, columns = (
+        reduced_mask(np.eye(side, dtype=bool)[None], (side, count))[0].T.astype(np.float32)
+        for side, count in zip(size, grid, strict=True)
+    )
+    touched = ops.matmul(ops.matmul(rows, ops.cast(region, "float32")), columns.T.copy())
+    return touched > 0.5
 
 
 def _mahalanobis(density, features, precise, gradient=False):
@@ -222,18 +389,20 @@ def _mixture(density, features, precise):
 def _score_patches(detector, network, pixels, precise):
     """The largest patch's distances, [B], and anomaly maps, float32 [B, S, S]."""
     config, density = detector.config, detector.density
-    size, side, stride = config.image_size, config.dense_patch, config.dense_stride
-    count, dims = patch.patches_along(size, side, stride), density.shape[1]
-    at = (np.arange(count)[:, None] * stride + np.arange(side)).ravel().astype(np.int32)
-    x = ops.take(ops.take(pixels, at, axis=1), at, axis=2)
-    x = ops.transpose(ops.reshape(x, (-1, count, side, count, side, 3)), (0, 1, 3, 2, 4, 5))
+    side, stride, dims = config.dense_patch, config.dense_stride, density.shape[1]
+    rows, columns = (patch.patches_along(length, side, stride) for length in config.size)
+    x = pixels
+    for axis, count in ((1, rows), (2, columns)):
+        at = (np.arange(count)[:, None] * stride + np.arange(side)).ravel().astype(np.int32)
+        x = ops.take(x, at, axis=axis)
+    x = ops.transpose(ops.reshape(x, (-1, rows, side, columns, side, 3)), (0, 1, 3, 2, 4, 5))
     x = ops.reshape(x, (-1, side, side, 3))
-    features = ops.reshape(network(x)["pool"], (-1, count * count, dims))
+    features = ops.reshape(network(x)["pool"], (-1, rows * columns, dims))
     distances = _location_distances(density, features, precise)
     level = float(np.mean(density.level))
-    spread = upsample.receptive_field_matrix(size, side, stride).T
-    grid = ops.reshape(distances, (-1, count, count))
-    squared = _enlarged(ops.square(grid) - level**2, spread, spread) + level**2
+    spread = (upsample.receptive_field_matrix(length, side, stride).T for length in config.size)
+    grid = ops.reshape(distances, (-1, rows, columns))
+    squared = _enlarged(ops.square(grid) - level**2, *spread) + level**2
     return ops.max(distances, axis=-1), ops.sqrt(ops.maximum(squared, 0.0))
 
 
@@ -248,11 +417,15 @@ def _location_distances(density, vectors, precise, suffix=""):
         white = ops.reshape(white, (-1, locations, dims))
     else:
         flat = ops.reshape(vectors, (-1, locations * dims))
-        flat = _centered(flat, density.mean.ravel(), dtype, "center_places")
+        flat = _centered(flat, density.mean.ravel(), dtype, f"center{suffix}_places")
         # Locations first: a batch of products of matrices, which every format has.
         centred = ops.reshape(ops.cast(flat, "float32"), (-1, locations, dims))
         whiten = keras.layers.EinsumDense(
-            "lbd,lde->lbe", [None, dims], trainable=False, dtype="float32", name="whiten_places"
+            "lbd,lde->lbe",
+            [None, dims],
+            trainable=False,
+            dtype="float32",
+            name=f"whiten{suffix}_places",
         )
         whiten.build([locations, None, dims])
         whiten.set_weights([density.whitener.transpose(0, 2, 1)])
@@ -260,11 +433,11 @@ def _location_distances(density, vectors, precise, suffix=""):
     return ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
 
 
-def _enlarged(maps, rows, columns):
-    """Multiplies maps, [B, h, w], by [h, S] from one side and [w, S] from the other."""
+def _enlarged(maps, rows, columns, suffix=""):
+    """Multiplies maps, [B, h, w], by [h, H] from one side and [w, W] from the other."""
     # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
-    (height, size), width = rows.shape, len(columns)
-    maps = _constant(columns, "columns")(ops.reshape(maps, (-1, width)))
-    maps = ops.transpose(ops.reshape(maps, (-1, height, size)), (0, 2, 1))
-    maps = _constant(rows, "rows")(ops.reshape(maps, (-1, height)))
-    return ops.transpose(ops.reshape(maps, (-1, size, size)), (0, 2, 1))
+    (height, high), (width, wide) = rows.shape, columns.shape
+    maps = _constant(columns, f"columns{suffix}")(ops.reshape(maps, (-1, width)))
+    maps = ops.transpose(ops.reshape(maps, (-1, height, wide)), (0, 2, 1))
+    maps = _constant(rows, f"rows{suffix}")(ops.reshape(maps, (-1, height)))
+    return ops.transpose(ops.reshape(maps, (-1, wide, high)), (0, 2, 1))

@@ -156,7 +156,7 @@ def efficientnet(monkeypatch, shallow_efficientnet):
     from cutpaste_tf.models.efficientnet import efficientnet
 
     def build_backbone(settings, *, initial_weights=True):
-        return efficientnet(settings.backbone, settings.image_size, seed=0)
+        return efficientnet(settings.backbone, settings.size, seed=0)
 
     monkeypatch.setattr(backbone, "build_backbone", build_backbone)
 

@@ -22,7 +22,7 @@ def build_backbone(settings, *, initial_weights=True):
 
     initial = keras.initializers.HeNormal(settings.seed)
     features = max(4, round(64 * settings.width))
-    inputs = keras.Input([settings.image_size, settings.image_size, 3])
+    inputs = keras.Input([*settings.size, 3])
     x = keras.layers.Conv2D(features, 3, 2, kernel_initializer=initial, use_bias=False)(inputs)
     x = keras.layers.BatchNormalization(synchronized=settings.distribution != "none")(x)
     rate = float(os.environ.get("DROPOUT", 0.1))
@@ -30,11 +30,11 @@ def build_backbone(settings, *, initial_weights=True):
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
 
-def draw_views(batch, image_size, task, seed, settings):
+def draw_views(batch, image_size, task, seed, settings, region=None):
     """Draws a brightness for each image."""
     from cutpaste_tf.augment import random
 
-    return [random.uniform([batch, 1, 1, 1], seed, 0.1, 0.3)], []
+    return [random.uniform([batch, 1, 1, 1], seed, 0.1, 0.3)], [], None
 
 
 def apply_views(images, drawn, task, settings, *, jit_compile=False):

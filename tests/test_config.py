@@ -28,7 +28,7 @@ def test_defaults_are_the_papers():
     assert settings.steps == 256 * 256 == 65536
     assert settings.batch_size * 2 == 64
     assert settings.batch_size * 3 == 96
-    assert settings.image_size == 256
+    assert settings.size == (256, 256)
     assert (settings.jitter, settings.area_ratio) == (0.1, (0.02, 0.15))
     assert (settings.scar_width, settings.scar_length) == ((2, 16), (10, 25))
 
@@ -215,7 +215,7 @@ def test_json_round_trip_keeps_everything():
         ({"stepz": 1}, "unknown setting 'stepz'"),
         ({"steps": "many"}, "--steps=many"),
         ({"steps": True}, "--steps=True"),
-        ({"head_dims": 5}, "wrong type"),
+        ({"head_dims": None}, "wrong type"),
         ({"head_dims": [5, "x"]}, "--head_dims=5,x"),
     ],
 )
@@ -248,7 +248,7 @@ def test_every_flag_is_used():
         if path.name != "config.py"
     )
     # Config.separate_locations and Config.synthetic_tests
-    through_properties = {"location_density", "map_levels", "test_anomalies"}
+    through_properties = {"bit_depth", "location_density", "map_levels", "test_anomalies"}
     through_settings = {field.name for field in dataclasses.fields(proxy.Settings)}
     for field in dataclasses.fields(Config):
         used = (

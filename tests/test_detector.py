@@ -15,12 +15,14 @@ import tensorflow as tf
 from conftest import QUICK, copy_run, pattern, read_scores, write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cutpaste_tf import artifacts, main, metrics, scorer
 from cutpaste_tf import density as densities
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data.preparation import resize
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
@@ -119,8 +121,8 @@ def test_the_density_sees_unaugmented_training_images_alone(finished):
     loop.load_weights(model, run_dir)
 
     def embed(paths):
-        images = [pipeline.decode(path.read_bytes()) for path in paths]
-        images = np.stack([pipeline.resize(image, 32).numpy() for image in images])
+        images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+        images = np.stack([resize(tf.constant(image), (32, 32)).numpy() for image in images])
         return model.backbone(images.astype(np.float32) / 255.0, training=False)["pool"].numpy()
 
     fitted = densities.make("gde").fit(embed(sorted((data / "train/good").iterdir())))
@@ -277,7 +279,7 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     detector = Detector.load(run_dir)
     images = [str(folder / row["path"]) for row in rows]
     features = detectors.Embedder(detector._evaluator._backbone)(
-        pipeline.prepare(normal(images, images), detector.config.image_size)
+        pipeline.prepare(normal(images, images), detector.preparation)
     )["pool"]
     expected = densities.cross_validated_scores("gde", features)
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
@@ -293,7 +295,7 @@ def test_a_patch_models_normal_scores_are_of_images_left_out(localized):
     # For one part, a density of the others, from the embeddings of its patches.
     held_out = densities.held_out_parts(8)[1]
     others = [i for i in range(8) if i not in held_out]
-    embedder = patch.PatchEmbedder(detector.backbone, 64, 32, 16)
+    embedder = patch.PatchEmbedder(detector.backbone, (64, 64), 32, 16)
     sets = [pipeline.prepare(train_images.subset(part), 64) for part in (others, held_out)]
     features, held = (next(embedder.embeddings(images, (0, 3))) for images in sets)
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)

@@ -77,9 +77,9 @@ def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_pat
 
 
 def predict_read(path):
-    from cutpaste_tf.data import stream
+    from cutpaste_tf.data import decode
 
-    return stream.read(path)
+    return decode.read(path)
 
 
 def test_a_batch_size_changes_no_score(finished, images, tmp_path, capsys):

@@ -17,6 +17,7 @@ from cutpaste_tf.errors import UserError
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
+    from cutpaste_tf.data.pipeline import Images
     from cutpaste_tf.report.overlay import Scale
 
 NEAREST = 5  # normal images that are shown beside one
@@ -55,8 +56,8 @@ class Finding:
       name: the image's file name.
       score: its anomaly score.
       picture: uint8 [h, w, 3], the image, no larger than the page needs.
-      prepared: uint8 [size, size, 3], as the network sees it.
-      map: float32 [size, size], its anomaly map; None where the run makes none.
+      prepared: the image as the network sees it.
+      map: float32 [H, W], its anomaly map, of the whole image; None where the run makes none.
       scale: makes the map's `report.overlay.Scale` of a threshold.
     """
 
@@ -64,7 +65,7 @@ class Finding:
     name: str
     score: float
     picture: np.ndarray
-    prepared: np.ndarray
+    prepared: "Images"
     map: np.ndarray | None
     scale: Callable[[Threshold], "Scale"]
 
@@ -98,27 +99,30 @@ class Inspector:
         Raises:
           UserError: if the image or the run cannot be read.
         """
-        from cutpaste_tf.data import pipeline, stream
+        from cutpaste_tf.data import decode, pipeline
         from cutpaste_tf.report.overlay import Scale
 
         name = pathlib.Path(path).name
+        with self._lock:
+            detector = self._detector(run)
+        preparation = detector.preparation
         try:
-            image = stream.read(path)
+            image = decode.read(path, preparation.bits)
         except UserError as error:  # Where uploads are kept says nothing to anyone.
             raise UserError(str(error).replace(path, name)) from error
         with self._lock:
-            detector = self._detector(run)
-            size = detector.config.image_size
-            # Not by pipeline.prepare: a new tf.data set for each image leaves traces in memory.
-            images = pipeline.Images(1, size, pipeline.resize(image, size)[None], None)
+            images = pipeline.of_arrays([image], preparation)
             evaluation = detector.evaluate(images, maps=detector.makes_maps)
-            anomaly_map = evaluation.maps.read([0])[0] if detector.makes_maps else None
+            anomaly_map = None
+            if detector.makes_maps:
+                anomaly_map = evaluation.maps.read([0])[0]
+                anomaly_map = preparation.over_image(anomaly_map, *image.shape[:2])
         return Finding(
             run=run,
             name=name,
             score=float(evaluation.scores[0]),
             picture=_shrunk(image, _SIDE),
-            prepared=images.stored[0].numpy(),
+            prepared=images,
             map=anomaly_map,
             scale=functools.partial(Scale.of_run, self.runs[run], detector.level),
         )
@@ -138,25 +142,22 @@ class Inspector:
         Raises:
           UserError: if the run or its training images cannot be read.
         """
-        import tensorflow as tf
-
-        from cutpaste_tf.data import pipeline, stream
+        from cutpaste_tf.data import decode, pipeline
         from cutpaste_tf.density import GaussianDensity
 
         with self._lock:
             detector = self._detector(finding.run)
             split, embeddings = self._normal(finding.run)
-            prepared = pipeline.Images(1, len(finding.prepared), finding.prepared[None], None)
-            (query,) = detector.embed(prepared)
+            (query,) = detector.embed(finding.prepared)
         gaussian = isinstance(detector.density, GaussianDensity)
         precision = detector.density.precision if gaussian else None
         result = []
         for index, distance in zip(*nearest(query, embeddings, precision), strict=True):
             image = split.images[index]
             if split.from_files:
-                image = stream.read(image)
+                image = decode.read(image, detector.preparation.bits)
             else:
-                image = pipeline.to_rgb(tf.constant(image)).numpy()
+                image = pipeline.to_rgb(image)
             result.append((_shrunk(image, _THUMBNAIL), split.names[index], float(distance)))
         return result
 
@@ -184,7 +185,7 @@ class Inspector:
                 )
         except UserError as error:
             raise UserError(f"{error}; --data_dir says where the run's images are now") from error
-        return split, detector.embed(pipeline.prepare(split, config.image_size))
+        return split, detector.embed(pipeline.prepare(split, detector.preparation))
 
 
 def _shrunk(image, side):

@@ -125,6 +125,45 @@ def sample_scar(
     )
 
 
+def move_into(patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
+    """Has patches cut and pasted around pixels of their images' regions of interest.
+
+    Args:
+      patch: the patches.
+      counts: as `count_pixels` returns.
+      size: the images' height and width in pixels.
+      seed: int32 [2].
+
+    Returns:
+      Patches of the same shapes. The middle of each, where it is cut and where it is pasted, is a
+      pixel of the region, every one as likely as any other, or as near to it as the border allows.
+    """
+
+    def around(height, width, place_seed):
+        total = tf.maximum(counts[:, -1], 1)
+        number = random.integers([tf.shape(counts)[0]], place_seed, 0, total - 1)
+        pixel = tf.searchsorted(counts, number[:, None], side="right")[:, 0]
+        pixel = tf.minimum(pixel, size[0] * size[1] - 1)
+        row, column = tf.math.floordiv(pixel, size[1]), tf.math.floormod(pixel, size[1])
+        return (
+            tf.clip_by_value(row - height // 2, 0, size[0] - height),
+            tf.clip_by_value(column - width // 2, 0, size[1] - width),
+        )
+
+    source_seed, target_seed = random.split(seed, 2)
+    source = around(patch.height, patch.width, source_seed)
+    target = around(patch.box_height, patch.box_width, target_seed)
+    return patch._replace(
+        source_y=source[0], source_x=source[1], target_y=target[0], target_x=target[1]
+    )
+
+
+def count_pixels(region: tf.Tensor) -> tf.Tensor:
+    """Counts the pixels of regions, bool [B, H, W], up to each pixel, int32 [B, H * W]."""
+    flat = tf.reshape(region, [tf.shape(region)[0], region.shape[1] * region.shape[2]])
+    return tf.cumsum(tf.cast(flat, tf.int32), axis=1)
+
+
 def scar_side(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = SCAR_LENGTH) -> int:
     """Returns the longest side, in pixels, that the upright box around a turned scar can have."""
     # l cos t + w sin t is largest where tan t is w / l, or at the end of the range, 45 degrees.

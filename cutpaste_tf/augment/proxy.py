@@ -46,14 +46,19 @@ class Settings:
 # What `draw_views` returns. What XLA compiles has no random numbers in it: fused with the pixels
 # they would be computed again for each, and their generators would take most of the time to
 # compile.
-Drawn = tuple[list, list]
+Drawn = tuple[list, list, tf.Tensor | None]
+
+# What lies outside the region of interest: the grey that is about the zero of a network's
+# normalised input.
+OUTSIDE = 127 / 255
 
 
 class Kind(NamedTuple):
     """A kind of edit, in two steps: only the second works on pixels."""
 
-    # Of the number of images, their height and width, a seed and the ranges: what the edit takes
-    draw: Callable[[tf.Tensor, tuple[int, int], tf.Tensor, Settings], Any]
+    # Of the number of images, their height and width, a seed, the ranges and, where they are not
+    # looked at as a whole, `paste.count_pixels` of what is: what the edit takes
+    draw: Callable[..., Any]
     edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # of images and what was drawn for them
 
 
@@ -89,9 +94,12 @@ def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
       The kind.
     """
 
-    def drawn(batch, size, seed, settings):
+    def drawn(batch, size, seed, settings, counts=None):
         patch_seed, other_seed = random.split(seed, 2)
         patch = shape.sample(batch, size, patch_seed, settings)
+        if counts is not None:
+            # Shapes are drawn of the same seed, in another way.
+            patch = paste.move_into(patch, counts, size, patch_seed)
         return patch, draw(batch, other_seed, settings)
 
     def edited(images, drawn, settings):
@@ -122,12 +130,12 @@ def erase_kind(shape: Shape, fill: Callable) -> Kind:
 def _either(first, second):
     """One of two kinds, with equal chances for each image: the union of Section 5.2."""
 
-    def drawn(batch, size, seed, settings):
+    def drawn(batch, size, seed, settings, counts=None):
         choice, *seeds = random.split(seed, 3)
         return (
             random.uniform([batch], choice, 0.0, 1.0) < 0.5,
-            first.draw(batch, size, seeds[0], settings),
-            second.draw(batch, size, seeds[1], settings),
+            first.draw(batch, size, seeds[0], settings, counts),
+            second.draw(batch, size, seeds[1], settings, counts),
         )
 
     def edited(images, drawn, settings):
@@ -229,6 +237,7 @@ def draw_views(
     task: str,
     seed: tf.Tensor,
     settings: Settings,
+    region: tf.Tensor | None = None,
 ) -> Drawn:
     """Draws what happens to each image of a batch; no pixel is touched.
 
@@ -238,10 +247,12 @@ def draw_views(
       task: a name in `TASKS`.
       seed: int32 [2].
       settings: the ranges.
+      region: bool [B, H, W], each image's region of interest; None: all. Patches are cut and pasted
+        in it, and what lies outside is grey in all views. Not with --patch_size.
 
     Returns:
-      The input views, and each class's edit, None for none: small tensors, the images' own numbers
-      in the first axis of each.
+      The input views, each class's edit, None for none, and the region: tensors with the images'
+      own numbers in the first axis of each.
     """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size
     crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
@@ -252,11 +263,13 @@ def draw_views(
     if settings.independent_views:
         view_seeds = random.split(view_seed, len(TASKS[task]))
     ranges = {"translation": settings.translation, "jitter": settings.view_jitter}
+    counts = None if region is None else paste.count_pixels(region)
     input_views = [view.draw(batch, size, one, **ranges, crops=crops) for one in view_seeds]
-    return input_views, [
-        cls.kind and cls.kind.draw(batch, size, class_seed, settings)
+    edits = [
+        cls.kind and cls.kind.draw(batch, size, class_seed, settings, counts)
         for cls, class_seed in zip(TASKS[task], seeds, strict=True)
     ]
+    return input_views, edits, region
 
 
 @tf.autograph.experimental.do_not_convert
@@ -288,7 +301,7 @@ def apply_views(
 
 def _views(task, settings, images, drawn):
     """Makes the views, [K * B, H, W, 3], that were drawn."""
-    input_views, edits = drawn
+    input_views, edits, region = drawn
     classes, batch = TASKS[task], tf.shape(images)[0]
     size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
     inputs = [view.apply(images, one, size) for one in input_views]
@@ -300,7 +313,11 @@ def _views(task, settings, images, drawn):
         if cls.kind
     ]
     turned = [_turn(image, cls.turns) for cls, image in zip(classes, inputs, strict=True)]
-    return paste.write(tf.concat(turned, axis=0), edits)
+    views = paste.write(tf.concat(turned, axis=0), edits)
+    if region is None:
+        return views
+    inside = tf.concat([_turn(region[..., None], cls.turns) for cls in classes], axis=0)
+    return tf.where(inside, views, tf.constant(OUTSIDE, views.dtype))
 
 
 @functools.cache

@@ -5,22 +5,17 @@
     ROOT/test/TYPE/*                             anomalous images of one type (optional)
     ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
 
-Images are png, jpg or bmp, grey or colour, of any size.
+Images are of any format that Pillow reads, grey or colour, of any size.
 """
 
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from cutpaste_tf.data import decode
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
-# Images of other formats are refused rather than passed over in silence.
-_OTHER_KINDS = ("tif", "tiff", "gif", "webp", "jp2", "heic", "avif", "exr", "pgm", "ppm")
-OTHER_SUFFIXES = tuple(f".{kind}" for kind in _OTHER_KINDS)
 
 
 def category_root(data_dir: str, category: str) -> pathlib.Path:
@@ -77,7 +72,9 @@ def load(root: pathlib.Path) -> Category:
         raise UserError(f"{good}: there is no such folder; normal images to train on belong there")
     train = _images(good)
     if not train:
-        raise UserError(f"{good}: no images to train on; png, jpg and bmp files are read")
+        raise UserError(
+            f"{good}: no images to train on; files that end in {', '.join(decode.SUFFIXES)} are"
+        )
     test, masks = [], []
     test_root = root / "test"
     types = sorted(p for p in test_root.iterdir() if p.is_dir()) if test_root.is_dir() else []
@@ -86,7 +83,7 @@ def load(root: pathlib.Path) -> Category:
         test += files
         masks += [_mask(root, folder.name, file) for file in files]
     for file in (*train, *test, *(mask for mask in masks if mask)):
-        _check_header(file)
+        decode.check_header(file)
 
     def name(file):
         return file.relative_to(root).as_posix()
@@ -106,10 +103,7 @@ def load(root: pathlib.Path) -> Category:
 
 def _images(folder):
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    for file in files:
-        if file.suffix.lower() in OTHER_SUFFIXES:
-            raise UserError(f"{file}: {file.suffix} images are not read; save it as png")
-    return [file for file in files if file.suffix.lower() in SUFFIXES]
+    return [file for file in files if file.suffix.lower() in decode.SUFFIXES]
 
 
 def _mask(root, kind, file):
@@ -118,25 +112,8 @@ def _mask(root, kind, file):
         return None
     folder = root / "ground_truth" / kind
     for name in (f"{file.stem}_mask", file.stem):
-        for suffix in SUFFIXES:
+        for suffix in decode.SUFFIXES:
             for candidate in (folder / (name + suffix), folder / (name + suffix.upper())):
                 if candidate.is_file():
                     return candidate
     return None
-
-
-def _check_header(file):
-    try:
-        with Image.open(file) as image:
-            kind, mode = image.format, image.mode
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise UserError(f"{file}: may not be read") from error
-        raise UserError(f"{file}: not a readable image; remove it or save it again") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{file}: too large an image ({error})") from error
-    if kind not in ("PNG", "JPEG", "MPO", "BMP"):
-        raise UserError(f"{file}: holds a {kind} image; save it as png")
-    if kind == "BMP" and mode not in ("L", "RGB", "RGBA"):
-        # TensorFlow would take the palette's indices for grey levels.
-        raise UserError(f"{file}: a bmp image with a palette or of one bit; save it as png")

@@ -1,15 +1,21 @@
 """tf.data pipelines: decode, resize and keep images; shuffle, repeat, batch and prefetch them."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from cutpaste_tf.data import decode
+from cutpaste_tf.data.preparation import Preparation, as_preparation, reduced_mask
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.errors import UserError
+
+T, R = TypeVar("T"), TypeVar("R")
 
 # Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
 # every use. MVTec AD's largest category takes 77 MB at 256x256.
@@ -22,91 +28,177 @@ _on_host = functools.partial(tf.device, "/CPU:0")
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images that have been decoded once and found sound, all of one size.
+    """Images that have been decoded once and found sound, prepared for a network.
 
     Attributes:
-      count: how many there are, N.
-      size: their height and width in pixels.
-      stored: uint8 [N, size, size, 3], or None where they do not fit into memory.
+      count: how many there are, N; a network's inputs are N * K, K tiles of each.
+      preparation: how they become inputs.
+      stored: uint8 [N * K, h, w, 3], or None where they do not fit into memory.
       paths: string [N], where `stored` is None.
+      sizes: int [N, 2], the images' own heights and widths; None: as the canvas is.
     """
 
     count: int
-    size: int
+    preparation: Preparation
     stored: tf.Tensor | None
-    paths: tf.Tensor | None
+    paths: tf.Tensor | None = None
+    sizes: np.ndarray | None = None
 
-    def read(self, indices: tf.Tensor) -> tf.Tensor:
-        """Reads images, in a graph or eagerly.
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an input in pixels."""
+        return self.preparation.size
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs, N * K."""
+        return self.count * self.preparation.count
+
+    def read(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Reads inputs, in a graph or eagerly.
 
         Args:
-          indices: int64 [B].
+          numbers: int64 [B]; those of image n are n * K to n * K + K - 1.
 
         Returns:
-          uint8 [B, size, size, 3].
+          uint8 [B, h, w, 3].
         """
         if self.stored is not None:
             with _on_host():
-                return tf.gather(self.stored, indices)
-        spec = tf.TensorSpec([self.size, self.size, 3], tf.uint8)
-        images = tf.map_fn(
-            lambda path: resize(decode(tf.io.read_file(path)), self.size),
-            tf.gather(self.paths, indices),
-            fn_output_signature=spec,
-            parallel_iterations=16,
-        )
-        return tf.ensure_shape(images, [None, self.size, self.size, 3])
+                return tf.gather(self.stored, numbers)
+        tiles = self.preparation.count
+
+        def tile(path, k):
+            return self.preparation.read(os.fsdecode(path))[k]
+
+        def one(number):
+            path = tf.gather(self.paths, number // tiles)
+            image = tf.numpy_function(tile, [path, number % tiles], tf.uint8)
+            return tf.ensure_shape(image, [*self.size, 3])
+
+        spec = tf.TensorSpec([*self.size, 3], tf.uint8)
+        images = tf.map_fn(one, numbers, fn_output_signature=spec, parallel_iterations=16)
+        return tf.ensure_shape(images, [None, *self.size, 3])
+
+    def canvases(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Returns some images whole, uint8 [n, H, W, 3], their tiles put together again."""
+        numbers = _numbers(indices, self.preparation.count)
+        return self.preparation.join(self.read(tf.constant(numbers)).numpy())
+
+    def own_size(self, index: int) -> tuple[int, int]:
+        """Returns an image's own height and width in pixels."""
+        size = self.preparation.canvas if self.sizes is None else self.sizes[index]
+        return int(size[0]), int(size[1])
+
+    def looked_at(self, index: int) -> np.ndarray | None:
+        """Returns what of an image's canvas is looked at, bool [H, W]; None: all."""
+        return self.preparation.region(*self.own_size(index))
+
+    @functools.cached_property
+    def regions(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What is looked at; None: all of all images.
+
+        Two arrays: bool [R, K, h, w], the different regions, cut as images are; and int64 [N],
+        which of them each image has.
+        """
+        if not self.preparation.masked:
+            return None
+        sizes = [self.own_size(index) for index in range(self.count)]
+        different = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
+        regions = np.zeros([len(different), self.preparation.count, *self.size], bool)
+        for size, number in different.items():
+            regions[number] = self.preparation.cut(self.preparation.region(*size))
+        return regions, np.array([different[size] for size in sizes], np.int64)
+
+    @functools.cached_property
+    def seen(self) -> np.ndarray:
+        """Which inputs hold anything that is looked at, bool [N * K]."""
+        if self.regions is None:
+            return np.ones([self.inputs], bool)
+        regions, which = self.regions
+        return regions.any(axis=(2, 3))[which].ravel()
+
+    def places(self, grid: tuple[int, int]) -> np.ndarray | None:
+        """Returns which places of the inputs' feature maps are looked at.
+
+        Args:
+          grid: the maps' rows and columns, h and w.
+
+        Returns:
+          bool [N * K, h, w], True where any of a place's pixels is; None: all.
+        """
+        if self.regions is None:
+            return None
+        regions, which = self.regions
+        reduced = reduced_mask(regions.reshape(-1, *self.size), grid)
+        return reduced.reshape(*regions.shape[:2], *grid)[which].reshape(-1, *grid)
+
+    def regions_of(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Returns what of some inputs is looked at, bool [B, h, w], in a graph or eagerly.
+
+        Args:
+          numbers: int64 [B], as in `read`. There must be regions.
+        """
+        regions, which = self.regions
+        tiles = self.preparation.count
+        with _on_host():
+            region = tf.gather(tf.constant(which), numbers // tiles)
+            at = tf.stack([region, numbers % tiles], axis=1)
+            return tf.gather_nd(tf.constant(regions), at)
 
     def subset(self, indices: np.ndarray) -> "Images":
         """Returns some of the images, in the order of their indices, int [M]."""
-        kept = [x if x is None else tf.gather(x, indices) for x in (self.stored, self.paths)]
-        return Images(len(indices), self.size, *kept)
+        numbers = _numbers(indices, self.preparation.count)
+        return Images(
+            len(indices),
+            self.preparation,
+            None if self.stored is None else tf.gather(self.stored, numbers),
+            None if self.paths is None else tf.gather(self.paths, indices),
+            None if self.sizes is None else self.sizes[indices],
+        )
 
 
-def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decodes a png, jpg or bmp image.
+def _numbers(indices, tiles):
+    """The inputs of some images, int64 [n * K]."""
+    return (np.asarray(indices, np.int64).reshape(-1, 1) * tiles + np.arange(tiles)).ravel()
+
+
+def of_arrays(images: Sequence[np.ndarray], preparation: Preparation | int) -> Images:
+    """Prepares images, uint8 [H, W, 3], that are in memory; see `prepare`."""
+    preparation = as_preparation(preparation)
+    return of_prepared(
+        [preparation.apply(image) for image in images],
+        preparation,
+        [image.shape[:2] for image in images],
+    )
+
+
+def of_prepared(
+    tiles: Sequence[np.ndarray], preparation: Preparation, sizes: Sequence[tuple[int, int]]
+) -> Images:
+    """Makes images of what is prepared already.
 
     Args:
-      contents: the file's bytes, a string scalar.
+      tiles: N times uint8 [K, h, w, 3], as `Preparation.apply` returns them.
+      preparation: how they were prepared.
+      sizes: the images' own heights and widths.
 
     Returns:
-      uint8 [H, W, 3]; grey is repeated, an alpha channel dropped, 16 bits reduced to 8.
+      The images.
     """
-    # decode_image cannot make three channels of a grey bmp, so it is left to find their number.
-    image = tf.io.decode_image(contents, channels=0, expand_animations=False)
-    return to_rgb(image)
+    stored = np.concatenate([np.zeros([0, *preparation.size, 3], np.uint8), *tiles])
+    with _on_host():
+        stored = tf.constant(stored)
+    return Images(len(tiles), preparation, stored, None, np.array(sizes).reshape(-1, 2))
 
 
-def to_rgb(image: tf.Tensor) -> tf.Tensor:
-    """Makes [H, W, 3] of [H, W], [H, W, 1] (grey), [H, W, 2] (and alpha), [H, W, 3] or [..., 4]."""
-    if image.shape.rank == 2:
-        image = image[..., None]
-    grey = tf.shape(image)[-1] < 3
-    image = tf.cond(grey, lambda: tf.repeat(image[..., :1], 3, axis=-1), lambda: image[..., :3])
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes with antialiasing; the aspect ratio gives way to the square.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: the wanted height and width.
-
-    Returns:
-      uint8 [size, size, 3].
-    """
-    resized = tf.image.resize(tf.cast(image, tf.float32), [size, size], antialias=True)
-    resized = tf.clip_by_value(tf.round(resized), 0.0, 255.0)
-    return tf.ensure_shape(tf.cast(resized, tf.uint8), [size, size, 3])
-
-
-def prepare(split: Split, size: int) -> Images:
-    """Decodes and resizes every image once, and keeps them where they fit into memory.
+def prepare(split: Split, preparation: Preparation | int) -> Images:
+    """Decodes and prepares every image once, and keeps them where they fit into memory.
 
     Args:
       split: the images.
-      size: the wanted height and width.
+      preparation: how they become a network's inputs; or the side of the square that they are
+        squashed to.
 
     Returns:
       The images, ready to be read.
@@ -114,56 +206,63 @@ def prepare(split: Split, size: int) -> Images:
     Raises:
       UserError: naming the first image that cannot be decoded.
     """
-    count = len(split)
-    if split.from_files:
-        data = tf.data.Dataset.from_tensor_slices(list(split.images))
-        data = data.map(lambda path: decode(tf.io.read_file(path)), tf.data.AUTOTUNE)
-    else:
+    preparation = as_preparation(preparation)
+    count, tiles = len(split), preparation.count
+    bytes_each = tiles * int(np.prod(preparation.size)) * 3
+    keep = not split.from_files or count * bytes_each <= MEMORY_LIMIT
+    stored = np.empty([count * tiles if keep else 0, *preparation.size, 3], np.uint8)
+    sizes = np.zeros([count, 2], np.int64)
 
-        def arrays() -> Iterator[np.ndarray]:
-            for image in split.images:
-                yield image if image.ndim == 3 else image[..., None]
+    def one(image):
+        array = decode.read(image, preparation.bits) if split.from_files else to_rgb(image)
+        return preparation.apply(array), array.shape[:2]
 
-        spec = tf.TensorSpec([None, None, None], tf.uint8)
-        data = tf.data.Dataset.from_generator(arrays, output_signature=spec).map(to_rgb)
-    data = data.map(lambda image: resize(image, size), tf.data.AUTOTUNE)
-    data = data.prefetch(tf.data.AUTOTUNE)
-    # The order is deterministic, so that the number of images read names the one that failed.
-    keep = not split.from_files or count * size * size * 3 <= MEMORY_LIMIT
-    stored = np.empty([count if keep else 1, size, size, 3], np.uint8)
-    done = 0
-    try:
-        for image in data.as_numpy_iterator():
-            stored[done if keep else 0] = image
-            done += 1
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(
-            f"{split.images[done] if split.from_files else split.names[done]}: a damaged or "
-            "truncated image; remove it or save it again"
-        ) from error
+    for number, (prepared, size) in enumerate(in_order(one, split.images)):
+        sizes[number] = size
+        if keep:
+            stored[number * tiles : (number + 1) * tiles] = prepared
     if keep:
         with _on_host():
-            return Images(count, size, tf.constant(stored), None)
-    return Images(count, size, None, tf.constant(list(split.images)))
+            return Images(count, preparation, tf.constant(stored), None, sizes)
+    return Images(
+        count, preparation, None, tf.constant([os.fsencode(path) for path in split.images]), sizes
+    )
 
 
-def read_mask(mask: str | np.ndarray | None, size: int) -> np.ndarray:
-    """Reads a defect's mask at the size of the model's images.
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], ahead: int | None = None, workers: int | None = None
+) -> Iterator[R]:
+    """Does some work on items in threads, and yields what comes of it in the items' order.
 
     Args:
-      mask: a file's path, a bool array, or None for a normal image.
-      size: the wanted height and width.
+      work: is called with each.
+      items: may be endless; they are taken as they are needed.
+      ahead: how many may be done before they are asked for; two for each thread by default.
+      workers: threads; one for each core by default.
 
-    Returns:
-      bool [size, size], True on the defect; nearest-neighbour resizing keeps the edges.
+    Yields:
+      What `work` returns, or raises.
     """
-    if mask is None:
-        return np.zeros([size, size], bool)
-    if isinstance(mask, str):
-        with Image.open(mask) as file:
-            mask = np.asarray(file.convert("L")) > 0
-    resized = Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
-    return np.asarray(resized) > 0
+    workers = workers or os.cpu_count() or 1
+    ahead = ahead or 2 * workers
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # Whoever stops early does not wait for what nobody wants.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Makes [H, W, 3] of [H, W], [H, W, 1] (grey), [H, W, 2] (and alpha), [H, W, 3] or [..., 4]."""
+    if image.ndim == 2:
+        image = image[..., None]
+    return np.repeat(image[..., :1], 3, axis=-1) if image.shape[-1] < 3 else image[..., :3]
 
 
 def training_batches(
@@ -171,7 +270,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    views: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
+    views: Callable[..., tuple[tf.Tensor, ...]] | None = None,
 ) -> tf.data.Dataset:
     """Makes the endless stream of training batches.
 
@@ -179,47 +278,59 @@ def training_batches(
     as one that started at 0 does from there.
 
     Args:
-      images: what to draw from; every image comes once before one comes again.
-      batch_size: images a batch, B.
+      images: what to draw from; every input that holds anything to look at comes once before one
+        comes again.
+      batch_size: inputs a batch, B.
       seed: of the order.
       start: the step of the first batch.
-      views: where given, a function of a step (int64 scalar) and images (uint8 [B, H, W, 3]) that
-        makes what the stream yields; it runs on the host, in parallel.
+      views: where given, a function of a step (int64 scalar), images (uint8 [B, h, w, 3]) and, if
+        some of them are not looked at as a whole, what is (bool [B, h, w]), that makes what the
+        stream yields; it runs on the host, in parallel.
 
     Returns:
-      A data set of what `views` makes, or of pairs of a step, int64 scalar, and images, uint8
-      [B, H, W, 3].
+      A data set of what `views` makes, or of what it takes.
     """
+    usable = np.flatnonzero(images.seen)
+    whole = images.regions is None
 
     # Numbers are shuffled instead of images. Dataset.shuffle would keep a state from one iterator
     # to the next, and Keras makes as many as it likes.
     def shuffled(epoch):
-        numbers = tf.range(images.count, dtype=tf.int64)
+        numbers = tf.range(len(usable), dtype=tf.int64) if whole else tf.constant(usable, tf.int64)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         return tf.data.Dataset.from_tensor_slices(
             tf.random.experimental.stateless_shuffle(numbers, key)
         )
 
-    epochs, rest = divmod(start * batch_size, images.count)
+    def read(step, numbers):
+        if whole:
+            return step, images.read(numbers)
+        return step, images.read(numbers), images.regions_of(numbers)
+
+    epochs, rest = divmod(start * batch_size, len(usable))
     order = tf.data.Dataset.counter(epochs).flat_map(shuffled).skip(rest)
     order = order.batch(batch_size, drop_remainder=True)  # There is none: shapes become static.
     steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start), order)
-    parallel = tf.data.AUTOTUNE
-    data = steps.map(lambda step, indices: (step, images.read(indices)), parallel)
+    data = steps.map(read, tf.data.AUTOTUNE)
     if views is not None:
-        data = data.map(views, parallel)
+        data = data.map(views, tf.data.AUTOTUNE)
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(images: Images, batch_size: int) -> Iterable[tf.Tensor]:
-    """Makes batches of all images in order, un-augmented: uint8 [B, H, W, 3], the last smaller."""
+def evaluation_batches(images: Images, batch_size: int) -> Iterator[tf.Tensor]:
+    """Yields all inputs in order, un-augmented: uint8 [B, h, w, 3], the last batch smaller."""
     if images.stored is not None:
-        # There is nothing to wait for, and each new data set would leave traces in memory.
-        return (_part(images.stored, n, batch_size) for n in range(0, images.count, batch_size))
-    indices = tf.data.Dataset.range(images.count).batch(batch_size)
-    return indices.map(images.read, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _part(stored, start, size):
-    with _on_host():
-        return stored[start : start + size]
+        for start in range(0, images.inputs, batch_size):
+            with _on_host():
+                part = images.stored[start : start + batch_size]
+            yield part
+        return
+    paths = (os.fsdecode(path) for path in images.paths.numpy())
+    done = np.zeros([0, *images.size, 3], np.uint8)
+    for tiles in in_order(images.preparation.read, paths):
+        done = np.concatenate([done, tiles])
+        while len(done) >= batch_size:
+            yield tf.constant(done[:batch_size])
+            done = done[batch_size:]
+    if len(done):
+        yield tf.constant(done)

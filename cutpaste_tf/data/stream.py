@@ -1,28 +1,16 @@
 """New images to score: any number, of any size and format, one batch in memory at a time."""
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
-import io
 import os
 import pathlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
-
-from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data.preparation import Preparation, as_preparation
 from cutpaste_tf.errors import UserError
 
-SUFFIXES = (*folder.SUFFIXES, *folder.OTHER_SUFFIXES)
-# What Pillow may take a file for, whatever its name: no formats that start other programs.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM")
-# Training data of these formats are decoded by TensorFlow; the same file then gets the same score.
-_TENSORFLOW = ("PNG", "JPEG", "MPO")
-_DEEP = "its pixels have more than 16 bits; save it with 8 or 16"
 _LARGE = 2**25  # pixels; of larger images, gigabytes as floats, one is decoded at a time
 
 
@@ -87,148 +75,52 @@ def _walk(root, outside):
         here = pathlib.Path(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(decode.SUFFIXES):
                 yield here / name
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
-    """Reads an image of any format that TensorFlow or Pillow knows.
-
-    Args:
-      path: the file. Of several frames the first is taken.
-
-    Returns:
-      uint8 [H, W, 3]; grey is repeated, an alpha channel dropped, 16 bits reduced to 8, as in
-      `pipeline.decode`.
-
-    Raises:
-      UserError: naming the file and what is wrong with it.
-    """
-    return decode(_contents(path), str(path))
-
-
-def _contents(path):
-    try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-
-
-def decode(contents: bytes, name: str) -> np.ndarray:
-    """Decodes an image as `read` does.
-
-    Args:
-      contents: a file's bytes.
-      name: what to call it in messages.
-
-    Returns:
-      uint8 [H, W, 3].
-
-    Raises:
-      UserError: naming the image and what is wrong with it.
-    """
-    try:
-        with _opened(contents) as file:
-            if file.format in _TENSORFLOW:
-                image = pipeline.decode(tf.constant(contents)).numpy()
-            else:
-                image = _rgb(file)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not an image of a known format") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: too large an image") from error
-    # Pillow's and TensorFlow's decoders raise almost anything on a damaged file.
-    except Exception as error:
-        reason = str(error) if str(error) == _DEEP else "damaged or truncated"
-        raise UserError(f"{name}: {reason}") from error
-    if not image.size:
-        raise UserError(f"{name}: has no pixels")
-    return image
-
-
-def _opened(contents):
-    """A file as Pillow sees it, its header read alone."""
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
-    return Image.open(io.BytesIO(contents), formats=known)
-
-
-def _is_large(contents):
-    try:
-        with _opened(contents) as file:
-            return file.width * file.height > _LARGE
-    except Exception:  # Whatever it is, decoding says so.
-        return False
-
-
-def _rgb(file):
-    if file.mode.startswith("I") or file.mode == "F":
-        pixels = np.asarray(file)
-        # Pillow opens 16 bits as I in some formats; 32 bits and fractions have no known range.
-        if file.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(_DEEP)
-        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    if file.mode in ("LA", "La"):
-        file = file.convert("L")
-    return np.asarray(file.convert("RGB"))
-
-
 def batches(
-    paths: Iterable[pathlib.Path], size: int, batch_size: int, workers: int | None = None
+    paths: Iterable[pathlib.Path],
+    preparation: Preparation | int,
+    batch_size: int,
+    workers: int | None = None,
 ) -> Iterator[Batch]:
-    """Reads, decodes and resizes files, ahead of who takes them and in their order.
+    """Reads and prepares files, ahead of who takes them and in their order.
 
     Args:
       paths: the files.
-      size: the wanted height and width.
+      preparation: as in `pipeline.prepare`.
       batch_size: files a batch, M.
       workers: threads that decode; one for each core by default.
 
     Yields:
       The batches, the last one smaller. Two are in memory at a time.
     """
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
-    def resize(image):
-        return pipeline.resize(image, size)
-
+    preparation = as_preparation(preparation)
     alone = threading.Lock()
 
     def prepare(path):
         try:
-            contents = _contents(path)
-            with alone if _is_large(contents) else contextlib.nullcontext():
-                return resize(tf.constant(decode(contents, str(path)))).numpy()
+            data = decode.contents(path)
+            with alone if decode.is_large(data, _LARGE) else contextlib.nullcontext():
+                image = decode.decode(data, str(path), preparation.bits)
+                return path, preparation.apply(image), image.shape[:2]
         except UserError as error:
-            return str(error).removeprefix(f"{path}: ")
+            return path, None, str(error).removeprefix(f"{path}: ")
 
-    workers = workers or os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting, done = collections.deque(), []
-        try:
-            for path in paths:
-                waiting.append((path, pool.submit(prepare, path)))
-                if len(waiting) > batch_size:
-                    first, prepared = waiting.popleft()
-                    done.append((first, prepared.result()))
-                if len(done) == batch_size:
-                    yield _batch(done, size)
-                    done = []
-            while waiting:
-                first, prepared = waiting.popleft()
-                done.append((first, prepared.result()))
-                if len(done) == batch_size or not waiting:
-                    yield _batch(done, size)
-                    done = []
-        finally:  # Whoever stops early does not wait for images that nobody wants.
-            pool.shutdown(wait=False, cancel_futures=True)
+    done = []
+    for prepared in pipeline.in_order(prepare, paths, batch_size, workers):
+        done.append(prepared)
+        if len(done) == batch_size:
+            yield _batch(done, preparation)
+            done = []
+    if done:
+        yield _batch(done, preparation)
 
 
-def _batch(done, size):
-    good = [prepared for _, prepared in done if not isinstance(prepared, str)]
-    stored = np.stack(good) if good else np.zeros([0, size, size, 3], np.uint8)
-    images = pipeline.Images(len(good), size, tf.constant(stored), None)
-    errors = {
-        place: prepared for place, (_, prepared) in enumerate(done) if isinstance(prepared, str)
-    }
-    return Batch([path for path, _ in done], images, errors)
+def _batch(done, preparation):
+    good = [(tiles, size) for _, tiles, size in done if tiles is not None]
+    tiles, sizes = [tiles for tiles, _ in good], [size for _, size in good]
+    images = pipeline.of_prepared(tiles, preparation, sizes)
+    errors = {place: why for place, (_, tiles, why) in enumerate(done) if tiles is None}
+    return Batch([path for path, _, _ in done], images, errors)

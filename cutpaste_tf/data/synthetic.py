@@ -68,7 +68,7 @@ def make(
     photographs = _photographs(images.size) if natural else None
     kind_seed = tf.constant([seed, TEST_ANOMALIES.index(kind)], tf.int32)
 
-    pictures = tf.TensorSpec([None, images.size, images.size, 3], tf.uint8)
+    pictures = tf.TensorSpec([None, *images.size, 3], tf.uint8)
 
     @tf.function(input_signature=[pictures, tf.TensorSpec([], tf.int32)], autograph=False)
     def paste(batch, start):
@@ -85,7 +85,7 @@ def make(
         pasted = shapes.fill(batch, mask, filling)
         return tf.cast(tf.round(pasted * 255.0), tf.uint8), mask
 
-    stored = np.empty([images.count, images.size, images.size, 3], np.uint8)
+    stored = np.empty([images.count, *images.size, 3], np.uint8)
     masks = np.empty(stored.shape[:3], bool)
     # TensorFlow takes a function for each kind for one that is traced anew all the time, and warns.
     paste = paste.get_concrete_function()
@@ -100,7 +100,7 @@ def make(
         masks=list(masks),
     )
     return Anomalies(
-        anomalies, pipeline.Images(images.count, images.size, tf.constant(stored), None)
+        anomalies, pipeline.Images(images.count, images.preparation, tf.constant(stored))
     )
 
 
@@ -123,7 +123,7 @@ def _photographs(size):
     photographs = []
     for photograph in sklearn.datasets.load_sample_images().images:
         image = Image.fromarray(photograph)
-        scale = max(1.0, 1.5 * size / min(image.size))
+        scale = max(1.0, 1.5 * max(size) / min(image.size))
         image = image.resize([round(scale * x) for x in image.size], Image.Resampling.BICUBIC)
         photographs.append(np.asarray(image, np.float32) / 255.0)
     return tf.constant(np.stack(photographs))

@@ -5,6 +5,7 @@ has maps of it, too, whose places see a part of it each; a density of their vect
 places or one for each (the two choices of Appendix A.5), scores them as the paper's does patches.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
@@ -42,7 +43,7 @@ def build_model(network: keras.Model, backbone: str, levels: Sequence[str]) -> k
       map's places. All of Keras's own layers and operations.
     """
     images = keras.Input(network.input_shape[1:], name="images")
-    size = network.input_shape[1]
+    size = network.input_shape[1:3]
     all_maps = [one(images) for one in backbones.feature_maps(network)]
     outputs = {}
     for name in network.output:
@@ -51,13 +52,13 @@ def build_model(network: keras.Model, backbone: str, levels: Sequence[str]) -> k
     vectors = []
     for maps in all_maps:
         finest, *coarser = (_averaged(maps[level]) for level in levels)
-        count, step = finest.shape[1], stride(size, finest.shape[1])
-        at = backbones.first_place(backbone, step) + step * np.arange(count)
         joined = [finest]
         for coarse in coarser:
-            width = stride(size, coarse.shape[1])
-            first = backbones.first_place(backbone, width)
-            joined.append(_brought_to(coarse, upsample.between(at, first, width, coarse.shape[1])))
+            matrices = [
+                _between(side, backbone, finest.shape[axis], coarse.shape[axis])
+                for axis, side in enumerate(size, 1)
+            ]
+            joined.append(_brought_to(coarse, *matrices))
         vectors.append(ops.concatenate(joined, axis=-1) if coarser else finest)
     return keras.Model(images, {**outputs, "vectors": ops.stack(vectors, axis=1)})
 
@@ -72,26 +73,51 @@ def _averaged(maps):
     return keras.layers.AveragePooling2D(POOL, strides=1, padding="same")(ops.cast(maps, "float32"))
 
 
-def _brought_to(maps, matrix):
-    """Maps, [B, h, w, C], at other places along both axes: matrix is [H, h]."""
-    matrix = matrix.astype(np.float32)
-    count, side, channels = len(matrix), maps.shape[1], maps.shape[3]
-    x = ops.matmul(matrix, ops.reshape(maps, (-1, side, side * channels)))
-    x = ops.matmul(matrix, ops.reshape(x, (-1, side, channels)))
-    return ops.reshape(x, (-1, count, count, channels))
+def _between(side, backbone, count, coarse):
+    """Along an axis of `side` pixels, the matrix from a coarse map's places to a finer one's."""
+    step, width = stride(side, count), stride(side, coarse)
+    at = backbones.first_place(backbone, step) + step * np.arange(count)
+    matrix = upsample.between(at, backbones.first_place(backbone, width), width, coarse)
+    return matrix.astype(np.float32)
 
 
-def enlargement(size: int, backbone: str, count: int) -> np.ndarray:
-    """Returns as a matrix, float64 [size, count], how a map's places become pixels."""
-    step = stride(size, count)
-    first = backbones.first_place(backbone, step)
-    return upsample.smooth_enlargement(size, first, step, count, DEVIATION * size)
+def _brought_to(maps, rows, columns):
+    """Maps, [B, h, w, C], at other places along both axes: rows is [H, h], columns [W, w]."""
+    height, width, channels = maps.shape[1:]
+    x = ops.matmul(rows, ops.reshape(maps, (-1, height, width * channels)))
+    x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))
+    return ops.reshape(x, (-1, len(rows), len(columns), channels))
 
 
-def enlarger(size: int, backbone: str, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from maps, float32 [N, count, count], to [N, size, size]."""
-    matrix = tf.constant(enlargement(size, backbone, count), tf.float32)
-    return lambda maps: tf.matmul(tf.matmul(matrix, maps), matrix, transpose_b=True)
+def enlargements(
+    size: tuple[int, int], backbone: str, grid: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns as matrices how a map's places become pixels.
+
+    Args:
+      size: height and width of the images, in pixels.
+      backbone: --backbone.
+      grid: the map's rows and columns, h and w.
+
+    Returns:
+      float64 [H, h] and [W, w]: a map of pixels is the first, times the map, times the second
+      transposed.
+    """
+    deviation = DEVIATION * min(size)
+    matrices = []
+    for side, count in zip(size, grid, strict=True):
+        step = stride(side, count)
+        first = backbones.first_place(backbone, step)
+        matrices.append(upsample.smooth_enlargement(side, first, step, count, deviation))
+    return tuple(matrices)
+
+
+def enlarger(
+    size: tuple[int, int], backbone: str, grid: tuple[int, int]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the function from maps, float32 [N, h, w], to [N, *size]."""
+    rows, columns = (tf.constant(m, tf.float32) for m in enlargements(size, backbone, grid))
+    return lambda maps: tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
 
 
 class MapEmbedder:
@@ -101,13 +127,16 @@ class MapEmbedder:
       network: as in `build_model`.
       backbone: likewise.
       levels: likewise.
+      apart: how many tiles of an image have Gaussians of their own, T; 1: all have the same.
 
     Attributes:
       grid: K, h and w.
       dimensions: length of the vectors, D.
+      apart: as above.
     """
 
-    def __init__(self, network: keras.Model, backbone: str, levels: Sequence[str]):
+    def __init__(self, network: keras.Model, backbone: str, levels: Sequence[str], apart: int = 1):
+        self.apart = apart
         model = build_model(network, backbone, levels)
         *grid, self.dimensions = model.output["vectors"].shape[1:]
         self.grid = tuple(grid)
@@ -122,7 +151,9 @@ class MapEmbedder:
 
     def __call__(self, images: pipeline.Images) -> Iterator[dict[str, np.ndarray]]:
         """Yields features, float32 [B, F], by name, and `vectors`, [B, K, h, w, D], in order."""
-        for batch in pipeline.evaluation_batches(images, _BATCH):
+        # Whole images, where each of their tiles has its own Gaussians.
+        size = self.apart * max(1, _BATCH // self.apart)
+        for batch in pipeline.evaluation_batches(images, size):
             yield {name: values.numpy() for name, values in self._embed(batch).items()}
 
     def joined(self, batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -133,13 +164,13 @@ class MapEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What was found of normal images.
+    """What was found of N normal images' inputs, of which each has K tiles.
 
     Attributes:
       gaussians: of the places' vectors; without `usual`.
-      features: float32 [N, F] by name.
-      maps: float32 [N, h, w], of each image by Gaussians that were fitted without it; none where
-        there are fewer than 4 images, or nobody asks.
+      features: float32 [N * K, F] by name.
+      maps: float32 [N * K, h, w], of each image by Gaussians that were fitted without it; none
+        where there are fewer than 4 images, or nobody asks.
     """
 
     gaussians: densities.MapGaussians
@@ -162,61 +193,111 @@ def fit(
     Returns:
       What was found.
     """
-    size = images.count * int(np.prod(embedder.grid)) * embedder.dimensions * 4
+    size = images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4
     held = [] if cross_validate and size <= _HELD else None
-    total, batches = _statistics(embedder, locations), []
+    total, batches, done = _Statistics(embedder, locations), [], 0
+    places = images.places(embedder.grid[1:])
     for batch in embedder(images):
         vectors = batch.pop("vectors")
-        _add(total, vectors, locations)
+        total.add(vectors, _part(places, done, len(vectors)))
+        done += len(vectors)
         batches.append(batch)
         if held is not None:
             held.append(vectors)
     vectors = None if held is None else np.concatenate(held)
+    tiles = images.preparation.count
 
     def of(part):
+        """Yields the vectors of some images, and which of their places are looked at."""
+        inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
+        seen = None if places is None else places[inputs]
         if vectors is not None:
-            return [vectors[part]]
-        return (batch["vectors"] for batch in embedder(images.subset(part)))
+            yield vectors[inputs], seen
+            return
+        done = 0
+        for batch in embedder(images.subset(part)):
+            yield batch["vectors"], _part(seen, done, len(batch["vectors"]))
+            done += len(batch["vectors"])
 
     parts = densities.held_out_parts(images.count) if cross_validate else []
-    maps = np.zeros([images.count if parts else 0, *embedder.grid[1:]], np.float32)
+    maps = np.zeros([images.inputs if parts else 0, *embedder.grid[1:]], np.float32)
     for part in parts:
-        own = _statistics(embedder, locations, like=total)
-        for some in of(part):
-            _add(own, some, locations)
-        others = _gaussians(total.without(own), embedder.grid, locations)
-        maps[part] = np.concatenate([others.score(some) for some in of(part)])
-    return Fit(_gaussians(total, embedder.grid, locations), embedder.joined(batches), maps)
+        own = _Statistics(embedder, locations, like=total)
+        for some, seen in of(part):
+            own.add(some, seen)
+        others = total.without(own).fit()
+        inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
+        scored = [_looked_at(others.score(some), seen) for some, seen in of(part)]
+        maps[inputs] = np.concatenate(scored)
+    return Fit(total.fit(), embedder.joined(batches), maps)
 
 
-def _statistics(embedder, locations, like=None):
-    count = embedder.grid[0] if locations == "shared" else int(np.prod(embedder.grid))
-    return densities.GaussianStatistics(count, embedder.dimensions, like)
+def _part(places, start, count):
+    return None if places is None else places[start : start + count]
 
 
-def _add(statistics, vectors, locations):
-    """Adds vectors, [N, K, h, w, D]."""
-    if locations == "shared":
-        vectors = np.moveaxis(vectors, 1, 3)
-        statistics.update(vectors.reshape(-1, *vectors.shape[3:]))
-    else:
-        statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
+def _looked_at(maps, places):
+    """Maps that are zero at places, bool of the same shape, that are not looked at."""
+    return maps if places is None else np.where(places, maps, np.float32(0.0))
 
 
-def _gaussians(statistics, grid, locations):
-    """What was added becomes Gaussians."""
-    if locations == "nearby":
-        maps, height, width = grid
+class _Statistics:
+    """What is added of inputs' vectors, and the Gaussians that become of it."""
+
+    def __init__(self, embedder, locations, like=None):
+        self._grid, self._locations = embedder.grid, locations
+        count = embedder.grid[0] if locations == "shared" else int(np.prod(embedder.grid))
+        self._of_tiles = [
+            densities.GaussianStatistics(
+                count, embedder.dimensions, None if like is None else like._of_tiles[tile]
+            )
+            for tile in range(embedder.apart)
+        ]
+
+    def add(self, vectors, places):
+        """Adds vectors, [n, K, h, w, D], and which places are looked at, bool [n, h, w] or None."""
+        apart = len(self._of_tiles)
+        for tile, statistics in enumerate(self._of_tiles):
+            some = vectors[tile::apart]
+            if self._locations != "shared":
+                statistics.update(some.reshape(len(some), -1, some.shape[-1]))
+                continue
+            some = np.moveaxis(some, 1, 3)
+            seen = None if places is None else places[tile::apart]
+            # A tile of which nothing is ever looked at has Gaussians as well, of whatever it is.
+            if seen is None or (apart > 1 and not seen.any()):
+                some = some.reshape(-1, *some.shape[3:])
+            else:
+                some = some[seen]
+            statistics.update(some)
+
+    def without(self, part):
+        """Returns what was added but for a part, which was made like this."""
+        rest = copy.copy(self)
+        rest._of_tiles = [
+            all_.without(its) for all_, its in zip(self._of_tiles, part._of_tiles, strict=True)
+        ]
+        return rest
+
+    def fit(self):
+        """Returns the Gaussians."""
+        fitted = [self._fit(statistics) for statistics in self._of_tiles]
+        gaussians = densities.LocationGaussians.join(fitted) if len(fitted) > 1 else fitted[0]
+        return densities.MapGaussians(gaussians, self._grid, np.zeros([0, 2]), len(fitted))
+
+    def _fit(self, statistics):
+        if self._locations != "nearby":
+            return statistics.fit()
+        maps, height, width = self._grid
         reach = min(REACH, (min(height, width) - 1) // 2)
-        fitted = statistics.of_neighbourhoods(grid, reach).fit()
+        fitted = statistics.of_neighbourhoods(self._grid, reach).fit()
         # At the border a place has the nearest neighbourhood that lies in the map as a whole.
-        rows, columns = (np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in grid[1:])
+        rows, columns = (
+            np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)
+        )
         of_map = rows[:, None] * (width - 2 * reach) + columns
         each = np.arange(maps)[:, None, None] * (height - 2 * reach) * (width - 2 * reach)
-        fitted = fitted.take((each + of_map).ravel())
-    else:
-        fitted = statistics.fit()
-    return densities.MapGaussians(fitted, grid, np.zeros([0, 2]))
+        return fitted.take((each + of_map).ravel())
 
 
 def score(
@@ -227,13 +308,16 @@ def score(
     Args:
       embedder: the network.
       gaussians: what `fit` found.
-      images: N images.
+      images: N images, of K tiles each.
 
     Returns:
-      Features, float32 [N, F], by name, and maps, float32 [N, h, w].
+      Features, float32 [N * K, F], by name, and maps, float32 [N * K, h, w]; zero at places that
+      are not looked at.
     """
     batches, maps = [], [np.zeros([0, *embedder.grid[1:]], np.float32)]
     for batch in embedder(images):
         maps.append(gaussians.score(batch.pop("vectors")))
         batches.append(batch)
-    return embedder.joined(batches), np.concatenate(maps)
+    return embedder.joined(batches), _looked_at(
+        np.concatenate(maps), images.places(embedder.grid[1:])
+    )

@@ -55,30 +55,36 @@ class PatchEmbedder:
         than the scatters of their locations allow.
 
     Attributes:
-      count: patches along either axis, P.
+      rows: patches along an image's height, P.
+      columns: patches along its width, Q.
       dimensions: length of an embedding, D.
       bands: first and last row of patches (exclusive) of each band.
     """
 
     def __init__(
-        self, backbone: keras.Model, size: int, patch: int, stride: int, separate: bool = False
+        self,
+        backbone: keras.Model,
+        size: tuple[int, int],
+        patch: int,
+        stride: int,
+        separate: bool = False,
     ):
-        self.count = patches_along(size, patch, stride)
+        self.rows, self.columns = (patches_along(side, patch, stride) for side in size)
         self.dimensions = backbone.output["pool"].shape[-1]
         self._stride = stride
         # The first layer's map is the largest.
         stem = backbone.get_layer("stem_conv")
-        row = self.count * (patch / stem.strides[0]) ** 2 * stem.filters * 4
-        height = min(self.count, max(1, int(_MEMORY / row)))
+        row = self.columns * (patch / stem.strides[0]) ** 2 * stem.filters * 4
+        height = min(self.rows, max(1, int(_MEMORY / row)))
         if separate:
-            scatters = self.count * self.dimensions**2 * 8
+            scatters = self.columns * self.dimensions**2 * 8
             height = min(height, max(1, _SCATTER_MEMORY // scatters))
         self.batch = min(_BATCH, max(1, int(_MEMORY / (row * height))))
-        starts = list(range(0, self.count, height))
-        self.bands = [(first, min(first + height, self.count)) for first in starts]
+        starts = list(range(0, self.rows, height))
+        self.bands = [(first, min(first + height, self.rows)) for first in starts]
         self._height = height
         self._pixels = (height - 1) * stride + patch
-        signature = [tf.TensorSpec([None, self._pixels, size, 3], tf.uint8)]
+        signature = [tf.TensorSpec([None, self._pixels, size[1], 3], tf.uint8)]
 
         @tf.function(input_signature=signature, autograph=False)
         def embed(images):
@@ -90,21 +96,21 @@ class PatchEmbedder:
         """Embeds the patches of a band.
 
         Args:
-          images: uint8 [B, size, size, 3].
+          images: uint8 [B, H, W, 3].
           band: one of `bands`.
 
         Returns:
-          float32 [B, rows of the band, P, D].
+          float32 [B, rows of the band, Q, D].
         """
         first, last = band
         # The last band is as high as the others, for the sake of one graph; what it has twice goes.
-        start = min(first, self.count - self._height)
+        start = min(first, self.rows - self._height)
         top = start * self._stride
         embeddings = self._embed(images[:, top : top + self._pixels]).numpy()
         return embeddings[:, first - start : last - start]
 
     def embeddings(self, images: pipeline.Images, band: tuple[int, int]) -> Iterator[np.ndarray]:
-        """Yields a band's embeddings of all images in order, float32 [B, rows, P, D] at a time."""
+        """Yields a band's embeddings of all images in order, float32 [B, rows, Q, D] at a time."""
         for batch in pipeline.evaluation_batches(images, self.batch):
             yield self(batch, band)
 
@@ -121,17 +127,17 @@ def fit(
         one, for textures and objects in any pose (Appendix A.5).
 
     Returns:
-      The Gaussians: P * P of them, row by row, or one.
+      The Gaussians: P * Q of them, row by row, or one.
     """
     if not separate:
         return _fit_shared(embedder, images, [np.ones([images.count], bool)])[0]
     # Filled band by band, rather than joined: at the paper's settings there are 3.4 GB of them.
-    total, dims = embedder.count**2, embedder.dimensions
+    total, dims = embedder.rows * embedder.columns, embedder.dimensions
     mean, level = np.zeros([total, dims]), np.zeros([total])
     whitener = np.zeros([total, dims, dims], np.float32)
     for first, last in embedder.bands:
-        part = slice(first * embedder.count, last * embedder.count)
-        statistics = densities.GaussianStatistics((last - first) * embedder.count, dims)
+        part = slice(first * embedder.columns, last * embedder.columns)
+        statistics = densities.GaussianStatistics((last - first) * embedder.columns, dims)
         for embeddings in embedder.embeddings(images, (first, last)):
             statistics.update(embeddings.reshape(len(embeddings), -1, dims))
         fitted = statistics.fit()
@@ -190,10 +196,10 @@ def score(
       images: N images.
 
     Returns:
-      The patches' Mahalanobis distances, float32 [N, P, P]; and for each image the mean of its
+      The patches' Mahalanobis distances, float32 [N, P, Q]; and for each image the mean of its
       patches' embeddings, float32 [N, D].
     """
-    maps = np.zeros([images.count, embedder.count, embedder.count], np.float32)
+    maps = np.zeros([images.count, embedder.rows, embedder.columns], np.float32)
     means = np.zeros([images.count, embedder.dimensions])
     done, batches = 0, iter(pipeline.evaluation_batches(images, embedder.batch))
     # Many images for each reading of the Gaussians: at the paper's settings these are 3.4 GB.
@@ -202,11 +208,11 @@ def score(
         for first, last in embedder.bands:
             embeddings = np.concatenate([embedder(batch, (first, last)) for batch in group])
             flat = embeddings.reshape(count, -1, embedder.dimensions)
-            scores = gaussians.score(flat, first * embedder.count)
+            scores = gaussians.score(flat, first * embedder.columns)
             maps[done : done + count, first:last] = scores.reshape(embeddings.shape[:3])
             means[done : done + count] += embeddings.sum(axis=(1, 2), dtype=np.float64)
         done += count
-    return maps, (means / embedder.count**2).astype(np.float32)
+    return maps, (means / (embedder.rows * embedder.columns)).astype(np.float32)
 
 
 def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndarray:
@@ -217,9 +223,9 @@ def mean_embeddings(embedder: PatchEmbedder, images: pipeline.Images) -> np.ndar
         for embeddings in embedder.embeddings(images, band):
             totals[done : done + len(embeddings)] += embeddings.sum(axis=(1, 2), dtype=np.float64)
             done += len(embeddings)
-    return (totals / embedder.count**2).astype(np.float32)
+    return (totals / (embedder.rows * embedder.columns)).astype(np.float32)
 
 
 def image_scores(maps: np.ndarray) -> np.ndarray:
-    """Returns float64 [N]: the largest score in each of N maps, [N, P, P] (Figure 1)."""
+    """Returns float64 [N]: the largest score in each of N maps, [N, P, Q] (Figure 1)."""
     return maps.max(axis=(1, 2), initial=0.0).astype(np.float64)

@@ -108,6 +108,6 @@ def bilinear_matrix(size: int, count: int) -> np.ndarray:
     return between(np.arange(size), (step - 1.0) / 2.0, step, count)
 
 
-def bilinear(maps: tf.Tensor, size: int) -> tf.Tensor:
-    """Brings maps, float32 [N, h, w], to [N, size, size], bilinearly."""
-    return tf.image.resize(maps[..., None], [size, size])[..., 0]
+def bilinear(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Brings maps, float32 [N, h, w], to some height and width, [N, *size], bilinearly."""
+    return tf.image.resize(maps[..., None], size)[..., 0]

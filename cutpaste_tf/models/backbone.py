@@ -31,7 +31,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
     if config.backbone == "resnet18":
         backbone = resnet18(
             # A patch model scores smaller patches than it is trained on (Appendix A.5).
-            None if config.patch_size else config.image_size,
+            None if config.patch_size else config.size,
             width=config.width,
             stem=config.stem,
             **shared,
@@ -40,7 +40,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
         imagenet = initial_weights and config.weights == "imagenet"
         backbone = efficientnet(
             config.backbone,
-            config.image_size,
+            config.size,
             imagenet=imagenet,
             stochastic_depth=config.stochastic_depth,
             **shared,

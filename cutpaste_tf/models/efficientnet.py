@@ -36,7 +36,7 @@ _ADDRESS = "https://storage.googleapis.com/keras-applications/"
 
 def efficientnet(
     name: str,
-    image_size: int,
+    image_size: int | tuple[int, int],
     *,
     imagenet: bool = False,
     stochastic_depth: float = 0.2,
@@ -48,7 +48,7 @@ def efficientnet(
     Args:
       name: "efficientnet_b0" to "efficientnet_b7", or "efficientnet_lite0" to
         "efficientnet_lite4".
-      image_size: height and width of the images, in pixels.
+      image_size: height and width of the images, in pixels; one number where they are the same.
       imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
         Lite0 to Lite2, those of an installed package.
       stochastic_depth: Keras's `drop_connect_rate`: in training block b of n, counted from 0, is
@@ -57,7 +57,7 @@ def efficientnet(
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
-      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to three features,
+      A model from images, float32 [B, H, W, 3] in [0, 1], to three features,
       float32, all averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
       (1,792 values for B4), `level7`, the output of block 6 (272 for B4), and `level8`, that of
       block 7 (448 for B4). Its one inner model, `trunk`, has the layers of keras.applications'
@@ -72,7 +72,8 @@ def efficientnet(
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
-    shape = (image_size, image_size, 3)
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    shape = (*sides, 3)
     whole = _keras_model(name, shape, imagenet)
     if not imagenet:
         _initialise(whole, seed)

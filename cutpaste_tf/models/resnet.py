@@ -24,7 +24,7 @@ NARROW = 16
 
 
 def resnet18(
-    image_size: int | None,
+    image_size: int | tuple[int, int] | None,
     *,
     width: float = 1.0,
     stem: str = "large",
@@ -34,7 +34,8 @@ def resnet18(
     """Builds ResNet-18 up to its pooled features.
 
     Args:
-      image_size: height and width of the images, in pixels; None for any.
+      image_size: height and width of the images, in pixels; one number where they are the same,
+        None for any.
       width: multiplies the channels of every layer.
       stem: "large" is 7x7 with stride 2 and 3x3 max-pooling with stride 2; "small" is 3x3 with
         stride 1.
@@ -42,8 +43,8 @@ def resnet18(
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
     Returns:
-      A model from images, float32 [B, image_size, image_size, 3] in [0, 1], to a dict of one
-      feature, `pool`, [B, 512 * width]: the last block's output averaged over space.
+      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of one feature,
+      `pool`, [B, 512 * width]: the last block's output averaged over space.
 
     Raises:
       ValueError: for an unknown stem.
@@ -79,7 +80,8 @@ def resnet18(
     def relu(x, name):
         return keras.layers.ReLU(name=name)(x)
 
-    images = keras.Input([image_size, image_size, 3], name="images")
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    images = keras.Input([*sides, 3], name="images")
     x = keras.layers.Rescaling(
         1.0 / PIXEL_DEVIATION, offset=-PIXEL_MEAN / PIXEL_DEVIATION, name="normalize"
     )(images)

@@ -326,7 +326,7 @@ def _cifar10():
     names = {"Rotation": "rotation", "Cutout": "cutout", "CutPaste": "cutpaste"}
     columns = []
     for name, task in names.items():
-        settings = {"dataset": "cifar10", "task": task, "stem": "small", "image_size": 32}
+        settings = {"dataset": "cifar10", "task": task, "stem": "small", "image_size": (32,)}
         numbers = {f"average_{OWN}": Value(printed[name])}
         chosen = _SCRATCH | {"dataset": "cifar10", "task": task}
         columns.append(Column(name, numbers, settings, chosen))

@@ -47,8 +47,8 @@ def draw_figures(
         count = min(_EXTREMES, len(order))
         shown = np.concatenate([order[:count], order[::-1][:count]])
         drawn["most_and_least_anomalous"] = figures.extremes(
-            test_images.read(tf.constant(shown)).numpy(),
-            [pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown],
+            test_images.canvases(shown),
+            [test_images.preparation.mask(test_split.masks[i]) for i in shown],
             labels[shown],
             [test_split.defect_types[i] for i in shown],
             scores[shown],
@@ -101,8 +101,8 @@ def localization_figure(
     high = np.quantile(values, 0.999)
     name = figures.MAP_NAMES[config.maps]
     return figures.localization(
-        test_images.read(tf.constant(shown)).numpy(),
-        np.stack([pipeline.read_mask(test_split.masks[i], config.image_size) for i in shown]),
+        test_images.canvases(shown),
+        np.stack([test_images.preparation.mask(test_split.masks[i]) for i in shown]),
         {name: (values, low, high)},
         _title(config),
     )
@@ -141,13 +141,16 @@ def show_embeddings(
     embeddings, pictures = [], []
     for part, split, images, features, scores in parts:
         chosen = split.spread(max(1, len(split) * projector.MOST // max(total, projector.MOST)))
-        embeddings.append(features[chosen])
+        # An image of several tiles is where they are in the mean.
+        tiles = images.preparation.count
+        means = features.reshape(-1, tiles, features.shape[-1]).mean(axis=1)
+        embeddings.append(means[chosen])
         for i in chosen:
             label = "anomalous" if split.labels[i] else "normal"
             row = (split.defect_types[i], label, part, scores[i], split.names[i])
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
-        pictures += list(images.read(tf.constant(chosen, tf.int64)).numpy())
+        pictures += list(images.canvases(chosen))
     if pictures:
         folder = config.run_dir / "tensorboard" / "evaluation"
         projector.write(folder, np.concatenate(embeddings), columns, pictures)

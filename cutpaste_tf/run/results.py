@@ -1,6 +1,7 @@
 """What a run has measured: results.json, and the lines that tell of it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,7 +10,8 @@ from cutpaste_tf import density as densities
 from cutpaste_tf import machine, metrics
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data.preparation import reduced_mask
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluation, Maps
 from cutpaste_tf.errors import UserError
@@ -17,25 +19,48 @@ from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 
 _MAPS_BATCH = 16
+_MOST_PIXELS = 5 * 10**8  # of a test set, that are compared: two gigabytes of scores
 
 
-def pixel_metrics(maps: Maps | None, split: Split, size: int) -> dict[str, float | None]:
+def pixel_metrics(
+    maps: Maps | None, split: Split, images: pipeline.Images
+) -> dict[str, float | None]:
     """Compares anomaly maps with the defects' masks, pixel by pixel.
+
+    Images that are squashed are compared at --image_size, as in the paper. Others, and those of
+    several tiles, at their own size; all of a set at a whole fraction of it where they have more
+    than `_MOST_PIXELS` together.
 
     Args:
       maps: of the split's images, or None.
       split: the test images; an anomalous one without a mask is left out.
-      size: height and width of the maps.
+      images: the same, prepared.
 
     Returns:
       As `metrics.PixelScores.compute`; None for each where there are no maps or no masks.
     """
     pixels = metrics.PixelScores()
     known = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
-    for start in range(0, len(known) if maps is not None else 0, _MAPS_BATCH):
-        chosen = known[start : start + _MAPS_BATCH]
+    if maps is None or all(split.masks[i] is None for i in known):
+        return pixels.compute()
+    preparation = images.preparation
+    total = sum(math.prod(images.own_size(i)) for i in known)
+    fraction = math.ceil(math.sqrt(total / _MOST_PIXELS))
+    batch = _MAPS_BATCH if preparation.count == 1 else 1
+    for start in range(0, len(known), batch):
+        chosen = known[start : start + batch]
         for i, one in zip(chosen, maps.read(chosen), strict=True):
-            pixels.add(one, pipeline.read_mask(split.masks[i], size))
+            mask = split.masks[i]
+            if not preparation.shows_own_size:
+                pixels.add(one, preparation.mask(mask), images.looked_at(i))
+                continue
+            size = tuple(max(1, side // fraction) for side in images.own_size(i))
+            if mask is None:
+                mask = np.zeros(size, bool)
+            elif isinstance(mask, str):
+                mask = decode.read_mask(mask)
+            region = preparation.own_region(*size)
+            pixels.add(preparation.to_image(one, *size), reduced_mask(mask, size), region)
     return pixels.compute()
 
 
@@ -45,6 +70,7 @@ def collect_results(
     num_train: int,
     trained: dict[str, Evaluation],
     untrained: dict[str, Evaluation] | None,
+    images: pipeline.Images,
     normal_scores: np.ndarray,
     summary: loop.Summary,
 ) -> dict:
@@ -57,6 +83,7 @@ def collect_results(
       trained: of the test images, by the feature's name; with --keep_pretrained of both networks
         side by side.
       untrained: by the network before training, likewise; None where it was not measured.
+      images: the test images, prepared.
       normal_scores: cross-validated scores of the training images, [num_train] or none.
       summary: what the training took.
 
@@ -80,9 +107,7 @@ def collect_results(
         return {stage: auroc(e, kind if e.by_kind else None) for stage, e in found.items()}
 
     chosen, initial = trained[config.features], untrained and untrained[config.features]
-    pixels, initial_pixels = (
-        pixel_metrics(e and e.maps, split, config.image_size) for e in (chosen, initial)
-    )
+    pixels, initial_pixels = (pixel_metrics(e and e.maps, split, images) for e in (chosen, initial))
     return {
         "dataset": config.dataset,
         "category": config.category,

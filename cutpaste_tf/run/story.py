@@ -2,14 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
+from PIL import Image
 
-from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
+from cutpaste_tf import artifacts, atomic, data, distribution, machine, metrics, workers
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import TEST_ANOMALIES, Config
-from cutpaste_tf.data import pipeline
+from cutpaste_tf.data import decode, pipeline, region
+from cutpaste_tf.data.preparation import Preparation
+from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluator
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
@@ -41,8 +45,9 @@ def run(config: Config) -> dict:
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
     category = data.load(config)
-    train_images = pipeline.prepare(category.train, config.image_size)
-    test_images = pipeline.prepare(category.test, config.image_size)
+    preparation = Preparation.of(config, _region(config, category.train, log))
+    train_images = pipeline.prepare(category.train, preparation)
+    test_images = pipeline.prepare(category.test, preparation)
     labels = category.test.labels
     log(
         f"{len(category.train)} images to train on, {len(category.test)} to test "
@@ -108,7 +113,14 @@ def run(config: Config) -> dict:
     initial = untrained and untrained[config.features]
     pictures.draw_figures(config, category.test, train_images, test_images, chosen, initial)
     collected = results.collect_results(
-        config, category.test, len(category.train), trained, untrained, normal_scores, summary
+        config,
+        category.test,
+        len(category.train),
+        trained,
+        untrained,
+        test_images,
+        normal_scores,
+        summary,
     )
     collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
     by_density = results.auroc_by_density(config, chosen, labels)
@@ -121,6 +133,23 @@ def run(config: Config) -> dict:
         log(line)
     log(f"written to {run_dir}")
     return collected
+
+
+def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndarray | None:
+    """The region of interest; the run's own, from when it began, where there is one."""
+    path = config.run_dir / artifacts.ROI
+    if path.is_file():
+        return decode.read_mask(path)
+    roi = region.find(config, train)
+    if roi is None:
+        if config.roi == "auto":
+            log("--roi=auto: no fixed background was found; everything is looked at")
+        return None
+    log(f"region of interest: {100 * roi.mean():.0f}% of the image")
+    if workers.leads(config):
+        with atomic.replacing(path) as temporary:
+            Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
+    return roi
 
 
 def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Model:

@@ -62,11 +62,10 @@ def measure_test_sets(
         auroc = metrics.image_auroc(labels, np.concatenate([normal_scores, scored.scores]))
         pixel_auroc = None
         if evaluation.maps is not None:
-            small = np.concatenate([evaluation.maps.small[normals], scored.maps.small])
             masks = [None] * len(normals) + list(anomalies.split.masks)
             both = Split([""] * len(masks), [""] * len(masks), labels, [""] * len(masks), masks)
-            maps = evaluation.maps.with_small(small)
-            pixel_auroc = pixel_metrics(maps, both, anomalies.images.size)["pixel_auroc"]
+            maps = evaluation.maps.subset(normals).joined(scored.maps)
+            pixel_auroc = pixel_metrics(maps, both, maps.images)["pixel_auroc"]
         measured[kind] = auroc, pixel_auroc
     return measured
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf import distribution
@@ -36,29 +37,33 @@ class StepViews:
 
     def __init__(self, config: Config, task: str | None = None, *, jit_compile: bool = False):
         self._task, self._settings = task or config.task, view_settings(config)
-        self._seed, self._size = config.seed, (config.image_size,) * 2
+        self._seed, self._size = config.seed, config.size
         self._jit_compile = jit_compile
         # Data sets and tf.distribute take tensors alone; here is where they belong.
-        drawn = self._draw(0, 1)
+        example = tf.ones([1, *self._size], tf.bool) if config.masked else None
+        drawn = self._draw(0, 1, example)
         self._filled = tf.nest.map_structure(lambda part: part is not None, drawn)
 
-    def _draw(self, step, count):
+    def _draw(self, step, count, region):
         seed = tf.stack([tf.constant(self._seed, tf.int32), tf.cast(step, tf.int32)])
-        return proxy.draw_views(count, self._size, self._task, seed, self._settings)
+        return proxy.draw_views(count, self._size, self._task, seed, self._settings, region)
 
-    def draw(self, step: int | tf.Tensor, count: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def draw(
+        self, step: int | tf.Tensor, count: int | tf.Tensor, region: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
         """Draws a step's random numbers.
 
         Args:
           step: an integer scalar.
           count: the number of images in the step's batch, B.
+          region: what of each is looked at, bool [B, h, w], where the settings have that.
 
         Returns:
           What `make` takes, int32, float32 or bool [B, ...].
         """
         # One place for all, so that they are the same bits on every machine.
         with tf.device("/CPU:0"):
-            drawn = tf.nest.flatten(self._draw(step, count))
+            drawn = tf.nest.flatten(self._draw(step, count, region))
         return tuple(part for part in drawn if part is not None)
 
     def make(self, images: tf.Tensor, *numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -78,9 +83,11 @@ class StepViews:
             images, drawn, self._task, self._settings, jit_compile=self._jit_compile
         )
 
-    def __call__(self, step: int | tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws and makes a step's views of its images, uint8 [B, H, W, 3]."""
-        return self.make(images, *self.draw(step, tf.shape(images)[0]))
+    def __call__(
+        self, step: int | tf.Tensor, images: tf.Tensor, region: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws and makes a step's views of its images, uint8 [B, H, W, 3]; see `draw`, `make`."""
+        return self.make(images, *self.draw(step, tf.shape(images)[0], region))
 
 
 def device_views(config: Config) -> StepViews | None:
@@ -123,8 +130,8 @@ def _whole_batches(images, config, start):
     # times faster.
     views = StepViews(config, jit_compile=config.augment == "pipeline")
 
-    def numbers(step, batch):
-        return batch, *views.draw(step, config.batch_size)
+    def numbers(step, batch, region=None):
+        return batch, *views.draw(step, config.batch_size, region)
 
     make = views if config.augment == "pipeline" else numbers
     return pipeline.training_batches(images, config.batch_size, config.seed, start, make)
@@ -144,8 +151,10 @@ def gallery(
     Returns:
       float32 [K, min(count, N), H, W, 3]: for each class of the task the views of the images.
     """
-    count = min(count, images.count)
-    chosen = tf.cast(tf.linspace(0, images.count - 1, count), tf.int64)
-    views, _ = StepViews(config, task)(0, images.read(chosen))
+    usable = np.flatnonzero(images.seen)
+    count = min(count, len(usable))
+    chosen = tf.constant(usable[np.linspace(0, len(usable) - 1, count).astype(np.int64)])
+    region = None if images.regions is None else images.regions_of(chosen)
+    views, _ = StepViews(config, task)(0, images.read(chosen), region)
     classes = len(proxy.TASKS[task or config.task])
     return tf.reshape(views, [classes, count, *views.shape[1:]])

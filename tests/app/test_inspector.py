@@ -52,7 +52,7 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
     for run in (IMAGE_RUN, PATCH_RUN):
         detector = inspector._detector(run)
         files = [str(path) for path in (query, *train)]
-        images = pipeline.prepare(normal_split(files, files), detector.config.image_size)
+        images = pipeline.prepare(normal_split(files, files), detector.preparation)
         embeddings = detector.embed(images).astype(np.float64)
         difference = embeddings[1:] - embeddings[0]
         if run == IMAGE_RUN:

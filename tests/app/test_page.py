@@ -100,7 +100,7 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
 def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(app_runs, inspector):
     detector = inspector._detector(IMAGE_RUN)
     train = sorted(str(path) for path in (app_runs[1] / "train" / "good").iterdir())
-    images = pipeline.prepare(normal_split(train, train), detector.config.image_size)
+    images = pipeline.prepare(normal_split(train, train), detector.preparation)
     features = detector.embed(images).astype(np.float64)
     config = dataclasses.replace(detector.config, density="kde")
     kde = Detector(config, detector.backbone, densities.make("kde").fit(features))
@@ -175,7 +175,7 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     assert shown(view.verdict(None, None)[0])[0] == "empty"
 
     message = view.inspect(IMAGE_RUN, str(broken))
-    assert message == "<b>broken.png: damaged or truncated"
+    assert message == "<b>broken.png: a damaged or truncated image; remove it or save it again"
     box, heat, _ = view.verdict(message, None)
     assert shown(box)[0] == "problem"
     assert "&lt;b&gt;broken.png" in box

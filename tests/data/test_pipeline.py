@@ -9,6 +9,7 @@ from conftest import make_mvtec
 from PIL import Image
 
 from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import Split, normal
 
 
@@ -26,7 +27,7 @@ def order(images, batch_size, seed, start=0, batches=12):
 def test_resize_is_antialiased_like_pil():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (101, 67, 3), dtype=np.uint8)
-    ours = pipeline.resize(tf.constant(image), 32).numpy().astype(int)
+    ours = resize(tf.constant(image), (32, 32)).numpy().astype(int)
     pil = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
     assert np.abs(ours - pil.astype(int)).max() <= 2
     # Without antialiasing, noise would keep its spread; with it, it is averaged away.
@@ -43,7 +44,7 @@ def test_images_of_the_wanted_size_are_kept_bit_by_bit():
 def test_any_number_of_channels_becomes_rgb(channels):
     shape = [8, 8] if channels is None else [8, 8, channels]
     image = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
-    rgb = pipeline.to_rgb(tf.constant(image)).numpy()
+    rgb = pipeline.to_rgb(image)
     flat = image.reshape([8, 8, -1])
     expected = np.repeat(flat[..., :1], 3, -1) if flat.shape[-1] < 3 else flat[..., :3]
     assert (rgb == expected).all()
@@ -122,11 +123,12 @@ def test_masks_are_resized_without_new_values(tmp_path):
     mask = np.zeros([64, 64], bool)
     mask[16:32, 8:40] = True
     expected = mask[::2, ::2]
-    assert (pipeline.read_mask(mask, 32) == expected).all()
+    preparation = Preparation((32, 32))
+    assert (preparation.mask(mask) == expected).all()
     file = tmp_path / "m.png"
     Image.fromarray(mask.astype(np.uint8) * 255).save(file)
-    assert (pipeline.read_mask(str(file), 32) == expected).all()
-    assert not pipeline.read_mask(None, 32).any()
+    assert (preparation.mask(str(file)) == expected).all()
+    assert not preparation.mask(None).any()
 
 
 def test_columns_of_a_split_must_be_as_long():

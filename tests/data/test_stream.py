@@ -11,7 +11,7 @@ import pytest
 from conftest import pattern, write_image
 from PIL import Image
 
-from cutpaste_tf.data import pipeline, stream
+from cutpaste_tf.data import decode, pipeline, stream
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
 
@@ -31,7 +31,7 @@ def test_formats_without_loss_give_the_pixels(kind, mode):
     if kind == "gif":
         image = image.convert("L")
     options = {"webp": {"lossless": True}, "jpeg2000": {"irreversible": False}}.get(kind, {})
-    found = stream.decode(encoded(image, kind, **options), "x")
+    found = decode.decode(encoded(image, kind, **options), "x")
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
 
@@ -40,7 +40,7 @@ def test_formats_without_loss_give_the_pixels(kind, mode):
 def test_other_modes_become_colours(mode):
     image = Image.fromarray(pattern(RNG)).convert("RGB")
     image = image.convert("L").convert(mode) if mode in ("LA", "1") else image.convert(mode)
-    found = stream.decode(encoded(image, "tiff"), "x")
+    found = decode.decode(encoded(image, "tiff"), "x")
     expected = image.convert("L").convert("RGB") if mode == "LA" else image.convert("RGB")
     np.testing.assert_array_equal(found, np.asarray(expected))
 
@@ -48,7 +48,7 @@ def test_other_modes_become_colours(mode):
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_sixteen_bits_lose_the_lower_eight(kind):
     values = RNG.integers(0, 2**16, (5, 7)).astype(np.uint16)
-    found = stream.decode(encoded(Image.fromarray(values), kind), "x")
+    found = decode.decode(encoded(Image.fromarray(values), kind), "x")
     expected = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     # libpng rounds where it reduces to 8 bits.
     np.testing.assert_allclose(found.astype(int), expected, atol=1 if kind == "png" else 0)
@@ -74,9 +74,9 @@ def test_broken_files_are_named():
         (deep, "more than 16 bits"),
     ):
         with pytest.raises(UserError, match=f"part7: .*({message})"):
-            stream.decode(contents, "part7")
+            decode.decode(contents, "part7")
     with pytest.raises(UserError, match="No such file"):
-        stream.read("/nowhere/x.png")
+        decode.read("/nowhere/x.png")
 
 
 def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
@@ -149,33 +149,33 @@ def test_no_format_that_starts_other_programs_and_no_size_without_end(monkeypatc
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: called.append(a))
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     with pytest.raises(UserError, match="not an image of a known format"):
-        stream.decode(script, "x.bmp")
+        decode.decode(script, "x.bmp")
     assert not called
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for kind in ("png", "jpeg", "tiff"):
         with pytest.raises(UserError, match="too large an image"):
-            stream.decode(encoded(Image.fromarray(pattern(RNG, 15)), kind), "x")
-        assert stream.decode(encoded(Image.fromarray(pattern(RNG, 14)), kind), "x").shape[0] == 14
+            decode.decode(encoded(Image.fromarray(pattern(RNG, 15)), kind), "x")
+        assert decode.decode(encoded(Image.fromarray(pattern(RNG, 14)), kind), "x").shape[0] == 14
 
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "_LARGE", 40 * 40 - 1)
     paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 39 + i % 2)) for i in range(12)]
-    decode, busy, most = stream.decode, [], []
+    read, busy, most = decode.decode, [], []
 
-    def watched(contents, name):
+    def watched(contents, name, bits):
         large = int(name.split("/")[-1].split(".")[0]) % 2
         busy.append(large)
         most.append(sum(busy))
         time.sleep(0.01)
         busy.remove(large)
-        return decode(contents, name)
+        return read(contents, name, bits)
 
-    monkeypatch.setattr(stream, "decode", watched)
+    monkeypatch.setattr(decode, "decode", watched)
     assert sum(b.images.count for b in stream.batches(paths, 32, 12, workers=4)) == 12
     assert max(most) == 1
 
 
 def test_no_files_no_batches():
     assert list(stream.batches([], 32, 4)) == []
-    assert pathlib.Path("x.heic").suffix in stream.SUFFIXES
+    assert pathlib.Path("x.heic").suffix in decode.SUFFIXES

@@ -51,7 +51,7 @@ def test_one_anomaly_is_made_of_each_normal_image(good, kind):
 
 
 def test_there_must_be_normal_images():
-    images = pipeline.Images(0, 32, tf.zeros([0, 32, 32, 3], tf.uint8), None)
+    images = pipeline.of_arrays([], 32)
     with pytest.raises(UserError, match="--test_anomalies=heart: .* there are none"):
         synthetic.make("heart", normal([], []), images, 0)
 
@@ -75,10 +75,10 @@ def test_digits_are_mnists_where_they_can_be_had(monkeypatch, tmp_path):
 
 def test_photographs_are_natural_and_large_enough():
     for size in (32, 500):
-        found = synthetic._photographs(size).numpy()
+        found = synthetic._photographs((size, size)).numpy()
         assert found.shape[0] == 2
         assert min(found.shape[1:3]) >= size
         assert found.std() > 0.1
-    small = synthetic._photographs(32).numpy()
+    small = synthetic._photographs((32, 32)).numpy()
     expected = np.stack(sklearn.datasets.load_sample_images().images) / 255.0
     np.testing.assert_allclose(small, expected, atol=1e-6)

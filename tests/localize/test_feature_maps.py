@@ -221,10 +221,11 @@ def test_without_enough_normal_images_there_is_nothing_to_standardise_by(network
 
 def test_places_become_pixels_without_gain_or_loss():
     for backbone, count in (("resnet18", 8), ("efficientnet_b0", 7), ("efficientnet_b0", 1)):
-        matrix = feature_maps.enlargement(64, backbone, count)
-        np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
-        assert matrix.shape == (64, count)
-    enlarge = feature_maps.enlarger(64, "efficientnet_b0", 8)
+        matrices = feature_maps.enlargements((64, 96), backbone, (count, count + count // 2))
+        for matrix, shape in zip(matrices, ((64, count), (96, count + count // 2)), strict=True):
+            np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
+            assert matrix.shape == shape
+    enlarge = feature_maps.enlarger((64, 64), "efficientnet_b0", (8, 8))
     maps = np.zeros([2, 8, 8], np.float32)
     maps[1, 2, 5] = 1.0
     large = enlarge(tf.constant(maps)).numpy()

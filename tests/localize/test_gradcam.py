@@ -80,7 +80,7 @@ def test_a_map_rises_where_a_defect_is(images):
     features = backbone.predict(split.stored.numpy()[:9] / 255.0, verbose=0)["pool"]
     fitted = density.GaussianDensity().fit(features)
     small = gradcam.GradCam(backbone, "pool", fitted)(split)[-1:]
-    full = upsample.bilinear(small, SIZE).numpy()[0]
+    full = upsample.bilinear(small, (SIZE, SIZE)).numpy()[0]
     defect = np.zeros([SIZE, SIZE], bool)
     defect[16:32, 40:56] = True
     assert full[20:28, 44:52].min() > full[~defect].max()
@@ -89,5 +89,5 @@ def test_a_map_rises_where_a_defect_is(images):
 def test_no_images_have_no_maps():
     backbone = resnet18(32, width=0.0625)
     fitted = density.GaussianDensity().fit(np.random.default_rng(0).normal(size=(9, 32)))
-    empty = pipeline.Images(0, 32, np.zeros([0, 32, 32, 3], np.uint8), None)
+    empty = pipeline.of_arrays([], 32)
     assert len(gradcam.GradCam(backbone, "pool", fitted)(empty)) == 0

@@ -82,10 +82,10 @@ def all_at_once(embedder, images):
 
 @pytest.mark.parametrize("memory", [2**28, 100_000, 1])
 def test_bands_make_no_difference(backbone, images, memory, monkeypatch):
-    whole = patch.PatchEmbedder(backbone, 64, 32, 4)
+    whole = patch.PatchEmbedder(backbone, (64, 64), 32, 4)
     assert whole.bands == [(0, 9)]
     monkeypatch.setattr(patch, "_MEMORY", memory)
-    banded = patch.PatchEmbedder(backbone, 64, 32, 4)
+    banded = patch.PatchEmbedder(backbone, (64, 64), 32, 4)
     assert len(banded.bands) == {2**28: 1, 100_000: 5, 1: 9}[memory]
     np.testing.assert_allclose(
         all_at_once(banded, images), all_at_once(whole, images), rtol=1e-4, atol=1e-5
@@ -104,7 +104,7 @@ def test_images_are_scored_in_groups_from_memory_and_from_files(backbone, tmp_pa
     monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 0)
     streamed = pipeline.prepare(split, 64)
     assert streamed.stored is None
-    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 16)
     embedder.batch = 2
     gaussians = patch.fit(embedder, stored, True)
     expected = patch.score(embedder, gaussians, stored)
@@ -117,13 +117,13 @@ def test_images_are_scored_in_groups_from_memory_and_from_files(backbone, tmp_pa
 def test_bands_are_no_higher_than_their_scatters_allow(backbone, monkeypatch):
     # 9 patches in a row, each with 32 by 32 numbers of eight bytes.
     monkeypatch.setattr(patch, "_SCATTER_MEMORY", 2 * 9 * 32 * 32 * 8)
-    shared, separate = (patch.PatchEmbedder(backbone, 64, 32, 4, s) for s in (False, True))
+    shared, separate = (patch.PatchEmbedder(backbone, (64, 64), 32, 4, s) for s in (False, True))
     assert shared.bands == [(0, 9)]
     assert separate.bands == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
 
 
 def test_shared_and_separate_densities_are_of_the_embeddings(backbone, images):
-    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 16)
     features = all_at_once(embedder, images).astype(np.float64)
     shared, separate = (patch.fit(embedder, images, s) for s in (False, True))
     np.testing.assert_allclose(shared.mean, features.mean((0, 1, 2))[None], rtol=1e-6)
@@ -139,7 +139,7 @@ def test_the_image_score_is_the_largest_of_its_map():
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_cross_validated_scores_are_of_images_left_out(backbone, images, separate):
-    embedder = patch.PatchEmbedder(backbone, 64, 32, 16, separate)
+    embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 16, separate)
     found = patch.cross_validated_scores(embedder, images, separate)
     assert found.shape == (5,)
     for number in range(5):  # five images in five parts: each is left out by itself
@@ -151,7 +151,7 @@ def test_cross_validated_scores_are_of_images_left_out(backbone, images, separat
 
 
 def test_mean_embeddings_are_over_all_patches(backbone, images):
-    embedder = patch.PatchEmbedder(backbone, 64, 32, 16)
+    embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 16)
     expected = all_at_once(embedder, images).mean((1, 2))
     np.testing.assert_allclose(patch.mean_embeddings(embedder, images), expected, rtol=1e-4)
     _, found = patch.score(embedder, patch.fit(embedder, images, False), images)

@@ -12,6 +12,7 @@ from cutpaste_tf import artifacts, metrics
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.run import results
@@ -82,7 +83,7 @@ def test_a_run_with_maps_measures_them_by_pixel(localized):
     np.testing.assert_allclose(found.scores, [float(r["score"]) for r in rows], rtol=1e-4)
     maps = found.maps.read(range(len(test)))
     assert maps.shape == (8, 64, 64)
-    masks = np.stack([pipeline.read_mask(mask, 64) for mask in test.masks])
+    masks = np.stack([Preparation((64, 64)).mask(mask) for mask in test.masks])
     auroc = sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel())
     assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
     for name in ("pixel_auroc", "pixel_ap", "pixel_aupro"):
@@ -102,9 +103,10 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
         masks=masks,
     )
     small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
-    maps = detectors.Maps(small, lambda part: part)
-    assert results.pixel_metrics(maps, split, 4)["pixel_auroc"] == 1.0
-    assert set(results.pixel_metrics(None, split, 4).values()) == {None}
+    images = pipeline.Images(3, Preparation((4, 4)), None)
+    maps = detectors.Maps(small, lambda part: part, images)
+    assert results.pixel_metrics(maps, split, images)["pixel_auroc"] == 1.0
+    assert set(results.pixel_metrics(None, split, images).values()) == {None}
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():

@@ -1,0 +1,323 @@
+"""How an image of any size becomes what the network sees, and how maps find their way back."""
+
+import dataclasses
+import functools
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf.augment.proxy import OUTSIDE
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import decode
+
+FILL = round(255 * OUTSIDE)  # what lies outside the region of interest
+
+
+class Place(NamedTuple):
+    """Where on the canvas an image lies, in pixels; parts of it may lie outside (crop)."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preparation:
+    """How an image of any size becomes one or more inputs of a network.
+
+    The image is resized onto a canvas, and the canvas is cut into tiles, row by row.
+
+    Args:
+      size: height and width of a network's input, in pixels.
+      resize: "squash": the image fills the canvas, its shape gives way; "pad": it keeps its shape
+        and lies in the middle, what is left over is no part of it; "crop": it keeps its shape and
+        covers the canvas, what hangs over is cut off.
+      tiles: rows and columns of tiles.
+      overlap: what tiles beside each other have in common, as a share of a tile's side, up to a
+        half.
+      bits: as in `decode.decode`.
+      roi: bool [h, w], True on the region of interest, in the frame of every image; None: all.
+    """
+
+    size: tuple[int, int]
+    resize: str = "squash"
+    tiles: tuple[int, int] = (1, 1)
+    overlap: float = 0.0
+    bits: int = 16
+    roi: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, config: Config, roi: np.ndarray | None = None) -> "Preparation":
+        """Returns the preparation that settings ask for; `roi` is what --roi names."""
+        return cls(
+            config.size, config.resize, config.tiles, config.tile_overlap, config.filled_bits, roi
+        )
+
+    @property
+    def count(self) -> int:
+        """Inputs that an image becomes, K."""
+        return self.tiles[0] * self.tiles[1]
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas in pixels."""
+        return tuple(
+            side + (count - 1) * (side - common)
+            for side, count, common in zip(self.size, self.tiles, self.common, strict=True)
+        )
+
+    @property
+    def masked(self) -> bool:
+        """Whether parts of a canvas may lie outside what is looked at."""
+        return self.roi is not None or self.resize == "pad"
+
+    def place(self, height: int, width: int) -> Place:
+        """Returns where on the canvas an image of some height and width lies."""
+        if self.resize == "squash":
+            return Place(0, 0, *self.canvas)
+        scales = [of / its for of, its in zip(self.canvas, (height, width), strict=True)]
+        scale = (min if self.resize == "pad" else max)(scales)
+        sides = [max(1, round(side * scale)) for side in (height, width)]
+        top, left = (
+            (of - its) // 2 if of >= its else -((its - of) // 2)
+            for of, its in zip(self.canvas, sides, strict=True)
+        )
+        return Place(top, left, *sides)
+
+    def region(self, height: int, width: int) -> np.ndarray | None:
+        """Returns what of the canvas is looked at, bool, for an image of some size; None: all."""
+        if not self.masked:
+            return None
+        roi = np.ones([1, 1], bool) if self.roi is None else self.roi
+        place = self.place(height, width)
+        sides = zip(self.canvas, place[:2], place[2:], roi.shape, strict=True)
+        # The pixel of the region whose area a canvas pixel's middle is in; beyond its ends none.
+        rows, columns = (
+            np.floor((np.arange(side) + 0.5 - first) / length * pixels).astype(np.int64)
+            for side, first, length, pixels in sides
+        )
+        inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), roi.shape, strict=True)]
+        at = [np.clip(x, 0, n - 1) for x, n in zip((rows, columns), roi.shape, strict=True)]
+        return roi[np.ix_(*at)] & np.outer(*inside)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Prepares an image.
+
+        Args:
+          image: uint8 [H, W, 3].
+
+        Returns:
+          uint8 [K, h, w, 3], its tiles; grey outside what is looked at.
+        """
+        return self.cut(self.on_canvas(image))
+
+    def on_canvas(self, image: np.ndarray) -> np.ndarray:
+        """Resizes an image, uint8 [H, W, 3], onto the canvas, uint8."""
+        place = self.place(*image.shape[:2])
+        resized = _resizer()(tf.constant(image), tf.constant(place[2:])).numpy()
+        region = self.region(*image.shape[:2])
+        if self.resize == "crop":
+            top, left = -place.top, -place.left
+            resized = resized[top : top + self.canvas[0], left : left + self.canvas[1]]
+        if region is None:
+            return resized
+        canvas = np.full([*self.canvas, 3], FILL, np.uint8)
+        if self.resize == "pad":
+            bottom, right = place.top + place.height, place.left + place.width
+            canvas[place.top : bottom, place.left : right] = resized
+        else:
+            canvas[:] = resized
+        canvas[~region] = FILL
+        return canvas
+
+    def mask(self, mask: str | np.ndarray | None) -> np.ndarray:
+        """Brings a defect's mask onto the canvas.
+
+        Args:
+          mask: a file's path, a bool array [H, W], or None for a normal image.
+
+        Returns:
+          bool, as high and wide as the canvas. True where any of a pixel's area is on the defect:
+          thin lines survive.
+        """
+        canvas = np.zeros(self.canvas, bool)
+        if mask is None:
+            return canvas
+        mask = decode.read_mask(mask) if isinstance(mask, str) else mask
+        place = self.place(*mask.shape)
+        reduced = reduced_mask(mask, place[2:])
+        rows, columns = (
+            slice(max(first, 0), min(first + side, of))
+            for first, side, of in zip(place[:2], place[2:], self.canvas, strict=True)
+        )
+        first = max(-place.top, 0), max(-place.left, 0)
+        shown = reduced[first[0] :, first[1] :]
+        canvas[rows, columns] = shown[: rows.stop - rows.start, : columns.stop - columns.start]
+        return canvas
+
+    def read(self, path: str | os.PathLike) -> np.ndarray:
+        """Reads and prepares a file, as `apply` does; a UserError names what cannot be read."""
+        return self.apply(decode.read(path, self.bits))
+
+    @property
+    def common(self) -> tuple[int, int]:
+        """Rows and columns that tiles beside each other have in common."""
+        return tuple(round(self.overlap * side) for side in self.size)
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """The upper left pixels of the tiles, row by row."""
+        steps = [side - common for side, common in zip(self.size, self.common, strict=True)]
+        return [
+            (row * steps[0], column * steps[1])
+            for row in range(self.tiles[0])
+            for column in range(self.tiles[1])
+        ]
+
+    def cut(self, canvas: np.ndarray) -> np.ndarray:
+        """Cuts what has a canvas's height and width, [H, W, ...], into tiles, [K, h, w, ...]."""
+        height, width = self.size
+        return np.stack([canvas[y : y + height, x : x + width] for y, x in self.corners])
+
+    def join(self, tiles: np.ndarray) -> np.ndarray:
+        """Puts tiles, [n * K, h, w, ...], together again, [n, H, W, ...]; maps without seams.
+
+        Where tiles have pixels in common, the nearer to a tile's edge, the less it counts.
+        """
+        if self.count == 1:
+            return tiles
+        count, (height, width) = len(tiles) // self.count, self.size
+        tiles = tiles.reshape(count, self.count, *tiles.shape[1:])
+        rows, columns = (
+            _ramps(side, number, common)
+            for side, number, common in zip(self.size, self.tiles, self.common, strict=True)
+        )
+        joined = np.zeros([count, *self.canvas, *tiles.shape[4:]], np.float32)
+        for k, (y, x) in enumerate(self.corners):
+            weights = np.outer(rows[k // self.tiles[1]], columns[k % self.tiles[1]])
+            weights = weights.reshape(height, width, *[1] * (tiles.ndim - 4))
+            joined[:, y : y + height, x : x + width] += weights * tiles[:, k]
+        if tiles.dtype == np.uint8:
+            return np.round(joined).astype(np.uint8)
+        return joined
+
+    @property
+    def shows_own_size(self) -> bool:
+        """Whether pixels are judged at an image's own size, and not at that of the canvas.
+
+        Squashed and whole they are judged at --image_size, as in the paper.
+        """
+        return self.resize != "squash" or self.count > 1
+
+    def over_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Returns a map of the whole of an image, of its shape or squashed, from the canvas's."""
+        if self.resize == "squash":
+            return canvas_map
+        return self.to_image(canvas_map, height, width)
+
+    def own_region(self, height: int, width: int) -> np.ndarray | None:
+        """Returns the region of interest at an image's own size, bool [height, width], or None."""
+        if self.roi is None:
+            return None
+        return dataclasses.replace(
+            self, size=(height, width), resize="squash", tiles=(1, 1)
+        ).region(height, width)
+
+    def to_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Brings a map from the canvas to an image's own size.
+
+        Args:
+          canvas_map: float32 [H, W], as high and wide as the canvas.
+          height: the image's, in pixels.
+          width: likewise.
+
+        Returns:
+          float32 [height, width]; zero where the canvas shows nothing of the image.
+        """
+        place = self.place(height, width)
+        top, left = max(place.top, 0), max(place.left, 0)
+        shown = canvas_map[top : place.top + place.height, left : place.left + place.width]
+        # What of the image is shown, in its own pixels.
+        scales = height / place.height, width / place.width
+        first = [-min(place.top, 0) * scales[0], -min(place.left, 0) * scales[1]]
+        own = np.zeros([height, width], np.float32)
+        rows, columns = (
+            slice(round(start), min(side, round(start + of * scale)))
+            for start, side, of, scale in zip(
+                first, (height, width), shown.shape, scales, strict=True
+            )
+        )
+        target = own[rows, columns]
+        with tf.device("/CPU:0"):
+            target[:] = tf.image.resize(shown[..., None], target.shape)[..., 0].numpy()
+        return own
+
+
+def resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+    """Resizes with antialiasing.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: the wanted height and width.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    resized = tf.image.resize(tf.cast(image, tf.float32), size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+
+@functools.cache
+def _resizer():
+    signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)]
+
+    # Images are resized in threads, whatever the accelerator is doing.
+    @tf.function(input_signature=signature, autograph=False)
+    def resized(image, size):
+        with tf.device("/CPU:0"):
+            return resize(image, size)
+
+    return resized
+
+
+def reduced_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes masks.
+
+    Args:
+      mask: bool [..., H, W].
+      size: the wanted height and width, h and w.
+
+    Returns:
+      bool [..., h, w], True where any of a pixel's area is on a pixel that is.
+    """
+    for axis, count in zip((-2, -1), size, strict=True):
+        # The pixels from the one that a wanted pixel's first edge is in to the one of its last.
+        edges = np.arange(count + 1) * mask.shape[axis]
+        first, last = edges[:-1] // count, -(-edges[1:] // count)
+        sums = np.cumsum(mask, axis=axis, dtype=np.int32)
+        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis=axis)
+        mask = np.take(sums, last, axis) > np.take(sums, first, axis)
+    return mask
+
+
+def as_preparation(size: "Preparation | int | tuple[int, int]") -> Preparation:
+    """Returns a preparation; of a size, or the side of a square, the one that squashes to it."""
+    if isinstance(size, Preparation):
+        return size
+    return Preparation((size, size) if isinstance(size, int) else tuple(size))
+
+
+def _ramps(side, count, common):
+    """The weights of each of `count` tiles along an axis: they fall to nothing over what is common.
+
+    Returns float32 [count, side]; those of a pixel add up to one.
+    """
+    ramps = np.ones([count, side], np.float32)
+    if common:
+        rising = (np.arange(common, dtype=np.float32) + 0.5) / common
+        ramps[1:, :common] *= rising
+        ramps[:-1, side - common :] *= rising[::-1]
+    return ramps

@@ -1,0 +1,69 @@
+"""The region of interest: a mask's file, or all but a fixed background."""
+
+import pathlib
+
+import numpy as np
+import scipy.ndimage
+
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data.preparation import Preparation
+from cutpaste_tf.data.split import Split
+from cutpaste_tf.errors import UserError
+
+_SIDE = 256  # pixels of the frame in which a background is looked for
+_IMAGES = 100  # training images, at most, that it is looked for in
+# A pixel of a fixed background differs by no more levels of 256 from one image to another (its
+# standard deviation), nor from the pixel beside it.
+_LEVELS = 8.0
+_MARGIN = 5  # pixels of the frame around the rest
+
+
+def find(config: Config, train: Split) -> np.ndarray | None:
+    """Finds the region of interest that --roi asks for.
+
+    Args:
+      config: the settings.
+      train: the training images.
+
+    Returns:
+      bool [h, w], in the frame of every image; None: everything, also where no background is found.
+
+    Raises:
+      UserError: if the file cannot be read, or holds no region.
+    """
+    if config.roi == "none":
+        return None
+    if config.roi == "auto":
+        preparation = Preparation((_SIDE, _SIDE), bits=config.filled_bits)
+        images = pipeline.prepare(train.subset(train.spread(_IMAGES)), preparation)
+        return without_background(images.canvases(range(images.count)))
+    if not pathlib.Path(config.roi).is_file():
+        raise UserError(f"--roi={config.roi}: there is no such file")
+    region = decode.read_mask(config.roi)
+    if not region.any():
+        raise UserError(f"--roi={config.roi}: is black all over; the region of interest is not")
+    return region
+
+
+def without_background(images: np.ndarray) -> np.ndarray | None:
+    """Finds what is not a fixed background.
+
+    Args:
+      images: uint8 [N, H, W, 3], normal images.
+
+    Returns:
+      bool [H, W], False on pixels that are smooth, the same in all images, and connected to the
+      images' border; None where those are less than a twentieth of all, or nearly all.
+    """
+    values = images.astype(np.float32)
+    steady = values.std(axis=0).max(axis=-1) <= _LEVELS
+    mean = values.mean(axis=0)
+    steps = [np.abs(np.gradient(mean, axis=axis)).max(axis=-1) for axis in (0, 1)]
+    labels, _ = scipy.ndimage.label(steady & (np.maximum(*steps) <= _LEVELS))
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    background = np.isin(labels, np.unique(border[border > 0]))
+    # Specks are noise; a margin stays, as an object is not always in the same place to the pixel.
+    region = scipy.ndimage.binary_opening(~background, np.ones([3, 3]))
+    region = scipy.ndimage.binary_dilation(region, np.ones([3, 3]), iterations=_MARGIN)
+    return region if 0.01 < region.mean() < 0.95 else None
