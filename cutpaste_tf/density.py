@@ -24,8 +24,13 @@ import tensorflow as tf
 from cutpaste_tf import atomic
 from cutpaste_tf.errors import UserError
 
+# Different normal images that a density and its threshold take. The threshold is of scores by
+# densities that were fitted without the image, and each of those takes three: of two, Ledoit and
+# Wolf's estimate shrinks nothing, and knows of a single direction in which images differ.
+LEAST_IMAGES = 4
 _VERSION = 1
 _FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
+_ROUNDING = 1e-12  # of features that a network computes in float32: relative, squared
 
 
 class GaussianDensity:
@@ -57,15 +62,28 @@ class GaussianDensity:
 
         Returns:
           Itself.
+
+        Raises:
+          UserError: if the features are not finite, or all the same but for rounding.
         """
         features = _checked(features)
         if self.kind == "gde":
+            _check_spread(features)
             # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
             estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
-            self.mean, self.precision = estimate.location_, _inverse(estimate.covariance_)
+            covariance, dims = estimate.covariance_, features.shape[1]
+            variance = np.trace(covariance) / dims
+            # Of two different images, each as often, nothing is shrunk: in all directions but one
+            # there would be no variance to divide by.
+            least = _least_variance(np.mean(features**2), variance, dims)
+            if estimate.shrinkage_ * variance < least:
+                covariance = covariance + least * np.eye(dims)
+            self.mean, self.precision = estimate.location_, _inverse(covariance)
         else:
+            features = _unit(features)
+            _check_spread(features)
             mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
-            estimate = mixture.fit(_unit(features))
+            estimate = mixture.fit(features)
             self.mean, self.precision = estimate.means_[0], estimate.precisions_[0]
         return self
 
@@ -113,8 +131,12 @@ class KernelDensity:
     kind = "kde"
 
     def fit(self, features: np.ndarray) -> "KernelDensity":
-        """Fits the density to [N, D] features of un-augmented normal training images."""
+        """Fits the density to [N, D] features of un-augmented normal training images.
+
+        Features that are not finite, or all the same but for rounding, are a UserError.
+        """
         features = _unit(_checked(features))
+        _check_spread(features)
         variance = max(float(features.var()), 1e-12)
         gamma = 10.0 / (features.shape[1] * variance)
         return self._set(features, float(np.sqrt(0.5 / gamma)))
@@ -170,21 +192,25 @@ class MixtureDensity:
         self.kind, self.components = f"gmm{components}", components
 
     def fit(self, features: np.ndarray) -> "MixtureDensity":
-        """Fits the density to [N, D] features of un-augmented normal training images, N >= K."""
+        """Fits the density to [N, D] features of un-augmented normal training images, N >= K.
+
+        Features that are not finite, or all the same but for rounding, are a UserError.
+        """
         features = _checked(features)
+        _check_spread(features)
         estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
         variance = np.trace(estimate.covariance_) / features.shape[1]
         added = min(self.components * estimate.shrinkage_, 1.0) * variance
         mixture = sklearn.mixture.GaussianMixture(
             self.components,
             covariance_type="full",
-            reg_covar=max(float(added), 1e-9 * float(variance), 1e-30),
+            reg_covar=max(added, 1e-9 * variance, _ROUNDING * np.mean(features**2)),
             n_init=3,
             random_state=0,
         )
         with warnings.catch_warnings():
-            # Images that are all the same fill fewer clusters, and a fit that has not converged in
-            # its steps is a density all the same.
+            # Images that are the same fill fewer clusters, and a fit that has not converged in its
+            # steps is a density all the same.
             warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
             mixture.fit(features)
         return self._set(mixture.weights_, mixture.means_, mixture.precisions_cholesky_)
@@ -258,7 +284,11 @@ class LocationGaussians:
 
         Returns:
           [N, M]: Mahalanobis distances, float64 for one Gaussian and float32 for several.
+
+        Raises:
+          UserError: if the features are not finite.
         """
+        _check_finite(features)
         if len(self.mean) == 1:
             centred = features.astype(np.float64) - self.mean
             return np.linalg.norm(centred @ self.whitener[0].T, axis=-1)
@@ -419,10 +449,9 @@ class GaussianStatistics:
         self._fourth = np.zeros([locations])
 
     def update(self, features: np.ndarray) -> None:
-        """Adds features, [N, L, D], of un-augmented normal images."""
+        """Adds features, [N, L, D], of un-augmented normal images; a UserError if not finite."""
         features = np.asarray(features, np.float64)
-        if not np.isfinite(features).all():
-            raise ValueError("features must be finite; did the training diverge?")
+        _check_finite(features)
         if not len(features):
             return
         if self._origin is None:
@@ -475,15 +504,29 @@ class GaussianStatistics:
         # A location where all images are the same has no variance to divide by.
         floor = 1e-9 * np.mean(self._variance(slice(None))) + 1e-30
         starts = range(0, locations, step)
-        parts = [self._fit(slice(first, first + step), floor) for first in starts]
+        size = self._size
+        parts = [self._fit(slice(first, first + step), floor, size) for first in starts]
         return parts[0] if locations == 1 else LocationGaussians.join(parts)
+
+    @property
+    def vary(self) -> bool:
+        """Whether the features of any location differ by more than rounding."""
+        return bool(np.mean(self._variance(slice(None))) > _ROUNDING * self._size)
+
+    @property
+    def _size(self):
+        """The mean square of the features."""
+        mean = self._sum / self._count
+        trace = np.trace(self._scatter, axis1=1, axis2=2) / self._count
+        about_zero = trace + np.sum(self._origin * (self._origin + 2.0 * mean), axis=1)
+        return float(np.mean(about_zero)) / mean.shape[1]
 
     def _variance(self, chosen):
         trace = np.trace(self._scatter[chosen], axis1=1, axis2=2) / self._count
         mean = self._sum[chosen] / self._count
         return (trace - np.sum(mean * mean, axis=1)) / mean.shape[1]
 
-    def _fit(self, chosen, floor):
+    def _fit(self, chosen, floor, size):
         n, dims = self._count, self._sum.shape[1]
         scatter, mean = self._scatter[chosen], self._sum[chosen] / n
         product = np.einsum("ld,lde,le->l", mean, scatter, mean)
@@ -506,7 +549,9 @@ class GaussianStatistics:
         beta = np.clip(beta, 0.0, np.maximum(delta, 0.0))
         shrinkage = np.divide(beta, delta, out=np.zeros_like(beta), where=beta > 0.0)
         shrunk = covariance * (1.0 - shrinkage)[:, None, None]
-        shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + floor)[:, None]
+        least = _least_variance(size, variance, dims)
+        added = np.where(shrinkage * variance + floor < least, least, floor)
+        shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + added)[:, None]
         identity = tf.eye(dims, batch_shape=[len(shrunk)], dtype=tf.float64)
         whitener = tf.linalg.triangular_solve(tf.linalg.cholesky(shrunk), identity).numpy()
         level = np.sqrt(np.maximum(np.sum((whitener @ covariance) * whitener, axis=(1, 2)), 0.0))
@@ -553,6 +598,9 @@ def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> n
 
     Returns:
       float64 [N]; empty where there are fewer than 4 images.
+
+    Raises:
+      UserError: as in `GaussianDensity.fit`, of any part's density.
     """
     features = _checked(features)
     parts = held_out_parts(len(features), folds)
@@ -573,10 +621,27 @@ def held_out_parts(count: int, folds: int = 5) -> list[np.ndarray]:
     Returns:
       The indices of each part, int64; no parts where there are fewer than 4 images.
     """
-    if count < 4:
+    if count < LEAST_IMAGES:
         return []
     parts = sklearn.model_selection.KFold(min(folds, count), shuffle=True, random_state=0)
     return [held_out for _, held_out in parts.split(np.empty([count, 1]))]
+
+
+def check_variation(vary: bool) -> None:
+    """Refuses normal images that a density has nothing to learn of.
+
+    Args:
+      vary: whether their features differ by more than rounding.
+
+    Raises:
+      UserError: if not. Any part would score as a good one by a network that gives all images the
+        same features, and none by a density of images that are the same.
+    """
+    if not vary:
+        raise UserError(
+            "the network's features of the normal training images are the same but for rounding; "
+            "did the training diverge? Lower its learning rate, or take images that differ more"
+        )
 
 
 def save(density: Density, path: str | os.PathLike) -> None:
@@ -634,20 +699,43 @@ def _checked(features, dims=None):
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or (dims is not None and features.shape[1] != dims):
         raise ValueError(f"features must be [N, {dims or 'D'}], not {list(features.shape)}")
-    if not np.isfinite(features).all():
-        raise ValueError("features must be finite; did the training diverge?")
+    _check_finite(features)
     return features
 
 
-def _inverse(covariance):
-    """The inverse of a covariance matrix, symmetric to the last bit."""
-    try:
-        half = scipy.linalg.solve_triangular(
-            scipy.linalg.cholesky(covariance, lower=True), np.eye(len(covariance)), lower=True
+def _check_finite(features):
+    if not np.isfinite(features).all():
+        raise UserError(
+            "the network's features are not finite; did the training diverge? Lower its learning "
+            "rate"
         )
-        return half.T @ half
-    except np.linalg.LinAlgError:  # All images are the same.
-        return scipy.linalg.pinvh(covariance)
+
+
+def _check_spread(features):
+    """Refuses [N, D] features that are all the same."""
+    check_variation(np.mean(features.var(axis=0)) > _ROUNDING * np.mean(features**2))
+
+
+def _least_variance(size, variance, dims):
+    """The variance below which a covariance's least counts as none.
+
+    Args:
+      size: mean square of the features.
+      variance: mean of the covariance's diagonal, of one or several.
+      dims: its side, D.
+
+    Returns:
+      What is within the rounding of the features, or of the covariance's inverse.
+    """
+    return _ROUNDING * (size + dims * variance)
+
+
+def _inverse(covariance):
+    """The inverse of a positive definite matrix, symmetric to the last bit."""
+    half = scipy.linalg.solve_triangular(
+        scipy.linalg.cholesky(covariance, lower=True), np.eye(len(covariance)), lower=True
+    )
+    return half.T @ half
 
 
 def _unit(features):

@@ -237,16 +237,15 @@ def _score(detector, images, maps):
         return
     try:
         evaluation = detector.evaluate(images, maps=maps)
-        for index, score in enumerate(evaluation.scores):
-            yield float(score), evaluation.maps.read([index])[0] if maps else None
-    except ValueError:  # Some image's features are not finite; one by one it shows whose.
-        import numpy as np
-
+    except UserError:  # Some image's features are not finite; one by one it shows whose.
         if images.count == 1:
             yield math.nan, None
             return
         for index in range(images.count):
-            yield from _score(detector, images.subset(np.array([index])), maps)
+            yield from _score(detector, images.subset([index]), maps)
+        return
+    for index, score in enumerate(evaluation.scores):
+        yield float(score), evaluation.maps.read([index])[0] if maps else None
 
 
 def _draw(row, target, path, anomaly_map, scale, preparation):

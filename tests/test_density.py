@@ -9,8 +9,10 @@ import scipy.stats
 import sklearn.covariance
 import sklearn.mixture
 import sklearn.model_selection
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cutpaste_tf import density, ensemble
+from cutpaste_tf import density, ensemble, threshold
 from cutpaste_tf.errors import UserError
 
 
@@ -145,7 +147,7 @@ def test_features_that_do_not_fit_are_refused():
     fitted = density.make("gde").fit(features())
     with pytest.raises(ValueError, match=r"\[N, 6\]"):
         fitted.score(np.zeros([3, 5]))
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UserError, match="not finite; did the training diverge"):
         density.make("gde").fit(np.full([5, 2], np.nan))
     with pytest.raises(ValueError, match="kind"):
         density.GaussianDensity("kde")
@@ -201,7 +203,7 @@ def test_a_location_that_never_changes_has_finite_scores():
 
 def test_statistics_refuse_what_is_not_a_number():
     statistics = density.GaussianStatistics(1, 2)
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(UserError, match="not finite; did the training diverge"):
         statistics.update(np.array([[[np.nan, 0.0]]]))
     with pytest.raises(ValueError, match="no features"):
         statistics.fit()
@@ -241,6 +243,92 @@ def test_cross_validated_scores_are_what_new_normal_images_get():
 def test_few_images_have_no_cross_validated_scores():
     assert density.cross_validated_scores("gde", np.zeros([3, 2])).shape == (0,)
     assert density.cross_validated_scores("gde", np.eye(4)).shape == (4,)
+
+
+KINDS = ["gde", "gmm", "gmm2", "kde", "shared", "separate"]
+
+
+def fitted_to(kind, train):
+    """A density of [N, D] features, or of locations that all have them; what scores others."""
+    if kind not in ("shared", "separate"):
+        return density.make(kind).fit(train).score
+    places = np.repeat(train[:, None], 3, axis=1)
+    if kind == "shared":
+        places = places.reshape(-1, 1, train.shape[1])
+    statistics = density.GaussianStatistics(places.shape[1], train.shape[1])
+    statistics.update(places)
+    gaussians = statistics.fit()
+    return lambda x: gaussians.score(x[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(
+    count=st.integers(3, 12),
+    dims=st.integers(4, 40),
+    size=st.sampled_from([1e-3, 1.0, 1e3]),
+    spread=st.sampled_from([1e-5, 1e-4, 1e-2]),
+    distinct=st.integers(2, 4),
+    seed=st.integers(0, 99),
+)
+def test_what_is_far_from_all_normal_images_scores_higher_than_any(
+    kind, count, dims, size, spread, distinct, seed
+):
+    """Whatever their scale, however little they differ, and however many are copies."""
+    rng = np.random.default_rng(seed)
+    # A level and a sign: no two are the same at unit length.
+    looks = 1.0 + rng.random(dims) + spread * rng.choice([-1.0, 1.0], size=(distinct, dims))
+    looks[0, 0] += 4 * spread
+    looks[:, -1] = 1.0  # in which they never differ
+    train = (size * looks[np.arange(count) % distinct]).astype(np.float32)
+    score = fitted_to(kind, train)
+    crack = train[:1].copy()
+    crack[:, -1] *= 1.5
+    normal, anomalous = score(train), score(np.concatenate([-train[:1], crack]))
+    assert np.isfinite(anomalous).all()
+    assert anomalous.min() > normal.max()
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("level", [0.0, 7.0])
+def test_features_that_are_all_the_same_are_refused(kind, level):
+    """Of a network that has died, any part's features are the same too, and so is its score."""
+    same = np.full([8, 16], level, np.float32)
+    rounded = same * (1 + 1e-7 * np.random.default_rng(0).normal(size=same.shape))
+    for features in (same, same[:1], rounded):
+        with pytest.raises(UserError, match="the same but for rounding; did the training diverge"):
+            density.make(kind).fit(features)
+
+
+def test_what_two_images_do_not_differ_in_is_anomalous():
+    # Ledoit and Wolf shrink nothing here: the covariance has a single direction.
+    train = np.repeat([[1.0, 1.0, 5.0], [1.0, 2.0, 5.0]], 3, axis=0)
+    fitted = density.make("gde").fit(train)
+    own, other = fitted.score(train), fitted.score(np.array([[1.0, 1.5, 5.01]]))[0]
+    np.testing.assert_allclose(own, 1.0, rtol=1e-6)
+    assert 100 < other < np.inf
+
+
+def test_statistics_tell_whether_anything_varies():
+    for spread, vary in ((0.0, False), (1e-7, False), (1e-4, True)):
+        statistics = density.GaussianStatistics(2, 3)
+        noise = np.random.default_rng(0).normal(size=(9, 2, 3))
+        noise[:, 0] = 0  # A location alone may always be the same.
+        statistics.update(np.arange(1.0, 7.0).reshape(2, 3) * (1 + spread * noise))
+        assert statistics.vary == vary
+        gaussians = statistics.fit()
+        assert np.isfinite(gaussians.whitener).all()
+        assert (gaussians.score(np.full([1, 2, 3], 9.0)) > 10).all()
+
+
+def test_a_normal_image_is_not_above_a_threshold_of_scores_that_are_all_alike():
+    # Each is as far from the others as any: all cross-validated scores are the same.
+    train = np.eye(5)
+    value = threshold.at_rate(density.cross_validated_scores("gde", train), 0.01)
+    fitted = density.make("gde").fit(train)
+    # A density that has seen an image scores it lower, by more than rounding takes.
+    assert fitted.score(train * (1 + 1e-5)).max() < 0.99 * value
+    assert fitted.score(5 * train).min() > value
 
 
 def two_clusters(rng, count, dims):
@@ -287,8 +375,6 @@ def test_a_mixture_of_more_features_than_images_is_finite_and_the_same_each_time
     first, second = (density.make("gmm2").fit(features).score(features) for _ in range(2))
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
-    same = np.repeat(features[:1], count, axis=0)
-    assert np.isfinite(density.make("gmm2").fit(same).score(features)).all()
 
 
 @pytest.mark.parametrize("fault", ["weight", "whitener", "mean", "negative"])

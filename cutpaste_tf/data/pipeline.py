@@ -146,8 +146,9 @@ class Images:
             at = tf.stack([region, numbers % tiles], axis=1)
             return tf.gather_nd(tf.constant(regions), at)
 
-    def subset(self, indices: np.ndarray) -> "Images":
+    def subset(self, indices: np.ndarray | Sequence[int]) -> "Images":
         """Returns some of the images, in the order of their indices, int [M]."""
+        indices = np.asarray(indices, np.int64)
         numbers = _numbers(indices, self.preparation.count)
         return Images(
             len(indices),

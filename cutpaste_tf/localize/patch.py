@@ -128,6 +128,9 @@ def fit(
 
     Returns:
       The Gaussians: P * Q of them, row by row, or one.
+
+    Raises:
+      UserError: if the embeddings are not finite, or all images' the same but for rounding.
     """
     if not separate:
         return _fit_shared(embedder, images, [np.ones([images.count], bool)])[0]
@@ -135,13 +138,15 @@ def fit(
     total, dims = embedder.rows * embedder.columns, embedder.dimensions
     mean, level = np.zeros([total, dims]), np.zeros([total])
     whitener = np.zeros([total, dims, dims], np.float32)
+    vary = False  # A band of background alone need not.
     for first, last in embedder.bands:
         part = slice(first * embedder.columns, last * embedder.columns)
         statistics = densities.GaussianStatistics((last - first) * embedder.columns, dims)
         for embeddings in embedder.embeddings(images, (first, last)):
             statistics.update(embeddings.reshape(len(embeddings), -1, dims))
-        fitted = statistics.fit()
+        fitted, vary = statistics.fit(), vary or statistics.vary
         mean[part], whitener[part], level[part] = fitted.mean, fitted.whitener, fitted.level
+    densities.check_variation(vary)
     return densities.LocationGaussians(mean, whitener, level)
 
 
@@ -155,6 +160,7 @@ def _fit_shared(embedder, images, chosen):
                 chosen_embeddings = embeddings[used[done : done + len(embeddings)]]
                 each.update(chosen_embeddings.reshape(-1, 1, embedder.dimensions))
             done += len(embeddings)
+    densities.check_variation(all(each.vary for each in statistics))
     return [each.fit() for each in statistics]
 
 

@@ -8,6 +8,7 @@ from conftest import pattern, write_image
 
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.localize import patch
 from cutpaste_tf.models.resnet import resnet18
 
@@ -130,6 +131,27 @@ def test_shared_and_separate_densities_are_of_the_embeddings(backbone, images):
     means = features.mean(0).reshape(9, -1)
     np.testing.assert_allclose(separate.mean, means, rtol=1e-6, atol=1e-12)
     assert (shared.whitener.dtype, separate.whitener.dtype) == (np.float64, np.float32)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_network_that_has_died_is_refused(images, separate, monkeypatch):
+    network = resnet18(None, width=0.0625)
+    for weight in network.trainable_weights:
+        weight.assign(tf.zeros_like(weight))
+    monkeypatch.setattr(patch, "_MEMORY", 1)  # a row at a time
+    with pytest.raises(UserError, match="the same but for rounding"):
+        patch.fit(patch.PatchEmbedder(network, 64, 32, 16, separate), images, separate)
+
+
+def test_a_row_that_is_always_the_same_is_no_fault(backbone, images, monkeypatch):
+    below = images.stored.numpy().copy()
+    below[:, :32] = 200
+    monkeypatch.setattr(patch, "_MEMORY", 1)
+    embedder = patch.PatchEmbedder(backbone, 64, 32, 32, True)
+    gaussians = patch.fit(embedder, images_of(list(below)), True)
+    scores, _ = patch.score(embedder, gaussians, images)
+    assert np.isfinite(scores).all()
+    assert scores[:, 0].min() > 100  # there a change is unheard of
 
 
 def test_the_image_score_is_the_largest_of_its_map():
