@@ -26,7 +26,7 @@ from conftest import (
 )
 
 from cutpaste_tf import artifacts, main, metrics
-from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.detector import Embedder, Evaluator
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import classifier, loop
 
@@ -185,6 +185,44 @@ def test_a_broken_image_stops_before_training(run_here, mvtec, tmp_path, break_i
     assert_user_error(done, name)
     assert "step" not in done.stdout
     assert not (tmp_path / "runs" / "part" / "seed_0" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "images: 1"), (3, "images: 3"), (8, "all 8 normal")]
+)
+def test_too_few_different_images_stop_before_training(run_here, tmp_path, count, told):
+    good = tmp_path / "data" / "part" / "train" / "good"
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        image = pattern(rng) if count < 8 else np.full([40, 40], 90, np.uint8)
+        write_image(good / f"{number}.png", image)
+    done = run_here(tmp_path / "data", tmp_path / "runs")
+    assert_user_error(done, "--category=part", told, "at least 4 different ones are needed")
+    assert "step" not in done.stdout
+    run_dir = tmp_path / "runs" / "part" / "seed_0"
+    assert [path.name for path in run_dir.iterdir()] == ["config.json"]
+    # With more of them the same command goes on.
+    for number in range(4):
+        write_image(good / f"more{number}.png", pattern(rng))
+    assert run_here(tmp_path / "data", tmp_path / "runs").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "told"), [(np.nan, "not finite"), (2.5, "the same but for rounding")]
+)
+def test_a_network_that_tells_nothing_leaves_no_detector(
+    run_here, mvtec, tmp_path, monkeypatch, features, told
+):
+    embed = Embedder.__call__
+
+    def ruined(self, images):
+        return {name: np.full_like(x, features) for name, x in embed(self, images).items()}
+
+    monkeypatch.setattr(Embedder, "__call__", ruined)
+    done = run_here(mvtec, tmp_path, "--noevaluate_untrained", "--eval_every=0")
+    assert_user_error(done, told, "did the training diverge?")
+    names = {path.name for path in (tmp_path / "part" / "seed_0").iterdir()}
+    assert names == {"config.json", "checkpoints", "tensorboard"}
 
 
 def test_no_images_to_train_on(run_here, tmp_path):

@@ -53,7 +53,8 @@ def run(config: Config) -> dict:
         f"{len(category.train)} images to train on, {len(category.test)} to test "
         f"({int(labels.sum())} anomalous), on {machine.device()}"
     )
-    results.check_densities(config, len(category.train))
+    if warning := results.check_images(config, train_images):
+        log(warning)
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
         log("no normal and anomalous test images to tell apart: metrics will be null")

@@ -15,6 +15,7 @@ from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.run import results
 from cutpaste_tf.train import classifier
 
@@ -107,6 +108,37 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     maps = detectors.Maps(small, lambda part: part, images)
     assert results.pixel_metrics(maps, split, images)["pixel_auroc"] == 1.0
     assert set(results.pixel_metrics(None, split, images).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        ("a", "normal training images: 1; at least 4"),
+        ("abc", "normal training images: 3; at least 4"),
+        ("abcabcab", "normal training images: 8, of which 3 are different; at least 4"),
+        ("aaaaaaaa", "all 8 normal training images are the same image; at least 4"),
+        ("abcd", None),
+        ("aaaaabcd", None),
+        # Where some part is held out, two are left.
+        (40 * "a" + "bcdefg", "only 7 of the 46 normal training images are different; remove"),
+    ],
+)
+def test_four_different_images_at_least_are_trained_on(shown, told, monkeypatch):
+    colours = [np.full([9, 9, 3], ord(letter), np.uint8) for letter in shown]
+    images = pipeline.prepare(normal(list(shown), colours), 32)
+    config = Config(dataset="textures", category="brick", image_size=32)
+    if told and "remove" in told:
+        parts = [np.arange(40, 46), np.arange(40)]
+        monkeypatch.setattr(results.densities, "held_out_parts", lambda count: parts)
+    if told is None:
+        assert f"{len(shown)} normal training images are few" in results.check_images(
+            config, images
+        )
+        no_threshold = dataclasses.replace(config, false_positive_rate=0.0)
+        assert results.check_images(no_threshold, images) is None
+        return
+    with pytest.raises(UserError, match=f"--category=brick: {told}"):
+        results.check_images(config, images)
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
