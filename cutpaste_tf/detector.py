@@ -201,6 +201,9 @@ class Evaluator:
 
         Returns:
           Density, scores and maps, by the feature's name.
+
+        Raises:
+          UserError: if the features are not finite, or those of all training images the same.
         """
         config = self._config
         if config.patch_size:
@@ -292,7 +295,10 @@ class Evaluator:
         pooled = self._cross_validated(fit.features[self._config.features], images)
         parts = np.stack([pooled, largest])
         usual = parts[:, images.seen]
-        fit.gaussians.usual = np.stack([usual.mean(axis=1), usual.std(axis=1) + 1e-12], axis=1)
+        mean, deviation = usual.mean(axis=1), usual.std(axis=1) + 1e-12
+        # Of scores that are all alike the rounding is no deviation.
+        deviation = np.maximum(deviation, 1e-6 * np.abs(mean))
+        fit.gaussians.usual = np.stack([mean, deviation], axis=1)
         by_kind = {"pooled": pooled, "map": largest, "both": fit.gaussians.combine(*parts)}
         return {kind: _largest(scores, images) for kind, scores in by_kind.items()}
 

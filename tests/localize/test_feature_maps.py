@@ -211,6 +211,15 @@ def test_an_images_scores_are_of_its_features_of_its_map_and_of_both(network, im
     assert found.normal_by_kind["both"].mean() == pytest.approx(0, abs=1e-9)
 
 
+def test_scores_that_are_all_alike_do_not_drown_the_other(network, images, monkeypatch):
+    config = Config(**SETTINGS, image_size=64, maps="features", image_score="both")
+    alike = 20 * (1 + 1e-9 * np.random.default_rng(0).normal(size=images.count))
+    monkeypatch.setattr(densities, "cross_validated_scores", lambda *_: alike)
+    found = Evaluator(config, network)(images, make_images(2, first=100))["pool"]
+    (_, deviation), _ = found.map_density.usual
+    assert deviation == pytest.approx(20e-6)
+
+
 def test_without_enough_normal_images_there_is_nothing_to_standardise_by(network):
     config = Config(**SETTINGS, image_size=64, maps="features")
     found = Evaluator(config, network)(make_images(3), make_images(2, first=9))["pool"]
