@@ -254,11 +254,16 @@ def _count_different(images):
     part_of = np.zeros([images.count], np.int64)
     for number, part in enumerate(parts):
         part_of[part] = number
+    tiles = images.preparation.count
     found, done = collections.defaultdict(set), 0  # in which parts each different image is
+    digest = hashlib.sha256()
     for batch in pipeline.evaluation_batches(images, 64):
-        for image in batch.numpy():
-            found[hashlib.sha256(image.tobytes()).digest()].add(part_of[done])
+        for tile in batch.numpy():
+            digest.update(tile)
             done += 1
+            if done % tiles == 0:
+                found[digest.digest()].add(part_of[done // tiles - 1])
+                digest = hashlib.sha256()
         left = [sum(at != {number} for at in found.values()) for number in range(len(parts))]
         if min(left) >= densities.LEAST_IMAGES - 1:
             return len(found), True
