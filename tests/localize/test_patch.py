@@ -140,14 +140,14 @@ def test_a_network_that_has_died_is_refused(images, separate, monkeypatch):
         weight.assign(tf.zeros_like(weight))
     monkeypatch.setattr(patch, "_MEMORY", 1)  # a row at a time
     with pytest.raises(UserError, match="the same but for rounding"):
-        patch.fit(patch.PatchEmbedder(network, 64, 32, 16, separate), images, separate)
+        patch.fit(patch.PatchEmbedder(network, (64, 64), 32, 16, separate), images, separate)
 
 
 def test_a_row_that_is_always_the_same_is_no_fault(backbone, images, monkeypatch):
     below = images.stored.numpy().copy()
     below[:, :32] = 200
     monkeypatch.setattr(patch, "_MEMORY", 1)
-    embedder = patch.PatchEmbedder(backbone, 64, 32, 32, True)
+    embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 32, True)
     gaussians = patch.fit(embedder, images_of(list(below)), True)
     scores, _ = patch.score(embedder, gaussians, images)
     assert np.isfinite(scores).all()
