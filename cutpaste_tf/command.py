@@ -145,6 +145,28 @@ def error_line(error: Exception, config: Config) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def faults_as_warnings(what: str) -> Iterator[None]:
+    """Makes a warning, one line on stderr, of what a run's decoration has wrong.
+
+    Figures and TensorBoard's files are there to be looked at; hours of training do not end by them.
+
+    Args:
+      what: the thing and what has become of it, such as "figures/roc.png: not drawn".
+
+    Raises:
+      Exception: what the block raised, if it is about a disk that is full or may not be written:
+        the run's results would not be written either.
+    """
+    try:
+        yield
+    except Exception as error:
+        if disk_fault(error) is not None:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"warning: {what} ({reason:.300})", file=sys.stderr)
+
+
 def disk_fault(error: Exception) -> str | None:
     """Returns what is wrong with the disk, if that is what an error is about; None otherwise."""
     reasons = [os.strerror(code) for code in _DISK_FAULTS]

@@ -52,17 +52,20 @@ def _draw(argv):
     chosen = arguments.figure.split(",")
     _check(arguments, chosen)
     command.prepare_libraries()
+    from cutpaste_tf.report import canvas
+
     for name in chosen:
-        if name in TABLES:
-            figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
-            file = f"table_{TABLES[name]}"
-        else:
-            count = arguments.count or COUNTS[name]
-            figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
-            home, file = arguments.run[0], f"figure_{name}"
-        output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
-        tensorboard = pathlib.Path(home) / "tensorboard" / "figures"
-        _save(figure, output, file, None if arguments.output else tensorboard)
+        with canvas.drawing():
+            if name in TABLES:
+                figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
+                file = f"table_{TABLES[name]}"
+            else:
+                count = arguments.count or COUNTS[name]
+                figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
+                home, file = arguments.run[0], f"figure_{name}"
+            output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
+            tensorboard = pathlib.Path(home) / "tensorboard" / "figures"
+            _save(figure, output, file, None if arguments.output else tensorboard)
     return 0
 
 

@@ -2,18 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Draws into files; needs no display.
-
 import matplotlib.patheffects
-import matplotlib.pyplot as plt
 import numpy as np
 import sklearn.manifold
 import sklearn.metrics
 from matplotlib.figure import Figure
 
 from cutpaste_tf.report import overlay
+from cutpaste_tf.report.canvas import plt
 
 # Blue, red, green and yellow after Okabe and Ito, which colour-blind people tell apart, and each
 # lighter than the one before, for those who print in grey. What is told by colour is told by a

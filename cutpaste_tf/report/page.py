@@ -6,10 +6,9 @@ import io
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from cutpaste_tf.report import formats, plots
+from cutpaste_tf.report import canvas, formats, plots
 from cutpaste_tf.report.tables import Run, Table
 
 _STYLE = """
@@ -50,15 +49,16 @@ def build(
     """
     contents = " · ".join(f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables)
     sections = []
-    for table in tables:
-        figure = plots.against_paper(table)
-        picture = ""
-        if figure is not None:
-            alternative = f"Table {table.number}: averages of ours and of the paper"
-            picture = f'<img alt="{alternative}" src="{_embedded(figure)}">\n'
-        sections.append(
-            formats.html_table(table, base).replace("</section>", picture + "</section>")
-        )
+    with canvas.drawing():
+        for table in tables:
+            figure = plots.against_paper(table)
+            picture = ""
+            if figure is not None:
+                alternative = f"Table {table.number}: averages of ours and of the paper"
+                picture = f'<img alt="{alternative}" src="{_embedded(figure)}">\n'
+            sections.append(
+                formats.html_table(table, base).replace("</section>", picture + "</section>")
+            )
     warnings = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
     categories = sorted({run.config.category for run in runs})
     return "\n".join(
@@ -82,6 +82,5 @@ def build(
 
 def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
+    canvas.save(figure, buffer, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,12 +1,8 @@
 """The paper's tables as plots, ours beside the paper's."""
 
-import matplotlib
-
-matplotlib.use("Agg")  # Draws into files; needs no display.
-
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from cutpaste_tf.report.canvas import plt
 from cutpaste_tf.report.tables import OWN, Table
 
 # Okabe and Ito's colours and a marker for each: told apart in greyscale and by colour-blind people.

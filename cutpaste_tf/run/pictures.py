@@ -1,17 +1,16 @@
 """A run's pictures: figures/, and what TensorBoard shows of its evaluation."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from cutpaste_tf import metrics
+from cutpaste_tf import command, metrics
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.detector import Evaluation, Maps
-from cutpaste_tf.report import figures, projector
+from cutpaste_tf.report import canvas, figures, projector
 from cutpaste_tf.run.results import stage_names
 from cutpaste_tf.train import views
 
@@ -28,6 +27,8 @@ def draw_figures(
 ) -> None:
     """Draws a run's figures into figures/ and TensorBoard.
 
+    A figure that cannot be drawn is a warning, and missing.
+
     Args:
       config: the run's settings.
       test_split: the test images' labels, types and masks.
@@ -38,15 +39,18 @@ def draw_figures(
     """
     title = _title(config)
     labels, scores = test_split.labels, trained.scores
-    by_class = views.gallery(train_images, config, _VIEWS).numpy()
-    names = [cls.name for cls in proxy.TASKS[config.task]]
-    drawn = {"augmentations": figures.augmentation_gallery(by_class, names, title)}
-    if len(labels):
-        drawn["score_histogram"] = figures.score_histogram(labels, scores, title)
+    measurable = 0 < labels.sum() < len(labels)
+
+    def augmentations():
+        by_class = views.gallery(train_images, config, _VIEWS).numpy()
+        names = [cls.name for cls in proxy.TASKS[config.task]]
+        return figures.augmentation_gallery(by_class, names, title)
+
+    def most_and_least_anomalous():
         order = np.argsort(-scores, kind="stable")
         count = min(_EXTREMES, len(order))
         shown = np.concatenate([order[:count], order[::-1][:count]])
-        drawn["most_and_least_anomalous"] = figures.extremes(
+        return figures.extremes(
             test_images.canvases(shown),
             [test_images.preparation.mask(test_split.masks[i]) for i in shown],
             labels[shown],
@@ -54,29 +58,44 @@ def draw_figures(
             scores[shown],
             title,
         )
-    if trained.maps is not None and len(labels):
-        drawn["localization"] = localization_figure(config, test_split, test_images, trained.maps)
-    measurable = 0 < labels.sum() < len(labels)
-    if measurable:
+
+    def roc():
         before, after = stage_names(config)
         stages = {after: scores} if config.steps else {before: scores}
         if config.steps and untrained is not None:
             stages[before] = untrained.scores
-        drawn["roc"] = figures.roc_curve(labels, stages, title)
+        return figures.roc_curve(labels, stages, title)
+
+    wanted = {"augmentations": augmentations}
+    if len(labels):
+        wanted["score_histogram"] = lambda: figures.score_histogram(labels, scores, title)
+        wanted["most_and_least_anomalous"] = most_and_least_anomalous
+        if trained.maps is not None:
+            wanted["localization"] = lambda: localization_figure(
+                config, test_split, test_images, trained.maps
+            )
+    if measurable:
+        wanted["roc"] = roc
     folder = config.run_dir / "figures"
-    folder.mkdir(exist_ok=True)
-    writer = tf.summary.create_file_writer(str(config.run_dir / "tensorboard" / "evaluation"))
-    with writer.as_default():
-        for name, figure in drawn.items():
+    drawn = {}
+    with canvas.drawing():
+        for name, draw in wanted.items():
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=100)
-            plt.close(figure)
+            with command.faults_as_warnings(f"{path}: not drawn"):
+                folder.mkdir(exist_ok=True)
+                canvas.save(draw(), path, dpi=100)
+                drawn[name] = path
+    events = config.run_dir / "tensorboard" / "evaluation"
+    with (
+        command.faults_as_warnings(f"{events}: not written"),
+        tf.summary.create_file_writer(str(events)).as_default(),
+    ):
+        for name, path in drawn.items():
             picture = tf.io.decode_png(tf.io.read_file(str(path)), channels=3)
             tf.summary.image(f"figures/{name}", picture[None], config.steps)
         if measurable:
             auroc = metrics.image_auroc(labels, scores)
             tf.summary.scalar("final_image_auroc", auroc, config.steps)
-    writer.close()
 
 
 def localization_figure(
@@ -112,6 +131,7 @@ def _title(config):
     return f"{config.category}, {config.task}, seed {config.seed}"
 
 
+@command.faults_as_warnings("TensorBoard's embeddings: not written")
 def show_embeddings(
     config: Config,
     category: Category,
@@ -121,6 +141,8 @@ def show_embeddings(
     normal_scores: np.ndarray,
 ) -> None:
     """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
+
+    What hinders it is a warning.
 
     Args:
       config: the run's settings.

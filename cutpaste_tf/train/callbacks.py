@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 import tqdm
 
+from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -119,6 +120,37 @@ class Evaluation(keras.callbacks.Callback):
             logs.update(self._evaluate())
 
 
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Keras's, but that a fault of its files is a warning, after which it writes nothing more.
+
+    Args:
+      folder: where to write.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(str(folder), write_graph=False)
+        self._works = True
+
+    def on_train_begin(self, logs=None) -> None:
+        """Opens the file."""
+        self._write(super().on_train_begin)
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Writes the logs."""
+        self._write(super().on_epoch_end, epoch, logs)
+
+    def on_train_end(self, logs=None) -> None:
+        """Closes the file."""
+        self._write(super().on_train_end)
+
+    def _write(self, method, *arguments):
+        if self._works:
+            self._works = False
+            with command.faults_as_warnings(f"{self.log_dir}: not written"):
+                method(*arguments)
+                self._works = True
+
+
 class Announcement(keras.callbacks.Callback):
     """Shows a stage's name in TensorBoard, at the epoch where it begins.
 
@@ -142,7 +174,10 @@ class Announcement(keras.callbacks.Callback):
             f"{self._stage.name}: steps {self._stage.first_step} to {self._stage.end}, {trained}"
             f"{frozen}, learning rate from {self._stage.learning_rate:g}"
         )
-        with tf.summary.create_file_writer(str(self._folder)).as_default():
+        with (
+            command.faults_as_warnings(f"{self._folder}: stage not written"),
+            tf.summary.create_file_writer(str(self._folder)).as_default(),
+        ):
             tf.summary.text("stage", text, epoch)
 
 
@@ -163,8 +198,11 @@ class Gallery(keras.callbacks.Callback):
         """Writes the images before the first step."""
         if epoch > 0:
             return
-        by_class = views.gallery(self._images, self._config, _GALLERY_IMAGES)
-        with tf.summary.create_file_writer(str(self._folder)).as_default():
+        with (
+            command.faults_as_warnings(f"{self._folder}: views not written"),
+            tf.summary.create_file_writer(str(self._folder)).as_default(),
+        ):
+            by_class = views.gallery(self._images, self._config, _GALLERY_IMAGES)
             for cls, pictures in zip(proxy.TASKS[self._config.task], by_class, strict=True):
                 tf.summary.image(f"views/{cls.name}", pictures, 0, max_outputs=_GALLERY_IMAGES)
 

@@ -79,7 +79,7 @@ def train(
         throughout += [
             record,
             callbacks.Evaluation(evaluate, config.eval_every, config.steps),
-            keras.callbacks.TensorBoard(str(tensorboard), write_graph=False),
+            callbacks.TensorBoard(tensorboard),
             callbacks.Gallery(images, config, tensorboard / "train"),
             callbacks.Progress(config, log),
         ]

@@ -710,3 +710,11 @@ def test_a_table_of_another_density(tmp_path):
     assert cell(tables.build("1", tables.of_density(runs, "gde")), "tile", "Ensemble")[0]
     with pytest.raises(UserError, match="--density=kde: no run there"):
         tables.of_density(runs, "kde")
+
+
+def test_categories_are_drawn_as_they_are_called(tmp_path):
+    name = "r$^$"  # matplotlib would take it for mathematics, and for wrong ones
+    add_run(tmp_path, name, 0, 0.9)
+    figure = figures.table("1", str(tmp_path))
+    assert name in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    figure.savefig(io.BytesIO())

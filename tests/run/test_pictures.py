@@ -1,11 +1,32 @@
 """A run's pictures: figures, and the embeddings for TensorBoard's projector."""
 
 import csv
+import errno
 
 import numpy as np
 import pytest
+from conftest import QUICK, make_mvtec
 
+from cutpaste_tf import main
 from cutpaste_tf.detector import Detector
+from cutpaste_tf.report import figures, projector
+from cutpaste_tf.run import pictures
+
+DRAW_FIGURES = pictures.draw_figures  # which `small_backbone` leaves out
+
+
+@pytest.fixture
+def run(small_backbone, quick_views, monkeypatch, tmp_path, capsys):
+    """Trains on a category; returns status, what was printed on stderr, and the run's folder."""
+    monkeypatch.setattr(pictures, "draw_figures", DRAW_FIGURES)
+
+    def train(category="part"):
+        data, runs = tmp_path / "data", tmp_path / "runs"
+        flags = ["--dataset=folder", f"--data_dir={data}", f"--workdir={runs}", *QUICK]
+        status = main.main(["main", *flags, f"--category={category}"])
+        return status, capsys.readouterr().err, runs / category / "seed_0"
+
+    return train
 
 
 def test_figures_are_drawn_into_files_and_tensorboard(finished):
@@ -46,3 +67,54 @@ def test_the_projector_has_all_images_of_a_run(finished, localized):
             found = Detector.load(run_dir).density.score(test)
             expected = [float(row["score"]) for row in rows[: len(test)]]
             np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_a_category_and_a_defect_may_be_called_as_mathematics_is(run, tmp_path):
+    name = "price $1_$2"
+    folder = make_mvtec(tmp_path / "data", name) / name
+    for part in ("test", "ground_truth"):
+        (folder / part / "hole").rename(folder / part / "r$^$")
+    status, printed, run_dir = run(name)
+    assert (status, printed) == (0, "")
+    assert (run_dir / "results.json").is_file()
+    assert len(list((run_dir / "figures").iterdir())) == 4
+
+
+def test_what_cannot_be_drawn_is_a_warning_and_the_run_is_finished(
+    run, mvtec, tmp_path, monkeypatch
+):
+    def fail(*arguments):
+        raise ValueError("some fault\nof matplotlib's")
+
+    monkeypatch.setattr(figures, "roc_curve", fail)
+    monkeypatch.setattr(projector, "write", fail)
+    status, printed, run_dir = run()
+    assert status == 0
+    warned = printed.splitlines()
+    assert all(line.startswith("warning: ") and "some fault of" in line for line in warned)
+    assert ["embeddings" in warned[0], "roc.png: not drawn" in warned[1], len(warned)] == [1, 1, 2]
+    assert (run_dir / "results.json").is_file()
+    names = {"augmentations", "most_and_least_anomalous", "score_histogram"}
+    assert {path.stem for path in (run_dir / "figures").iterdir()} == names
+
+
+def test_folders_that_cannot_be_made_for_pictures_are_warnings(run, mvtec, tmp_path):
+    run_dir = tmp_path / "runs" / "part" / "seed_0"
+    run_dir.mkdir(parents=True)
+    for name in ("figures", "tensorboard"):
+        (run_dir / name).write_text("a file where a folder is to be")
+    status, printed, _ = run()
+    assert status == 0
+    assert all(line.startswith("warning: ") for line in printed.splitlines())
+    assert (run_dir / "results.json").is_file()
+
+
+def test_a_full_disk_is_still_a_mistake_of_the_users(run, mvtec, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figures, "roc_curve", fail)
+    status, printed, run_dir = run()
+    assert status == 2
+    assert printed.startswith("error: --workdir=")
+    assert not (run_dir / "results.json").exists()
