@@ -5,20 +5,15 @@ Get it from https://www.mvtec.com/company/research/datasets/mvtec-ad (the whole 
 licensed CC BY-NC-SA 4.0: not for commercial use.
 """
 
-import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cutpaste_tf import locks
 from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.data import folder
 from cutpaste_tf.data.split import Category, Split, normal
@@ -145,7 +140,8 @@ def load(data_dir: str, category: str) -> Category:
     if find_archive(pathlib.Path(data_dir), category) is None:
         raise UserError(_missing(data_dir, category))
     builder = MvtecAd(config=category, data_dir=os.environ.get("TFDS_DATA_DIR"))
-    with _alone(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock"):
+    # Runs side by side share what is extracted.
+    with locks.held(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock", wait=True):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
         )
@@ -168,18 +164,6 @@ def load(data_dir: str, category: str) -> Category:
             masks=[e["mask"][..., 0] > 0 if e["label"] else None for e in test],
         ),
     )
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Lets one process of a machine at a time go on: runs side by side share what is extracted."""
-    if fcntl is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-        yield
 
 
 def _missing(data_dir, category):
