@@ -6,6 +6,7 @@ One run for each category and seed, in WORKDIR/CATEGORY/seed_N. What was interru
 what is finished is skipped. See README.md and --help.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -56,17 +57,23 @@ def do_runs(runs: Sequence[Config]) -> None:
 
         # All must see the same finished runs, before any waits for another.
         distribution.check_agreement(runs[0], states.count("finished"))
-    for config, state in zip(runs, states, strict=True):
-        if state == "new" and leads:
-            files.make_run_dir(config)
     results = []
-    for config, state in zip(runs, states, strict=True):
-        if state == "finished":
-            results.append(files.recorded_results(config))
-        else:
+    with contextlib.ExitStack() as all_locks:
+        # All at once: who comes to a run hours later must not find another command at it.
+        locks = [all_locks.enter_context(contextlib.ExitStack()) for _ in runs]
+        unfinished = [i for i, state in enumerate(states) if state != "finished" and leads]
+        for i in unfinished:
+            locks[i].enter_context(files.locked(runs[i]))
+        for i in unfinished:
+            files.begin(runs[i], states[i])
+        for config, state, lock in zip(runs, states, locks, strict=True):
+            if state == "finished":
+                results.append(files.recorded_results(config))
+                continue
             from cutpaste_tf.run import story
 
-            results.append(story.run(config))
+            with lock:
+                results.append(story.run(config))
     if len(results) > 1 and leads:
         print_summary(results, runs)
 

@@ -221,8 +221,9 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
                 problem = f"{job}: cannot be checked ({_reason(error)})"
             if problem:
                 raise UserError(problem)
-        for job in left:
-            files.make_run_dir(job.config)
+        for job, state in zip(jobs, states, strict=True):
+            if state != "finished":
+                files.begin(job.config, state)
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
         remote = ray.remote(**options)(_train_one)
 
@@ -318,16 +319,8 @@ def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
         return Outcome(error=f"{name}: {error.filename}: {error.strerror}", final=True)
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            if files.run_state(config) == "finished":
-                return Outcome(files.recorded_results(config)["image_auroc"])
-            import tensorflow as tf
-
-            threads = max(1, math.ceil(cpus))
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(threads)
-            from cutpaste_tf.run import story
-
-            return Outcome(story.run(config)["image_auroc"])
+            with files.locked(config):
+                return Outcome(_results(config, cpus)["image_auroc"])
         except UserError as error:
             print(f"error: {error}")
             return Outcome(error=str(error), final=True)
@@ -336,6 +329,20 @@ def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
             return Outcome(
                 error=command.error_line(error, config) or f"{type(error).__name__}: {error}"
             )
+
+
+def _results(config, cpus):
+    """A run's results, which it is trained for if that is left to do."""
+    if files.run_state(config) == "finished":
+        return files.recorded_results(config)
+    import tensorflow as tf
+
+    threads = max(1, math.ceil(cpus))
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    from cutpaste_tf.run import story
+
+    return story.run(config)
 
 
 def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tuple[Job, str]]:

@@ -3,17 +3,20 @@
 Nothing here imports TensorFlow.
 """
 
+import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, atomic, workers
+from cutpaste_tf import artifacts, atomic, locks, workers
 from cutpaste_tf.config import Config, show
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.errors import UserError
+
+_LOCK = "lock"  # in a run's folder, while a command is at it
 
 
 def run_state(config: Config) -> str:
@@ -72,6 +75,45 @@ def evaluated_by(config: Config, what: str) -> list[str]:
     return list(artifacts.read_results(config.run_dir).get(f"image_auroc_by_{what}") or {})
 
 
+@contextlib.contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Keeps other commands from a run while the block lasts.
+
+    Args:
+      config: the run's settings; its folder is made.
+
+    Raises:
+      UserError: if another command is at it, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.held(config.run_dir / _LOCK))
+        except locks.HeldError as error:
+            raise UserError(
+                f"{config.run_dir}: another command is at this run ({error}); wait for its end, or "
+                "name another --workdir"
+            ) from error
+        except OSError as error:
+            raise _not_written(config, error) from error
+        yield
+
+
+def begin(config: Config, state: str) -> None:
+    """Makes the folder of a run that is new.
+
+    Args:
+      config: the run's settings.
+      state: what `run_state` has returned.
+
+    Raises:
+      UserError: if another command has been at the run since, or the folder cannot be written.
+    """
+    if run_state(config) != state:
+        raise UserError(f"{config.run_dir}: another command has just been at this run; start again")
+    if state == "new":
+        make_run_dir(config)
+
+
 def make_run_dir(config: Config) -> None:
     """Makes a run's folder and writes config.json.
 
@@ -86,9 +128,11 @@ def make_run_dir(config: Config) -> None:
         with atomic.replacing(config.run_dir / "config.json") as temporary:
             temporary.write_text(config.to_json(), encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--workdir={config.workdir}: cannot be written ({error.strerror or error})"
-        ) from error
+        raise _not_written(config, error) from error
+
+
+def _not_written(config, error):
+    return UserError(f"--workdir={config.workdir}: cannot be written ({error.strerror or error})")
 
 
 def recorded_results(config: Config) -> dict:

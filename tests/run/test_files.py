@@ -1,12 +1,18 @@
 """A run's files."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import read_scores
+from conftest import QUICK, ROOT, read_scores
 
+from cutpaste_tf import flags, main
+from cutpaste_tf.config import Config
 from cutpaste_tf.data.split import normal
+from cutpaste_tf.errors import UserError
 from cutpaste_tf.run import files
 
 
@@ -29,3 +35,48 @@ def test_json_is_whole_or_not_there(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_results(tmp_path, {"image_auroc": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+HOLDER = """
+import sys
+from cutpaste_tf.config import Config
+from cutpaste_tf.run import files
+with files.locked(Config.from_json(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_is_one_commands_until_that_ends_or_is_killed(
+    small_backbone, quick_views, mvtec, tmp_path, capsys
+):
+    pytest.importorskip("fcntl", reason="Windows has no such locks")
+    base = ["main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK]
+    first, second = flags.parse([*base, "--seed=0,1"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, first.to_json()],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    for seeds in ("0", "1,0"):
+        assert main.main([*base, f"--seed={seeds}"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {first.run_dir}: another command is at this run (process ")
+        assert f"process {process.pid} on " in told
+        assert told.count("\n") == 1
+        assert not list(second.run_dir.glob("*"))  # nor is the other begun
+    assert main.main([*base, "--seed=1"]) == 0  # beside it
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert main.main([*base, "--seed=0,1"]) == 0
+    assert not list(tmp_path.rglob("lock"))
+
+
+def test_a_run_that_another_command_has_begun_meanwhile_is_left_alone(mvtec, tmp_path):
+    config = Config(dataset="folder", data_dir=str(mvtec), category="part", workdir=str(tmp_path))
+    files.make_run_dir(config)
+    with pytest.raises(UserError, match="another command has just been at this run; start again"):
+        files.begin(config, "new")
