@@ -197,6 +197,12 @@ class Config:
         "of images with 16 bits, how many of them the camera fills; auto: as many as the training "
         "images do",
     )
+    allow_changed_data: bool = _data(
+        False,
+        rules.BOOLEAN,
+        "go on with an interrupted run though its images have changed since it was begun, and skip "
+        "a finished one all the same",
+    )
 
     # Training
     steps: int = _training(
@@ -705,6 +711,7 @@ class Config:
                 f"{source}: is of another version of cutpaste-tf, whose numbers are others; train "
                 "again, in another --workdir"
             )
+        values.pop("data", None)  # what the run's images were, beside the settings
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise UserError(f"{source}: unknown setting {unknown[0]!r}")
@@ -738,9 +745,9 @@ class Config:
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s.
 
-        Where the files lie, how often the training is looked at, on how many devices it runs, the
-        threshold, synthetic tests and densities after the first, which can be changed at any time,
-        do not count.
+        Where the files lie and whether the images may have changed, how often the training is
+        looked at, on how many devices it runs, the threshold, synthetic tests and densities after
+        the first, which can be changed at any time, do not count.
         """
         return [n for n in _result_names() if self.as_compared(n) != other.as_compared(n)]
 
@@ -764,6 +771,7 @@ def _result_names() -> list[str]:
     ignored = {
         "workdir",
         "data_dir",
+        "allow_changed_data",
         "eval_every",
         "evaluate_untrained",
         "augment",

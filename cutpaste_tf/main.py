@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from cutpaste_tf import artifacts, command, flags, machine, workers
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.run import files
+from cutpaste_tf.run import files, images
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
 
@@ -48,6 +48,7 @@ def do_runs(runs: Sequence[Config]) -> None:
     """
     command.prepare_libraries()
     states = [files.run_state(config) for config in runs]
+    now = images.check(runs, states)
     # Of several workers the first alone writes and reports.
     leads = workers.leads(runs[0])
     if any(state != "finished" for state in states):
@@ -65,7 +66,7 @@ def do_runs(runs: Sequence[Config]) -> None:
         for i in unfinished:
             locks[i].enter_context(files.locked(runs[i]))
         for i in unfinished:
-            files.begin(runs[i], states[i])
+            files.begin(runs[i], states[i], now[i])
         for config, state, lock in zip(runs, states, locks, strict=True):
             if state == "finished":
                 results.append(files.recorded_results(config))

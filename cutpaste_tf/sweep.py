@@ -29,7 +29,7 @@ from cutpaste_tf import command, experiments, machine
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.run import files
+from cutpaste_tf.run import files, images
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
@@ -193,6 +193,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
       UserError: if Ray is not installed, cannot be reached or has too little for one run.
     """
     states = [files.run_state(job.config) for job in jobs]
+    now = images.check([job.config for job in jobs], states)
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
     finished = len(jobs) - len(left)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
@@ -221,9 +222,9 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
                 problem = f"{job}: cannot be checked ({_reason(error)})"
             if problem:
                 raise UserError(problem)
-        for job, state in zip(jobs, states, strict=True):
+        for job, state, of_images in zip(jobs, states, now, strict=True):
             if state != "finished":
-                files.begin(job.config, state)
+                files.begin(job.config, state, of_images)
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
         remote = ray.remote(**options)(_train_one)
 

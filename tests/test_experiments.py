@@ -32,8 +32,9 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
 
 # Where files are, how it is computed, what is looked at: numbers change by rounding at most.
 HOW = {
-    "data_dir", "workdir", "eval_every", "augment", "distribution", "mixed_precision",
-    "jit_compile", "false_positive_rate", "test_anomalies", "maps", "evaluate_untrained",
+    "data_dir", "workdir", "allow_changed_data", "eval_every", "augment", "distribution",
+    "mixed_precision", "jit_compile", "false_positive_rate", "test_anomalies", "maps",
+    "evaluate_untrained",
 }  # fmt: skip
 TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",

@@ -29,6 +29,7 @@ _NOT_COMPARED = {
     "category",
     "seed",
     "workdir",
+    "allow_changed_data",
     "eval_every",
     "evaluate_untrained",
     "augment",

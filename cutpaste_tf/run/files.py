@@ -7,7 +7,7 @@ import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -98,12 +98,13 @@ def locked(config: Config) -> Iterator[None]:
         yield
 
 
-def begin(config: Config, state: str) -> None:
-    """Makes the folder of a run that is new.
+def begin(config: Config, state: str, images: Mapping | None) -> None:
+    """Writes config.json where that is to be done before a run is begun or goes on.
 
     Args:
       config: the run's settings.
       state: what `run_state` has returned.
+      images: as `images.check` returned them.
 
     Raises:
       UserError: if another command has been at the run since, or the folder cannot be written.
@@ -111,28 +112,55 @@ def begin(config: Config, state: str) -> None:
     if run_state(config) != state:
         raise UserError(f"{config.run_dir}: another command has just been at this run; start again")
     if state == "new":
-        make_run_dir(config)
+        make_run_dir(config, images)
+    elif images is not None:
+        path = config.run_dir / "config.json"
+        _write_config(config, json.loads(path.read_text(encoding="utf-8")) | {"data": images})
 
 
-def make_run_dir(config: Config) -> None:
+def make_run_dir(config: Config, images: Mapping | None = None) -> None:
     """Makes a run's folder and writes config.json.
 
     Args:
       config: the run's settings.
+      images: what `data.fingerprint` says of its images, if that is to be written too.
 
     Raises:
       UserError: if the folder cannot be written.
     """
+    values = json.loads(config.to_json())
+    _write_config(config, values | ({} if images is None else {"data": images}))
+
+
+def _write_config(config, values):
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(config.run_dir / "config.json") as temporary:
-            temporary.write_text(config.to_json(), encoding="utf-8")
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise _not_written(config, error) from error
 
 
 def _not_written(config, error):
     return UserError(f"--workdir={config.workdir}: cannot be written ({error.strerror or error})")
+
+
+def recorded_images(config: Config) -> dict[str, dict] | None:
+    """Returns what a run's images were when it was begun.
+
+    Args:
+      config: the run's settings; it has been begun.
+
+    Returns:
+      As `data.fingerprint.of_category`; None if config.json does not say it.
+    """
+    values = json.loads((config.run_dir / "config.json").read_text(encoding="utf-8"))
+    images = values.get("data")
+    try:
+        known = all("images" in images[part] for part in ("train", "test"))
+    except (TypeError, KeyError):
+        known = False
+    return images if known else None
 
 
 def recorded_results(config: Config) -> dict:

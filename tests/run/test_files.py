@@ -79,4 +79,4 @@ def test_a_run_that_another_command_has_begun_meanwhile_is_left_alone(mvtec, tmp
     config = Config(dataset="folder", data_dir=str(mvtec), category="part", workdir=str(tmp_path))
     files.make_run_dir(config)
     with pytest.raises(UserError, match="another command has just been at this run; start again"):
-        files.begin(config, "new")
+        files.begin(config, "new", None)
