@@ -5,7 +5,9 @@ Nothing here imports TensorFlow.
 
 import contextlib
 import csv
+import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -128,6 +130,8 @@ def make_run_dir(config: Config, images: Mapping | None = None) -> None:
     Raises:
       UserError: if the folder cannot be written.
     """
+    if config.data_dir:  # The run may be used from another folder than it was trained in.
+        config = dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir))
     values = json.loads(config.to_json())
     _write_config(config, values | ({} if images is None else {"data": images}))
 

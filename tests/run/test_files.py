@@ -80,3 +80,14 @@ def test_a_run_that_another_command_has_begun_meanwhile_is_left_alone(mvtec, tmp
     files.make_run_dir(config)
     with pytest.raises(UserError, match="another command has just been at this run; start again"):
         files.begin(config, "new", None)
+
+
+def test_a_relative_data_dir_is_kept_as_an_absolute_one(mvtec, tmp_path, monkeypatch):
+    monkeypatch.chdir(mvtec.parent)
+    config = Config(dataset="folder", data_dir=mvtec.name, category="part", workdir="runs")
+    files.make_run_dir(config)
+    assert Config.load(config.run_dir).data_dir == str(mvtec)
+    assert files.run_state(config) == "interrupted"
+    cifar10 = Config(dataset="cifar10", category="cat", workdir="runs")
+    files.make_run_dir(cifar10)
+    assert Config.load(cifar10.run_dir).data_dir == ""
