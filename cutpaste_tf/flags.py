@@ -146,6 +146,8 @@ def _categories(config: Config) -> list[str]:
         known = folder.categories(config.data_dir)
     if asked == ["all"]:
         return list(known)
+    if config.category in known:  # A folder's name may have a comma.
+        return [config.category]
     for name in asked:
         if name not in known:
             raise UserError(f"--category={name}: must be all or one of {', '.join(known)}")

@@ -197,6 +197,20 @@ def test_one_run_for_each_category_and_seed():
     assert [r.category for r in parse("--category=all")] == ["brick", "grass", "gravel"]
 
 
+def test_a_folders_name_may_have_a_comma(tmp_path):
+    for name in ("a", "b", "c", "a,b"):
+        (tmp_path / name / "train" / "good").mkdir(parents=True)
+
+    def categories(asked):
+        argv = ["main", "--dataset=folder", f"--data_dir={tmp_path}", f"--category={asked}"]
+        return [run.category for run in flags.parse(argv)]
+
+    assert categories("a,b") == ["a,b"]
+    assert categories("b,c") == ["b", "c"]
+    assert categories("b,a") == ["b", "a"]
+    assert categories("all") == ["a", "a,b", "b", "c"]
+
+
 def test_later_flags_override_a_flagfile_with_comments(tmp_path):
     file = tmp_path / "x.flags"
     file.write_text("# A comment.\n--steps=7\n--width=0.5\n--mixed_precision\n")
