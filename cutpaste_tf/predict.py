@@ -162,7 +162,7 @@ def predict(
     from cutpaste_tf.report.overlay import Scale
 
     # Once for their number, and so that a mistake is told before anything is written.
-    count = sum(1 for _ in stream.find(sources, output / MAPS))
+    count = sum(1 for _ in stream.find(sources, output / MAPS, CSV))
     if not count:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
@@ -186,7 +186,7 @@ def predict(
         _Progress(count, log) as progress,
         concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
     ):
-        files = stream.find(sources, output / MAPS)
+        files = stream.find(sources, output / MAPS, CSV)
         # As many inputs of the network at a time, whatever the number of an image's tiles.
         size = max(1, batch_size // detector.preparation.count)
         for batch in stream.batches(files, detector.preparation, size):

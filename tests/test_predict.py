@@ -317,6 +317,15 @@ def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
     assert [row["score"] is None for row in found] == [False] * 3 + [True] + [False] * 3
 
 
+def test_overlays_of_an_earlier_prediction_are_not_scored(finished, images, capsys):
+    (images / "b" / "broken.png").unlink()
+    command = (f"--run={finished[0]}", f"--images={images}", "--maps")
+    for output in (images / "first", images / "second"):
+        done = main(capsys, *command, f"--output={output}")
+        assert done.returncode == 0, done.stderr
+        assert len(rows(output)) == 6
+
+
 def test_names_that_are_no_text(finished, images, tmp_path, capsys):
     run_dir, _, _ = finished
     odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff,\n.png")

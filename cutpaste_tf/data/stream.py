@@ -29,14 +29,18 @@ class Batch:
     errors: dict[int, str]
 
 
-def find(sources: Sequence[str | os.PathLike], outside: pathlib.Path) -> Iterator[pathlib.Path]:
+def find(
+    sources: Sequence[str | os.PathLike], outside: pathlib.Path, table: str
+) -> Iterator[pathlib.Path]:
     """Finds images.
 
     Args:
       sources: files, taken as they are, and folders, searched with all folders in them for files
         with an image's ending; hidden ones are passed over, and each is searched once, whatever
         links lead to it.
-      outside: a folder that is not searched, as it is written to.
+      outside: a folder that is not searched, as it is written to. Nor is one of its name that
+        lies beside a file called `table`: it was written to earlier.
+      table: that file's name.
 
     Yields:
       The files, those of a folder in the order of their names.
@@ -57,12 +61,12 @@ def find(sources: Sequence[str | os.PathLike], outside: pathlib.Path) -> Iterato
         if pathlib.Path(os.path.realpath(source)).is_relative_to(outside):
             raise UserError(f"--images={source}: is where overlays are written to")
         if folder:
-            yield from _walk(source, outside)
+            yield from _walk(source, outside, table)
         else:
             yield source
 
 
-def _walk(root, outside):
+def _walk(root, outside, table):
     def refuse(error):
         raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
 
@@ -73,7 +77,10 @@ def _walk(root, outside):
             continue
         seen.add(os.path.realpath(here))
         here = pathlib.Path(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        earlier = {outside.name} if table in files else set()
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in earlier
+        )
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(decode.SUFFIXES):
                 yield here / name

@@ -94,17 +94,32 @@ def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
     sources = [tmp_path, str(tmp_path / "notes.txt")]
     (tmp_path / "b" / "up").symlink_to(tmp_path)  # round and round
     (tmp_path / "link").symlink_to(tmp_path / "b")  # seen already
-    found = [p.relative_to(tmp_path).as_posix() for p in stream.find(sources, tmp_path / "out")]
+    found = [
+        p.relative_to(tmp_path).as_posix() for p in stream.find(sources, tmp_path / "out", "x.csv")
+    ]
     assert found == ["a.jpg", "b/1.tif", "b/2.PNG", "notes.txt"]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "linked").symlink_to(tmp_path / "b")
-    found = list(stream.find([elsewhere], tmp_path / "out"))
+    found = list(stream.find([elsewhere], tmp_path / "out", "x.csv"))
     assert [p.name for p in found if p.parent.name == "linked"] == ["1.tif", "2.PNG"]
     with pytest.raises(UserError, match="nowhere: there is no such file or folder"):
-        list(stream.find([tmp_path / "nowhere"], tmp_path))
+        list(stream.find([tmp_path / "nowhere"], tmp_path, "x.csv"))
     with pytest.raises(UserError, match="is where overlays are written to"):
-        list(stream.find([tmp_path / "out" / "1.png"], tmp_path / "out"))
+        list(stream.find([tmp_path / "out" / "1.png"], tmp_path / "out", "x.csv"))
+
+
+def test_an_earlier_outputs_overlays_are_no_images(tmp_path):
+    for name in ("1.png", "maps/2.png", "old/maps/3.png", "old/maps/deep/4.png", "old/x.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def find(source):
+        found = stream.find([source], tmp_path / "out" / "maps", "x.csv")
+        return [path.name for path in found]
+
+    assert find(tmp_path) == ["1.png", "2.png"]  # maps of a town, say
+    assert find(tmp_path / "old" / "maps") == ["3.png", "4.png"]  # as it was asked for
 
 
 def test_batches_keep_the_order_and_name_what_failed(tmp_path):
