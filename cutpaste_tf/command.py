@@ -6,8 +6,10 @@ Nothing here imports TensorFlow.
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 from cutpaste_tf.config import Config
@@ -175,13 +177,22 @@ def disk_fault(error: Exception) -> str | None:
 
 
 def prepare_libraries() -> None:
-    """Sets what TensorFlow and Keras read when they are imported.
+    """Sets what libraries read when they are imported, and how much they tell.
 
     Raises:
       UserError: if the user has chosen another backend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's own notes, not errors of ours
+    silence_libraries()
     if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
         raise UserError(
             f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}: must be tensorflow, or not set"
         )
+
+
+def silence_libraries() -> None:
+    """Keeps from stderr what Pillow and matplotlib tell that is nothing to a user."""
+    # Pillow warns of large images, of palettes, of tags; what is wrong with an image is told by us.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # That it looks for fonts, and the like.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -70,7 +70,7 @@ class GaussianDensity:
         if self.kind == "gde":
             _check_spread(features)
             # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
-            estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
+            estimate = _ledoit_wolf(features)
             covariance, dims = estimate.covariance_, features.shape[1]
             variance = np.trace(covariance) / dims
             # Of two different images, each as often, nothing is shrunk: in all directions but one
@@ -119,6 +119,13 @@ class GaussianDensity:
         if density.precision.shape != (dims, dims):
             raise ValueError("mean and precision do not fit each other")
         return density
+
+
+def _ledoit_wolf(features):
+    with warnings.catch_warnings():
+        # It is told how many images there are, and one is a density too.
+        warnings.filterwarnings("ignore", "Only one sample available")
+        return sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
 
 
 class KernelDensity:
@@ -198,7 +205,7 @@ class MixtureDensity:
         """
         features = _checked(features)
         _check_spread(features)
-        estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
+        estimate = _ledoit_wolf(features)
         variance = np.trace(estimate.covariance_) / features.shape[1]
         added = min(self.components * estimate.shrinkage_, 1.0) * variance
         mixture = sklearn.mixture.GaussianMixture(

@@ -3,9 +3,12 @@
 import errno
 import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
+from PIL import Image
 
 from cutpaste_tf import command
 from cutpaste_tf.config import Config
@@ -98,3 +101,24 @@ def test_a_parser_takes_no_abbreviations_and_raises_its_complaints():
     for flag in ("--thresh=2", "--threshold=high"):
         with pytest.raises(UserError):
             parser.parse_args([flag])
+
+
+def test_what_pillow_and_matplotlib_say_of_themselves_is_not_shown(tmp_path):
+    Image.new("P", (20, 20)).save(tmp_path / "x.png", transparency=bytes([0, 255]))
+    code = """
+import sys
+from PIL import Image
+from cutpaste_tf import command
+command.prepare_libraries()
+import matplotlib.font_manager
+Image.MAX_IMAGE_PIXELS = 300
+Image.open(sys.argv[1]).convert("L")
+matplotlib.font_manager._log.warning("Matplotlib is building the font cache")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.png")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

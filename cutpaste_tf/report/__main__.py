@@ -65,6 +65,7 @@ def _report(argv):
         print(f"warning: {problem}", file=sys.stderr)
     output = arguments.output
     if form == "html":
+        command.silence_libraries()
         from cutpaste_tf.report import page
 
         if output is None and everything:
