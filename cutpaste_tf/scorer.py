@@ -118,7 +118,9 @@ def _antialiasing(ones, size, first, length):
     # The kernel is a triangle, as wide as the pixels of the smaller of both images.
     scale = ops.sum(ones) / length
     centers = ops.multiply(scale, ops.subtract(_middles(size), first))
-    distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(scale, 1.0)
+    distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(
+        scale, 1.0
+    )
     weights = ops.relu(1.0 - distances)
     return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-6)
 

@@ -262,7 +262,13 @@ def test_every_flag_is_used():
         if path.name != "config.py"
     )
     # Config.separate_locations and Config.synthetic_tests
-    through_properties = {"bit_depth", "location_density", "map_levels", "test_anomalies"}
+    through_properties = {
+        "bit_depth",
+        "image_size",
+        "location_density",
+        "map_levels",
+        "test_anomalies",
+    }
     through_settings = {field.name for field in dataclasses.fields(proxy.Settings)}
     for field in dataclasses.fields(Config):
         used = (

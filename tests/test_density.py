@@ -2,7 +2,6 @@
 
 import io
 import json
-import warnings
 
 import numpy as np
 import pytest
@@ -397,12 +396,3 @@ def test_names_of_mixtures():
     assert [density.components(kind) for kind in kinds] == [1, 1, 1, 2, 12, 1, 1]
     with pytest.raises(ValueError, match="gmm0"):
         density.make("gmm0")
-
-
-@pytest.mark.parametrize("kind", ["gde", "kde"])
-def test_one_image_is_a_density_and_no_warning(kind):
-    rng = np.random.default_rng(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fitted = density.make(kind).fit(rng.normal(size=(1, 6)))
-    assert np.isfinite(fitted.score(rng.normal(size=(3, 6)))).all()

@@ -164,14 +164,3 @@ def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
         "image AUROC pretrained 85.0, AP 50.0, trained for 12 s",
         "image AUROC by feature: pool pretrained 85.0, level7 pretrained 85.0",
     ]
-
-
-def test_mixtures_have_two_images_for_each_component():
-    config = Config(dataset="textures", category="brick", density="gde,kde,gmm,gmm3")
-    results.check_densities(config, 6)
-    with pytest.raises(UserError, match="--density=gmm3: needs 6 normal training images"):
-        results.check_densities(config, 5)
-    # scikit-learn refuses one.
-    with pytest.raises(UserError, match="--density=gmm: needs 2 normal training images"):
-        results.check_densities(config, 1)
-    results.check_densities(dataclasses.replace(config, density="gde,kde"), 1)
