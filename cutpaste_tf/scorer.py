@@ -86,11 +86,15 @@ def _on_canvas(images, preparation, portable):
         x = ops.matmul(ops.matmul(rows, ops.transpose(x, (0, 3, 1, 2))), ops.transpose(columns))
         x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, *canvas, 3))
     x = ops.clip(ops.round(x), 0.0, 255.0)
-    if not preparation.masked:
-        return x / 255.0, None
-    roi = np.ones([1, 1], bool) if preparation.roi is None else preparation.roi
-    region = _region(roi, *places[1:])
-    return ops.where(ops.expand_dims(region, -1), x, float(FILL)) / 255.0, region
+    region = None
+    if preparation.resize == "pad":
+        rows, columns = (_inside(*axis) for axis in zip(*places[1:], strict=True))
+        region = ops.logical_and(rows, ops.transpose(columns))
+    if preparation.roi is not None:
+        roi = _region(preparation.roi, *places[1:])
+        x = ops.where(ops.expand_dims(roi, -1), x, float(FILL))
+        region = roi if region is None else ops.logical_and(roi, region)
+    return x / 255.0, region if region is None else ops.expand_dims(region, 0)
 
 
 def _place(ones, preparation):
@@ -117,7 +121,9 @@ def _antialiasing(ones, size, first, length):
     """
     # The kernel is a triangle, as wide as the pixels of the smaller of both images.
     scale = ops.sum(ones) / length
-    centers = ops.multiply(scale, ops.subtract(_middles(size), first))
+    # Beyond the image its border goes on.
+    middles = ops.minimum(ops.maximum(ops.subtract(_middles(size), first), 0.5), length - 0.5)
+    centers = ops.multiply(scale, middles)
     distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(
         scale, 1.0
     )
@@ -131,14 +137,21 @@ def _middles(count):
 
 
 def _region(roi, canvas, firsts, lengths):
-    """`Preparation.region`, bool [1, H', W']."""
+    """The region of interest on the canvas, bool [H', W']."""
     matrices = []
     for side, first, length, count in zip(canvas, firsts, lengths, roi.shape, strict=True):
         at = ops.floor(ops.subtract(_middles(side), first) / length * count)
+        at = ops.clip(at, 0.0, count - 1.0)
         matrices.append(ops.cast(ops.equal(at, np.arange(count, dtype=np.float32)), "float32"))
     rows, columns = matrices
     inside = _constant(roi.astype(np.float32), "region_of_interest")(rows)
-    return ops.expand_dims(ops.matmul(inside, ops.transpose(columns)) > 0.5, 0)
+    return ops.matmul(inside, ops.transpose(columns)) > 0.5
+
+
+def _inside(side, first, length):
+    """Which of a canvas's pixels along an axis show the image, bool [side, 1]."""
+    middles = ops.subtract(_middles(side), first)
+    return ops.logical_and(middles > 0.0, middles < length)
 
 
 def _score_tiles(detector, network, pixels, region, precise):

@@ -48,10 +48,6 @@ class Settings:
 # compile.
 Drawn = tuple[list, list, tf.Tensor | None]
 
-# What lies outside the region of interest: the grey that is about the zero of a network's
-# normalised input.
-OUTSIDE = 127 / 255
-
 
 class Kind(NamedTuple):
     """A kind of edit, in two steps: only the second works on pixels."""
@@ -248,7 +244,7 @@ def draw_views(
       seed: int32 [2].
       settings: the ranges.
       region: bool [B, H, W], each image's region of interest; None: all. Patches are cut and pasted
-        in it, and what lies outside is grey in all views. Not with --patch_size.
+        in it, and nothing is pasted outside. Not with --patch_size.
 
     Returns:
       The input views, each class's edit, None for none, and the region: tensors with the images'
@@ -313,11 +309,12 @@ def _views(task, settings, images, drawn):
         if cls.kind
     ]
     turned = [_turn(image, cls.turns) for cls, image in zip(classes, inputs, strict=True)]
-    views = paste.write(tf.concat(turned, axis=0), edits)
+    unedited = tf.concat(turned, axis=0)
+    views = paste.write(unedited, edits)
     if region is None:
         return views
     inside = tf.concat([_turn(region[..., None], cls.turns) for cls in classes], axis=0)
-    return tf.where(inside, views, tf.constant(OUTSIDE, views.dtype))
+    return tf.where(inside, views, unedited)
 
 
 @functools.cache

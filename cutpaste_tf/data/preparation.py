@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf.augment.proxy import OUTSIDE
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
 
-FILL = round(255 * OUTSIDE)  # what lies outside the region of interest
+# The grey outside the region of interest: about the zero of a network's normalised input.
+FILL = 127
 
 
 class Place(NamedTuple):
@@ -33,8 +33,8 @@ class Preparation:
     Args:
       size: height and width of a network's input, in pixels.
       resize: "squash": the image fills the canvas, its shape gives way; "pad": it keeps its shape
-        and lies in the middle, what is left over is no part of it; "crop": it keeps its shape and
-        covers the canvas, what hangs over is cut off.
+        and lies in the middle, its border is repeated around it and is no part of it; "crop": it
+        keeps its shape and covers the canvas, what hangs over is cut off.
       tiles: rows and columns of tiles.
       overlap: what tiles beside each other have in common, as a share of a tile's side, up to a
         half.
@@ -91,17 +91,24 @@ class Preparation:
         """Returns what of the canvas is looked at, bool, for an image of some size; None: all."""
         if not self.masked:
             return None
-        roi = np.ones([1, 1], bool) if self.roi is None else self.roi
         place = self.place(height, width)
-        sides = zip(self.canvas, place[:2], place[2:], roi.shape, strict=True)
-        # The pixel of the region whose area a canvas pixel's middle is in; beyond its ends none.
-        rows, columns = (
-            np.floor((np.arange(side) + 0.5 - first) / length * pixels).astype(np.int64)
+        inside = [
+            (np.arange(side) >= first) & (np.arange(side) < first + length)
+            for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
+        ]
+        return self._roi_on_canvas(place) & np.outer(*inside)
+
+    def _roi_on_canvas(self, place):
+        """The region of interest on the canvas; beyond the image it goes on as at its border."""
+        if self.roi is None:
+            return np.ones(self.canvas, bool)
+        sides = zip(self.canvas, place[:2], place[2:], self.roi.shape, strict=True)
+        # The pixel of the region whose area a canvas pixel's middle is in.
+        at = (
+            np.floor((np.arange(side) + 0.5 - first) / length * pixels).clip(0, pixels - 1)
             for side, first, length, pixels in sides
         )
-        inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), roi.shape, strict=True)]
-        at = [np.clip(x, 0, n - 1) for x, n in zip((rows, columns), roi.shape, strict=True)]
-        return roi[np.ix_(*at)] & np.outer(*inside)
+        return self.roi[np.ix_(*(x.astype(np.int64) for x in at))]
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Prepares an image.
@@ -118,19 +125,19 @@ class Preparation:
         """Resizes an image, uint8 [H, W, 3], onto the canvas, uint8."""
         place = self.place(*image.shape[:2])
         resized = _resizer()(tf.constant(image), tf.constant(place[2:])).numpy()
-        region = self.region(*image.shape[:2])
         if self.resize == "crop":
             top, left = -place.top, -place.left
-            resized = resized[top : top + self.canvas[0], left : left + self.canvas[1]]
-        if region is None:
-            return resized
-        canvas = np.full([*self.canvas, 3], FILL, np.uint8)
-        if self.resize == "pad":
-            bottom, right = place.top + place.height, place.left + place.width
-            canvas[place.top : bottom, place.left : right] = resized
+            canvas = resized[top : top + self.canvas[0], left : left + self.canvas[1]]
         else:
-            canvas[:] = resized
-        canvas[~region] = FILL
+            # What is left over goes on as the image's border, where an edge would be a feature.
+            after = (
+                side - first - length
+                for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
+            )
+            margins = [*zip(place[:2], after, strict=True), (0, 0)]
+            canvas = np.pad(resized, margins, mode="edge")
+        if self.roi is not None:
+            canvas[~self._roi_on_canvas(place)] = FILL
         return canvas
 
     def mask(self, mask: str | np.ndarray | None) -> np.ndarray:

@@ -27,7 +27,8 @@ def find(config: Config, train: Split) -> np.ndarray | None:
       train: the training images.
 
     Returns:
-      bool [h, w], in the frame of every image; None: everything, also where no background is found.
+      bool [h, w], in the frame of every image, True everywhere where no background is found; None
+      for --roi=none.
 
     Raises:
       UserError: if the file cannot be read, or holds no region.
@@ -37,7 +38,8 @@ def find(config: Config, train: Split) -> np.ndarray | None:
     if config.roi == "auto":
         preparation = Preparation((_SIDE, _SIDE), bits=config.filled_bits)
         images = pipeline.prepare(train.subset(train.spread(_IMAGES)), preparation)
-        return without_background(images.canvases(range(images.count)))
+        region = without_background(images.canvases(range(images.count)))
+        return np.ones([1, 1], bool) if region is None else region
     if not pathlib.Path(config.roi).is_file():
         raise UserError(f"--roi={config.roi}: there is no such file")
     region = decode.read_mask(config.roi)

@@ -143,10 +143,9 @@ def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndar
         return decode.read_mask(path)
     roi = region.find(config, train)
     if roi is None:
-        if config.roi == "auto":
-            log("--roi=auto: no fixed background was found; everything is looked at")
         return None
-    log(f"region of interest: {100 * roi.mean():.0f}% of the image")
+    told = "no fixed background was found: all" if roi.all() else f"{100 * roi.mean():.0f}%"
+    log(f"region of interest: {told} of the image")
     if workers.leads(config):
         with atomic.replacing(path) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
