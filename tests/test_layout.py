@@ -17,7 +17,7 @@ ROOMS = (
     "distribution", "data", "models", "density",
     "augment", "artifacts", "metrics", "experiments", "workers",
     "threshold", "ensemble",
-    "config", "rules", "atomic", "locks", "errors",
+    "config", "rules", "atomic", "locks", "names", "errors",
 )  # fmt: skip
 
 

@@ -5,23 +5,38 @@
     ROOT/test/TYPE/*                             anomalous images of one type (optional)
     ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
 
-Images are of any format that Pillow reads, grey or colour, of any size.
+Images are of any format that Pillow reads, grey or colour, of any size, and may lie in further
+folders below these. What is hidden is no data. Names are text (`names.as_text`), paths are not.
 """
 
+import concurrent.futures
 import os
 import pathlib
 
 import numpy as np
 
-from cutpaste_tf.data import decode
+from cutpaste_tf import names
+from cutpaste_tf.data import decode, search
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.errors import UserError
+
+# What follows an image's stem in the name of its mask; the first that there is counts.
+_MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
+
+
+def training_folders(root: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders `train/good` of a category, in upper or lower case; there may be none."""
+    return [good for train in _named(root, "train") for good in _named(train, "good")]
 
 
 def category_root(data_dir: str, category: str) -> pathlib.Path:
     """Returns the folder of a category: DATA_DIR/CATEGORY, or DATA_DIR where that is the part."""
     root = pathlib.Path(data_dir)
-    return root if (root / "train" / "good").is_dir() else root / category
+    if _is_category(root):
+        return root
+    # A category's name is text, its folder's may not be.
+    alike = (p for p in search.inside(root)[0] if names.as_text(p.name) == category)
+    return next(alike, root / category)
 
 
 def categories(data_dir: str) -> tuple[str, ...]:
@@ -40,80 +55,175 @@ def categories(data_dir: str) -> tuple[str, ...]:
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"--data_dir={data_dir}: there is no such folder")
-    if (root / "train" / "good").is_dir():
-        return (pathlib.Path(os.path.abspath(root)).name or "images",)
-    try:
-        names = sorted(p.name for p in root.iterdir() if (p / "train" / "good").is_dir())
-    except OSError as error:
-        raise UserError(f"--data_dir={data_dir}: {error.strerror}") from error
-    if not names:
+    if _is_category(root):
+        return (names.as_text(os.path.basename(os.path.abspath(root))) or "images",)
+    found = [names.as_text(p.name) for p in search.inside(root)[0] if _is_category(p)]
+    if not found:
         raise UserError(
             f"--data_dir={data_dir}: no images to train on; normal images belong in "
             f"{root / 'train' / 'good'} or {root / 'CATEGORY' / 'train' / 'good'}"
         )
-    return tuple(names)
+    return tuple(sorted(found))
 
 
 def load(root: pathlib.Path) -> Category:
-    """Finds the images of a folder in MVTec layout and reads their headers.
+    """Finds the images of a folder in MVTec layout, reads their headers and the masks.
 
     Args:
       root: the folder that holds `train/good`.
 
     Returns:
-      The images; the test split is empty where there is no test folder.
+      The images; the test split is empty where there is no test folder. Notes tell of what is left
+      out. A mask that marks nothing is None, as one that is missing.
 
     Raises:
-      UserError: if there are no images to train on, or a file is no image that can be read.
+      UserError: if there are no images to train on, if images lie where it is not known what they
+        show, or if a file is no image that can be read.
     """
-    root = pathlib.Path(root)
-    good = root / "train" / "good"
-    if not good.is_dir():
-        raise UserError(f"{good}: there is no such folder; normal images to train on belong there")
-    train = _images(good)
-    if not train:
-        raise UserError(
-            f"{good}: no images to train on; files that end in {', '.join(decode.SUFFIXES)} are"
-        )
-    test, masks = [], []
-    test_root = root / "test"
-    types = sorted(p for p in test_root.iterdir() if p.is_dir()) if test_root.is_dir() else []
-    for folder in types:
-        files = _images(folder)
-        test += files
-        masks += [_mask(root, folder.name, file) for file in files]
-    for file in (*train, *test, *(mask for mask in masks if mask)):
-        decode.check_header(file)
+    root, notes = pathlib.Path(root), []
 
     def name(file):
-        return file.relative_to(root).as_posix()
+        return names.as_text(file.relative_to(root).as_posix())
 
-    types = [file.parent.name for file in test]
+    train = _train_images(root, name, notes)
+    test = _test_images(root, name, notes)
+    files = [file for _, file in test]
+    types = [names.as_text(folder.name) for folder, _ in test]
+    types = ["good" if kind.lower() == "good" else kind for kind in types]
+    for file in (*train, *files):
+        decode.check_header(file)
+    masks = _masks(root, test, name, notes)
     return Category(
         train=normal([name(file) for file in train], [str(file) for file in train]),
         test=Split(
-            names=[name(file) for file in test],
-            images=[str(file) for file in test],
+            names=[name(file) for file in files],
+            images=[str(file) for file in files],
             labels=np.array([int(kind != "good") for kind in types], np.int64),
             defect_types=types,
             masks=[str(mask) if mask else None for mask in masks],
         ),
+        notes=tuple(notes),
     )
 
 
-def _images(folder):
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    return [file for file in files if file.suffix.lower() in decode.SUFFIXES]
+def _named(folder, name):
+    """The folders in a folder that have a name in upper or lower case."""
+    return [path for path in search.inside(folder)[0] if path.name.lower() == name]
 
 
-def _mask(root, kind, file):
-    """The mask of an anomalous image, or None."""
-    if kind == "good":
-        return None
-    folder = root / "ground_truth" / kind
-    for name in (f"{file.stem}_mask", file.stem):
-        for suffix in decode.SUFFIXES:
-            for candidate in (folder / (name + suffix), folder / (name + suffix.upper())):
-                if candidate.is_file():
-                    return candidate
-    return None
+def _is_category(root):
+    """Whether images to train on are here; `load` says so where they lie in train/ itself."""
+    return any(_named(train, "good") or search.inside(train)[1] for train in _named(root, "train"))
+
+
+def _train_images(root, name, notes):
+    good = training_folders(root)
+    for folder in _named(root, "train"):
+        subfolders, images = search.inside(folder)
+        if images:
+            raise UserError(
+                f"{images[0]}: lies in no folder of train/; normal images to train on belong in "
+                f"{folder / 'good'}"
+            )
+        for other in (path for path in subfolders if path not in good):
+            count = sum(map(search.is_image, search.walk(other)))
+            if count:
+                notes.append(f"{count} images in {name(other)} are left out; train/good is read")
+    if not good:
+        raise UserError(
+            f"{root / 'train' / 'good'}: there is no such folder; normal images to train on belong "
+            "there"
+        )
+    train = [file for folder in good for file in search.walk(folder) if search.is_image(file)]
+    if not train:
+        raise UserError(
+            f"{good[0]}: no images to train on; files that end in {search.endings()} are"
+        )
+    return train
+
+
+def _test_images(root, name, notes):
+    """Pairs of a type's folder and an image."""
+    test = []
+    for folder in _named(root, "test"):
+        types, images = search.inside(folder)
+        if images:
+            raise UserError(
+                f"{images[0]}: lies in no folder of a type; put it into {folder / 'good'}, or "
+                f"{folder / 'TYPE'} if it has a defect"
+            )
+        for kind in types:
+            files = list(search.walk(kind))
+            found = [(kind, file) for file in files if search.is_image(file)]
+            if files and not found:
+                notes.append(
+                    f"{name(kind)} holds {len(files)} files and no image; files that end in "
+                    f"{search.endings()} are"
+                )
+            test += found
+    return test
+
+
+def _masks(root, test, name, notes):
+    """The test images' masks, None where there is none; notes what is missing or does not fit."""
+    folders = _named(root, "ground_truth")
+    files = [(f, folder) for folder in folders for f in search.walk(folder) if search.is_image(f)]
+    by_place = {}
+    for file, folder in files:
+        by_place.setdefault(_place(file, folder), file)
+    masks = []
+    for kind, file in test:
+        *where, stem = _place(file, kind.parent)
+        places = [(*where, stem + ending) for ending in _MASK_ENDINGS]
+        found = next((by_place[place] for place in places if place in by_place), None)
+        masks.append(None if where[0] == "good" else found)
+    anomalous = [i for i, (kind, _) in enumerate(test) if kind.name.lower() != "good"]
+    missing = [test[i][1] for i in anomalous if masks[i] is None]
+    if missing and folders:
+        notes.append(
+            f"{len(missing)} of {len(anomalous)} anomalous images have no mask, such as "
+            f"{name(missing[0])}"
+        )
+    # Masks of good images, black all over, are often there.
+    used = set(masks)
+    of_none = [f for f, folder in files if f not in used and _place(f, folder)[0] != "good"]
+    if of_none:
+        notes.append(
+            f"{len(of_none)} masks belong to no image, such as {name(of_none[0])}; of "
+            "test/TYPE/NAME.png it is ground_truth/TYPE/NAME_mask.png"
+        )
+    return _marking(test, masks, name, notes)
+
+
+def _place(file, folder):
+    """A file's place in test/ or ground_truth/: type, further folders, stem."""
+    kind, *below = file.relative_to(folder).with_suffix("").parts
+    return (kind.lower(), *below) if below else ("", kind)
+
+
+def _marking(test, masks, name, notes):
+    """The masks that mark something; notes those that do not, or are of another shape."""
+    given = [i for i, mask in enumerate(masks) if mask is not None]
+
+    def looked_at(i):
+        decode.check_header(masks[i])
+        mask = decode.read_mask(masks[i])
+        (height, width), (rows, columns) = decode.size(test[i][1]), mask.shape
+        # Smaller masks are rounded to whole pixels.
+        return mask.any(), abs(rows * width - columns * height) <= max(height, width)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = dict(zip(given, pool.map(looked_at, given), strict=True))
+    blank = [i for i, (marks, _) in found.items() if not marks]
+    if blank:
+        notes.append(
+            f"{len(blank)} masks mark nothing, such as {name(masks[blank[0]])}; their images count "
+            "as without a mask"
+        )
+    stretched = [i for i, (marks, alike) in found.items() if marks and not alike]
+    if stretched:
+        notes.append(
+            f"{len(stretched)} masks are not of their images' shape, such as "
+            f"{name(masks[stretched[0]])}; they are stretched over them"
+        )
+    return [None if i in blank else mask for i, mask in enumerate(masks)]

@@ -105,7 +105,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
 def extracted(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
     """Returns the extracted folder of a category in or one level below a folder, or None."""
     for parent in (data_dir, data_dir / "mvtec_anomaly_detection", data_dir / "mvtec_ad"):
-        if (parent / category / "train" / "good").is_dir():
+        if folder.training_folders(parent / category):
             return parent / category
     return None
 
@@ -161,7 +161,8 @@ def load(data_dir: str, category: str) -> Category:
             images=[example["image"] for example in test],
             labels=np.array([example["label"] for example in test], np.int64),
             defect_types=column(test, "defect_type"),
-            masks=[e["mask"][..., 0] > 0 if e["label"] else None for e in test],
+            # An image without a mask has an empty one there.
+            masks=[e["mask"][..., 0] > 0 if e["mask"].any() else None for e in test],
         ),
     )
 

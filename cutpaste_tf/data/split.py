@@ -92,10 +92,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """One category: normal images to train on, and test images (none: an empty split)."""
+    """One category.
+
+    Attributes:
+      train: normal images to train on.
+      test: test images; an empty split where there are none.
+      notes: lines on what was left out or does not fit.
+    """
 
     train: Split
     test: Split
+    notes: Sequence[str] = ()
 
 
 def normal(names: Sequence[str], images: Sequence) -> Split:

@@ -7,7 +7,7 @@ import pathlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data import decode, pipeline, search
 from cutpaste_tf.data.preparation import Preparation, as_preparation
 from cutpaste_tf.errors import UserError
 
@@ -36,8 +36,7 @@ def find(
 
     Args:
       sources: files, taken as they are, and folders, searched with all folders in them for files
-        with an image's ending; hidden ones are passed over, and each is searched once, whatever
-        links lead to it.
+        with an image's ending, as in `search.walk`.
       outside: a folder that is not searched, as it is written to. Nor is one of its name that
         lies beside a file called `table`: it was written to earlier.
       table: that file's name.
@@ -61,29 +60,17 @@ def find(
         if pathlib.Path(os.path.realpath(source)).is_relative_to(outside):
             raise UserError(f"--images={source}: is where overlays are written to")
         if folder:
-            yield from _walk(source, outside, table)
+            for path in filter(search.is_image, search.walk(source, [str(outside)])):
+                if not _is_written(path, source, outside.name, table):
+                    yield path
         else:
             yield source
 
 
-def _walk(root, outside, table):
-    def refuse(error):
-        raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
-
-    seen = {str(outside)}
-    for here, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        if os.path.realpath(here) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(here))
-        here = pathlib.Path(here)
-        earlier = {outside.name} if table in files else set()
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in earlier
-        )
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(decode.SUFFIXES):
-                yield here / name
+def _is_written(path, source, name, table):
+    """Whether a file lies in a folder of some name with a table beside it."""
+    folders = [folder for folder in path.parents if source in folder.parents]
+    return any(folder.name == name and (folder.parent / table).is_file() for folder in folders)
 
 
 def batches(

@@ -53,6 +53,8 @@ def run(config: Config) -> dict:
         f"{len(category.train)} images to train on, {len(category.test)} to test "
         f"({int(labels.sum())} anomalous), on {machine.device()}"
     )
+    for note in category.notes:
+        log(note)
     if warning := results.check_images(config, train_images):
         log(warning)
     measurable = 0 < labels.sum() < len(labels)

@@ -1,5 +1,7 @@
 """Folders in MVTec layout, sound and broken."""
 
+import os
+
 import numpy as np
 import pytest
 from conftest import make_mvtec, pattern, write_image
@@ -78,13 +80,6 @@ def test_unusual_pngs_are_read(tmp_path, mode):
     assert (read[..., 0] == read[..., 1]).all()
 
 
-def test_hidden_and_other_files_are_passed_over(part):
-    (part / "train" / "good" / ".DS_Store").write_bytes(b"x")
-    (part / "train" / "good" / "Thumbs.db").write_bytes(b"x")
-    (part / "train" / "good" / "notes.txt").write_text("x")
-    assert len(folder.load(part).train) == 8
-
-
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="train/good: there is no such folder"):
         folder.load(tmp_path / "part")
@@ -148,3 +143,226 @@ def test_a_folders_categories_are_found(tmp_path):
     assert folder.category_root(str(tmp_path / "bolt"), "bolt") == tmp_path / "bolt"
     with pytest.raises(UserError, match="no images to train on"):
         folder.categories(str(tmp_path / "notes"))
+
+
+HIDDEN = (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", "@eaDir")
+
+
+def test_what_is_hidden_is_no_data(tmp_path):
+    make_mvtec(tmp_path)
+    before = folder.load(tmp_path / "part")
+    root = tmp_path / "part"
+    for name in HIDDEN:
+        make_mvtec(tmp_path, name, 1, 1, 1)  # no category
+        for where in ("test", "train", "train/good", "test/hole", "ground_truth", "ground_truth/x"):
+            write_image(root / where / name / "x.png", pattern(np.random.default_rng(0)))
+    for where in ("train/good", "test/good", "test/hole", "ground_truth/hole", "test", "train"):
+        for name in (".DS_Store", "Thumbs.db", "._000.png", ".x.png", "desktop.ini"):
+            (root / where / name).write_bytes(b"x")
+    assert folder.categories(str(tmp_path)) == ("part",)
+    found = folder.load(root)
+    for one, other in ((before.train, found.train), (before.test, found.test)):
+        assert other.names == one.names
+        assert other.masks == one.masks
+        assert other.defect_types == one.defect_types
+    assert found.notes == ()
+
+
+def test_a_data_folder_may_itself_be_hidden(tmp_path):
+    make_mvtec(tmp_path / ".data")
+    assert folder.categories(str(tmp_path / ".data")) == ("part",)
+    assert len(folder.load(tmp_path / ".data" / "part").train) == 8
+
+
+def test_files_that_are_no_images_are_passed_over_and_told_where_nothing_else_is(part):
+    (part / "train" / "good" / "notes.txt").write_text("x")
+    (part / "test" / "readme.md").write_text("x")
+    (part / "test" / "dent").mkdir()
+    category = folder.load(part)
+    assert (len(category.train), len(category.test), category.notes) == (8, 8, ())
+    (part / "test" / "dent" / "000.psd").write_text("x")
+    (note,) = folder.load(part).notes
+    assert note.startswith("test/dent holds 1 files and no image; files that end in .png, .jpg")
+
+
+def test_folders_are_known_in_upper_and_lower_case(part):
+    expected = folder.load(part)
+    for old, new in (
+        ("train/good", "train/Good"),
+        ("test/good", "test/GOOD"),
+        ("train", "Train"),
+        ("test", "Test"),
+        ("ground_truth/hole", "ground_truth/Hole"),
+        ("ground_truth", "Ground_Truth"),
+    ):
+        (part / old).rename(part / new)
+    assert folder.categories(str(part.parent)) == ("part",)
+    found = folder.load(part)
+    assert found.train.names[0] == "Train/Good/000.png"
+    assert found.test.labels.tolist() == expected.test.labels.tolist()
+    assert found.test.defect_types == expected.test.defect_types
+    assert [bool(mask) for mask in found.test.masks] == [False] * 4 + [True] * 4
+    assert found.notes == ()
+    # Both are meant.
+    write_image(part / "Test" / "good" / "9.png", pattern(np.random.default_rng(0)))
+    write_image(part / "Train" / "good" / "9.png", pattern(np.random.default_rng(0)))
+    found = folder.load(part)
+    assert found.train.names[-1] == "Train/good/9.png"
+    assert [kind for kind in found.test.defect_types if kind != "hole"] == ["good"] * 5
+
+
+def test_images_in_further_folders_are_taken(part):
+    image = pattern(np.random.default_rng(0))
+    for name in ("train/good/b/1.png", "train/good/a/1.png", "test/good/a/1.png"):
+        write_image(part / name, image)
+    write_image(part / "test" / "hole" / "deep" / "x" / "1.png", image)
+    write_image(part / "ground_truth" / "hole" / "deep" / "x" / "1_mask.png", image)
+    category = folder.load(part)
+    assert category.train.names[-2:] == ["train/good/a/1.png", "train/good/b/1.png"]
+    test = category.test
+    assert test.names[4] == "test/good/a/1.png"
+    assert (test.labels[4], test.defect_types[4]) == (0, "good")
+    assert test.names[-1] == "test/hole/deep/x/1.png"
+    assert (test.labels[-1], test.defect_types[-1]) == (1, "hole")
+    assert test.masks[-1] == str(part / "ground_truth" / "hole" / "deep" / "x" / "1_mask.png")
+    assert category.notes == ()
+
+
+def test_images_of_which_it_is_not_known_what_they_show_are_named(part):
+    image = write_image(part / "test" / "1.png", pattern(np.random.default_rng(0)))
+    with pytest.raises(UserError, match=r"test/1.png: .* put it into .*test/good, or .*test/TYPE"):
+        folder.load(part)
+    image.rename(part / "train" / "1.png")
+    with pytest.raises(UserError, match=r"train/1.png: .* belong in .*train/good"):
+        folder.load(part)
+    # Without train/good too; and a category beside others is not passed over.
+    (part / "train" / "good").rename(part / "train" / "bad")
+    make_mvtec(part.parent, "other", 1, 0, 0)
+    assert folder.categories(str(part.parent)) == ("other", "part")
+    assert folder.category_root(str(part), "part") == part
+    with pytest.raises(UserError, match=r"train/1.png: .* belong in .*train/good"):
+        folder.load(part)
+
+
+def test_images_that_are_not_trained_on_are_told(part):
+    write_image(part / "train" / "bad" / "1.png", pattern(np.random.default_rng(0)))
+    category = folder.load(part)
+    assert len(category.train) == 8
+    assert category.notes == ("1 images in train/bad are left out; train/good is read",)
+
+
+def test_a_folder_that_may_not_be_read_is_named(part, monkeypatch):
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refused)
+    with pytest.raises(UserError, match=r"part: may not be read \(Permission denied\)"):
+        folder.load(part)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["000_mask.tif", "000.png", "000_gt.png", "000_GT.bmp", "000_label.PNG", "000_mask.TIFF"],
+)
+def test_the_usual_names_of_masks_are_known(part, name):
+    mask = part / "ground_truth" / "hole" / "000_mask.png"
+    pixels = np.asarray(Image.open(mask))
+    mask.unlink()
+    write_image(mask.with_name(name), pixels)
+    category = folder.load(part)
+    assert category.test.masks[4] == str(mask.with_name(name))
+    assert category.notes == ()
+
+
+def test_of_two_masks_mvtecs_is_taken(part):
+    masks = part / "ground_truth" / "hole"
+    write_image(masks / "000.png", np.zeros([40, 40], np.uint8))
+    category = folder.load(part)
+    assert category.test.masks[4] == str(masks / "000_mask.png")
+    (note,) = category.notes
+    assert note.startswith("1 masks belong to no image, such as ground_truth/hole/000.png; ")
+
+
+def test_missing_masks_are_told(part):
+    for number in (1, 2):
+        (part / "ground_truth" / "hole" / f"00{number}_mask.png").unlink()
+    expected = "2 of 4 anomalous images have no mask, such as test/hole/001.png"
+    assert folder.load(part).notes == (expected,)
+    (part / "ground_truth").rename(part / "elsewhere")
+    assert folder.load(part).notes == ()  # None are asked for.
+
+
+def test_masks_without_an_image_are_told(part):
+    pixels = np.full([40, 40], 255, np.uint8)
+    write_image(part / "ground_truth" / "hole" / "999_mask.png", pixels)
+    write_image(part / "ground_truth" / "000_mask.png", pixels)
+    write_image(part / "ground_truth" / "good" / "000_mask.png", 0 * pixels)
+    (note,) = folder.load(part).notes
+    assert note.startswith("2 masks belong to no image, such as ground_truth/000_mask.png; ")
+
+
+def test_masks_that_mark_nothing_are_told_and_do_not_count(part):
+    for number in (0, 3):
+        write_image(part / f"ground_truth/hole/00{number}_mask.png", np.zeros([40, 40], np.uint8))
+    category = folder.load(part)
+    assert [mask is None for mask in category.test.masks[4:]] == [True, False, False, True]
+    assert category.notes == (
+        "2 masks mark nothing, such as ground_truth/hole/000_mask.png; their images count as "
+        "without a mask",
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "alike"), [((40, 40), True), ((20, 20), True), ((13, 14), True), ((40, 30), False)]
+)
+def test_masks_of_another_shape_than_their_image_are_told(part, size, alike):
+    write_image(part / "ground_truth" / "hole" / "001_mask.png", np.ones(size, np.uint8))
+    notes = folder.load(part).notes
+    assert len(notes) == (not alike)
+    if notes:
+        assert notes[0].startswith("1 masks are not of their images' shape, such as ground_truth/")
+
+
+def test_a_turned_image_and_its_mask_are_of_one_shape(part):
+    # As viewers show it, the image is as high as the mask.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(part / "test" / "hole" / "000.png", np.zeros([40, 80, 3], np.uint8), exif=exif)
+    write_image(part / "ground_truth" / "hole" / "000_mask.png", np.ones([80, 40], np.uint8))
+    assert folder.load(part).notes == ()
+
+
+def test_a_damaged_mask_is_named_before_any_training(part):
+    noise = np.random.default_rng(3).integers(0, 256, (200, 200), dtype=np.uint8)
+    mask = write_image(part / "ground_truth" / "hole" / "000_mask.png", noise)
+    mask.write_bytes(mask.read_bytes()[:9000])
+    with pytest.raises(UserError, match="000_mask.png: a damaged or truncated image"):
+        folder.load(part)
+
+
+def test_names_that_are_not_utf8_are_text_and_their_files_are_read(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    make_mvtec(tmp_path, odd)
+    root = tmp_path / odd
+    for name in ("train/good/000.png", "test/good/000.png", "test/hole/000.png"):
+        (root / name).rename((root / name).with_name(f"{odd}.png"))
+    mask = root / "ground_truth" / "hole" / "000_mask.png"
+    mask.rename(mask.with_name(f"{odd}_mask.png"))
+    (root / "test" / "hole").rename(root / "test" / odd)
+    (root / "ground_truth" / "hole").rename(root / "ground_truth" / odd)
+
+    shown = "caf\\udce9"
+    assert folder.categories(str(tmp_path)) == (shown,)
+    assert folder.categories(str(root)) == (shown,)
+    assert folder.category_root(str(tmp_path), shown) == root
+    category = folder.load(root)
+    test = category.test
+    assert category.train.names[-1] == f"train/good/{shown}.png"
+    assert test.names[3] == f"test/{shown}/{shown}.png"
+    assert test.defect_types == [shown] * 4 + ["good"] * 4
+    assert all(test.masks[:4])
+    assert category.notes == ()
+    for text in (*category.train.names, *test.names, *test.defect_types):
+        text.encode()
+    for split in (category.train, test):
+        assert pipeline.prepare(split, 32).count == 8

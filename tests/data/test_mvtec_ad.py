@@ -76,10 +76,18 @@ def assert_same(one, other):
             assert x is None or ((pixels(x) > 0) == (pixels(y) > 0)).all()
 
 
-def test_archive_and_extracted_folder_give_the_same(packed, tmp_path_factory):
+def test_archive_and_extracted_folder_give_the_same(packed):
     root, unpacked = packed
     assert_same(mvtec_ad.load(str(root / "unpacked"), "bottle"), unpacked)
     assert_same(mvtec_ad.load(str(root), "bottle"), unpacked)
+
+
+def test_an_image_without_a_mask_has_none_from_the_archive_either(packed):
+    root, _ = packed
+    (root / "unpacked" / "bottle" / "ground_truth" / "hole" / "000_mask.png").unlink()
+    archive(root, "bottle")
+    masks = mvtec_ad.load(str(root), "bottle").test.masks
+    assert [mask is None for mask in masks] == [True] * 5 + [False] * 3
 
 
 def test_archive_of_one_category(packed):

@@ -87,6 +87,10 @@ def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
         ".hidden.png",
         "notes.txt",
         ".git/x.png",
+        "__MACOSX/x.png",
+        "@eaDir/x.png",
+        "b/._1.tif",
+        "Thumbs.db",
         "out/1.png",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)

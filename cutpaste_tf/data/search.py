@@ -1,0 +1,80 @@
+"""Finding images in folders: what is hidden is no data.
+
+Nothing here imports TensorFlow.
+"""
+
+import os
+import pathlib
+from collections.abc import Collection, Iterator
+
+from cutpaste_tf.data import decode
+from cutpaste_tf.errors import UserError
+
+# What systems leave in folders, besides names that begin with a dot; in lower case.
+_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's own, by its name."""
+    return name.startswith(".") or name.lower() in _SYSTEMS
+
+
+def is_image(path: pathlib.Path) -> bool:
+    """Whether a file is an image, by the ending of its name in any case."""
+    return path.name.lower().endswith(decode.SUFFIXES)
+
+
+def endings() -> str:
+    """Returns the endings of images, as messages name them."""
+    return ", ".join(decode.SUFFIXES)
+
+
+def walk(folder: pathlib.Path, seen: Collection[str] = ()) -> Iterator[pathlib.Path]:
+    """Finds the files in a folder and all folders in it, but for what is hidden.
+
+    Args:
+      folder: where to look. Each folder is searched once, whatever links lead to it.
+      seen: real paths of folders that are passed over.
+
+    Yields:
+      The files in the order of their names, those of a folder before those of the folders in it.
+
+    Raises:
+      UserError: if a folder may not be read.
+    """
+
+    def refuse(error):
+        raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
+
+    seen = set(seen)
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(here) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(here))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (pathlib.Path(here, name) for name in sorted(files) if not is_hidden(name))
+
+
+def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the folders and the images that lie in a folder itself, but for what is hidden.
+
+    Args:
+      folder: where to look; if it is none, there is nothing in it.
+
+    Raises:
+      UserError: if it may not be read.
+    """
+    folders, images = [], []
+    try:
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in entries:
+            if is_hidden(path.name):
+                continue
+            if path.is_dir():
+                folders.append(path)
+            elif is_image(path):
+                images.append(path)
+    except OSError as error:
+        raise UserError(f"{folder}: may not be read ({error.strerror})") from error
+    return folders, images
