@@ -6,6 +6,7 @@ Nothing here imports TensorFlow.
 import argparse
 import contextlib
 import errno
+import io
 import logging
 import os
 import sys
@@ -64,6 +65,10 @@ def exit_status(
       The exit status: the command's; 2 after a mistake of the user's, told in one line on stderr;
       130 after Ctrl-C.
     """
+    # Names of files may hold what a terminal cannot show; see `names.as_text`.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except UserError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cutpaste_tf import rules
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.names import as_text
 
 MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 MVTEC_OBJECTS = (
@@ -459,6 +460,11 @@ class Config:
         for name in ("data_dir", "workdir"):
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
+        if as_text(self.workdir) != self.workdir:
+            raise UserError(
+                f"--workdir={self.workdir}: its name is not UTF-8, and TensorBoard writes to no "
+                "such folder; name another"
+            )
         self._check_network()
         self._check_shape()
         self._check_maps()

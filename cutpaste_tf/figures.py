@@ -18,12 +18,14 @@ All are written as PNG and PDF, several one after another. Unless --output is gi
 the first run's figures/ and are shown in its TensorBoard; those of tables in the work directory's.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import command
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.names import as_text
 from cutpaste_tf.report import tables
 
 TABLES = {f"table{number}": number for number in tables.NUMBERS}
@@ -190,7 +192,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
             if pictures
         }
         name = f"{config.category}, {config.task}, seed {config.seed}"
-        panels[name if name not in panels else f"{name} ({run})"] = embedded
+        panels[name if name not in panels else f"{name} ({as_text(run)})"] = embedded
     return figures.embedding_maps(panels)
 
 
@@ -420,8 +422,10 @@ def _save(figure, folder, name, tensorboard=None):
         if tensorboard is not None:
             import tensorflow as tf
 
-            picture = tf.io.decode_png(tf.io.read_file(str(folder / f"{name}.png")), channels=3)
-            with tf.summary.create_file_writer(str(tensorboard)).as_default():
+            # TensorFlow takes names that are not UTF-8 as bytes.
+            path = os.fsencode(folder / f"{name}.png")
+            picture = tf.io.decode_png(tf.io.read_file(path), channels=3)
+            with tf.summary.create_file_writer(os.fsencode(tensorboard)).as_default():
                 tf.summary.image(f"figures/{name}", picture[None], 0)
     except OSError as error:
         raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from cutpaste_tf import config as configs
-from cutpaste_tf import rules
+from cutpaste_tf import names, rules
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
@@ -103,6 +103,8 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
             text = message.removeprefix(f"flag --{name}=").split(": ")[0]
             raise configs.bad_value(name, text, rules[name]) from error
         raise UserError(message.removeprefix("ERROR:: ")) from error
+    except UnicodeDecodeError as error:
+        raise UserError("--flagfile: the file is not UTF-8; save it as such") from error
     if values.help:
         print(usage(command), end="")
         sys.exit(0)
@@ -138,7 +140,8 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
 
 def _categories(config: Config) -> list[str]:
     """The categories that --category names, each checked to exist."""
-    asked = list(dict.fromkeys(part.strip() for part in config.category.split(",")))
+    asked = [names.as_text(part.strip()) for part in config.category.split(",")]
+    asked = list(dict.fromkeys(asked))
     known = configs.CATEGORIES[config.dataset]
     if known is None:
         from cutpaste_tf.data import folder

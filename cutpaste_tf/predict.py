@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from cutpaste_tf import artifacts, command, machine
+from cutpaste_tf import artifacts, command, machine, names
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.threshold import VERDICTS
 
@@ -193,7 +193,8 @@ def predict(
             rows, drawing = [], []
             scored_images = iter(_score(detector, batch.images, maps))
             for number, path in enumerate(batch.paths):
-                row = dict.fromkeys(COLUMNS) | {"path": str(path), "threshold": chosen.value}
+                row = dict.fromkeys(COLUMNS) | {"path": names.as_text(path)}
+                row["threshold"] = chosen.value
                 rows.append(row)
                 if number in batch.errors:
                     row["error"] = batch.errors[number]
@@ -206,7 +207,7 @@ def predict(
                 (row["verdict"],) = chosen.verdicts([score])
                 if maps:
                     target = output / MAPS / _map_name(path, root)
-                    row["map"] = str(target)
+                    row["map"] = names.as_text(target)
                     drawing.append((row, target, path, anomaly_map, scale, detector.preparation))
             areas = list(pool.map(_draw, *zip(*drawing, strict=True)) if drawing else ())
             for row in rows:
@@ -226,8 +227,8 @@ def predict(
         f"{scored / seconds:.1f} images a second"
     )
     also = [AREAS] if maps and scale.outlined else []
-    names = [JSONL, *also, *([f"{MAPS}/"] if maps else [])]
-    log(f"written to {output / CSV}, {', '.join(names)}")
+    beside = [JSONL, *also, *([f"{MAPS}/"] if maps else [])]
+    log(f"written to {output / CSV}, {', '.join(beside)}")
     return Summary(done, scored, anomalous, failed, first_error, seconds)
 
 
@@ -312,8 +313,7 @@ def _files(
     temporary = [path.with_name(path.name + ".tmp") for path in targets]
     try:
         with contextlib.ExitStack() as opened:
-            # A file's name need not be text in any encoding.
-            options = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+            options = {"newline": "", "encoding": "utf-8"}
             table, lines, *rest = (
                 opened.enter_context(open(path, "w", **options)) for path in temporary
             )
@@ -341,9 +341,9 @@ def _files(
             path.unlink(missing_ok=True)
 
 
-def _exact(row, names):
+def _exact(row, numbers):
     """A row with numbers as they are read back to the last bit."""
-    return row | {name: None if row[name] is None else repr(row[name]) for name in names}
+    return row | {name: None if row[name] is None else repr(row[name]) for name in numbers}
 
 
 def _rename(sources, targets):

@@ -314,7 +314,9 @@ def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
     config = Config.from_json(text)
     try:
         _enter(folder, gpus)
-        log = open(config.run_dir / LOG, "a", encoding="utf-8")  # noqa: SIM115
+        log = open(  # noqa: SIM115
+            config.run_dir / LOG, "a", encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:
         name = platform.node()
         return Outcome(error=f"{name}: {error.filename}: {error.strerror}", final=True)

@@ -1,6 +1,7 @@
 """What all commands share."""
 
 import errno
+import io
 import os
 import pathlib
 import subprocess
@@ -86,6 +87,25 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
         pathlib.Path(tmp_path / "file" / "x").mkdir()
     with pytest.raises(BrokenPipeError), command.output_faults_as_user_errors("x"):
         raise BrokenPipeError
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_are_not_utf8_are_printed_as_text(monkeypatch, encoding):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    name = os.fsdecode(b"caf\xe9")
+
+    def told():
+        print(f"written to {name}", flush=True)
+        raise UserError(f"{name}: there is no such file")
+
+    assert command.exit_status(told) == 2
+    for stream, line in zip(
+        streams.values(), ("written to {}\n", "error: {}: there is no such file\n"), strict=True
+    ):
+        stream.flush()
+        assert stream.buffer.getvalue().decode() == line.format("caf\\udce9")
 
 
 def test_another_backend_of_keras_is_refused(monkeypatch):

@@ -1,13 +1,14 @@
 """The paper's figures, drawn from runs."""
 
 import json
+import os
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import copy_run
 
-from cutpaste_tf import figures
+from cutpaste_tf import command, figures
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
 from cutpaste_tf.detector import Detector
@@ -39,6 +40,18 @@ def test_figures_go_to_the_run_and_its_tensorboard(localized, capsys):
     for number in range(2, 7):
         assert (run_dir / "figures" / f"figure_{number}.png").is_file()
         assert f"figures/figure_{number}" in shown
+
+
+def test_a_run_in_a_folder_that_is_not_utf8_gets_its_figures(tmp_path):
+    run_dir = tmp_path / os.fsdecode(b"caf\xe9")
+
+    def save():
+        figures._save(plt.figure(), run_dir / "figures", "x", run_dir / "tensorboard")
+        return 0
+
+    assert command.exit_status(save) == 0
+    assert sorted(path.name for path in (run_dir / "figures").iterdir()) == ["x.pdf", "x.png"]
+    assert len(list((run_dir / "tensorboard").glob("events*"))) == 1
 
 
 def test_figure_2_shows_runs_below_each_other_and_pastes_alone(finished):

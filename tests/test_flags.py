@@ -1,10 +1,15 @@
-"""The help text of the flags."""
+"""The command line's flags: their help text, and what they are parsed into."""
 
 import dataclasses
+import os
 import re
+
+import pytest
+from conftest import make_mvtec
 
 from cutpaste_tf import flags
 from cutpaste_tf.config import GROUPS, Config
+from cutpaste_tf.errors import UserError
 
 
 def test_help_has_every_flag_once_in_the_group_that_it_is_of():
@@ -24,3 +29,21 @@ def test_help_begins_with_what_a_beginner_needs():
     assert text.index("experiments/lite0.flags --data_dir=PARTS") < text.index("\ndata: ")
     first = re.findall(r"^  --(\w+)=", text, re.MULTILINE)[1:6]
     assert first == ["dataset", "data_dir", "category", "image_size", "workdir"]
+
+
+def test_a_category_whose_name_is_not_utf8_is_text(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    make_mvtec(tmp_path, odd, 1, 0, 0)
+    argv = ["main", "--dataset=folder", f"--data_dir={tmp_path}"]
+    for category in ("all", odd, "caf\\udce9"):
+        (config,) = flags.parse([*argv, f"--category={category}"])
+        assert config.category == "caf\\udce9"
+    with pytest.raises(UserError, match="--workdir=.*not UTF-8"):
+        flags.parse([*argv, f"--workdir={odd}"])
+
+
+def test_a_flag_file_that_is_not_utf8_is_named(tmp_path):
+    file = tmp_path / "own.flags"
+    file.write_bytes(b"--data_dir=caf\xe9\n")
+    with pytest.raises(UserError, match="--flagfile: the file is not UTF-8"):
+        flags.parse(["main", f"--flagfile={file}"])

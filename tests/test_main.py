@@ -26,6 +26,7 @@ from conftest import (
 )
 
 from cutpaste_tf import artifacts, main, metrics
+from cutpaste_tf.config import Config
 from cutpaste_tf.detector import Embedder, Evaluator
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.train import classifier, loop
@@ -78,6 +79,31 @@ def test_good_images_only_leave_a_run_that_scores(run_here, tmp_path):
     values = Detector.load(run_dir).score([pattern(rng), pattern(rng, 99)])
     assert values.shape == (2,)
     assert np.isfinite(values).all()
+
+
+def test_names_that_are_not_utf8_go_through_a_run_and_what_is_left_out_is_told(run_here, tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    data = make_mvtec(tmp_path / odd, odd, train=4, good=2, bad=2)
+    root = data / odd
+    (root / "test" / "hole").rename(root / "test" / odd)
+    for name in ("train/good/000.png", "test/good/000.png", f"test/{odd}/000.png"):
+        (root / name).rename((root / name).with_name(f"{odd}.png"))
+    done = run_here(data, tmp_path / "runs", "--category=all")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 anomalous images have no mask, such as test/caf\\udce9/001.png" in done.stdout
+    run_dir = tmp_path / "runs" / "caf\\udce9" / "seed_0"
+    written = [p for p in run_dir.rglob("*") if p.suffix in (".csv", ".json", ".tsv", ".pbtxt")]
+    assert {"scores.csv", "normal_scores.csv", "results.json", "config.json"} <= {
+        path.name for path in written
+    }
+    for path in written:
+        path.read_text(encoding="utf-8")
+    assert "test/caf\\udce9/caf\\udce9.png" in (run_dir / "scores.csv").read_text()
+    assert "test/caf\\udce9/caf\\udce9.png" in next(run_dir.rglob("*_images.tsv")).read_text()
+    assert artifacts.read_results(run_dir)["category"] == "caf\\udce9"
+    assert Config.load(run_dir).data_dir == str(data)
+    again = run_here(data, tmp_path / "runs", f"--category={odd}")
+    assert "finished already, skipped" in again.stdout
 
 
 def test_a_folder_that_is_the_part_itself(run_here, tmp_path):

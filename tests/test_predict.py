@@ -328,14 +328,17 @@ def test_overlays_of_an_earlier_prediction_are_not_scored(finished, images, caps
 
 def test_names_that_are_no_text(finished, images, tmp_path, capsys):
     run_dir, _, _ = finished
-    odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff,\n.png")
+    odd = os.fsdecode(os.fsencode(images) + b"/\xff,\n.png")
     os.rename(images / "0.png", odd)
-    done = main(capsys, f"--run={run_dir}", "--images", odd, f"--output={tmp_path / 'out'}")
+    output = tmp_path / os.fsdecode(b"o\xfft")
+    done = main(capsys, f"--run={run_dir}", "--images", odd, f"--output={output}", "--maps")
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "out" / "predictions.csv", newline="", errors="surrogateescape") as file:
-        (row,) = csv.DictReader(file)
-    assert row["path"] == odd
-    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["path"] == odd
+    assert "o\\udcfft/predictions.csv" in done.stdout
+    # Tables are UTF-8, whoever reads them; the overlay has the image's own name.
+    (row,) = rows(output)
+    assert row["path"] == f"{images}/\\udcff,\n.png"
+    assert row["map"] == f"{tmp_path}/o\\udcfft/maps/\\udcff,\n.png"
+    assert (output / "maps" / os.path.basename(odd)).is_file()
 
 
 def test_help_answers_at_once_and_as_a_command(tmp_path):

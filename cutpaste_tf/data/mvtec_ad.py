@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cutpaste_tf import locks
+from cutpaste_tf import locks, names
 from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.data import folder
 from cutpaste_tf.data.split import Category, Split, normal
@@ -139,6 +139,11 @@ def load(data_dir: str, category: str) -> Category:
         return folder.load(root)
     if find_archive(pathlib.Path(data_dir), category) is None:
         raise UserError(_missing(data_dir, category))
+    if names.as_text(data_dir) != data_dir:
+        raise UserError(
+            f"--data_dir={data_dir}: its name is not UTF-8, and TensorFlow opens no archive there; "
+            "extract it, or rename the folder"
+        )
     builder = MvtecAd(config=category, data_dir=os.environ.get("TFDS_DATA_DIR"))
     # Runs side by side share what is extracted.
     with locks.held(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock", wait=True):

@@ -91,7 +91,7 @@ def _write(path: pathlib.Path, content: str) -> None:
     with command.output_faults_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
     print(f"written to {path}", file=sys.stderr)
 
 

@@ -251,7 +251,7 @@ def _links(table: Table, base: pathlib.Path) -> str:
             links = []
             for path in value.paths:
                 address = pathlib.Path(os.path.relpath(path, base)).as_posix()
-                quoted = html.escape(urllib.parse.quote(address), quote=True)
+                quoted = html.escape(urllib.parse.quote(os.fsencode(address)), quote=True)
                 links.append(f'<a href="./{quoted}/">{html.escape(path.name)}</a>')
             title = html.escape(f"{row.name}, {column.name}")
             items.append(f"<li>{title}: {', '.join(links)}</li>")

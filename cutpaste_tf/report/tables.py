@@ -20,6 +20,7 @@ import numpy as np
 from cutpaste_tf import artifacts, metrics
 from cutpaste_tf.config import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, Config, show
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.names import as_text
 from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
 
 NUMBERS = tuple(TABLES)
@@ -271,7 +272,7 @@ def _average(values: Sequence[Value | None]) -> Value | None:
 def _source(run: Run) -> tuple[str, str, str]:
     """Category, data set and, for folders, place: what tells the rows of runs apart."""
     config = run.config
-    place = os.path.abspath(config.data_dir) if config.dataset == "folder" else ""
+    place = as_text(os.path.abspath(config.data_dir)) if config.dataset == "folder" else ""
     return config.category, config.dataset, place
 
 

@@ -30,6 +30,13 @@ def test_finished_runs_are_named_relative_to_the_work_directory(app_runs, tmp_pa
     assert list(command.finished_runs(".")) == [IMAGE_RUN]
 
 
+def test_names_of_runs_are_text(tmp_path):
+    run = tmp_path / os.fsdecode(b"caf\xe9") / "part" / "seed_0"
+    run.mkdir(parents=True)
+    (run / "results.json").write_text("{}")
+    assert command.finished_runs(str(tmp_path)) == {"caf\\udce9/part/seed_0": run}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
