@@ -1,0 +1,201 @@
+"""From files to pixels: orientation, depth, masks, and what cannot be read."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import pattern
+from PIL import Image, ImageOps
+
+from cutpaste_tf.data import decode
+from cutpaste_tf.errors import UserError
+
+RNG = np.random.default_rng(0)
+ORIENTATION = 0x0112
+
+
+def saved(path, image, kind=None, **options):
+    """Saves an image, or an array as one."""
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(path, kind, **options)
+    return path
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_images_and_masks_are_turned_as_exif_has_it(tmp_path, kind, orientation):
+    upright = pattern(RNG, 48)[:32]
+    path = saved(tmp_path / f"x.{kind}", upright, exif=turned(orientation))
+    with Image.open(path) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert expected.shape[:2] == ((32, 48) if orientation < 5 else (48, 32))
+    np.testing.assert_array_equal(decode.read(path), expected)
+    assert decode.size(path) == expected.shape[:2]
+    marked = np.zeros([32, 48], np.uint8)
+    marked[:8, :24] = 255
+    path = saved(tmp_path / f"m.{kind}", marked, exif=turned(orientation))
+    with Image.open(path) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    np.testing.assert_array_equal(decode.read_mask(path), expected > 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_colours_of_16_bits_are_turned_as_exif_has_it(tmp_path, orientation):
+    deep = RNG.integers(0, 2**16, [6, 9, 3]).astype(np.uint16)
+    png = tf.io.encode_png(deep).numpy()
+    # The chunk that Pillow writes of it, behind the header.
+    other = encoded(np.zeros([6, 9, 3], np.uint8), "png", exif=turned(orientation))
+    start = other.index(b"eXIf") - 4
+    chunk = other[start : start + 12 + int.from_bytes(other[start : start + 4], "big")]
+    path = tmp_path / "x.png"
+    path.write_bytes(png[:33] + chunk + png[33:])
+    upright = Image.fromarray((deep >> 8).astype(np.uint8))
+    upright.getexif()[ORIENTATION] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(upright))
+    np.testing.assert_array_equal(decode.read(path), expected)
+    assert decode.size(path) == expected.shape[:2]
+
+
+def deep_files(levels):
+    """Files that hold levels, uint16 [H, W], in 16 bits: grey ones, and one in colours."""
+    colours = np.stack([levels, levels // 2, levels], axis=-1)
+    return {
+        "grey png": encoded(levels, "png"),
+        "grey tiff": encoded(levels, "tiff"),
+        "colour png": tf.io.encode_png(colours).numpy(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["grey png", "grey tiff", "colour png"])
+@pytest.mark.parametrize("bits", decode.BITS[1:])
+def test_bits_that_a_camera_fills_become_white(kind, bits):
+    levels = RNG.integers(0, 2**bits, [5, 7]).astype(np.uint16)
+    levels[0, 0] = 2**bits - 1
+    data = deep_files(levels)[kind]
+    assert decode.filled_bits(data, "x") == bits
+    found = decode.decode(data, "x", bits)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[..., 0], levels >> (bits - 8))
+    half = levels // 2 if kind == "colour png" else levels
+    np.testing.assert_array_equal(found[..., 1], half >> (bits - 8))
+    assert found.max() == 255
+    # Taken for what it is not, an image is dark, or white where it is brighter than is said.
+    np.testing.assert_array_equal(decode.decode(data, "x")[..., 0], levels >> 8)
+    assert decode.decode(data, "x", 8)[0, 0, 0] == 255
+
+
+def test_images_of_8_bits_are_as_they_are_whatever_a_camera_fills():
+    image = pattern(RNG, 9)
+    data = encoded(image, "png")
+    assert decode.filled_bits(data, "x") == 0
+    np.testing.assert_array_equal(decode.decode(data, "x", 12), image)
+
+
+@pytest.mark.parametrize(("kind", "header"), [("pgm", b"P5 3 2 4095\n"), ("ppm", b"P6 3 2 4095\n")])
+def test_ppm_files_say_themselves_what_is_white(kind, header):
+    values = np.array([0, 4095, 2048, 1024, 16, 4000], ">u2").repeat(3 if kind == "ppm" else 1)
+    data = header + values.tobytes()
+    assert decode.filled_bits(data, "x") == 0
+    found = decode.decode(data, "x", 12)[..., 0].ravel().astype(int)
+    assert np.abs(found - values.reshape(6, -1)[:, 0] / 4095 * 255).max() <= 1
+
+
+MASK = np.zeros([4, 6], bool)
+MASK[1:3, 2:5] = True
+
+
+def colours(value):
+    return np.where(MASK[..., None], np.array(value, np.uint8), 0).astype(np.uint8)
+
+
+def palette(index, table):
+    image = Image.fromarray(np.where(MASK, index, 0).astype(np.uint8))
+    image.putpalette(table)
+    return image
+
+
+MASKS = {
+    "255": Image.fromarray(MASK.astype(np.uint8) * 255),
+    "1": Image.fromarray(MASK.astype(np.uint8)),
+    "one bit": Image.fromarray(MASK),
+    "16 bits": Image.fromarray(MASK.astype(np.uint16)),
+    "16 bits, high": Image.fromarray(MASK.astype(np.uint16) * 256),
+    "32 bits": Image.fromarray(MASK.astype(np.int32) * 70000),
+    "dark red": Image.fromarray(colours([1, 0, 0])),
+    "dark blue": Image.fromarray(colours([0, 0, 1])),
+    "red, opaque": Image.fromarray(np.dstack([colours([1, 0, 0]), np.full([4, 6], 255, np.uint8)])),
+    "red on transparent": Image.fromarray(
+        np.dstack([np.full([4, 6, 3], [255, 0, 0], np.uint8), MASK.astype(np.uint8) * 128])
+    ),
+    "alpha alone": Image.fromarray(
+        np.dstack([np.zeros([4, 6, 3], np.uint8), MASK.astype(np.uint8) * 255])
+    ),
+    "grey and alpha": Image.fromarray(
+        np.dstack([MASK.astype(np.uint8) * 7, np.full([4, 6], 255, np.uint8)])
+    ),
+    "palette": palette(1, [0, 0, 0, 128, 0, 0]),
+    "palette, dark": palette(3, [0, 0, 0] * 3 + [0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_is_what_is_not_black_however_it_is_drawn(tmp_path, name):
+    path = saved(tmp_path / ("m.tif" if name == "32 bits" else "m.png"), MASKS[name])
+    found = decode.read_mask(path)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, MASK)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "RGBA", "LA", "I;16"])
+def test_a_mask_that_is_black_all_over_marks_nothing(tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.zeros([4, 6], np.uint16))
+    else:
+        image = Image.new("RGB", (6, 4)).convert(mode)  # opaque
+    assert not decode.read_mask(saved(tmp_path / "m.png", image)).any()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
+def test_images_that_are_too_large_are_named(tmp_path, monkeypatch, kind):
+    path = saved(tmp_path / "x", pattern(RNG, 20), kind)
+    monkeypatch.setattr(decode, "LARGEST", 20 * 20)
+    assert decode.read(path).shape == (20, 20, 3)
+    monkeypatch.setattr(decode, "LARGEST", 20 * 20 - 1)
+    for read in (decode.read, decode.read_mask, decode.check_header):
+        with pytest.raises(UserError, match="x: too large an image; at most 399 pixels"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "gif", "webp", "jpeg2000", "ppm"])
+def test_names_that_are_not_utf8_are_read_and_named(tmp_path, kind):
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.write_bytes(encoded(pattern(RNG, 16), kind))
+    for name in (path, str(path)):
+        decode.check_header(name)
+        assert decode.read(name).shape == (16, 16, 3)
+        assert decode.read_mask(name).shape == (16, 16)
+        assert decode.size(name) == (16, 16)
+    path.write_bytes(b"nothing")
+    for read in (decode.read, decode.read_mask, decode.check_header, decode.size):
+        with pytest.raises(UserError, match="caf\udce9: not an image of a known format"):
+            read(path)
+
+
+def test_colours_of_16_bits_in_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(tf.io.encode_png(np.full([4, 4, 3], 40000, np.uint16)).numpy())
+    assert (decode.read(path) == 40000 >> 8).all()
