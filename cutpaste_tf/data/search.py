@@ -11,7 +11,10 @@ from cutpaste_tf.data import decode
 from cutpaste_tf.errors import UserError
 
 # What systems leave in folders, besides names that begin with a dot; in lower case.
-_SYSTEMS = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini")
+_SYSTEMS = (
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "desktop.ini"),
+)
 
 
 def is_hidden(name: str) -> bool:

@@ -145,7 +145,7 @@ def test_a_folders_categories_are_found(tmp_path):
         folder.categories(str(tmp_path / "notes"))
 
 
-HIDDEN = (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", "@eaDir")
+HIDDEN = (".ipynb_checkpoints", ".Trash-1000", "__MACOSX", "@eaDir", "lost+found")
 
 
 def test_what_is_hidden_is_no_data(tmp_path):
