@@ -457,6 +457,7 @@ class Detector:
         run_dir = pathlib.Path(run_dir)
         config = Config.load(run_dir)
         artifacts.check_files(run_dir, config)
+        config = artifacts.with_known_bits(run_dir, config)
         # Scoring takes one device, and is done in float32.
         config = dataclasses.replace(config, distribution="none", mixed_precision=False)
         backbones.set_precision(config)

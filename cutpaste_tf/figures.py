@@ -23,7 +23,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command
+from cutpaste_tf import artifacts, command
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.names import as_text
 from cutpaste_tf.report import tables
@@ -208,6 +208,8 @@ def _images_of(run, data_dir, tiles=False):
         raise UserError(f"--run={run}: the figure is of whole images, and this run has --tiles")
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
+    if (pathlib.Path(run) / artifacts.RESULTS).is_file():
+        config = artifacts.with_known_bits(run, config)
     return config, data.load(config)
 
 

@@ -34,7 +34,7 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
 HOW = {
     "data_dir", "workdir", "allow_changed_data", "eval_every", "augment", "distribution",
     "mixed_precision", "jit_compile", "false_positive_rate", "test_anomalies", "maps",
-    "evaluate_untrained",
+    "evaluate_untrained", "bit_depth",
 }  # fmt: skip
 TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
@@ -54,6 +54,8 @@ def needed(run):
     if run.weights == "none" or not run.steps:
         names -= {"keep_pretrained"}
     names -= {"stochastic_depth"} if run.backbone == "resnet18" else {"width", "stem"}
+    if run.tiles == (1, 1):
+        names -= {"tile_overlap", "tile_density"}
     if not run.patch_size:
         names -= {"dense_patch", "dense_stride"}
     if run.maps != "features":

@@ -22,8 +22,10 @@ from conftest import (
     command,
     make_mvtec,
     pattern,
+    read_scores,
     write_image,
 )
+from PIL import Image
 
 from cutpaste_tf import artifacts, main, metrics
 from cutpaste_tf.config import Config
@@ -541,3 +543,34 @@ def command_long(*arguments):
         [sys.executable, "-m", "cutpaste_tf.main", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
+
+
+def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
+    """The same set with 8 bits and with 12 in files of 16 gets the same scores, also later."""
+    dark, bright = (tmp_path / name for name in ("dark", "bright"))
+    make_mvtec(bright, train=6, good=2, bad=2)
+    for path in sorted(bright.rglob("*.png")):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(pixels).save(path)
+        if "ground_truth" not in path.parts:
+            pixels = pixels.astype(np.uint16) << 4
+            pixels[0, 0] = 255 << 4  # all of 12 bits are filled
+            Image.fromarray((pixels >> 4).astype(np.uint8)).save(path)
+        target = dark / path.relative_to(bright)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    scores = []
+    for data in (dark, bright):
+        done = run_here(data, tmp_path / f"{data.name}_runs", "--steps=0")
+        assert done.returncode == 0, done.stderr
+        run_dir = tmp_path / f"{data.name}_runs" / "part" / "seed_0"
+        scores.append([row["score"] for row in read_scores(run_dir)])
+        assert json.loads((run_dir / "results.json").read_text())["bit_depth"] == (
+            12 if data == dark else 16
+        )
+    assert scores[0] == scores[1]
+    from cutpaste_tf import Detector
+
+    files = sorted(str(path) for path in (dark / "part" / "test").rglob("*.png"))
+    found = Detector.load(tmp_path / "dark_runs" / "part" / "seed_0").score(files)
+    np.testing.assert_allclose(found, np.array(scores[0], np.float64), rtol=1e-5)

@@ -76,19 +76,26 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def filled_bits(data: bytes, name: str) -> int:
+def filled_bits(path: str | os.PathLike) -> int:
     """Returns how many bits of an image's levels are filled, of `BITS`; 0 of 8-bit images.
 
     Args:
-      data: a file's bytes.
-      name: what to call it in messages.
+      path: the file; of 8-bit images its header alone is read.
 
     Raises:
-      UserError: naming the image and what is wrong with it.
+      UserError: naming the file and what is wrong with it.
     """
-    if not _try(name, lambda: _is_deep(data)):
+
+    def is_deep():
+        with Image.open(path, formats=_formats()) as file:
+            # A ppm or pgm file says itself what is white.
+            grey = file.mode.startswith("I") and file.format != "PPM"
+            return grey or _deep_colours(file) is not None
+
+    if not _try(str(path), is_deep):
         return 0
-    largest = int(_try(name, lambda: _levels(data, 16)).max())
+    data = contents(path)
+    largest = int(_try(str(path), lambda: _levels(data, 16)).max())
     return next(bits for bits in BITS if largest < 2**bits)
 
 
@@ -200,13 +207,6 @@ def _checked(file):
     if not file.width * file.height:
         raise _Unreadable("has no pixels")
     return file
-
-
-def _is_deep(data):
-    with _opened(data) as file:
-        # A ppm or pgm file says itself what is white.
-        grey = file.mode.startswith("I") and file.format != "PPM"
-        return grey or _deep_colours(file) is not None
 
 
 def _deep_colours(file):

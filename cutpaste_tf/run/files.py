@@ -49,6 +49,11 @@ def run_state(config: Config) -> str:
     return "finished" if is_fully_evaluated(config) else "interrupted"
 
 
+def has_trained(config: Config) -> bool:
+    """Returns whether a run has left anything of its training, or is finished."""
+    return any((config.run_dir / name).exists() for name in ("checkpoints", artifacts.RESULTS))
+
+
 def is_fully_evaluated(config: Config) -> bool:
     """Returns whether a run has results of all densities and test anomalies that are asked for."""
     if not (config.run_dir / artifacts.RESULTS).is_file():

@@ -42,7 +42,8 @@ def check(runs: Sequence[Config], states: Sequence[str]) -> list[dict | None]:
 
 def _check_one(config: Config, state: str, present: Callable[[Config], dict]) -> dict | None:
     leads = workers.leads(config)
-    if state == "new":
+    # What was refused before its training can be mended, and begun again.
+    if state != "finished" and not files.has_trained(config):
         return present(config) if leads else None
     recorded = files.recorded_images(config)
     if recorded is None:

@@ -122,6 +122,7 @@ def collect_results(
         "backbone": config.backbone,
         "features": config.features,
         "steps": config.steps,
+        "bit_depth": images.preparation.bits,
         "num_train": num_train,
         "num_test": len(split),
         "image_auroc": auroc(chosen),

@@ -11,7 +11,7 @@ from PIL import Image
 from cutpaste_tf import artifacts, atomic, data, distribution, machine, metrics, workers
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import TEST_ANOMALIES, Config
-from cutpaste_tf.data import decode, pipeline, region
+from cutpaste_tf.data import decode, depth, pipeline, region
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluator
@@ -45,7 +45,9 @@ def run(config: Config) -> dict:
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
     category = data.load(config)
-    preparation = Preparation.of(config, _region(config, category.train, log))
+    # What --bit_depth=auto finds is kept in results.json.
+    known = dataclasses.replace(config, bit_depth=str(depth.find(config, category.train)))
+    preparation = Preparation.of(known, _region(known, category.train, log))
     train_images = pipeline.prepare(category.train, preparation)
     test_images = pipeline.prepare(category.test, preparation)
     labels = category.test.labels
@@ -141,7 +143,7 @@ def run(config: Config) -> dict:
 def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndarray | None:
     """The region of interest; the run's own, from when it began, where there is one."""
     path = config.run_dir / artifacts.ROI
-    if path.is_file():
+    if path.is_file() and files.has_trained(config):
         return decode.read_mask(path)
     roi = region.find(config, train)
     if roi is None:

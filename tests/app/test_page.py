@@ -186,6 +186,7 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     density = own_copy / "density.npz"
     content = density.read_bytes()
     density.write_bytes(content[:-100])
+    view = view_of(Inspector({IMAGE_RUN: own_copy}))
     image = str(app_runs[1] / "test" / "good" / "000.png")
     message = view.inspect(IMAGE_RUN, image)
     assert str(density) in message

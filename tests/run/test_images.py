@@ -29,6 +29,15 @@ def add_image(root, part="train/good"):
 def began(config):
     (now,) = images.check([config], ["new"])
     files.make_run_dir(config, now)
+    (config.run_dir / "checkpoints").mkdir()
+
+
+def test_what_was_refused_before_its_training_is_begun_again(config, mvtec):
+    (now,) = images.check([config], ["new"])
+    files.make_run_dir(config, now)
+    add_image(mvtec)
+    (later,) = images.check([config], ["interrupted"])
+    assert later["train"]["images"] == 9
 
 
 @pytest.mark.parametrize("state", ["interrupted", "finished"])
@@ -61,6 +70,7 @@ def test_changed_images_are_told_with_their_numbers(config, mvtec, state, capsys
 
 def test_runs_that_do_not_say_what_their_images_were_are_not_refused(config, mvtec):
     files.make_run_dir(config)
+    (config.run_dir / "checkpoints").mkdir()
     add_image(mvtec)
     assert images.check([config], ["interrupted"]) == [None]
     path = config.run_dir / "config.json"
