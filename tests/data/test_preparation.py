@@ -1,0 +1,316 @@
+"""Images of any size on their way to the network, and maps on their way back."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cutpaste_tf.data.preparation import FILL, Preparation, as_preparation, reduced_mask
+
+MANY = settings(max_examples=40, deadline=None, derandomize=True)
+RESIZES = ("squash", "pad", "crop")
+SIDES = st.integers(8, 120)
+
+
+@st.composite
+def preparations(draw, resizes=RESIZES):
+    """Any but for regions of interest, of canvases that are small."""
+    return Preparation(
+        (draw(st.integers(8, 40)), draw(st.integers(8, 40))),
+        draw(st.sampled_from(resizes)),
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        draw(st.sampled_from([0.0, 0.125, 0.3, 0.5])),
+    )
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@MANY
+@given(preparation=preparations(), height=SIDES, width=SIDES)
+def test_an_image_lies_in_the_middle_as_large_as_it_may_and_in_its_shape(
+    preparation, height, width
+):
+    place, canvas = preparation.place(height, width), np.array(preparation.canvas)
+    sides = np.array(place[2:])
+    if preparation.resize == "squash":
+        assert place == (0, 0, *canvas)
+        return
+    fits = sides <= canvas if preparation.resize == "pad" else sides >= canvas
+    assert fits.all()
+    assert (sides == canvas).any()
+    # Two scales that differ by no more than a rounded pixel.
+    scales = sides / (height, width)
+    assert np.abs(sides - scales.max() * np.array([height, width])).max() <= 1.0 or (
+        sides.min() == 1
+    )
+    before, after = np.array(place[:2]), canvas - sides - place[:2]
+    assert np.abs(before - after).max() <= 1
+
+
+@MANY
+@given(preparation=preparations(("pad", "crop")), height=SIDES, width=SIDES)
+def test_pixels_are_where_pillow_has_them(preparation, height, width):
+    image = noise(height, width, 3)
+    place, (high, wide) = preparation.place(height, width), preparation.canvas
+    found = preparation.on_canvas(image).astype(int)
+    assert found.shape == (high, wide, 3)
+    # The part of the canvas that shows the image, and which of the image's pixels that is.
+    top, left = max(place.top, 0), max(place.left, 0)
+    bottom, right = min(place.top + place.height, high), min(place.left + place.width, wide)
+    scales = width / place.width, height / place.height
+    box = [
+        ((x - first) * scale)
+        for x, first, scale in zip(
+            (left, top, right, bottom), (place.left, place.top) * 2, scales * 2, strict=True
+        )
+    ]
+    box = np.clip(box, 0, [width, height] * 2)
+    size = right - left, bottom - top
+    expected = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=tuple(box))
+    shown = found[top:bottom, left:right]
+    off = np.abs(shown - np.asarray(expected).astype(int))
+    # Where Pillow has no pixels beyond the box, antialiasing has fewer to average.
+    if preparation.resize == "crop":
+        off = off[1 + int(1 / min(scales)) :, 1 + int(1 / min(scales)) :]
+        off = off[: -1 - int(1 / min(scales)), : -1 - int(1 / min(scales))]
+    assert off.size == 0 or off.max() <= 3
+    # All around it is its border.
+    rows = np.arange(high).clip(top, bottom - 1)
+    columns = np.arange(wide).clip(left, right - 1)
+    np.testing.assert_array_equal(found, found[np.ix_(rows, columns)])
+
+
+@MANY
+@given(preparation=preparations(), height=SIDES, width=SIDES)
+def test_what_is_looked_at_is_the_mask_of_the_whole_image(preparation, height, width):
+    whole = preparation.mask(np.ones([height, width], bool))
+    region = preparation.region(height, width)
+    if preparation.resize == "pad":
+        np.testing.assert_array_equal(whole, region)
+    else:
+        assert region is None
+        assert whole.all()
+    assert not preparation.mask(np.zeros([height, width], bool)).any()
+
+
+@MANY
+@given(
+    preparation=preparations(),
+    height=SIDES,
+    width=SIDES,
+    at=st.tuples(*[st.floats(0.0, 1.0)] * 2),
+)
+def test_a_line_of_one_pixel_survives_where_the_image_has_it(preparation, height, width, at):
+    row, column = int(at[0] * (height - 1)), int(at[1] * (width - 1))
+    image, mask = np.zeros([height, width, 3], np.uint8), np.zeros([height, width], bool)
+    image[row], mask[row] = 255, True
+    place, high = preparation.place(height, width), preparation.canvas[0]
+    first = place.top + row * place.height / height
+    last = place.top + (row + 1) * place.height / height
+    found = np.flatnonzero(preparation.mask(mask).any(axis=1))
+    expected = [y for y in range(high) if y + 1 > first + 1e-9 and y < last - 1e-9]
+    assert found.tolist() == expected
+    mask[:] = False
+    mask[row, column] = True  # a single pixel, too
+    shown = (
+        0 <= place.left + (column + 0.5) * place.width / width < preparation.canvas[1]
+        and 0 <= place.top + (row + 0.5) * place.height / height < high
+    )
+    assert preparation.mask(mask).any() or not shown
+
+
+@MANY
+@given(
+    preparation=preparations(),
+    height=st.integers(24, 120),
+    width=st.integers(24, 120),
+    at=st.tuples(*[st.floats(-1.0, 1.0)] * 2),
+)
+def test_the_middle_of_a_defect_is_the_middle_of_what_the_image_shows(
+    preparation, height, width, at
+):
+    # As near to the middle of the image as no cropping takes any of it.
+    place, canvas = preparation.place(height, width), preparation.canvas
+    middle = [
+        side / 2 + share * (side * min(1.0, of / length) / 2 - 5)
+        for side, share, of, length in zip((height, width), at, canvas, place[2:], strict=True)
+    ]
+    rows, columns = (
+        slice(max(int(x) - 2, 0), min(int(x) + 3, side))
+        for x, side in zip(middle, (height, width), strict=True)
+    )
+    image, mask = np.zeros([height, width, 3], np.uint8), np.zeros([height, width], bool)
+    image[rows, columns], mask[rows, columns] = 255, True
+    shown = preparation.on_canvas(image)[..., 0].astype(float)
+    region = preparation.region(height, width)
+    shown = shown if region is None else shown * region
+    found = preparation.mask(mask).astype(float)
+    centres = [
+        (weights.sum(axis=1 - axis) @ np.arange(len(weights.sum(axis=1 - axis)))) / weights.sum()
+        for weights in (shown, found)
+        for axis in (0, 1)
+    ]
+    assert np.abs(np.subtract(centres[:2], centres[2:])).max() <= 1.0
+
+
+@MANY
+@given(preparation=preparations(), height=SIDES, width=SIDES, seed=st.integers(0, 99))
+def test_a_map_comes_back_to_where_the_image_has_it(preparation, height, width, seed):
+    slopes = np.random.default_rng(seed).uniform(-1.0, 1.0, 2)
+
+    def linear(rows, columns):  # of an image's share of its height and width
+        return 3.0 + slopes[0] * rows[:, None] + slopes[1] * columns[None]
+
+    place, canvas = preparation.place(height, width), preparation.canvas
+    on_canvas = linear(
+        *(
+            (np.arange(of) + 0.5 - first) / side
+            for of, first, side in zip(canvas, place[:2], place[2:], strict=True)
+        )
+    ).astype(np.float32)
+    rows, columns = ((np.arange(side) + 0.5) / side for side in (height, width))
+    found = preparation.to_image(on_canvas, height, width)
+    assert found.shape == (height, width)
+    # Half a pixel of the canvas is lost at a border, and half a pixel of the image to rounding.
+    slack = np.abs(slopes) @ [1 / s + 1 / o for s, o in zip(place[2:], (height, width), strict=True)]
+    inside = np.outer(
+        *(
+            (first + shares * side > 0) & (first + shares * side < of)
+            for shares, first, side, of in zip(
+                (rows, columns), place[:2], place[2:], canvas, strict=True
+            )
+        )
+    )
+    # Of pixels that the border of the crop goes through either is right.
+    sure = found != 0.0
+    assert (sure == inside).all() or preparation.resize == "crop"
+    assert abs(int(sure.sum()) - int(inside.sum())) <= height + width
+    expected = linear(rows, columns)
+    np.testing.assert_allclose(found[sure], expected[sure], atol=slack + 1e-5)
+
+
+def test_a_map_is_zero_where_the_image_was_cut_off():
+    preparation = Preparation((32, 32), "crop")
+    found = preparation.to_image(np.ones([32, 32], np.float32), 50, 100)
+    assert (found[:, 25:75] == 1.0).all()
+    assert not found[:, :25].any()
+    assert not found[:, 75:].any()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(*[st.integers(8, 40)] * 2),
+    tiles=st.tuples(*[st.integers(1, 4)] * 2),
+    overlap=st.floats(0.0, 0.5),
+)
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_tiles_put_together_are_the_canvas(kind, size, tiles, overlap):
+    preparation = Preparation(size, tiles=tiles, overlap=overlap)
+    rng = np.random.default_rng(0)
+    if kind == "uint8":
+        canvas = rng.integers(0, 256, (*preparation.canvas, 3), dtype=np.uint8)
+    else:
+        canvas = rng.normal(size=preparation.canvas).astype(np.float32)
+    cut = preparation.cut(canvas)
+    assert cut.shape == (preparation.count, *size, *canvas.shape[2:])
+    two = preparation.join(np.concatenate([cut, cut[::-1]]))
+    assert two.dtype == canvas.dtype
+    assert len(two) == 2
+    if kind == "uint8":
+        np.testing.assert_array_equal(two[0], canvas)
+    else:
+        np.testing.assert_allclose(two[0], canvas, atol=1e-5)
+    ones = np.ones([preparation.count, *size], np.float32)
+    np.testing.assert_allclose(preparation.join(ones), 1.0, atol=1e-6)  # the weights
+
+
+def test_tiles_lie_row_by_row_and_have_their_share_in_common():
+    preparation = Preparation((40, 24), tiles=(2, 3), overlap=0.25)
+    assert preparation.canvas == (40 + 30, 24 + 18 + 18)
+    canvas = np.arange(70 * 60).reshape(70, 60)
+    cut = preparation.cut(canvas)
+    assert cut[:, 0, 0].tolist() == [row * 60 + 18 * k for row in (0, 30) for k in range(3)]
+    np.testing.assert_array_equal(cut[0][:, -6:], cut[1][:, :6])
+    np.testing.assert_array_equal(cut[0][-10:], cut[3][:10])
+
+
+def roi_of(height, width):
+    """A region of two parts that leaves the border out, but for one side."""
+    roi = np.zeros([height, width], bool)
+    roi[height // 5 : height // 2, width // 6 : width // 2] = True
+    roi[height // 3 : 3 * height // 4, width // 2 :] = True
+    return roi
+
+
+@MANY
+@given(preparation=preparations(), height=SIDES, width=SIDES)
+def test_a_region_is_where_its_own_mask_would_be(preparation, height, width):
+    """Its nearest pixels; a mask has all that any part is in."""
+    roi = roi_of(30, 30)
+    masked = Preparation(
+        preparation.size, preparation.resize, preparation.tiles, preparation.overlap, roi=roi
+    )
+    region = masked.region(height, width)
+    place = preparation.place(height, width)
+    for y, x in np.ndindex(*preparation.canvas):
+        row = (y + 0.5 - place.top) / place.height
+        column = (x + 0.5 - place.left) / place.width
+        inside = 0 <= row < 1 and 0 <= column < 1 and roi[int(row * 30), int(column * 30)]
+        assert region[y, x] == inside
+    whole = preparation.mask(masked.own_region(height, width))
+    if min(height, width) >= 30:  # else the region is finer than the image
+        assert (region & ~whole).sum() <= 0.1 * whole.sum() + sum(preparation.canvas)
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+def test_outside_the_region_images_are_grey(resize):
+    preparation = Preparation((32, 40), resize, roi=roi_of(40, 60))
+    canvas = preparation.on_canvas(noise(70, 90, 3))
+    region, place = preparation.region(70, 90), preparation.place(70, 90)
+    rows, columns = (slice(max(x, 0), max(x, 0) + n) for x, n in zip(place[:2], place[2:], strict=True))
+    shown, looked_at = canvas[rows, columns], region[rows, columns]
+    assert (shown[~looked_at] == FILL).all()
+    assert (shown[looked_at] != FILL).any(axis=-1).mean() > 0.9
+
+
+def test_images_of_the_canvass_size_are_kept_bit_by_bit():
+    for resize in RESIZES:
+        preparation = Preparation((32, 40), resize, (2, 2), 0.25)
+        image = noise(*preparation.canvas, 3)
+        np.testing.assert_array_equal(preparation.on_canvas(image), image)
+
+
+@MANY
+@given(
+    seed=st.integers(0, 999),
+    size=st.tuples(*[st.integers(1, 20)] * 2),
+    wanted=st.tuples(*[st.integers(1, 20)] * 2),
+)
+def test_masks_are_reduced_to_the_pixels_that_they_touch(seed, size, wanted):
+    mask = np.random.default_rng(seed).random(size) < 0.2
+    expected = np.zeros(wanted, bool)
+    for y, x in np.argwhere(mask):
+        # In whole numbers: from y / H to (y + 1) / H, in h-ths.
+        rows, columns = (
+            slice(at * to // side, -(-(at + 1) * to // side))
+            for at, side, to in zip((y, x), size, wanted, strict=True)
+        )
+        expected[rows, columns] = True
+    np.testing.assert_array_equal(reduced_mask(mask, wanted), expected)
+    np.testing.assert_array_equal(reduced_mask(mask[None], wanted)[0], expected)
+
+
+def test_a_size_is_a_preparation_that_squashes():
+    assert as_preparation(32).size == (32, 32)
+    assert as_preparation((32, 48)).size == (32, 48)
+    preparation = Preparation((8, 8))
+    assert as_preparation(preparation) is preparation
+    assert not preparation.masked
+    assert Preparation((8, 8), "pad").masked
+    image = noise(20, 30, 3)
+    expected = tf.image.resize(image[None].astype(np.float32), [8, 8], antialias=True)[0]
+    np.testing.assert_array_equal(preparation.apply(image)[0], np.round(expected))
