@@ -172,7 +172,8 @@ class Preparation:
     @property
     def common(self) -> tuple[int, int]:
         """Rows and columns that tiles beside each other have in common."""
-        return tuple(round(self.overlap * side) for side in self.size)
+        # No pixel is in three tiles of a row or column.
+        return tuple(min(round(self.overlap * side), side // 2) for side in self.size)
 
     @property
     def corners(self) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -207,6 +207,7 @@ def test_a_map_is_zero_where_the_image_was_cut_off():
     tiles=st.tuples(*[st.integers(1, 4)] * 2),
     overlap=st.floats(0.0, 0.5),
 )
+@example(size=(11, 35), tiles=(3, 3), overlap=0.5)  # half of it, rounded up, twice
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_tiles_put_together_are_the_canvas(kind, size, tiles, overlap):
     preparation = Preparation(size, tiles=tiles, overlap=overlap)
