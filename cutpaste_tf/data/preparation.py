@@ -252,11 +252,11 @@ class Preparation:
         scales = height / place.height, width / place.width
         first = [-min(place.top, 0) * scales[0], -min(place.left, 0) * scales[1]]
         own = np.zeros([height, width], np.float32)
+        firsts = [min(round(x), side - 1) for x, side in zip(first, (height, width), strict=True)]
+        lasts = (round(x + of * by) for x, of, by in zip(first, shown.shape, scales, strict=True))
+        # A pixel at least, however little of it is shown.
         rows, columns = (
-            slice(round(start), min(side, round(start + of * scale)))
-            for start, side, of, scale in zip(
-                first, (height, width), shown.shape, scales, strict=True
-            )
+            slice(start, max(start + 1, stop)) for start, stop in zip(firsts, lasts, strict=True)
         )
         target = own[rows, columns]
         with tf.device("/CPU:0"):

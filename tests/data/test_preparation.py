@@ -201,6 +201,16 @@ def test_a_map_is_zero_where_the_image_was_cut_off():
     assert not found[:, 75:].any()
 
 
+@pytest.mark.parametrize("size", [(1, 100), (100, 1), (1, 1), (2, 90)])
+@pytest.mark.parametrize("resize", RESIZES)
+def test_an_image_of_a_line_has_a_map(size, resize):
+    preparation = Preparation((32, 40), resize)
+    assert preparation.apply(noise(*size, 3)).shape == (1, 32, 40, 3)
+    found = preparation.to_image(np.ones([32, 40], np.float32), *size)
+    assert found.shape == size
+    assert 0.0 < found.max() <= 1.0
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     size=st.tuples(*[st.integers(8, 40)] * 2),
