@@ -79,6 +79,8 @@ def _on_canvas(images, preparation, portable):
     # Nothing else in the graph knows the numbers of pixels, and there may be no images.
     ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
     places = [ones, canvas, *_place(ones, preparation)]
+    if preparation.roi is not None:
+        x = ops.where(_own_region(preparation.roi, ones), x, float(FILL))
     if preparation.resize == "squash" and not portable:
         x = ops.image.resize(x, canvas, antialias=True)
     else:
@@ -140,12 +142,25 @@ def _region(roi, canvas, firsts, lengths):
     """The region of interest on the canvas, bool [H', W']."""
     matrices = []
     for side, first, length, count in zip(canvas, firsts, lengths, roi.shape, strict=True):
-        at = ops.floor(ops.subtract(_middles(side), first) / length * count)
+        at = ops.floor(ops.subtract(_middles(side), first) * count / length)
         at = ops.clip(at, 0.0, count - 1.0)
         matrices.append(ops.cast(ops.equal(at, np.arange(count, dtype=np.float32)), "float32"))
     rows, columns = matrices
     inside = _constant(roi.astype(np.float32), "region_of_interest")(rows)
     return ops.matmul(inside, ops.transpose(columns)) > 0.5
+
+
+def _own_region(roi, ones):
+    """`Preparation.own_region`, bool [H, W, 1]."""
+    rows, columns = (
+        ops.cast(ops.floor((ops.cumsum(axis) - 0.5) * count / ops.sum(axis)), "int32")
+        for axis, count in zip(ones, roi.shape, strict=True)
+    )
+    # Looked up: images are too large for products with matrices that only choose.
+    table = keras.layers.Embedding(*roi.shape, trainable=False, name="own_region_of_interest")
+    table.build([None])
+    table.set_weights([roi.astype(np.float32)])
+    return ops.expand_dims(ops.take(table(rows), columns, axis=1) > 0.5, -1)
 
 
 def _inside(side, first, length):

@@ -105,7 +105,7 @@ class Preparation:
         sides = zip(self.canvas, place[:2], place[2:], self.roi.shape, strict=True)
         # The pixel of the region whose area a canvas pixel's middle is in.
         at = (
-            np.floor((np.arange(side) + 0.5 - first) / length * pixels).clip(0, pixels - 1)
+            np.floor((np.arange(side) + 0.5 - first) * pixels / length).clip(0, pixels - 1)
             for side, first, length, pixels in sides
         )
         return self.roi[np.ix_(*(x.astype(np.int64) for x in at))]
@@ -124,6 +124,9 @@ class Preparation:
     def on_canvas(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image, uint8 [H, W, 3], onto the canvas, uint8."""
         place = self.place(*image.shape[:2])
+        if self.roi is not None:  # Nor has what lies outside a part in pixels at the border.
+            inside = self.own_region(*image.shape[:2])
+            image = np.where(inside[..., None], image, np.uint8(FILL))
         resized = _resizer()(tf.constant(image), tf.constant(place[2:])).numpy()
         if self.resize == "crop":
             top, left = -place.top, -place.left

@@ -176,7 +176,9 @@ def test_a_map_comes_back_to_where_the_image_has_it(preparation, height, width, 
     found = preparation.to_image(on_canvas, height, width)
     assert found.shape == (height, width)
     # Half a pixel of the canvas is lost at a border, and half a pixel of the image to rounding.
-    slack = np.abs(slopes) @ [1 / s + 1 / o for s, o in zip(place[2:], (height, width), strict=True)]
+    slack = np.abs(slopes) @ [
+        1 / s + 1 / o for s, o in zip(place[2:], (height, width), strict=True)
+    ]
     inside = np.outer(
         *(
             (first + shares * side > 0) & (first + shares * side < of)
@@ -278,11 +280,26 @@ def test_a_region_is_where_its_own_mask_would_be(preparation, height, width):
 
 
 @pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("tiles", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("size", [(40, 60), (71, 50), (130, 97), (20, 33)])
+def test_what_lies_outside_the_region_changes_no_bit(resize, tiles, size):
+    preparation = Preparation((32, 40), resize, tiles, 0.25, roi=roi_of(40, 60))
+    image = noise(*size, 3)
+    outside = ~preparation.own_region(*size)
+    other = image.copy()
+    other[outside] = noise(*size, 3, seed=1)[outside]
+    assert (image != other).any()
+    np.testing.assert_array_equal(preparation.apply(image), preparation.apply(other))
+
+
+@pytest.mark.parametrize("resize", RESIZES)
 def test_outside_the_region_images_are_grey(resize):
     preparation = Preparation((32, 40), resize, roi=roi_of(40, 60))
     canvas = preparation.on_canvas(noise(70, 90, 3))
     region, place = preparation.region(70, 90), preparation.place(70, 90)
-    rows, columns = (slice(max(x, 0), max(x, 0) + n) for x, n in zip(place[:2], place[2:], strict=True))
+    rows, columns = (
+        slice(max(x, 0), max(x, 0) + n) for x, n in zip(place[:2], place[2:], strict=True)
+    )
     shown, looked_at = canvas[rows, columns], region[rows, columns]
     assert (shown[~looked_at] == FILL).all()
     assert (shown[looked_at] != FILL).any(axis=-1).mean() > 0.9
