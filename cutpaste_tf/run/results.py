@@ -11,7 +11,7 @@ import numpy as np
 from cutpaste_tf import density as densities
 from cutpaste_tf import machine, metrics
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import Config
+from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import reduced_mask
 from cutpaste_tf.data.split import Split
@@ -212,10 +212,18 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
 
     Raises:
       UserError: if fewer than `density.LEAST_IMAGES` of them are different, if copies are so many
-        that a density of the cross-validation would be of fewer than three different ones, or if a
-        mixture has fewer than two for each component.
+        that a density of the cross-validation would be of fewer than three different ones, if a
+        mixture has fewer than two for each component, if some show nothing of the region of
+        interest, or if tiles that have their own densities are not looked at in all of them alike.
     """
     least, count = densities.LEAST_IMAGES, images.count
+    seen = images.seen.reshape(count, images.preparation.count)
+    if blank := int((~seen.any(axis=1)).sum()):
+        raise UserError(
+            f"--roi={config.roi}: {blank} of {count} normal training images show nothing of it at "
+            f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
+            "region or the size larger, or crop nothing"
+        )
     different = count
     if count >= least:
         different, suffice = _count_different(images)
@@ -233,6 +241,11 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         raise UserError(
             f"--category={config.category}: {told}; at least {least} different ones are needed, "
             "each to be scored by a density of three others"
+        )
+    if config.tile_density == "separate" and (seen != seen[0]).any():
+        raise UserError(
+            "--tile_density=separate: the shapes of the normal training images differ, and so do "
+            "the tiles that show any of them; take --tile_density=shared or --resize=squash"
         )
     for kind in config.density.split(","):
         least = 2 * densities.components(kind)

@@ -141,6 +141,44 @@ def test_four_different_images_at_least_are_trained_on(shown, told, monkeypatch)
         results.check_images(config, images)
 
 
+def many(sizes, preparation):
+    arrays = [np.full([*size, 3], 9 * i, np.uint8) for i, size in enumerate(sizes)]
+    return pipeline.prepare(normal([""] * len(arrays), arrays), preparation)
+
+
+def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
+    config = Config(dataset="textures", category="brick", image_size=32, roi="r.png")
+    roi = np.zeros([400, 400], bool)
+    roi[3, 3] = True
+    images = many([(40, 40)] * 5, Preparation((32, 32), roi=roi))
+    with pytest.raises(UserError, match=r"--roi=r\.png: 5 of 5 normal training images show noth"):
+        results.check_images(config, images)
+    # Or what a crop leaves of some.
+    roi[:, :20] = True
+    config = dataclasses.replace(config, resize="crop")
+    images = many([(40, 40)] * 5 + [(40, 80)], Preparation((32, 32), "crop", roi=roi))
+    with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=crop"):
+        results.check_images(config, images)
+
+
+def test_tiles_with_their_own_densities_are_looked_at_in_all_images_or_in_none():
+    config = Config(
+        dataset="textures",
+        category="brick",
+        image_size=32,
+        resize="pad",
+        tiles=(1, 3),
+        tile_density="separate",
+    )
+    preparation = Preparation.of(config)
+    assert "few" in results.check_images(config, many([(80, 40)] * 5, preparation))
+    images = many([(80, 40)] * 5 + [(40, 80)], preparation)
+    with pytest.raises(UserError, match="--tile_density=separate: the shapes of the normal"):
+        results.check_images(config, images)
+    shared = dataclasses.replace(config, tile_density="shared")
+    assert "few" in results.check_images(shared, images)
+
+
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
     measured = {
         "features": "level7",
