@@ -30,6 +30,19 @@ def build_backbone(settings, *, initial_weights=True):
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
 
+def staged_backbone(size):
+    """Convolutions by the names of a ResNet-18's stages, of strides 4, 8, 16 and 32."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input([*size, 3])
+    x = keras.layers.Conv2D(4, 3, 2, "same", use_bias=False)(x)
+    for number in range(2, 6):
+        x = keras.layers.Conv2D(6, 3, 2, "same", use_bias=False)(x)
+        x = keras.layers.ReLU(name=f"conv{number}_block2_out")(x)
+    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+
+
 def draw_views(batch, image_size, task, seed, settings, region=None):
     """Draws a brightness for each image."""
     from cutpaste_tf.augment import random

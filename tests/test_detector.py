@@ -1,6 +1,7 @@
 """Embedding, scoring, and loading a run."""
 
 import csv
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -22,11 +23,11 @@ from cutpaste_tf import density as densities
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.data.preparation import resize
+from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.localize import patch
+from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 from cutpaste_tf.models.resnet import resnet18
@@ -366,3 +367,213 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     (both / artifacts.PRETRAINED_WEIGHTS).unlink()
     with pytest.raises(UserError, match="pretrained"):
         Detector.load(both)
+
+
+# Tiles and regions of interest.
+
+SHAPE = (32, 64)
+OF_FEATURES = {"maps": "features", "map_levels": "conv2,conv3", "image_score": "both"}
+
+
+def shaped(**changes):
+    values = {"dataset": "folder", "data_dir": "x", "category": "part", "image_size": SHAPE}
+    return Config(**(values | changes))
+
+
+def photographs(count, size=(60, 90), first=0):
+    return [
+        pattern(np.random.default_rng(first + i), max(size))[: size[0], : size[1]]
+        for i in range(count)
+    ]
+
+
+def prepared(arrays, preparation):
+    return pipeline.prepare(normal([""] * len(arrays), arrays), preparation)
+
+
+@pytest.fixture(scope="module")
+def staged():
+    return small.staged_backbone(SHAPE)
+
+
+def tiles_of(arrays, preparation, tile):
+    """A tile of each image, as images of their own."""
+    return [preparation.apply(array)[tile] for array in arrays]
+
+
+@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
+def test_separate_tiles_score_as_runs_on_each_of_them_alone(locations, staged):
+    settings = shaped(**OF_FEATURES, location_density=locations)
+    tiled = dataclasses.replace(settings, tiles=(2, 2), tile_density="separate")
+    preparation, alone = Preparation.of(tiled), Preparation.of(settings)
+    arrays, tests = photographs(24), photographs(5, first=100)
+    sets = [prepared(some, preparation) for some in (arrays, tests)]
+    found = detectors.Evaluator(tiled, staged)(*sets)["pool"]
+    each = [
+        detectors.Evaluator(settings, staged)(
+            *(prepared(tiles_of(some, preparation, tile), alone) for some in (arrays, tests))
+        )["pool"]
+        for tile in range(4)
+    ]
+    close = {"rtol": 2e-3}
+    for kind in ("pooled", "map"):
+        expected = np.max([one.by_kind[kind] for one in each], axis=0)
+        np.testing.assert_allclose(found.by_kind[kind], expected, **close)
+        expected = np.max([one.normal_by_kind[kind] for one in each], axis=0)
+        np.testing.assert_allclose(found.normal_by_kind[kind], expected, **close)
+    for tile, one in enumerate(each):
+        np.testing.assert_allclose(found.maps.small[tile::4], one.maps.small, **close)
+        np.testing.assert_allclose(found.normal_maps.small[tile::4], one.normal_maps.small, **close)
+    # Scored again by what was fitted, as predict does.
+    again = detectors.Evaluator(tiled, staged).score(
+        found.density, sets[1], map_density=found.map_density
+    )
+    np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5)
+
+
+def test_tiles_that_share_densities_are_images_of_which_the_largest_counts(staged):
+    settings = shaped(**OF_FEATURES, location_density="shared")
+    tiled = dataclasses.replace(settings, tiles=(1, 3), location_density="auto")
+    assert tiled.map_locations == "shared"
+    preparation, alone = Preparation.of(tiled), Preparation.of(settings)
+    arrays, tests = photographs(24), photographs(5, first=100)
+    sets = [prepared(some, preparation) for some in (arrays, tests)]
+    found = detectors.Evaluator(tiled, staged)(*sets)["pool"]
+    as_images = [
+        prepared([tile for array in some for tile in preparation.apply(array)], alone)
+        for some in (arrays, tests)
+    ]
+    one = detectors.Evaluator(settings, staged)(*as_images)["pool"]
+    for kind in ("pooled", "map"):
+        expected = one.by_kind[kind].reshape(5, 3).max(axis=1)
+        np.testing.assert_allclose(found.by_kind[kind], expected, rtol=1e-4)
+    np.testing.assert_allclose(found.maps.small, one.maps.small, rtol=1e-4)
+    # Cross-validated, all tiles of an image are held out together.
+    features = one.normal_features.reshape(24, 3, -1)
+    for part in densities.held_out_parts(24)[:2]:
+        others = np.setdiff1d(np.arange(24), part)
+        fitted = densities.make("gde").fit(features[others].reshape(3 * len(others), -1))
+        scores = fitted.score(features[part].reshape(3 * len(part), -1))
+        expected = scores.reshape(-1, 3).max(axis=1)
+        np.testing.assert_allclose(found.normal_by_kind["pooled"][part], expected, rtol=1e-6)
+        sets = [prepared([arrays[i] for i in some], preparation) for some in (others, part)]
+        without = detectors.Evaluator(tiled, staged)(*sets)["pool"]
+        np.testing.assert_allclose(
+            found.normal_by_kind["map"][part], without.by_kind["map"], rtol=1e-4
+        )
+    # What is usual is of tiles, as what is standardised is.
+    usual = found.map_density.usual
+    parts = np.stack([one.by_kind[kind] for kind in ("pooled", "map")], axis=1)
+    expected = ((parts - usual[:, 0]) / usual[:, 1]).mean(axis=1).reshape(5, 3).max(axis=1)
+    np.testing.assert_allclose(found.by_kind["both"], expected, rtol=1e-3, atol=1e-3)
+
+
+# In a corner, so that of 2x2 tiles some show a little of it, and one nothing.
+ROI = np.zeros([60, 90], bool)
+ROI[5:25, 10:60] = ROI[25:40, 8:20] = True
+
+
+@pytest.mark.parametrize("maps", ["features", "gradcam"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"resize": "pad"},
+        {"resize": "crop"},
+        {"tiles": (2, 2)},
+        {"tiles": (2, 2), "resize": "pad", "tile_density": "separate"},
+    ],
+    ids=lambda shape: "-".join(map(str, shape.values())) or "squash",
+)
+def test_what_lies_outside_the_region_changes_no_bit_of_scores_and_maps(shape, maps, staged):
+    more = OF_FEATURES if maps == "features" else {"maps": "gradcam"}
+    if maps == "gradcam" and "tile_density" in shape:
+        more = {}
+    settings = shaped(**more, **shape, roi="a.png")
+    preparation = Preparation.of(settings, ROI)
+    found = []
+    for noise in (1, 2):  # outside
+        sets = []
+        for arrays in (photographs(12), photographs(4, first=100)):
+            rng = np.random.default_rng(noise)
+            other = [rng.integers(0, 256, a.shape, np.uint8) for a in arrays]
+            arrays = [np.where(ROI[..., None], a, o) for a, o in zip(arrays, other, strict=True)]
+            sets.append(prepared(arrays, preparation))
+        evaluator = detectors.Evaluator(settings, staged)
+        evaluation = evaluator(*sets)["pool"]
+        found.append([evaluation.scores, evaluator.normal_scores(sets[0], evaluation)])
+        if evaluation.maps is not None:
+            read = evaluation.maps.read(range(4))
+            found[-1].append(read)
+            for index, one in enumerate(read):
+                region = sets[1].looked_at(index)
+                assert not one[~region].any()
+                assert one[region].any() or maps == "gradcam"
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.ptp(found[0][0]) > 0
+
+
+@pytest.mark.parametrize("maps", ["features", "none"])
+def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged):
+    more = OF_FEATURES if maps == "features" else {}
+    settings = shaped(**more, tiles=(2, 2), tile_overlap=0.0, roi="a.png")
+    preparation = Preparation.of(settings, ROI)
+    light = [200 + array // 5 for array in photographs(16)]  # other than what is outside
+    train, tests = prepared(light[:12], preparation), prepared(light[12:], preparation)
+    assert train.seen.reshape(12, 4).tolist() == [[True, True, True, False]] * 12
+    found = detectors.Evaluator(settings, staged)(train, tests)["pool"]
+    features = detectors.Embedder(staged)(train)["pool"].reshape(12, 4, -1)
+    fitted = densities.make("gde").fit(features[:, :3].reshape(36, -1))
+    tested = detectors.Embedder(staged)(tests)["pool"]
+    scores = fitted.score(tested).reshape(4, 4)
+    expected = scores[:, :3].max(axis=1)
+    pooled = found.by_kind["pooled"] if maps == "features" else found.scores
+    np.testing.assert_allclose(pooled, expected, rtol=1e-5)
+    # Of some it would have been the largest.
+    assert (scores[:, 3] > expected).any()
+    cross_validated = detectors.Evaluator(settings, staged).normal_scores(train, found)
+    assert cross_validated.shape == (12,)
+    assert np.isfinite(cross_validated).all()
+    if maps == "features":
+        small_maps = found.maps.small.reshape(4, 4, *found.maps.small.shape[1:])
+        assert not small_maps[:, 3].any()
+        np.testing.assert_array_equal(found.by_kind["map"], small_maps.max(axis=(1, 2, 3)))
+        # Places without any of the region are not fitted to either.
+        normal_maps = found.normal_maps.small.reshape(12, 4, *small_maps.shape[2:])
+        places = train.places(small_maps.shape[2:]).reshape(normal_maps.shape)
+        assert ((normal_maps > 0) == places).all()
+
+
+def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
+    settings = shaped(maps="gradcam", resize="pad", image_size=(64, 64))
+    staged = small.staged_backbone((64, 64))
+    train = prepared(photographs(12), Preparation.of(settings))
+    fitted = detectors.Evaluator(settings, staged)(train, train)["pool"]
+    sizes = [(60, 90), (90, 60), (40, 40), (20, 90)]
+    detector = Detector(settings, staged, fitted.density)
+    arrays = [photographs(1, size)[0] for size in sizes]
+    found = detector.evaluate(arrays, maps=True)
+    for index, (size, one) in enumerate(zip(sizes, found.maps.read(range(4)), strict=True)):
+        region = detector.preparation.region(*size)
+        assert not one[~region].any()
+        alone = detector.evaluate([arrays[index]], maps=True)
+        np.testing.assert_allclose(alone.maps.read([0])[0], one, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(alone.scores, found.scores[index], rtol=1e-5)
+        part = found.maps.subset(np.array([index]))
+        np.testing.assert_array_equal(part.read([0])[0], one)
+
+
+def test_maps_of_tiles_are_put_together():
+    preparation = Preparation((8, 8), tiles=(2, 3), overlap=0.25)
+    rng = np.random.default_rng(0)
+    small_maps = rng.random([2 * 6, 4, 4]).astype(np.float32)
+    images = pipeline.Images(2, preparation, None, None, np.array([[50, 60], [30, 20]]))
+    maps = detectors.Maps(small_maps, lambda part: upsample.bilinear(part, (8, 8)), images)
+    assert len(maps) == 2
+    large = upsample.bilinear(small_maps, (8, 8)).numpy()
+    np.testing.assert_allclose(maps.read([0, 1]), preparation.join(large), rtol=1e-6)
+    np.testing.assert_allclose(maps.read([1])[0], preparation.join(large[6:])[0], rtol=1e-6)
+    both = maps.joined(maps)
+    assert len(both) == 4
+    np.testing.assert_array_equal(both.read([3])[0], maps.read([1])[0])
