@@ -254,6 +254,7 @@ class Evaluator:
             return densities.make(self._config.main_density).fit(features)
         statistics = densities.GaussianStatistics(self._apart, features.shape[1])
         statistics.update(features.reshape(-1, self._apart, features.shape[1]))
+        densities.check_variation(statistics.vary)
         return statistics.fit()
 
     def _score_inputs(self, density, features):

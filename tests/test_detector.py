@@ -545,6 +545,16 @@ def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged
         assert ((normal_maps > 0) == places).all()
 
 
+def test_separate_densities_of_features_that_are_all_the_same_are_refused(staged):
+    settings = shaped(tiles=(1, 2), tile_density="separate")
+    collapsed = small.staged_backbone(SHAPE)
+    collapsed.set_weights([0.0 * w for w in collapsed.get_weights()])
+    images = prepared(photographs(8), Preparation.of(settings))
+    assert np.isfinite(detectors.Evaluator(settings, staged)(images, images)["pool"].scores).all()
+    with pytest.raises(UserError, match="are the same but for rounding"):
+        detectors.Evaluator(settings, collapsed)(images, images)
+
+
 def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
     settings = shaped(maps="gradcam", resize="pad", image_size=(64, 64))
     staged = small.staged_backbone((64, 64))
