@@ -1,15 +1,17 @@
 """The tf.data pipelines."""
 
 import dataclasses
+import itertools
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_mvtec
+from conftest import make_mvtec, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.data.preparation import Preparation, resize
+from cutpaste_tf.data.preparation import Preparation, reduced_mask, resize
 from cutpaste_tf.data.split import Split, normal
 
 
@@ -136,3 +138,104 @@ def test_columns_of_a_split_must_be_as_long():
     with pytest.raises(ValueError, match="same length"):
         dataclasses.replace(split, labels=np.zeros(2))
     assert isinstance(split, Split)
+
+
+# A region of which a tile of 2x2 shows nothing, another a little.
+ROI = np.zeros([60, 90], bool)
+ROI[5:25, 10:60] = ROI[25:40, 8:20] = True
+SHAPED = {
+    "tiles": Preparation((32, 40), tiles=(2, 2), overlap=0.25),
+    "region": Preparation((32, 40), roi=ROI),
+    "padded tiles": Preparation((32, 40), "pad", (1, 3)),
+    "cropped tiles with a region": Preparation((32, 40), "crop", (2, 2), 0.0, roi=ROI),
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Files of several sizes."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    sizes = [(60, 90), (90, 60), (60, 90), (120, 180), (41, 73)]
+    arrays = [pattern(rng, max(size))[: size[0], : size[1]] for size in sizes]
+    paths = [str(write_image(folder / f"{i}.png", array)) for i, array in enumerate(arrays)]
+    return normal(paths, paths), arrays
+
+
+@pytest.mark.parametrize("shape", SHAPED)
+def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
+    (_, arrays), preparation = photographs, SHAPED[shape]
+    images = pipeline.of_arrays(arrays, preparation)
+    assert (images.inputs, images.size) == (5 * preparation.count, (32, 40))
+    if not preparation.masked:
+        assert images.regions is None
+        assert images.places((4, 5)) is None
+        assert images.looked_at(0) is None
+        assert images.seen.all()
+        return
+    cut = [preparation.cut(preparation.region(*array.shape[:2])) for array in arrays]
+    expected = np.concatenate(cut)
+    numbers = tf.constant([3, 0, len(expected) - 1, 3], tf.int64)
+    found = images.regions_of(numbers)
+    np.testing.assert_array_equal(found, expected[numbers.numpy()])
+    np.testing.assert_array_equal(tf.function(images.regions_of)(numbers), found)
+    np.testing.assert_array_equal(images.seen, expected.any(axis=(1, 2)))
+    places = images.places((5, 3))
+    for one, region in zip(places, expected, strict=True):
+        np.testing.assert_array_equal(one, reduced_mask(region, (5, 3)))
+    for index in range(5):
+        np.testing.assert_array_equal(
+            images.looked_at(index), preparation.region(*arrays[index].shape[:2])
+        )
+    # Of none there is nothing.
+    nothing = images.subset([])
+    assert nothing.seen.shape == (0,)
+    assert nothing.places((5, 3)).shape == (0, 5, 3)
+    assert list(pipeline.evaluation_batches(nothing, 4)) == []
+    assert nothing.canvases([]).shape == (0, *preparation.canvas, 3)
+
+
+def test_a_tile_without_any_region_is_not_trained_on(photographs):
+    _, arrays = photographs
+    images = pipeline.of_arrays(arrays, SHAPED["cropped tiles with a region"])
+    usable = np.flatnonzero(images.seen)
+    assert 0 < len(usable) < images.inputs
+    stored = images.stored.numpy()
+    drawn = []
+    batches = pipeline.training_batches(images, 2, seed=0).take(len(usable))
+    for _, batch, region in batches.as_numpy_iterator():
+        assert region.any(axis=(1, 2)).all()
+        drawn += [int(np.flatnonzero((stored == one).all(axis=(1, 2, 3)))[0]) for one in batch]
+    # Every other one as often as any.
+    assert sorted(drawn) == sorted(2 * usable.tolist())
+    later = pipeline.training_batches(images, 2, seed=0, start=5).take(4)
+    again = pipeline.training_batches(images, 2, seed=0).skip(5).take(4)
+    for one, other in zip(later, again, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_work_is_done_in_order_ahead_and_no_further():
+    begun, gate = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number == 0:
+            gate.wait(10)
+        return -number
+
+    found = pipeline.in_order(work, itertools.count(), ahead=3, workers=2)
+    threading.Timer(0.05, gate.set).start()
+    assert [next(found) for _ in range(5)] == [0, -1, -2, -3, -4]
+    assert max(begun) <= 4 + 3 + 1
+    found.close()  # though there is no end to the items
+
+    def fail(number):
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    found = pipeline.in_order(fail, range(9), workers=3)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(KeyError):
+        next(found)
+    assert list(pipeline.in_order(abs, [])) == []
