@@ -68,8 +68,8 @@ class Images:
                 return tf.gather(self.stored, numbers)
         tiles = self.preparation.count
 
-        def tile(path, k):
-            return self.preparation.read(os.fsdecode(path))[k]
+        def tile(path, k):  # bytes in a graph, an array of them eagerly
+            return self.preparation.read(os.fsdecode(np.asarray(path).item()))[k]
 
         def one(number):
             path = tf.gather(self.paths, number // tiles)

@@ -162,6 +162,38 @@ def photographs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("shape", SHAPED)
+def test_what_does_not_fit_into_memory_is_read_as_what_does(shape, photographs, monkeypatch):
+    (split, arrays), preparation = photographs, SHAPED[shape]
+    kept = pipeline.prepare(split, preparation)
+    in_memory = pipeline.of_arrays(arrays, preparation)
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 0)
+    streamed = pipeline.prepare(split, preparation)
+    assert kept.paths is None
+    assert streamed.stored is None
+    sets = (kept, streamed, in_memory)
+    np.testing.assert_array_equal(*(images.sizes for images in sets[:2]))
+    for batches in zip(*(pipeline.training_batches(x, 3, 0).take(5) for x in sets), strict=True):
+        assert len(batches[0]) == 2 + preparation.masked
+        for one, *others in zip(*batches, strict=True):
+            for other in others:
+                np.testing.assert_array_equal(one, other)
+    expected = np.concatenate([preparation.apply(array) for array in arrays])
+    for images in sets:
+        batches = [batch.numpy() for batch in pipeline.evaluation_batches(images, 4)]
+        assert {len(batch) for batch in batches[:-1]} <= {4}
+        np.testing.assert_array_equal(np.concatenate(batches), expected)
+        canvases = images.canvases([3, 1])
+        np.testing.assert_array_equal(canvases[1], preparation.on_canvas(arrays[1]))
+        part = images.subset([4, 0])
+        assert part.own_size(0) == (41, 73)
+        np.testing.assert_array_equal(part.canvases([0])[0], preparation.on_canvas(arrays[4]))
+        np.testing.assert_array_equal(
+            np.concatenate(list(pipeline.evaluation_batches(part, 100))),
+            np.concatenate([preparation.apply(arrays[i]) for i in (4, 0)]),
+        )
+
+
+@pytest.mark.parametrize("shape", SHAPED)
 def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
     (_, arrays), preparation = photographs, SHAPED[shape]
     images = pipeline.of_arrays(arrays, preparation)
