@@ -104,11 +104,14 @@ class Images:
         if not self.preparation.masked:
             return None
         sizes = [self.own_size(index) for index in range(self.count)]
-        different = {size: number for number, size in enumerate(dict.fromkeys(sizes))}
+        places = [self.preparation.place(*size) for size in sizes]
+        # Of thousands of sizes not many lie differently.
+        different = dict(zip(places, sizes, strict=True))
         regions = np.zeros([len(different), self.preparation.count, *self.size], bool)
-        for size, number in different.items():
+        for number, size in enumerate(different.values()):
             regions[number] = self.preparation.cut(self.preparation.region(*size))
-        return regions, np.array([different[size] for size in sizes], np.int64)
+        numbers = {place: number for number, place in enumerate(different)}
+        return regions, np.array([numbers[place] for place in places], np.int64)
 
     @functools.cached_property
     def seen(self) -> np.ndarray:

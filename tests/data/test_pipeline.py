@@ -246,6 +246,15 @@ def test_a_tile_without_any_region_is_not_trained_on(photographs):
             np.testing.assert_array_equal(a, b)
 
 
+def test_sizes_that_lie_alike_on_the_canvas_have_a_region_in_common(photographs):
+    _, arrays = photographs
+    images = pipeline.of_arrays(arrays, SHAPED["padded tiles"])
+    regions, which = images.regions
+    # 60x90 and 120x180 become the same.
+    assert which.tolist() == [0, 1, 0, 0, 2]
+    assert len(regions) == 3
+
+
 def test_work_is_done_in_order_ahead_and_no_further():
     begun, gate = [], threading.Event()
 
