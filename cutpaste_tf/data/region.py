@@ -14,7 +14,8 @@ from cutpaste_tf.errors import UserError
 _SIDE = 256  # pixels of the frame in which a background is looked for
 _IMAGES = 100  # training images, at most, that it is looked for in
 # A pixel of a fixed background differs by no more levels of 256 from one image to another (its
-# standard deviation), nor from the pixel beside it.
+# standard deviation), nor from the pixel beside it; and from the mean in no image by four times
+# that, as where an object lies in a single one.
 _LEVELS = 8.0
 _MARGIN = 5  # pixels of the frame around the rest
 
@@ -59,8 +60,9 @@ def without_background(images: np.ndarray) -> np.ndarray | None:
       images' border; None where those are less than a twentieth of all, or nearly all.
     """
     values = images.astype(np.float32)
-    steady = values.std(axis=0).max(axis=-1) <= _LEVELS
-    mean = values.mean(axis=0)
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    furthest = np.abs(values - mean).max(axis=0)
+    steady = ((deviation <= _LEVELS) & (furthest <= 4.0 * _LEVELS)).all(axis=-1)
     steps = [np.abs(np.gradient(mean, axis=axis)).max(axis=-1) for axis in (0, 1)]
     labels, _ = scipy.ndimage.label(steady & (np.maximum(*steps) <= _LEVELS))
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])

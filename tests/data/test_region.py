@@ -43,6 +43,13 @@ def test_an_object_that_moves_leaves_the_background_around_where_it_is(noise, li
     assert found.dtype == bool
 
 
+def test_where_an_object_lies_in_a_single_image_is_looked_at():
+    objects = discs([(50, 50)] * 59 + [(90, 90)], 15)
+    found = region.without_background(scene(objects, light=150.0))
+    assert found[objects[-1]].all()
+    assert not found[:25].any()
+
+
 def test_the_plain_inside_of_an_object_belongs_to_it():
     objects = discs([(64, 64)] * 20, 40)
     found = region.without_background(scene(objects))
