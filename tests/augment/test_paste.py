@@ -567,3 +567,81 @@ def test_write_leaves_its_input_alone():
     before = images.numpy()
     paste.write(images.value(), [(0, edit_of([[0], [0]], [[[9.0] * 3]] * 2))])
     assert np.array_equal(images, before)
+
+
+def regions(size):
+    """A strip at a border, a disc, two spots and a single pixel."""
+    rows, columns = np.indices(size)
+    strip, spots, pixel = np.zeros([3, *size], bool)
+    strip[:, :5] = True
+    spots[3:6, 4:8] = spots[-9:-2, -12:-4] = True
+    pixel[size[0] // 2, size[1] // 3] = True
+    disc = np.hypot(rows - size[0] / 2, columns - size[1] / 2) < min(size) / 3
+    return np.stack([strip, disc, spots, pixel])
+
+
+def test_pixels_of_regions_are_counted_up_to_each():
+    region = regions((40, 56))
+    counts = paste.count_pixels(tf.constant(region)).numpy()
+    assert counts.dtype == np.int32
+    np.testing.assert_array_equal(counts, np.cumsum(region.reshape(4, -1), axis=1))
+
+
+@pytest.mark.parametrize("scar", [False, True])
+@FEW
+@given(seed=SEEDS, size=SIZES)
+def test_patches_are_moved_around_pixels_of_their_own_images_regions(scar, seed, size):
+    region = np.repeat(regions(size), 8, axis=0)
+    seed = tf.constant(seed)
+    sample = paste.sample_scar if scar else paste.sample_patch
+    patch = sample(len(region), size, seed)
+    moved = paste.move_into(patch, paste.count_pixels(tf.constant(region)), size, seed)
+    for name in ("height", "width", "angle", "box_height", "box_width"):
+        assert getattr(moved, name) is getattr(patch, name)
+    moved = moved._replace(angle=tf.zeros([len(region)]))
+    moved = {name: value.numpy() for name, value in moved._asdict().items()}
+    for image in range(len(region)):
+        p = {name: int(value[image]) for name, value in moved.items()}
+        for place, box in (("source", ""), ("target", "box_")):
+            y, x = p[f"{place}_y"], p[f"{place}_x"]
+            height, width = p[f"{box}height"], p[f"{box}width"]
+            assert 0 <= y <= size[0] - height
+            assert 0 <= x <= size[1] - width
+            assert region[image, y : y + height, x : x + width].any()
+            # Its middle is of the region, but where the border is in the way.
+            free = 0 < y < size[0] - height and 0 < x < size[1] - width
+            assert region[image, y + height // 2, x + width // 2] or not free
+
+
+def test_all_pixels_of_a_region_are_as_likely():
+    size, region = (32, 32), np.zeros([32, 32], bool)
+    region[14:17, 10:14] = region[20, 20] = True
+    counts = paste.count_pixels(tf.constant(np.repeat(region[None], DRAWS, axis=0)))
+    patch = paste.sample_patch(DRAWS, size, SEED, (0.01, 0.02))
+    moved = paste.move_into(patch, counts, size, SEED)
+    found = []
+    for place, box in (("source", ""), ("target", "box_")):
+        p = {name: value.numpy() for name, value in moved._asdict().items() if name != "angle"}
+        rows = p[f"{place}_y"] + p[f"{box}height"] // 2
+        columns = p[f"{place}_x"] + p[f"{box}width"] // 2
+        found.append(rows * 32 + columns)
+        values, times = np.unique(found[-1], return_counts=True)
+        assert values.tolist() == np.flatnonzero(region).tolist()
+        assert stats.chisquare(times).pvalue > 1e-3
+    reference.assert_unrelated(*found)  # where it is cut and where it is pasted
+
+
+def test_patches_move_in_a_graph_of_any_batch_as_they_do_eagerly():
+    region = tf.constant(regions((40, 56)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 40, 56], tf.bool)])
+    def moved(region):
+        patch = paste.sample_patch(tf.shape(region)[0], (40, 56), SEED)
+        patch = paste.move_into(patch, paste.count_pixels(region), (40, 56), SEED)
+        return patch._replace(angle=tf.zeros([0]))
+
+    patch = paste.sample_patch(4, (40, 56), SEED)
+    patch = paste.move_into(patch, paste.count_pixels(region), (40, 56), SEED)
+    for name, value in moved(region)._asdict().items():
+        if name != "angle":
+            np.testing.assert_array_equal(value, getattr(patch, name))

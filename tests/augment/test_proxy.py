@@ -516,3 +516,78 @@ def test_unknown_height_is_refused():
         compiled.get_concrete_function(
             tf.TensorSpec([None, None, 32, 3], tf.float32), tf.TensorSpec([2], tf.int32)
         )
+
+
+def masked_views(images, region, task, settings=STILL, seed=SEED, **options):
+    size = tuple(region.shape[1:])
+    drawn = proxy.draw_views(len(images), size, task, seed, settings, tf.constant(region))
+    views, labels = proxy.apply_views(tf.constant(images), drawn, task, settings, **options)
+    assert labels.numpy().tolist() == np.repeat(np.arange(CLASSES[task]), len(images)).tolist()
+    return by_class(views, task)
+
+
+def two_regions(count, size):
+    """In turn a disc in the middle and a strip at the side."""
+    rows, columns = np.indices(size)
+    disc = np.hypot(rows - size[0] / 2, columns - size[1] / 2) < min(size) / 4
+    return np.stack([disc, columns < 8] * (count // 2))
+
+
+@pytest.mark.parametrize("settings", [AUGMENTED, STILL], ids=["augmented", "still"])
+@pytest.mark.parametrize("task", sorted(set(CLASSES) - {"rotation"}))
+def test_every_edit_changes_the_region_and_nothing_else(task, settings):
+    images, region = noise(24, 64, 80, 3), two_regions(24, (64, 80))
+    images[..., 0] *= 0.5
+    views = masked_views(images, region, task, settings)
+    for label in range(1, len(views)):
+        differs = (views[label] != views[0]).any(-1)
+        assert not (differs & ~region).any()
+        assert differs.any(axis=(1, 2)).all()
+    if settings is STILL:
+        np.testing.assert_array_equal(views[0], images)
+
+
+@pytest.mark.parametrize("task", ["cutpaste_3way", "cutpaste_union", "scar", "rotation"])
+def test_what_lies_outside_the_region_is_in_no_view_of_it(task):
+    """As images are made: grey there."""
+    size = (64, 64)
+    region = two_regions(8, size)
+    first, other = noise(8, *size, 3), noise(8, *size, 3)[::-1]
+    views = []
+    for outside in (first, other):
+        images = np.where(region[..., None], first, outside)
+        images[~region] = 0.5  # as `Preparation` leaves them
+        views.append(masked_views(images, region, task, AUGMENTED))
+    np.testing.assert_array_equal(*views)
+    # Without translation they are grey there in all views.
+    still = masked_views(images, region, task)
+    if task != "rotation":
+        assert (still[:, ~region] == 0.5).all()
+        return
+    for label in range(4):
+        np.testing.assert_array_equal(still[label], np.rot90(images, label, axes=(1, 2)))
+
+
+@pytest.mark.parametrize("task", ["cutpaste_3way", "cutout"])
+def test_views_of_regions_are_the_same_compiled_and_of_the_seed(task):
+    images, region = noise(6, 48, 48, 3), two_regions(6, (48, 48))
+    views = masked_views(images, region, task, AUGMENTED)
+    compiled = masked_views(images, region, task, AUGMENTED, jit_compile=True)
+    np.testing.assert_allclose(views, compiled, atol=1e-6)
+    again = masked_views(images, region, task, AUGMENTED)
+    np.testing.assert_array_equal(views, again)
+    other = masked_views(images, region, task, AUGMENTED, seed=tf.constant([6, 29]))
+    assert (views != other).any()
+
+
+def test_a_region_of_everything_edits_the_whole_image_as_none_does():
+    images = np.repeat(noise(1, 32, 32, 3), 600, axis=0)
+    views = masked_views(images, np.ones([600, 32, 32], bool), "cutpaste_3way")
+    for image in range(5):
+        one = views[:, image]
+        assert is_cutpaste(changed(one, 1))
+        assert is_scar(changed(one, 2))
+    for label in (1, 2):
+        covered = (views[label] != views[0]).any(-1).sum(0)
+        quarters = covered.reshape(2, 16, 2, 16).sum((1, 3))
+        np.testing.assert_allclose(quarters / quarters.mean(), 1.0, atol=0.15)

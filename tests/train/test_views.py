@@ -8,6 +8,9 @@ import tensorflow as tf
 from training import config, largest_difference, trained
 
 from cutpaste_tf.augment import proxy
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.preparation import FILL, Preparation
+from cutpaste_tf.data.split import normal
 from cutpaste_tf.train import views as step_views
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
@@ -77,3 +80,79 @@ def test_view_settings_come_from_the_flags():
     settings = step_views.view_settings(config(jitter=0.2, area_ratio=(0.1, 0.2), translation=0.3))
     assert (settings.jitter, settings.area_ratio, settings.translation) == (0.2, (0.1, 0.2), 0.3)
     assert dataclasses.is_dataclass(settings)
+
+
+ROI = np.zeros([60, 60], bool)
+ROI[5:25, 5:35] = True  # the first of 2x2 tiles and a little of the second
+MASKED = {
+    "region": {"roi": "a.png", "image_size": (32, 48)},
+    "tiles": {"tiles": (2, 2), "tile_overlap": 0.0, "roi": "a.png", "resize": "pad"},
+}
+
+
+def prepared(settings, seed=0):
+    """Images of two shapes, which differ by the seed outside the region alone."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 256, (60, 60 + 30 * (i % 2), 3), dtype=np.uint8) for i in range(10)]
+    preparation = Preparation.of(settings, ROI if settings.roi != "none" else None)
+    for array in arrays:
+        region = preparation.own_region(*array.shape[:2])
+        if region is not None:
+            rng = np.random.default_rng(seed)
+            array[~region] = rng.integers(0, 256, array.shape, np.uint8)[~region]
+    return pipeline.prepare(normal([""] * 10, arrays), preparation)
+
+
+@pytest.mark.parametrize("shape", MASKED)
+def test_views_of_regions_are_the_same_on_device_and_in_the_pipeline(shape):
+    settings = config(batch_size=4, translation=0.1, **MASKED[shape])
+    images = prepared(settings)
+    views = step_views.device_views(settings)
+    host = dataclasses.replace(settings, augment="pipeline")
+    host = step_views.batches(images, host, 2).take(3)
+    device = step_views.batches(images, settings, 2).take(3)
+    for (host_views, host_labels), drawn in zip(host, device, strict=True):
+        device_views, device_labels = tf.function(views.make)(*drawn)
+        np.testing.assert_allclose(host_views, device_views, atol=1e-6)
+        np.testing.assert_array_equal(host_labels, device_labels)
+        assert device_views.shape == (8, *settings.size, 3)
+        # Nothing is pasted outside.
+        batch, region = drawn[0], drawn[-1]
+        assert region.dtype == tf.bool
+        normals, pasted = device_views[:4].numpy(), device_views[4:].numpy()
+        differs = (normals != pasted).any(-1)
+        assert differs.any(axis=(1, 2)).all()
+        assert not (differs & ~region.numpy()).any()
+        if settings.roi != "none" and settings.resize == "squash":
+            assert (batch.numpy()[~region.numpy()] == FILL).all()
+
+
+@pytest.mark.parametrize("shape", ["region", "tiles"])
+def test_views_have_nothing_of_what_lies_outside_the_region(shape):
+    settings = config(batch_size=4, view_jitter=(0.1, 0.2, 0.3), **MASKED[shape])
+    sets = [step_views.batches(prepared(settings, seed), settings, 0).take(3) for seed in (1, 2)]
+    for one, other in zip(*sets, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_some_rows_of_a_batch_have_their_own_regions():
+    settings = config(task="cutpaste_3way", **MASKED["tiles"])
+    images = prepared(settings)
+    numbers = tf.constant(np.flatnonzero(images.seen)[:6])
+    batch, region = images.read(numbers), images.regions_of(numbers)
+    views, rows = step_views.StepViews(settings), tf.constant([1, 4, 5])
+    drawn = views.draw(3, 6, region)
+    whole, _ = views.make(batch, *drawn)
+    part, _ = views.make(tf.gather(batch, rows), *(tf.gather(x, rows) for x in drawn))
+    expected = tf.gather(tf.reshape(whole, [3, 6, 32, 32, 3]), rows, axis=1)
+    np.testing.assert_array_equal(part, tf.reshape(expected, part.shape))
+
+
+def test_the_gallery_has_no_tile_without_any_region():
+    settings = config(**MASKED["tiles"])
+    images = prepared(settings)
+    assert 0 < images.seen.sum() < images.inputs
+    views = step_views.gallery(images, settings, 99)
+    assert views.shape == (2, images.seen.sum(), 32, 32, 3)
+    assert (views[0] != views[1]).numpy().any(axis=(1, 2, 3)).all()
