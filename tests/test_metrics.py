@@ -51,7 +51,7 @@ def compute(maps, masks, **options):
     return scores.compute(**options)
 
 
-def overlap_curve(maps, masks):
+def overlap_curve(maps, masks, counted=True):
     """False positive rate and mean overlap of the regions at every threshold, by counting."""
     regions = []
     for number, mask in enumerate(masks):
@@ -65,7 +65,7 @@ def overlap_curve(maps, masks):
                 left -= near
                 border += near
             regions.append([maps[number][p] for p in region])
-    normal = maps[~masks]
+    normal = maps[~masks & counted]
     points = [(0.0, 0.0)]
     for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
         overlap = np.mean([np.mean(np.array(r) >= threshold) for r in regions])
@@ -106,6 +106,28 @@ def test_pixel_metrics_against_counting_and_scikit_learn(seed, values, share, li
     ap = sklearn.metrics.average_precision_score(labels, scores)
     assert found["pixel_ap"] == pytest.approx(ap)
     expected = area_by_small_steps(*overlap_curve(maps, masks), limit)
+    assert found["pixel_aupro"] == pytest.approx(expected)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 0.9]))
+def test_pixels_outside_the_region_of_interest_do_not_count(seed, share):
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(0, 5, (3, 7, 6)).astype(np.float32)
+    masks, regions = rng.random((3, 7, 6)) < 0.3, rng.random((3, 7, 6)) < share
+    masks[0, 0, 0], masks[0, 6, 5] = True, False
+    regions[0, 0, 0] = regions[0, 6, 5] = True
+    scores = metrics.PixelScores()
+    for parts in zip(maps, masks, regions, strict=True):
+        scores.add(*parts)
+    found = scores.compute()
+    labels, values = masks[regions], maps[regions]
+    assert found["pixel_auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(labels, values))
+    ap = sklearn.metrics.average_precision_score(labels, values)
+    assert found["pixel_ap"] == pytest.approx(ap)
+    # Of a defect the part inside counts, which may be several.
+    curve = overlap_curve(maps, masks & regions, regions)
+    expected = area_by_small_steps(*curve, 0.3)
     assert found["pixel_aupro"] == pytest.approx(expected)
 
 

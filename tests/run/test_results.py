@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import read_scores
+from conftest import read_scores, write_image
+from PIL import Image
 
 from cutpaste_tf import artifacts, metrics
 from cutpaste_tf import detector as detectors
@@ -108,6 +109,115 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     maps = detectors.Maps(small, lambda part: part, images)
     assert results.pixel_metrics(maps, split, images)["pixel_auroc"] == 1.0
     assert set(results.pixel_metrics(None, split, images).values()) == {None}
+
+
+SIZES = [(64, 128), (128, 64), (160, 160), (64, 192)]
+
+
+def by_pillow(array, size, how=Image.Resampling.BILINEAR):
+    return np.asarray(Image.fromarray(array).resize(size[::-1], how))
+
+
+def brought_by_hand(preparation, one, size):
+    """A map of a 32x32 canvas at an image's own size; what shows nothing of it is zero."""
+    scale = [32 / side for side in size]
+    if preparation.resize == "squash":
+        return by_pillow(one, size)
+    own = np.zeros(size, np.float32)
+    if preparation.resize == "pad":
+        sides = [round(side * min(scale)) for side in size]
+        top, left = ((32 - side) // 2 for side in sides)
+        return by_pillow(one[top : top + sides[0], left : left + sides[1]], size)
+    shown = [round(32 / max(scale))] * 2  # a square in the middle
+    top, left = ((side - part) // 2 for side, part in zip(size, shown, strict=True))
+    own[top : top + shown[0], left : left + shown[1]] = by_pillow(one, shown)
+    return own
+
+
+@pytest.mark.parametrize("with_region", [False, True])
+@pytest.mark.parametrize(
+    ("resize", "tiles"), [("pad", (1, 1)), ("crop", (1, 1)), ("squash", (2, 2)), ("pad", (2, 2))]
+)
+def test_pixels_are_compared_at_the_images_own_sizes(resize, tiles, with_region, tmp_path):
+    rng = np.random.default_rng(0)
+    roi = rng.random([8, 8]) < 0.7 if with_region else None
+    size = (32 // tiles[0], 32 // tiles[1])
+    preparation = Preparation(size, resize, tiles, roi=roi)
+    assert preparation.shows_own_size
+    canvases = rng.random([4, 32, 32]).astype(np.float32)
+    small = np.concatenate([preparation.cut(one) for one in canvases])
+    masks = [None, *(rng.random(size) < 0.01 for size in SIZES[1:])]
+    masks[2] = str(write_image(tmp_path / "mask.png", masks[2].astype(np.uint8) * 255))
+    split = dataclasses.replace(
+        normal([""] * 4, [np.zeros([*size, 3], np.uint8) for size in SIZES]),
+        labels=np.array([0, 1, 1, 1]),
+        masks=masks,
+    )
+    images = pipeline.prepare(split, preparation)
+    maps = detectors.Maps(small, lambda part: part, images)
+    found = results.pixel_metrics(maps, split, images)
+
+    labels, scores = [], []
+    for i, size in enumerate(SIZES):
+        read = maps.read([i])[0]
+        seen = images.looked_at(i)
+        np.testing.assert_allclose(read, canvases[i] if seen is None else canvases[i] * seen)
+        own = brought_by_hand(preparation, read, size)
+        mask = masks[i]
+        mask = np.zeros(size, bool) if mask is None else mask
+        mask = np.asarray(Image.open(mask)) > 0 if isinstance(mask, str) else mask
+        region = np.ones(size, bool)
+        if with_region:
+            region = by_pillow(roi.astype(np.uint8), size, Image.Resampling.NEAREST) > 0
+        labels.append(mask[region])
+        scores.append(own[region])
+    labels, scores = np.concatenate(labels), np.concatenate(scores)
+    auroc = sklearn.metrics.roc_auc_score(labels, scores)
+    assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
+    ap = sklearn.metrics.average_precision_score(labels, scores)
+    assert found["pixel_ap"] == pytest.approx(ap, abs=1e-3)
+
+
+def test_pixels_of_many_large_images_are_compared_at_a_fraction_of_their_sizes(monkeypatch):
+    preparation = Preparation((32, 32), "pad")
+    rng = np.random.default_rng(0)
+    masks = [np.zeros([96, 64], bool) for _ in range(3)]
+    for i, mask in enumerate(masks):
+        mask[10 : 30 + i, 20] = True  # thin lines, which must not be lost
+    split = dataclasses.replace(
+        normal([""] * 3, [np.zeros([96, 64, 3], np.uint8)] * 3), labels=np.ones(3), masks=masks
+    )
+    images = pipeline.prepare(split, preparation)
+    added = []
+    monkeypatch.setattr(metrics.PixelScores, "add", lambda self, *a: added.append(a))
+    monkeypatch.setattr(results, "_MOST_PIXELS", 3 * 96 * 64 / 9)
+    maps = detectors.Maps(rng.random([3, 32, 32]).astype(np.float32), lambda part: part, images)
+    results.pixel_metrics(maps, split, images)
+    for i, (one, mask, region) in enumerate(added):
+        assert one.shape == mask.shape == (32, 21)
+        assert region is None
+        assert np.flatnonzero(mask.any(axis=1)).tolist() == list(range(3, -(-(30 + i) // 3)))
+        assert mask.any(axis=0).sum() == 1
+
+
+def test_squashed_pixels_outside_the_region_are_not_compared():
+    roi = np.zeros([4, 4], bool)
+    roi[:, :2] = True
+    preparation = Preparation((4, 4), roi=roi)
+    mask = np.zeros([8, 8], bool)
+    mask[0, 0] = mask[:, 7] = True  # one defect outside
+    split = dataclasses.replace(
+        normal(["", ""], [np.zeros([8, 8, 3], np.uint8)] * 2),
+        labels=np.array([0, 1]),
+        masks=[None, mask],
+    )
+    small = np.zeros([2, 4, 4], np.float32)
+    small[:, :, 2:] = 9.0
+    small[1, 0, 0] = 1.0
+    images = pipeline.prepare(split, preparation)
+    maps = detectors.Maps(small, lambda part: part, images)
+    found = results.pixel_metrics(maps, split, images)
+    assert found == {"pixel_auroc": 1.0, "pixel_ap": 1.0, "pixel_aupro": 1.0}
 
 
 @pytest.mark.parametrize(
