@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import sklearn.metrics
 import small
 from conftest import (
@@ -574,3 +575,129 @@ def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
     files = sorted(str(path) for path in (dark / "part" / "test").rglob("*.png"))
     found = Detector.load(tmp_path / "dark_runs" / "part" / "seed_0").score(files)
     np.testing.assert_allclose(found, np.array(scores[0], np.float64), rtol=1e-5)
+
+
+def write_photographs(root):
+    """A folder of images of several shapes with masks, and a region of interest."""
+    rng = np.random.default_rng(0)
+    sizes = [(60, 90), (90, 60), (70, 70)]
+
+    def photograph(i):
+        height, width = sizes[i % 3]
+        return pattern(rng, 90)[:height, :width].copy()
+
+    part = root / "data" / "part"
+    for i in range(9):
+        write_image(part / "train" / "good" / f"{i}.png", photograph(i))
+    for i in range(3):
+        write_image(part / "test" / "good" / f"{i}.png", photograph(i))
+        image = photograph(i)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        image[20:35, 20:40], mask[20:35, 20:40] = rng.integers(0, 256, (15, 20, 3)), 255
+        write_image(part / "test" / "hole" / f"{i}.png", image)
+        write_image(part / "ground_truth" / "hole" / f"{i}_mask.png", mask)
+    roi = np.zeros([30, 30], np.uint8)
+    roi[4:24, 3:25] = 255
+    return root / "data", write_image(root / "roi.png", roi)
+
+
+@pytest.fixture
+def staged_backbone(monkeypatch):
+    """Convolutions by the names of a ResNet-18's stages; figures are drawn."""
+    from cutpaste_tf.models import backbone
+
+    def build(settings, *, initial_weights=True):
+        return small.staged_backbone(settings.size)
+
+    monkeypatch.setattr(backbone, "build_backbone", build)
+
+
+SHAPES = {
+    "tiles": ("--tiles=2x2", "--resize=pad", "--maps=features", "--map_levels=conv2,conv3"),
+    "separate tiles": ("--tiles=1x2", "--resize=crop", "--tile_density=separate"),
+    "a region": ("--resize=squash", "--maps=gradcam"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_predictions_of_images_of_any_shape_are_the_runs_scores(
+    shape, staged_backbone, quick_views, tmp_path, capsys
+):
+    from cutpaste_tf import predict
+    from cutpaste_tf.detector import Detector
+
+    data, roi = write_photographs(tmp_path)
+    flags = [*QUICK, "--image_size=32x48", f"--roi={roi}", *SHAPES[shape]]
+    where = ["--dataset=folder", f"--data_dir={data}", f"--workdir={tmp_path / 'runs'}"]
+    assert main.main(["main", *where, *flags]) == 0
+    run_dir = tmp_path / "runs" / "part" / "seed_0"
+    assert "region of interest: 49% of the image" in capsys.readouterr().out
+    results = json.loads((run_dir / "results.json").read_text())
+    assert len(artifacts.read_normal_scores(run_dir)) == 9
+    made = "--tile_density=separate" not in flags
+    for name in ("pixel_auroc", "pixel_aupro", "untrained_pixel_auroc"):
+        assert (results[name] is not None) == made
+    assert {"augmentations.png", "most_and_least_anomalous.png"} <= {
+        path.name for path in (run_dir / "figures").iterdir()
+    }
+    assert main.main(["main", *where, *flags]) == 0
+    assert "finished already" in capsys.readouterr().out
+
+    # Where the region's file was the run does not care.
+    roi.unlink()
+    output = tmp_path / "out"
+    arguments = [f"--run={run_dir}", f"--images={data / 'part' / 'test'}", f"--output={output}"]
+    assert predict.main(["predict", *arguments, *(["--maps"] if made else [])]) == 0
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(
+        [row["score"] for row in rows], scores(tmp_path / "runs"), rtol=1e-4, atol=1e-4
+    )
+    for row in rows if made else ():
+        with Image.open(row["path"]) as image, Image.open(row["map"]) as overlay:
+            assert overlay.size == image.size
+            size = image.size[::-1]
+        own = np.load(row["map"].removesuffix(".png") + ".npy")
+        preparation = Detector.load(run_dir).preparation
+        assert preparation.roi.shape == (30, 30)
+        if preparation.resize == "squash":
+            assert own.shape == preparation.canvas
+            size = own.shape
+        assert own.shape == size
+        region = preparation.own_region(*size)
+        # To the pixel of the canvas.
+        near = scipy.ndimage.binary_dilation(region, np.ones([3, 3]), iterations=2)
+        assert not own[~near].any()
+        assert own[region].any() or "--maps=gradcam" in flags
+    (run_dir / "roi.png").unlink()
+    with pytest.raises(UserError, match=r"roi\.png: there is no such file"):
+        Detector.load(run_dir)
+
+
+def test_a_background_that_is_not_found_leaves_everything_to_look_at(run_here, mvtec, tmp_path):
+    done = run_here(mvtec, tmp_path / "runs", "--roi=auto")
+    assert done.returncode == 0, done.stderr
+    assert "region of interest: no fixed background was found" in done.stdout
+    plain = run_here(mvtec, tmp_path / "plain")
+    assert plain.returncode == 0, plain.stderr
+    assert scores(tmp_path / "runs").shape == scores(tmp_path / "plain").shape
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (None, "there is no such file"),
+        ([], "is black all over"),
+        ([(0, 0)], "8 of 8 normal training images show nothing of it at --image_size=32"),
+    ],
+)
+def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(
+    pixels, message, run_here, mvtec, tmp_path
+):
+    path, mask = tmp_path / "roi.png", np.zeros([99, 99], np.uint8)
+    for pixel in pixels or ():
+        mask[pixel] = 255
+    if pixels is not None:
+        write_image(path, mask)
+    done = run_here(mvtec, tmp_path / "runs", f"--roi={path}")
+    assert_user_error(done, f"--roi={path}: {message}")
+    assert "step" not in done.stdout
