@@ -701,3 +701,7 @@ def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(
     done = run_here(mvtec, tmp_path / "runs", f"--roi={path}")
     assert_user_error(done, f"--roi={path}: {message}")
     assert "step" not in done.stdout
+    write_image(path, 255 - mask)
+    done = run_here(mvtec, tmp_path / "runs", f"--roi={path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "part" / "seed_0" / "results.json").is_file()

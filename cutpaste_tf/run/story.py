@@ -47,7 +47,8 @@ def run(config: Config) -> dict:
     category = data.load(config)
     # What --bit_depth=auto finds is kept in results.json.
     known = dataclasses.replace(config, bit_depth=str(depth.find(config, category.train)))
-    preparation = Preparation.of(known, _region(known, category.train, log))
+    roi = _region(known, category.train, log)
+    preparation = Preparation.of(known, roi)
     train_images = pipeline.prepare(category.train, preparation)
     test_images = pipeline.prepare(category.test, preparation)
     labels = category.test.labels
@@ -59,6 +60,9 @@ def run(config: Config) -> dict:
         log(note)
     if warning := results.check_images(config, train_images):
         log(warning)
+    if roi is not None and leads:  # One that was refused can be mended.
+        with atomic.replacing(run_dir / artifacts.ROI) as temporary:
+            Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
         log("no normal and anomalous test images to tell apart: metrics will be null")
@@ -150,9 +154,6 @@ def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndar
         return None
     told = "no fixed background was found: all" if roi.all() else f"{100 * roi.mean():.0f}%"
     log(f"region of interest: {told} of the image")
-    if workers.leads(config):
-        with atomic.replacing(path) as temporary:
-            Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     return roi
 
 
