@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from cutpaste_tf import artifacts, atomic, locks, workers
-from cutpaste_tf.config import Config, show
+from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.errors import UserError
 
@@ -42,8 +42,8 @@ def run_state(config: Config) -> str:
     if different:
         name = different[0]
         raise UserError(
-            f"{run_dir}: holds a run with --{name}={show(getattr(earlier, name))}, not "
-            f"{show(getattr(config, name))}; name another --workdir or remove it"
+            f"{run_dir}: holds a run with --{name}={shown(earlier, name)}, not "
+            f"{shown(config, name)}; name another --workdir or remove it"
         )
     # A run without all that is asked for is trained, and only to be evaluated again.
     return "finished" if is_fully_evaluated(config) else "interrupted"

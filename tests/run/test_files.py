@@ -91,3 +91,11 @@ def test_a_relative_data_dir_is_kept_as_an_absolute_one(mvtec, tmp_path, monkeyp
     cifar10 = Config(dataset="cifar10", category="cat", workdir="runs")
     files.make_run_dir(cifar10)
     assert Config.load(cifar10.run_dir).data_dir == ""
+
+
+def test_another_runs_setting_is_told_as_its_flag_is_written(tmp_path):
+    config = Config(dataset="textures", category="brick", workdir=str(tmp_path), tiles=(2, 3))
+    files.make_run_dir(config)
+    other = dataclasses.replace(config, tiles=(1, 3))
+    with pytest.raises(UserError, match="holds a run with --tiles=2x3, not 1x3; name another"):
+        files.run_state(other)
