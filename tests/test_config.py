@@ -55,6 +55,18 @@ def test_defaults_of_flags_and_of_the_library_agree():
         ("--steps=1.5", "a whole number"),
         ("--batch_size=none", "a whole number"),
         ("--image_size=8", "from 32 to 4096"),
+        ("--image_size=8x48", "from 32 to 4096, or two, HEIGHTxWIDTH"),
+        ("--image_size=32x48x64", "or two, HEIGHTxWIDTH"),
+        ("--image_size=32x", "or two, HEIGHTxWIDTH"),
+        ("--image_size=32,48", "or two, HEIGHTxWIDTH"),
+        ("--resize=stretch", "one of squash, pad, crop"),
+        ("--tiles=0x2", "ROWSxCOLUMNS, whole numbers from 1 to 64"),
+        ("--tiles=2", "ROWSxCOLUMNS"),
+        ("--tiles=2x65", "from 1 to 64"),
+        ("--tiles=2x2x2", "ROWSxCOLUMNS"),
+        ("--tiles=axb", "ROWSxCOLUMNS"),
+        ("--tile_overlap=0.6", "from 0 to 0.5"),
+        ("--tile_density=both", "one of shared, separate"),
         ("--width=0", "above 0"),
         ("--learning_rate=nan", "a number above 0"),
         ("--learning_rate=inf", "a number above 0"),
@@ -150,6 +162,32 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
         (["--jit_compile", "--distribution=mirrored"], "--jit_compile"),
         (["--mixed_precision", "--distribution=multi_worker"], "--mixed_precision"),
         (["--task=rotation", "--jitter=0.2"], "--jitter=0.2"),
+        (
+            ["--task=rotation", "--image_size=32x48"],
+            "--task=rotation: turns squares; --image_size=32x48 is none",
+        ),
+        (["--image_size=64x24"], "--image_size=64x24"),
+        (["--image_size=64x32", "--scar_length=10,40"], "must fit into --image_size=64x32"),
+        (["--tile_overlap=0.25"], "--tile_overlap=0.25: is of --tiles"),
+        (["--tile_density=separate"], "--tile_density=separate: is of --tiles"),
+        (["--tiles=2x3", "--patch_size=64"], "--tiles=2x3: a patch model takes images whole"),
+        (["--roi=auto", "--patch_size=64"], "--roi=auto: a patch model takes images whole"),
+        (["--resize=pad", "--patch_size=64"], "--resize=pad: a patch model's images are"),
+        (["--roi="], "--roi=: must be none, auto or a mask's file"),
+        (
+            ["--tiles=2x2", "--test_anomalies=square"],
+            "--test_anomalies=square: are made in whole images",
+        ),
+        (["--roi=auto", "--test_anomalies=square"], "leave --tiles, --roi and --resize=pad out"),
+        (["--resize=pad", "--test_anomalies=square"], "leave --tiles, --roi and --resize=pad out"),
+        (["--tiles=2x2", "--tile_density=separate", "--density=kde"], "of separate tiles it is"),
+        (["--tiles=2x2", "--density=gde,kde"], "--density=gde,kde: of tiles there is one"),
+        (
+            ["--tiles=2x2", "--tile_density=separate", "--maps=gradcam"],
+            "--maps=gradcam: is of one density",
+        ),
+        (["--patch_size=64", "--image_size=128x130"], "--dense_stride=4: leaves 2 pixels"),
+        (["--patch_size=48", "--image_size=64x40"], "--patch_size=48: must fit"),
         (["--task=cutout", "--scar_length=10,20"], "--scar_length=10,20"),
         (["--task=scar", "--area_ratio=0.1,0.2"], "--area_ratio=0.1,0.2"),
         (["--dataset=mvtec_ad"], "--data_dir"),
@@ -176,6 +214,25 @@ def test_aligned_objects_have_a_density_for_each_location(tmp_path):
     assert not Config(
         dataset="textures", category="brick", patch_size=64, image_size=256
     ).separate_locations
+
+
+def test_sizes_of_two_sides_and_tiles_are_numbers_between_crosses():
+    (settings,) = parse("--category=brick", "--image_size=64x96", "--tiles=2x3")
+    assert (settings.size, settings.tiles) == ((64, 96), (2, 3))
+    assert settings.input_shape == (64, 96)
+    assert (settings.map_locations, settings.masked) == ("shared", False)
+    assert Config.from_json(settings.to_json()) == settings
+    separate = dataclasses.replace(settings, tile_density="separate", resize="pad")
+    assert (separate.map_locations, separate.masked) == ("nearby", True)
+    (square,) = parse("--category=brick", "--image_size=64")
+    assert square == dataclasses.replace(square, image_size=64)
+    assert square == dataclasses.replace(square, image_size=[64])
+    with pytest.raises(UserError, match="--tiles=2x2x2: must be"):
+        dataclasses.replace(square, tiles=(2, 2, 2))
+    for wrong in ('"2x2"', "[2.5, 2]", "[true, 2]", "2"):
+        text = re.sub(r'"tiles": \[[^\]]*\]', f'"tiles": {wrong}', settings.to_json())
+        with pytest.raises(UserError, match="--tiles="):
+            Config.from_json(text)
 
 
 def test_two_stages_take_the_sum_of_their_steps():
@@ -337,7 +394,7 @@ def test_flagfiles_parse_and_say_how_to_run_them(file):
     runs = flags.parse(["main", f"--flagfile={file}", *extra])
     for name, value in known:
         if name not in ("dataset", "category", "seed"):
-            assert config.show(getattr(runs[0], name)) == value
+            assert config.shown(runs[0], name) == value
 
 
 def test_the_papers_flagfiles_keep_the_papers_settings():
