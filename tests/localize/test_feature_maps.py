@@ -12,6 +12,7 @@ from conftest import pattern
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Embedder, Evaluator
 from cutpaste_tf.localize import feature_maps, patch
@@ -240,3 +241,75 @@ def test_places_become_pixels_without_gain_or_loss():
     large = enlarge(tf.constant(maps)).numpy()
     assert np.unravel_index(large[1].argmax(), (64, 64)) in {(19, 43), (20, 44), (19, 44), (20, 43)}
     assert large[0].max() == 0.0
+
+
+# Half of the first place of a row, so that some places have a few pixels of it, and most none.
+ROI = np.zeros([64, 64], bool)
+ROI[4:20, 12:44] = ROI[30:31, 50] = True
+
+
+def masked(count, first=0, **changes):
+    arrays = [pattern(np.random.default_rng(first + i), 64) for i in range(count)]
+    preparation = Preparation(**({"size": (64, 64), "roi": ROI} | changes))
+    return pipeline.prepare(normal([""] * count, arrays), preparation)
+
+
+@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
+def test_places_that_are_not_looked_at_are_neither_fitted_to_nor_scored(
+    memory, embedder, monkeypatch
+):
+    monkeypatch.setattr(feature_maps, "_HELD", memory)
+    images, tests = masked(40), masked(3, first=100)
+    fit = feature_maps.fit(embedder, images, "shared")
+    _, maps = feature_maps.score(embedder, fit.gaussians, tests)
+    seen = np.zeros([8, 8], bool)
+    seen[0:3, 1:6] = seen[3, 6] = True  # eight pixels a place
+    normals, tested = (
+        np.concatenate([batch["vectors"] for batch in embedder(some)])[:, 0]
+        for some in (images, tests)
+    )
+    expected = distances(normals[:, seen].reshape(-1, 24), tested[:, seen].reshape(-1, 24))
+    np.testing.assert_allclose(maps[:, seen].ravel(), expected, rtol=1e-3)
+    assert not maps[:, ~seen].any()
+    # Nor cross-validated.
+    part = densities.held_out_parts(40)[2]
+    others = np.setdiff1d(np.arange(40), part)
+    expected = distances(*(normals[some][:, seen].reshape(-1, 24) for some in (others, part)))
+    np.testing.assert_allclose(fit.maps[part][:, seen].ravel(), expected, rtol=1e-3)
+    assert not fit.maps[:, ~seen].any()
+
+
+@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
+@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
+def test_separate_tiles_have_gaussians_of_what_each_shows(locations, memory, network, monkeypatch):
+    monkeypatch.setattr(feature_maps, "_HELD", memory)
+    changes = {"tiles": (2, 1), "overlap": 0.0, "roi": None}
+    images, tests = masked(40, **changes), masked(3, first=100, **changes)
+    apart = feature_maps.MapEmbedder(network, "resnet18", LEVELS, apart=2)
+    fit = feature_maps.fit(apart, images, locations)
+    _, maps = feature_maps.score(apart, fit.gaussians, tests)
+    one = feature_maps.MapEmbedder(network, "resnet18", LEVELS)
+    for tile in range(2):
+        sets = []
+        for some in (images, tests):
+            stored = list(some.stored.numpy()[tile::2])
+            sets.append(pipeline.prepare(normal([""] * len(stored), stored), 64))
+        alone = feature_maps.fit(one, sets[0], locations)
+        _, expected = feature_maps.score(one, alone.gaussians, sets[1])
+        np.testing.assert_allclose(maps[tile::2], expected, rtol=2e-3)
+        np.testing.assert_allclose(fit.maps[tile::2], alone.maps, rtol=2e-3)
+
+
+def test_a_tile_that_is_never_looked_at_has_gaussians_and_no_scores(network):
+    changes = {"tiles": (2, 2), "overlap": 0.0, "roi": ROI[:, :32].copy()}
+    changes["roi"][:, 16:] = False  # nothing of the right tiles
+    images = masked(12, **changes)
+    assert images.seen.reshape(12, 4).tolist() == [[True, False, False, False]] * 12
+    apart = feature_maps.MapEmbedder(network, "resnet18", LEVELS, apart=4)
+    fit = feature_maps.fit(apart, images, "shared")
+    _, maps = feature_maps.score(apart, fit.gaussians, images)
+    assert np.isfinite(maps).all()
+    assert maps[::4].any()
+    for tile in range(1, 4):
+        assert not maps[tile::4].any()
+        assert not fit.maps[tile::4].any()
