@@ -136,8 +136,9 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
         anomalous = np.flatnonzero(category.test.labels)
         defects = category.test.subset(anomalous).examples(wanted)
         defects = category.test.subset(anomalous[defects])
-        views = [_pasted(config, _read(normal, config), task) for task in _VIEWS]
-        defects = _read(defects, config)
+        preparation = _preparation(run, config)
+        views = [_pasted(config, _read(normal, preparation), task) for task in _VIEWS]
+        defects = _canvases(_read(defects, preparation))
         for i, image in enumerate(views[0][0]):
             defect = defects[i] if i < len(defects) else None
             rows.append([image, defect, *(pictures[-1][i] for pictures in views)])
@@ -181,11 +182,12 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
         parts = [[], [], []]
         for first in range(0, len(normal), _EMBED_BATCH):
             rows = range(first, min(first + _EMBED_BATCH, len(normal)))
-            views = _pasted(config, _read(normal.subset(rows), config), "cutpaste_3way", first)
+            images = _read(normal.subset(rows), detector.preparation)
+            views = _pasted(config, images, "cutpaste_3way", first)
             for part, pictures in zip(parts, views, strict=True):
                 part.extend(pictures)
         kinds = dict(zip(("normal", "CutPaste", "CutPaste-Scar"), parts, strict=True))
-        kinds["anomaly"] = list(_read(anomalous, config)) if len(anomalous) else []
+        kinds["anomaly"] = list(_canvases(_read(anomalous, detector.preparation)))
         embedded = {
             kind: detector.embed(pipeline.of_arrays(pictures, Preparation(config.size)))
             for kind, pictures in kinds.items()
@@ -221,14 +223,25 @@ def _check_scars(run, config, size):
         raise UserError(f"--run={run}: its images of {size} pixels are too small for scars")
 
 
-def _read(split, config):
-    """Images as a run's network sees them, uint8 [N, H, W, 3]."""
-    from cutpaste_tf.data import pipeline
+def _preparation(run, config):
+    """How a run's images become what its network sees."""
+    from cutpaste_tf.data import decode
     from cutpaste_tf.data.preparation import Preparation
 
-    if not len(split):
-        return []
-    return pipeline.prepare(split, Preparation.of(config)).canvases(range(len(split)))
+    roi = pathlib.Path(run) / artifacts.ROI
+    return Preparation.of(config, decode.read_mask(roi) if roi.is_file() else None)
+
+
+def _read(split, preparation):
+    """Images as a run's network sees them."""
+    from cutpaste_tf.data import pipeline
+
+    return pipeline.prepare(split, preparation)
+
+
+def _canvases(images):
+    """Images whole, uint8 [N, H, W, 3]."""
+    return images.canvases(range(images.count))
 
 
 def _pasted(config, images, task, step=0):
@@ -244,9 +257,12 @@ def _pasted(config, images, task, step=0):
     still = {"translation": 0.0, "view_jitter": (0.0,), "patch_size": 0}
     settings = dataclasses.replace(views.view_settings(config), **still)
     seed = tf.constant([config.seed, step], tf.int32)
-    views, _ = proxy.make_views(tf.constant(images), task, seed, settings)
+    numbers = tf.range(images.count, dtype=tf.int64)
+    region = None if images.regions is None else images.regions_of(numbers)
+    drawn = proxy.draw_views(images.count, images.size, task, seed, settings, region)
+    views, _ = proxy.apply_views(images.read(numbers), drawn, task, settings)
     views = np.round(255.0 * views.numpy()).astype(np.uint8)
-    return views.reshape(len(proxy.TASKS[task]), len(images), *views.shape[1:])
+    return views.reshape(len(proxy.TASKS[task]), images.count, *views.shape[1:])
 
 
 def table(number: str, workdir: str):  # noqa: ANN201
@@ -353,15 +369,15 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
     import numpy as np
 
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.data import pipeline
-    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report import figures
     from cutpaste_tf.train import views
 
     normal = category.train
-    images = pipeline.prepare(normal.subset(normal.spread(count)), Preparation.of(config))
+    images = _read(normal.subset(normal.spread(count)), _preparation(run, config))
     rows = {}
     for task, classes in proxy.TASKS.items():
+        if task == "rotation" and len(set(config.input_shape)) > 1:  # It turns squares.
+            continue
         pictures = views.gallery(images, config, images.count, task)
         for cls, row in zip(classes, pictures.numpy(), strict=True):
             rows.setdefault(cls.name, row)

@@ -6,11 +6,13 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import copy_run
+from conftest import copy_run, write_image
 
-from cutpaste_tf import command, figures
+from cutpaste_tf import artifacts, command, figures
+from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
+from cutpaste_tf.data.preparation import FILL, Preparation
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.errors import UserError
 
@@ -153,3 +155,58 @@ def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
         assert err.startswith("error: ")
         assert err.count("\n") == 1
         assert message in err
+
+
+@pytest.fixture
+def masked_run(finished, tmp_path):
+    """A run of images that are not square, with a region of interest."""
+    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
+    values = json.loads((run_dir / "config.json").read_text())
+    values |= {"image_size": [32, 48], "roi": "a.png", "resize": "pad"}
+    (run_dir / "config.json").write_text(json.dumps(values))
+    roi = np.zeros([32, 32], np.uint8)
+    roi[4:24, 2:20] = 255
+    write_image(run_dir / artifacts.ROI, roi)
+    return str(run_dir), roi > 0
+
+
+def pictures_of(figure):
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+
+
+def test_figures_5_and_2_of_a_run_with_a_region_paste_inside(masked_run):
+    run, roi = masked_run
+    inside = Preparation((32, 48), "pad", roi=roi).region(40, 40)
+    figure = figures.proxy_tasks([run], 2)
+    rows = np.reshape(pictures_of(figure), [-1, 2, 32, 48, 3])
+    assert len(rows) == len({c.name for t in proxy.TASKS.values() for c in t}) - 3  # no rotations
+    for row in rows[1:]:
+        changed = (row != rows[0]).any(-1)
+        assert changed.any(axis=(1, 2)).all()
+        assert not changed[:, ~inside].any()
+    plt.close(figure)
+    figure = figures.proxy_views([run], 2)
+    for normal, _, *views in np.reshape(pictures_of(figure), [2, 6, 32, 48, 3]):
+        for view in views:
+            changed = (view != normal).any(-1)
+            assert changed.any()
+            assert not changed[~inside].any()
+    plt.close(figure)
+
+
+def test_figure_3_of_a_run_with_a_region_embeds_what_the_density_sees(masked_run, monkeypatch):
+    run, _ = masked_run
+    embedded = []
+
+    def embed(self, images):
+        embedded.append(images.stored.numpy())
+        return np.random.default_rng(0).normal(size=[images.count, 4])
+
+    monkeypatch.setattr(Detector, "embed", embed)
+    plt.close(figures.embeddings([run], 2))
+    preparation = Detector.load(run).preparation
+    grey = (preparation.on_canvas(np.zeros([40, 40, 3], np.uint8)) == FILL).all(axis=-1)
+    assert grey.any()
+    assert len(embedded) == 4
+    for images in embedded:
+        assert (images[:, grey] == FILL).all()
