@@ -12,8 +12,10 @@ import pytest
 from conftest import ROOT, assert_user_error, copy_run, pattern, write_image
 from PIL import Image
 
-from cutpaste_tf import artifacts, predict
+from cutpaste_tf import artifacts
 from cutpaste_tf.detector import Detector, Embedder
+from cutpaste_tf.predict import __main__ as predict
+from cutpaste_tf.predict.rows import COLUMNS, Judge, common_root, map_name
 from cutpaste_tf.report.overlay import Scale, overlay
 
 pytestmark = pytest.mark.usefixtures("load_once")
@@ -44,7 +46,7 @@ def rows(output):
         lines = [json.loads(line) for line in file]
     # Both say the same.
     for row, line in zip(table, lines, strict=True):
-        assert list(row) == list(line) == list(predict.COLUMNS)
+        assert list(row) == list(line) == list(COLUMNS)
         for name in ("score", "threshold"):
             assert (float(row[name]) if row[name] else None) == line[name]
         for name in ("path", "verdict", "map", "error"):
@@ -202,12 +204,12 @@ def test_names_of_overlays_do_not_meet(tmp_path):
     sources = [tmp_path / "a", tmp_path / "b" / "x.png", tmp_path / "b" / "x.jpg"]
     for path in (tmp_path / "a" / "x.png", *sources[1:]):
         write_image(path, pattern(RNG, 8))
-    root = predict._root(sources)
+    root = common_root(sources)
     assert root == tmp_path
-    names = [predict._map_name(p, root) for p in (tmp_path / "a" / "x.png", *sources[1:])]
+    names = [map_name(p, root) for p in (tmp_path / "a" / "x.png", *sources[1:])]
     assert [n.as_posix() for n in names] == ["a/x.png", "b/x.png", "b/x.jpg.png"]
     names = ["y", "y.png", "y.PNG", "y.jpg", "y.jpg.png", "y.png.png", "y.image.png", "y.txt"]
-    drawn = [predict._map_name(tmp_path / name, root).as_posix() for name in names]
+    drawn = [map_name(tmp_path / name, root).as_posix() for name in names]
     assert len(set(drawn)) >= len(names) - 1  # y and y.image.png, if one names the former itself
     assert all(name.endswith(".png") for name in drawn)
 
@@ -249,7 +251,7 @@ def test_what_was_there_stays_if_it_does_not_end_well(
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(predict, "_draw", full)
+    monkeypatch.setattr(Judge, "_draw", full)
     done = main(capsys, f"--run={run_dir}", f"--images={images}", f"--output={output}", "--maps")
     assert_user_error(done, "--output", "No space left on device")
     assert {p.name: p.read_text() for p in output.iterdir()} == {"predictions.csv": "earlier"}
@@ -279,14 +281,14 @@ def test_an_image_that_goes_before_its_overlay_is_drawn_keeps_its_score(
     run_dir, _, _ = finished
     long = write_image(tmp_path / f"{'n' * 248}.jpg", pattern(RNG))  # and ".png" is too much
     gone = images / "0.png"
-    draw = predict._draw
+    draw = Judge._draw
 
-    def leave(row, target, path, *rest):
+    def leave(self, row, path, anomaly_map):
         if path == gone:
             gone.unlink()
-        return draw(row, target, path, *rest)
+        return draw(self, row, path, anomaly_map)
 
-    monkeypatch.setattr(predict, "_draw", leave)
+    monkeypatch.setattr(Judge, "_draw", leave)
     arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--maps"]
     done = main(capsys, *arguments, "--images", gone, long, images / "1.jpg")
     assert_user_error(done, "2 of 3 images have an error", "0.png: No such file")

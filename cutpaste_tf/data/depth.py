@@ -1,7 +1,7 @@
 """How many of 16 bits the camera of a data set fills."""
 
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data import decode, stream
 from cutpaste_tf.data.split import Split
 
 
@@ -22,4 +22,4 @@ def find(config: Config, train: Split) -> int:
     if config.bit_depth != "auto":
         return int(config.bit_depth)
     files = train.images if train.from_files else ()
-    return max(pipeline.in_order(decode.filled_bits, files), default=0) or 16
+    return max(stream.in_order(decode.filled_bits, files), default=0) or 16

@@ -1,12 +1,9 @@
 """tf.data pipelines: decode, resize and keep images; shuffle, repeat, batch and prefetch them."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +11,7 @@ import tensorflow as tf
 from cutpaste_tf.data import decode
 from cutpaste_tf.data.preparation import Preparation, as_preparation, reduced_mask
 from cutpaste_tf.data.split import Split
-
-T, R = TypeVar("T"), TypeVar("R")
+from cutpaste_tf.data.stream import in_order
 
 # Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
 # every use. MVTec AD's largest category takes 77 MB at 256x256.
@@ -231,35 +227,6 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     return Images(
         count, preparation, None, tf.constant([os.fsencode(path) for path in split.images]), sizes
     )
-
-
-def in_order(
-    work: Callable[[T], R], items: Iterable[T], ahead: int | None = None, workers: int | None = None
-) -> Iterator[R]:
-    """Does some work on items in threads, and yields what comes of it in the items' order.
-
-    Args:
-      work: is called with each.
-      items: may be endless; they are taken as they are needed.
-      ahead: how many may be done before they are asked for; two for each thread by default.
-      workers: threads; one for each core by default.
-
-    Yields:
-      What `work` returns, or raises.
-    """
-    workers = workers or os.cpu_count() or 1
-    ahead = ahead or 2 * workers
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # Whoever stops early does not wait for what nobody wants.
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

@@ -1,15 +1,21 @@
-"""How an image of any size becomes what the network sees, and how maps find their way back."""
+"""How an image of any size becomes what the network sees, and how maps find their way back.
+
+Nothing here imports TensorFlow before an image is resized.
+"""
 
 import dataclasses
 import functools
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # The grey outside the region of interest: about the zero of a network's normalised input.
 FILL = 127
@@ -127,7 +133,7 @@ class Preparation:
         if self.roi is not None:  # Nor has what lies outside a part in pixels at the border.
             inside = self.own_region(*image.shape[:2])
             image = np.where(inside[..., None], image, np.uint8(FILL))
-        resized = _resizer()(tf.constant(image), tf.constant(place[2:])).numpy()
+        resized = _resizer()(image, np.array(place[2:], np.int32)).numpy()
         if self.resize == "crop":
             top, left = -place.top, -place.left
             canvas = resized[top : top + self.canvas[0], left : left + self.canvas[1]]
@@ -262,12 +268,12 @@ class Preparation:
             slice(start, max(start + 1, stop)) for start, stop in zip(firsts, lasts, strict=True)
         )
         target = own[rows, columns]
-        with tf.device("/CPU:0"):
-            target[:] = tf.image.resize(shown[..., None], target.shape)[..., 0].numpy()
+        small = Image.fromarray(np.ascontiguousarray(shown, np.float32))
+        target[:] = small.resize(target.shape[::-1], Image.Resampling.BILINEAR)
         return own
 
 
-def resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def resize(image: "tf.Tensor", size: "tuple[int, int] | tf.Tensor") -> "tf.Tensor":
     """Resizes with antialiasing.
 
     Args:
@@ -277,12 +283,16 @@ def resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
     Returns:
       uint8 [height, width, 3].
     """
+    import tensorflow as tf
+
     resized = tf.image.resize(tf.cast(image, tf.float32), size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
 
 @functools.cache
 def _resizer():
+    import tensorflow as tf
+
     signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32)]
 
     # Images are resized in threads, whatever the accelerator is doing.

@@ -1,32 +1,33 @@
-"""New images to score: any number, of any size and format, one batch in memory at a time."""
+"""New images to score: any number, of any size and format, one batch in memory at a time.
 
+Nothing here imports TensorFlow.
+"""
+
+import collections
+import concurrent.futures
 import contextlib
-import dataclasses
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from cutpaste_tf.data import decode, pipeline, search
-from cutpaste_tf.data.preparation import Preparation, as_preparation
+import numpy as np
+
+from cutpaste_tf.data import decode, search
 from cutpaste_tf.errors import UserError
 
+T, R = TypeVar("T"), TypeVar("R")
 _LARGE = 2**25  # pixels; of larger images, gigabytes as floats, one is decoded at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Consecutive files.
+class Read(NamedTuple):
+    """A file that was read, or why it could not be."""
 
-    Attributes:
-      paths: the M files.
-      images: the N of them that could be decoded, in their order.
-      errors: why the others could not, by their place among the M.
-    """
-
-    paths: Sequence[pathlib.Path]
-    images: pipeline.Images
-    errors: dict[int, str]
+    path: pathlib.Path
+    prepared: Any  # what `prepare` has made of it; None where there is an error
+    size: tuple[int, int] | None  # the image's height and width in pixels
+    error: str | None
 
 
 def find(
@@ -75,46 +76,68 @@ def _is_written(path, source, name, table):
 
 def batches(
     paths: Iterable[pathlib.Path],
-    preparation: Preparation | int,
+    prepare: Callable[[np.ndarray], Any],
     batch_size: int,
+    bits: int = 16,
     workers: int | None = None,
-) -> Iterator[Batch]:
-    """Reads and prepares files, ahead of who takes them and in their order.
+) -> Iterator[list[Read]]:
+    """Reads files, ahead of who takes them and in their order.
 
     Args:
-      paths: the files.
-      preparation: as in `pipeline.prepare`.
+      paths: the files; may be endless.
+      prepare: makes of an image, uint8 [H, W, 3], what is to be scored; called in threads.
       batch_size: files a batch, M.
+      bits: as in `decode.decode`.
       workers: threads that decode; one for each core by default.
 
     Yields:
-      The batches, the last one smaller. Two are in memory at a time.
+      M files, the last time fewer. Two batches are in memory at a time.
     """
-    preparation = as_preparation(preparation)
     alone = threading.Lock()
 
-    def prepare(path):
+    def read(path):
         try:
             data = decode.contents(path)
             with alone if decode.is_large(data, _LARGE) else contextlib.nullcontext():
-                image = decode.decode(data, str(path), preparation.bits)
-                return path, preparation.apply(image), image.shape[:2]
+                image = decode.decode(data, str(path), bits)
+                return Read(path, prepare(image), image.shape[:2], None)
         except UserError as error:
-            return path, None, str(error).removeprefix(f"{path}: ")
+            return Read(path, None, None, str(error).removeprefix(f"{path}: "))
 
     done = []
-    for prepared in pipeline.in_order(prepare, paths, batch_size, workers):
-        done.append(prepared)
+    for one in in_order(read, paths, batch_size, workers):
+        done.append(one)
         if len(done) == batch_size:
-            yield _batch(done, preparation)
+            yield done
             done = []
     if done:
-        yield _batch(done, preparation)
+        yield done
 
 
-def _batch(done, preparation):
-    good = [(tiles, size) for _, tiles, size in done if tiles is not None]
-    tiles, sizes = [tiles for tiles, _ in good], [size for _, size in good]
-    images = pipeline.of_prepared(tiles, preparation, sizes)
-    errors = {place: why for place, (_, tiles, why) in enumerate(done) if tiles is None}
-    return Batch([path for path, _, _ in done], images, errors)
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], ahead: int | None = None, workers: int | None = None
+) -> Iterator[R]:
+    """Does some work on items in threads, and yields what comes of it in the items' order.
+
+    Args:
+      work: is called with each.
+      items: may be endless; they are taken as they are needed.
+      ahead: how many may be done before they are asked for; two for each thread by default.
+      workers: threads; one for each core by default.
+
+    Yields:
+      What `work` returns, or raises.
+    """
+    workers = workers or os.cpu_count() or 1
+    ahead = ahead or 2 * workers
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # Whoever stops early does not wait for what nobody wants.
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -12,10 +12,15 @@ from conftest import pattern, write_image
 from PIL import Image
 
 from cutpaste_tf.data import decode, pipeline, stream
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
 
 RNG = np.random.default_rng(0)
+
+
+def apply(size):
+    return Preparation((size, size)).apply
 
 
 def encoded(image, kind, **options):
@@ -59,8 +64,9 @@ def test_what_training_reads_is_read_the_same(kind, tmp_path):
     path = tmp_path / f"x.{kind}"
     path.write_bytes(encoded(Image.fromarray(pattern(RNG, 77)), kind))
     trained = pipeline.prepare(normal(["x"], [str(path)]), 48).stored.numpy()
-    (batch,) = stream.batches([path], 48, 4)
-    np.testing.assert_array_equal(batch.images.stored.numpy(), trained)
+    (((_, prepared, size, error),),) = stream.batches([path], apply(48), 4)
+    assert (size, error) == ((77, 77), None)
+    np.testing.assert_array_equal(prepared, trained)
 
 
 def test_broken_files_are_named():
@@ -130,15 +136,15 @@ def test_batches_keep_the_order_and_name_what_failed(tmp_path):
     paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 20 + i)) for i in range(7)]
     paths[2].write_bytes(b"")
     paths[6].unlink()
-    found = list(stream.batches(paths, 32, 3))
-    assert [batch.paths for batch in found] == [paths[:3], paths[3:6], paths[6:]]
-    assert [batch.images.count for batch in found] == [2, 3, 0]
-    assert [list(batch.errors) for batch in found] == [[2], [], [0]]
-    assert "2.png" not in found[0].errors[2]
+    found = list(stream.batches(paths, apply(32), 3))
+    assert [[one.path for one in batch] for batch in found] == [paths[:3], paths[3:6], paths[6:]]
+    broken = [[one.error is not None for one in batch] for batch in found]
+    assert broken == [[False, False, True], [False] * 3, [True]]
+    assert "2.png" not in found[0][2].error
     good = [paths[i] for i in (0, 1, 3, 4, 5)]
     expected = pipeline.prepare(normal(good, [str(p) for p in good]), 32).stored.numpy()
     np.testing.assert_array_equal(
-        np.concatenate([b.images.stored.numpy() for b in found]), expected
+        np.concatenate([one.prepared for b in found for one in b if not one.error]), expected
     )
 
 
@@ -152,9 +158,9 @@ def test_no_more_is_read_than_two_batches_ahead(tmp_path):
             yield path
 
     others = set(threading.enumerate())
-    batches = stream.batches(endless(), 32, 4)
+    batches = stream.batches(endless(), apply(32), 4)
     for _ in range(5):
-        assert next(batches).images.count == 4
+        assert len(next(batches)) == 4
     assert next(taken) <= 4 * (5 + 1) + 1
     batches.close()
     for thread in set(threading.enumerate()) - others:
@@ -191,10 +197,10 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
         return read(contents, name, bits)
 
     monkeypatch.setattr(decode, "decode", watched)
-    assert sum(b.images.count for b in stream.batches(paths, 32, 12, workers=4)) == 12
+    assert sum(map(len, stream.batches(paths, apply(32), 12, workers=4))) == 12
     assert max(most) == 1
 
 
 def test_no_files_no_batches():
-    assert list(stream.batches([], 32, 4)) == []
+    assert list(stream.batches([], apply(32), 4)) == []
     assert pathlib.Path("x.heic").suffix in decode.SUFFIXES

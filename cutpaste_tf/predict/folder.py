@@ -1,0 +1,152 @@
+"""A prediction of files and folders, from the first image to the last.
+
+Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from cutpaste_tf.data import search, stream
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.predict import tables
+from cutpaste_tf.predict.model import Model
+from cutpaste_tf.predict.rows import AREAS, CSV, JSONL, MAPS, Judge, common_root
+from cutpaste_tf.threshold import VERDICTS
+
+_LINE_SECONDS = 15.0  # between lines of a log file
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a prediction did.
+
+    Attributes:
+      images: images that there were.
+      scored: those that got a score.
+      anomalous: those of them whose score is above the threshold.
+      failed: images that have no score, or no overlay where one was asked for.
+      first_error: the first of these and why.
+      seconds: wall-clock time from the first image on, without loading the run.
+    """
+
+    images: int
+    scored: int
+    anomalous: int
+    failed: int
+    first_error: str | None
+    seconds: float
+
+
+def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
+    """Counts the images to score, so that a mistake is told before anything is written.
+
+    Args:
+      sources: images, and folders to search for them.
+      output: the folder to write to.
+
+    Returns:
+      The number.
+
+    Raises:
+      UserError: if there are none, or a source is missing.
+    """
+    count = sum(1 for _ in stream.find(sources, output / MAPS, CSV))
+    if not count:
+        raise UserError(
+            f"--images={' '.join(map(str, sources))}: no images there; files that end in "
+            f"{search.endings()} are"
+        )
+    return count
+
+
+def predict(
+    model: Model,
+    sources: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    count: int,
+    batch_size: int = 32,
+    log: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
+
+    Args:
+      model: what scores them.
+      sources: images, and folders to search for them.
+      output: the folder to write to. The tables take their names when all is done, or at Ctrl-C;
+        what was there before stays until then.
+      count: how many images there are, as `count_images` returns.
+      batch_size: inputs of the network at a time.
+      log: takes lines of text.
+
+    Returns:
+      What was done.
+
+    Raises:
+      UserError: for what the user can mend; what was in the tables stays then.
+      tables.Interrupted: at Ctrl-C, after the rows of what was scored were written.
+    """
+    output = pathlib.Path(output)
+    log(f"threshold {model.threshold}; {count} images, on {model.device}")
+    judge = Judge(model, output, common_root(sources), batch_size)
+    areas = model.scale is not None and model.scale.outlined
+    output.mkdir(parents=True, exist_ok=True)
+    done = scored = anomalous = failed = 0
+    first_error = None
+    began = time.perf_counter()
+    with tables.written(output, areas) as write, _Progress(count, log) as progress:
+        for batch in judge(stream.find(sources, output / MAPS, CSV)):
+            for judged in batch:
+                row = judged.row
+                done += 1
+                scored += row["score"] is not None
+                anomalous += row["verdict"] == VERDICTS[1]
+                if row["error"] is not None:
+                    failed += 1
+                    first_error = first_error or f"{row['path']}: {row['error']}"
+                write(judged)
+            progress.update(len(batch))
+    seconds = time.perf_counter() - began
+    log(
+        f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
+        f"{scored / seconds:.1f} images a second"
+    )
+    also = [AREAS] if areas else []
+    beside = [JSONL, *also, *([f"{MAPS}/"] if model.scale is not None else [])]
+    log(f"written to {output / CSV}, {', '.join(beside)}")
+    return Summary(done, scored, anomalous, failed, first_error, seconds)
+
+
+class _Progress:
+    """A bar in a terminal; in a log file a line now and then."""
+
+    def __init__(self, total, log):
+        self._total, self._log, self._done = total, log, 0
+
+    def __enter__(self):
+        import tqdm
+
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=self._total, unit="image", dynamic_ncols=True, leave=False)
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count):
+        self._done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(count)
+        elif now - self._said >= _LINE_SECONDS:
+            self._said = now
+            left = (now - self._began) / self._done * (self._total - self._done)
+            self._log(f"{self._done} of {self._total} images, {math.ceil(left)} s left")

@@ -1,0 +1,120 @@
+"""What scores images: a finished run, by TensorFlow."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cutpaste_tf import artifacts, command, machine
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.threshold import Threshold
+
+if TYPE_CHECKING:
+    from cutpaste_tf.report.overlay import Scale
+
+
+class Model(Protocol):
+    """What scores images.
+
+    Attributes:
+      threshold: the threshold of images.
+      scale: how maps become colours; None where no maps are asked for.
+      bits: as in `decode.decode`.
+      inputs: how many inputs of the network an image is.
+      device: what it is computed on.
+    """
+
+    threshold: Threshold
+    scale: "Scale | None"
+    bits: int
+    inputs: int
+    device: str
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads."""
+
+    def score(
+        self, prepared: Sequence[Any], sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, np.ndarray | None]]:
+        """Scores images.
+
+        Args:
+          prepared: N times what `prepare` returned.
+          sizes: the images' heights and widths in pixels.
+
+        Returns:
+          Of each the anomaly score, NaN where there is none, and, if maps are asked for, the
+          anomaly map, float32 [h, w].
+        """
+
+    def over_image(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Returns a map of the whole of an image of some height and width, float32 [h', w']."""
+
+
+class RunModel:
+    """A finished run.
+
+    Args:
+      run_dir: its folder.
+      threshold: takes the place of the run's.
+      false_positive_rate: likewise, as the share of normal images above it.
+      maps: whether maps are asked for.
+
+    Raises:
+      UserError: if the run cannot be loaded, makes no maps, or the threshold is none.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike,
+        threshold: float | None = None,
+        false_positive_rate: float | None = None,
+        maps: bool = False,
+    ):
+        self.threshold = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
+        command.prepare_libraries()
+        from cutpaste_tf.detector import Detector
+        from cutpaste_tf.report.overlay import Scale
+
+        self._detector = detector = Detector.load(run_dir)
+        if maps and not detector.makes_maps:
+            raise UserError(
+                f"--maps: {run_dir} has --density={detector.config.main_density}, and GradCAM "
+                "needs a Gaussian's distance; leave --maps out"
+            )
+        self.scale = Scale.of_run(run_dir, detector.level, self.threshold) if maps else None
+        self.bits = detector.preparation.bits
+        self.inputs = detector.preparation.count
+        self.device = machine.device()
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image's tiles, uint8 [K, h, w, 3]."""
+        return self._detector.preparation.apply(image)
+
+    def score(
+        self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, np.ndarray | None]]:
+        """Scores images; see `Model`."""
+        from cutpaste_tf.data import pipeline
+
+        preparation = self._detector.preparation
+        images = pipeline.of_prepared(prepared, preparation, sizes)
+        if not images.count:
+            return []
+        try:
+            evaluation = self._detector.evaluate(images, maps=self.scale is not None)
+        except UserError:  # Some image's features are not finite; one by one it shows whose.
+            if images.count == 1:
+                return [(math.nan, None)]
+            pairs = zip(prepared, sizes, strict=True)
+            return [pair for one, size in pairs for pair in self.score([one], [size])]
+        scores = map(float, evaluation.scores)
+        if self.scale is None:
+            return [(score, None) for score in scores]
+        return [(score, evaluation.maps.read([index])[0]) for index, score in enumerate(scores)]
+
+    def over_image(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Returns the map of a whole image; see `Model`."""
+        return self._detector.preparation.over_image(anomaly_map, *size)

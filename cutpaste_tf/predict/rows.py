@@ -1,0 +1,130 @@
+"""Files become rows of a table, and with maps overlays and areas.
+
+Nothing here imports TensorFlow.
+"""
+
+import concurrent.futures
+import dataclasses
+import errno
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cutpaste_tf import names
+from cutpaste_tf.data import decode, stream
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.predict.model import Model
+
+CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
+COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
+AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
+
+
+class Judged(NamedTuple):
+    """What is known of a file: its row, by `COLUMNS`, and those of areas.csv."""
+
+    row: dict
+    areas: Sequence[dict]
+
+
+class Judge:
+    """Makes rows of files.
+
+    Args:
+      model: what scores them; with maps where it has a scale.
+      output: the folder that overlays are written to, in `MAPS`.
+      root: the folder that the overlays' names are relative to.
+      batch_size: inputs of the network at a time.
+    """
+
+    def __init__(
+        self, model: Model, output: pathlib.Path, root: pathlib.Path, batch_size: int = 32
+    ):
+        self._model, self._maps, self._root = model, output / MAPS, root
+        # As many inputs at a time, whatever the number of an image's tiles.
+        self._batch_size = max(1, batch_size // model.inputs)
+
+    def __call__(self, paths: Iterable[pathlib.Path]) -> Iterator[list[Judged]]:
+        """Yields what is known of files, batch by batch and in their order.
+
+        Overlays are written before their rows are yielded. A file that cannot be read, or whose
+        overlay cannot be written for its name's sake, is a row with an error.
+        """
+        model = self._model
+        batches = stream.batches(paths, model.prepare, self._batch_size, model.bits)
+        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for batch in batches:
+                good = [one for one in batch if one.error is None]
+                scored = iter(model.score([o.prepared for o in good], [o.size for o in good]))
+                rows, drawing = [], []
+                for one in batch:
+                    row = dict.fromkeys(COLUMNS) | {"path": names.as_text(one.path)}
+                    row |= {"threshold": model.threshold.value, "error": one.error}
+                    score, anomaly_map = next(scored) if one.error is None else (None, None)
+                    drawing.append((row, one.path, anomaly_map))
+                    rows.append(row)
+                    if score is None:
+                        continue
+                    if not math.isfinite(score):
+                        row["error"] = "the network's features of it are not finite"
+                        continue
+                    row["score"] = score
+                    (row["verdict"],) = model.threshold.verdicts([score])
+                areas = pool.map(self._draw, *zip(*drawing, strict=True))
+                yield [Judged(*pair) for pair in zip(rows, areas, strict=True)]
+
+    def _draw(self, row, path, anomaly_map):
+        """Draws an image's overlay; what is wrong with one image's goes into its row.
+
+        Returns the rows of areas.csv.
+        """
+        if anomaly_map is None or row["score"] is None:
+            return []
+        from PIL import Image
+
+        from cutpaste_tf.localize import areas
+        from cutpaste_tf.report.overlay import overlay
+
+        scale = self._model.scale
+        try:
+            image = decode.read(path, self._model.bits)
+        except UserError as error:  # It has changed or gone since it was scored.
+            row["error"] = str(error).removeprefix(f"{path}: ")
+            return []
+        target = self._maps / map_name(path, self._root)
+        anomaly_map = self._model.over_image(anomaly_map, image.shape[:2])
+        picture = overlay(image, scale(anomaly_map, row["score"]), scale.outlined)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The smallest file takes ten times as long.
+            Image.fromarray(picture).save(target, compress_level=1)
+            np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
+            row["map"] = names.as_text(target)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            row["error"] = f"no overlay: {error.strerror}"
+        if not scale.outlined:
+            return []
+        found = areas.find(anomaly_map, scale.high, image.shape[:2])
+        return [{"path": row["path"], **dataclasses.asdict(area)} for area in found]
+
+
+def common_root(sources: Sequence[str | os.PathLike]) -> pathlib.Path:
+    """Returns the folder that the overlays' names are relative to."""
+    folders = [p if p.is_dir() else p.parent for p in map(pathlib.Path, sources)]
+    return pathlib.Path(os.path.commonpath([os.path.abspath(p) for p in folders]))
+
+
+def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
+    """Returns an overlay's name: the image's, below the root, and a png; no two are the same."""
+    name = pathlib.Path(os.path.abspath(path)).relative_to(root)
+    if not name.name.lower().endswith(decode.SUFFIXES):
+        return name.with_name(name.name + ".image.png")
+    if name.suffix == ".png" and not name.stem.lower().endswith(decode.SUFFIXES):
+        return name
+    return name.with_name(name.name + ".png")
