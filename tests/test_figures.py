@@ -203,7 +203,8 @@ def test_figure_3_of_a_run_with_a_region_embeds_what_the_density_sees(masked_run
         return np.random.default_rng(0).normal(size=[images.count, 4])
 
     monkeypatch.setattr(Detector, "embed", embed)
-    plt.close(figures.embeddings([run], 2))
+    monkeypatch.setattr("cutpaste_tf.report.figures.embedding_maps", lambda panels: None)
+    figures.embeddings([run], 2)
     preparation = Detector.load(run).preparation
     grey = (preparation.on_canvas(np.zeros([40, 40, 3], np.uint8)) == FILL).all(axis=-1)
     assert grey.any()
