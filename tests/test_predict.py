@@ -354,3 +354,21 @@ def test_help_answers_at_once_and_as_a_command(tmp_path):
     assert done.returncode == 0
     assert "--false_positive_rate" in done.stdout
     assert "tensorflow" not in done.stderr
+
+
+def test_an_image_of_which_nothing_is_looked_at_is_no_normal_one(finished, tmp_path, capsys):
+    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
+    config = json.loads((run_dir / "config.json").read_text())
+    (run_dir / "config.json").write_text(json.dumps(config | {"resize": "crop", "roi": "a.png"}))
+    roi = np.zeros([20, 20], np.uint8)
+    roi[:, :3] = 255
+    write_image(run_dir / artifacts.ROI, roi)
+    folder = tmp_path / "new"
+    for name, width in (("a", 40), ("b", 120), ("c", 40)):  # of b the middle is left
+        write_image(folder / f"{name}.png", pattern(RNG, 120)[:40, :width])
+    arguments = [f"--run={run_dir}", f"--images={folder}", f"--output={tmp_path / 'out'}"]
+    done = main(capsys, *arguments, "--maps", "--threshold=1")
+    assert_user_error(done, "1 of 3 images have an error", "b.png: shows nothing of the region")
+    found = rows(tmp_path / "out")
+    assert [row["verdict"] is None for row in found] == [False, True, False]
+    assert [row["map"] is None for row in found] == [False, True, False]

@@ -33,7 +33,11 @@ class Model(Protocol):
     device: str
 
     def prepare(self, image: np.ndarray) -> Any:
-        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads."""
+        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads.
+
+        Raises:
+          UserError: saying why the image cannot be scored.
+        """
 
     def score(
         self, prepared: Sequence[Any], sizes: Sequence[tuple[int, int]]
@@ -90,8 +94,12 @@ class RunModel:
         self.device = machine.device()
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image's tiles, uint8 [K, h, w, 3]."""
-        return self._detector.preparation.apply(image)
+        """Returns an image's tiles, uint8 [K, h, w, 3]; see `Model`."""
+        preparation = self._detector.preparation
+        region = preparation.region(*image.shape[:2])
+        if region is not None and not region.any():  # It would pass for normal.
+            raise UserError("shows nothing of the region of interest")
+        return preparation.apply(image)
 
     def score(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
