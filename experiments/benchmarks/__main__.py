@@ -24,6 +24,7 @@ NAMES = (
     "anomaly_maps",
     "density",
     "locations",
+    "tiles",
     "pixel_metrics",
     "startup",
     "memory",

@@ -22,8 +22,6 @@ def main() -> None:
     parser.add_argument("--patch_images", type=int, default=2, help="the same, of the patch model")
     arguments = parser.parse_args()
 
-    import tensorflow as tf
-
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.detector import Evaluator
@@ -32,7 +30,7 @@ def main() -> None:
     def images(count, seed):
         shape = [count, arguments.size, arguments.size, 3]
         pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-        return pipeline.Images(count, arguments.size, tf.constant(pixels), None)
+        return pipeline.of_arrays(pixels, arguments.size)
 
     made_of = {"dataset": "folder", "data_dir": ".", "category": "none"}
     lite = {"backbone": "efficientnet_lite0", "features": "level7"}

@@ -24,6 +24,7 @@ fewer multiply-adds.
 
 import dataclasses
 import heapq
+import math
 
 import common
 
@@ -62,7 +63,7 @@ class Work:
     evaluation: float
 
 
-def multiply_adds(backbone: str, size: int, stem: str) -> int:
+def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
     """Counts a forward pass of a backbone for one image."""
     from cutpaste_tf.models import efficientnet, resnet
 
@@ -81,7 +82,7 @@ def work(experiment: experiments.Experiment) -> Work:
     runs = flags.parse(["cost", f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
     config = runs[0]
     views = config.batch_size * len(proxy.TASKS[config.task])
-    forward = multiply_adds(config.backbone, config.patch_size or config.image_size, config.stem)
+    forward = multiply_adds(config.backbone, config.input_shape, config.stem)
     training = sum(
         stage.steps * views * forward * (3 if stage.trains_backbone else 1)
         for stage in stages.stages(config)
@@ -90,8 +91,9 @@ def work(experiment: experiments.Experiment) -> Work:
     if not config.patch_size:
         during = (config.steps // configs.EPOCH_STEPS - 1) // config.eval_every
         return Work(len(runs), training, (2 + during) * images * forward)
-    places = patch.patches_along(config.image_size, config.dense_patch, config.dense_stride) ** 2
-    forward = places * multiply_adds(config.backbone, config.dense_patch, config.stem)
+    side, stride = config.dense_patch, config.dense_stride
+    places = math.prod(patch.patches_along(length, side, stride) for length in config.size)
+    forward = places * multiply_adds(config.backbone, (side, side), config.stem)
     # Before and after the training; and for the threshold each fold by itself where locations have
     # densities of their own, or all in one pass and the scores in another.
     separate = len(configs.MVTEC_ALIGNED) / len(configs.CATEGORIES["mvtec_ad"])

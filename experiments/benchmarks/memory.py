@@ -82,12 +82,10 @@ def training_steps(count: int, size: int) -> float:
 
 
 def _images(count, size):
-    import tensorflow as tf
-
     from cutpaste_tf.data import pipeline
 
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    return pipeline.Images(count, size, tf.constant(pixels), None)
+    return pipeline.of_arrays(pixels, size)
 
 
 def _evaluator(count, size, **flags):

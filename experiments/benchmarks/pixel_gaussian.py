@@ -27,6 +27,7 @@ def main() -> None:
 
     from cutpaste_tf import metrics
     from cutpaste_tf.data import folder, pipeline
+    from cutpaste_tf.data.preparation import Preparation
 
     size = arguments.image_size
     category = folder.load(pathlib.Path(arguments.data_dir) / arguments.category)
@@ -38,7 +39,7 @@ def main() -> None:
     centred = (train - mean).transpose(1, 2, 3, 0)
     covariance = centred @ centred.transpose(0, 1, 3, 2) / len(train) + np.eye(3)
     precision = np.linalg.inv(covariance)
-    masks = [pipeline.read_mask(mask, size) for mask in category.test.masks]
+    masks = [Preparation((size, size)).mask(mask) for mask in category.test.masks]
     print(f"{arguments.category}, {size}x{size}, a Gaussian for each pixel")
     for deviation in (0, size // 64, size // 25):
         pixels = metrics.PixelScores()

@@ -64,7 +64,7 @@ def main() -> None:
     def score():
         for batch in batches:
             stored = tf.constant(batch)
-            detector.evaluate(pipeline.Images(len(batch), arguments.size, stored, None))
+            detector.evaluate(pipeline.Images(len(batch), detector.preparation, stored))
 
     def exported(function):
         for batch in batches:

@@ -74,7 +74,7 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
     config, fed = build(augment="pipeline", jit_compile=False)
     on_constants = stepper(fed, constants)
     stored = np.random.default_rng(0).integers(0, 256, (8 * batch, size, size, 3), np.uint8)
-    images = pipeline.Images(len(stored), size, tf.constant(stored), None)
+    images = pipeline.of_arrays(stored, size)
     on_device, whole = build(augment="device", jit_compile=False)
     with_views = stepper(whole, views.batches(images, on_device, 0))
     compiled = stepper(build(augment="pipeline", jit_compile=True)[1], constants) if xla else None
