@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/tiles.py [--tiles=8x12]
 
-A run of lite0_pretrained.flags, on images of 1,500x1,000, scores one large image and then four; the
+A run of lite0_pretrained.flags, on images of 1,500x1,000, scores one large image, four and twelve; the
 baseline is one image of 512x384. Needs the extra lite.
 """
 
@@ -55,13 +55,14 @@ def main() -> None:
             ("one of 512x384", ["small"]),
             ("one of 6000x4000", ["large/0.png"]),
             ("four of 6000x4000", ["large"]),
+            ("twelve of 6000x4000", ["large"] * 3),
         ):
             paths = [str(folder / image) for image in images]
             found[name] = one = common.run([*predict, "--images", *paths])
-            print(f"{name:18s} {one.mebibytes:6.0f} MiB {one.seconds:6.1f} s", flush=True)
-        small, _, large = found.values()
+            print(f"{name:20s} {one.mebibytes:6.0f} MiB {one.seconds:6.1f} s", flush=True)
+        small, _, _, large = found.values()
         against = "one image of 512x384"
-        name = f"four images of 6000x4000, {arguments.tiles} tiles"
+        name = f"twelve images of 6000x4000, {arguments.tiles} tiles"
         common.result(f"{name}: memory", large.mebibytes, small.mebibytes, "MiB", against)
         common.result(f"{name}: time", large.seconds, small.seconds, "s", against)
 
