@@ -212,15 +212,21 @@ def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> Non
     _write_csv(run_dir / artifacts.SCORES, names, rows)
 
 
-def write_normal_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+def write_normal_scores(
+    run_dir: pathlib.Path, image_names: Sequence[str], scores: np.ndarray
+) -> None:
     """Writes normal_scores.csv: path and cross-validated score of every training image.
+
+    The images that look least normal are on top: a bad one that has slipped in is found there.
 
     Args:
       run_dir: the run's folder.
-      split: the normal training images.
-      scores: as `Evaluator.normal_scores` returns them.
+      image_names: of the normal training images, N of them.
+      scores: [N] or none, as `Evaluator.normal_scores` returns them.
     """
-    rows = zip(split.names[: len(scores)], _exact(scores), strict=True)
+    worst_first = np.argsort(-scores, kind="stable")
+    sorted_names = [image_names[i] for i in worst_first]
+    rows = zip(sorted_names, _exact(scores[worst_first]), strict=True)
     _write_csv(run_dir / artifacts.NORMAL_SCORES, ["path", "score"], rows)
 
 

@@ -115,7 +115,7 @@ def run(config: Config) -> dict:
     if chosen.map_density is not None:
         densities.save(chosen.map_density, run_dir / artifacts.MAP_DENSITY)
     files.write_scores(run_dir, category.test, chosen.scores)
-    files.write_normal_scores(run_dir, category.train, normal_scores)
+    files.write_normal_scores(run_dir, category.train.names, normal_scores)
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
     pictures.show_embeddings(config, category, train_images, test_images, chosen, normal_scores)

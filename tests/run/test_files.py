@@ -99,3 +99,11 @@ def test_another_runs_setting_is_told_as_its_flag_is_written(tmp_path):
     other = dataclasses.replace(config, tiles=(1, 3))
     with pytest.raises(UserError, match="holds a run with --tiles=2x3, not 1x3; name another"):
         files.run_state(other)
+
+
+def test_the_worst_normal_images_are_on_top(tmp_path):
+    files.write_normal_scores(tmp_path, ["a", "b", "c", "d"], np.array([1.0, 3.0, 0.5, 3.0]))
+    lines = (tmp_path / "normal_scores.csv").read_text().splitlines()
+    assert lines == ["path,score", "b,3.0", "d,3.0", "a,1.0", "c,0.5"]
+    files.write_normal_scores(tmp_path, ["a"], np.zeros([0]))
+    assert (tmp_path / "normal_scores.csv").read_text().splitlines() == ["path,score"]
