@@ -16,6 +16,7 @@ from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
+from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.errors import UserError
@@ -24,6 +25,7 @@ from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 
 _EMBED_BATCH = 64
+_MAPS_BATCH = 16
 
 
 class Embedder:
@@ -70,6 +72,8 @@ class Evaluation:
       by_kind: with --maps=features, float64 [N] of each kind of --image_score.
       normal_by_kind: likewise of the normal training images, cross-validated; none of too few.
       normal_maps: likewise, the maps of the normal training images.
+      statistics: what, besides the features, densities are made anew of; of maps and patches. None
+        where they are not.
     """
 
     density: densities.Density
@@ -81,6 +85,27 @@ class Evaluation:
     by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal_by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal_maps: "Maps | None" = None
+    statistics: dict[str, np.ndarray] | None = None
+
+    @property
+    def normal_peaks(self) -> np.ndarray:
+        """The largest pixel of each of the normal maps, float64 [M]; none where there are none."""
+        return np.zeros([0]) if self.normal_maps is None else self.normal_maps.peaks
+
+
+@dataclasses.dataclass(frozen=True)
+class Refit:
+    """What `Detector.refit` has made of N normal images.
+
+    Attributes:
+      normals: the images, and what the network makes of them.
+      statistics: as in `Evaluation`.
+      scores: float64 [N], cross-validated; none where the run cross-validates nothing.
+    """
+
+    normals: Normals
+    statistics: dict[str, np.ndarray]
+    scores: np.ndarray
 
 
 class Maps:
@@ -102,6 +127,15 @@ class Maps:
 
     def __len__(self) -> int:
         return len(self.small) // self.images.preparation.count
+
+    @functools.cached_property
+    def peaks(self) -> np.ndarray:
+        """The largest pixel of each map, float64 [N]."""
+        parts = (
+            range(s, min(s + _MAPS_BATCH, len(self))) for s in range(0, len(self), _MAPS_BATCH)
+        )
+        largest = [np.zeros([0]), *(self.read(part).max(axis=(1, 2)) for part in parts)]
+        return np.concatenate(largest).astype(np.float64)
 
     def subset(self, indices: np.ndarray) -> "Maps":
         """Returns the maps of some images, int [M], each of one tile."""
@@ -207,8 +241,15 @@ class Evaluator:
         """
         config = self._config
         if config.patch_size:
-            density = patch.fit(self._embedder, train_images, config.separate_locations)
-            return {config.features: self._score_patches(density, test_images)}
+            statistics = None  # Those of separate densities would be gigabytes.
+            if config.separate_locations:
+                density = patch.fit(self._embedder, train_images, True)
+            else:
+                every = np.ones([train_images.count], bool)
+                (gathered,) = patch.gather(self._embedder, train_images, [every])
+                density, statistics = gathered.fit(), gathered.arrays()
+            found = self._score_patches(density, test_images)
+            return {config.features: dataclasses.replace(found, statistics=statistics)}
         of_features = config.maps == "features" and maps
         if of_features:
             # Cross-validated where a threshold or a score is of it.
@@ -230,14 +271,22 @@ class Evaluator:
                 explained = self._explain(density, test_images)
             by_image_score = {}
             if of_features and name == config.features:
-                normal = self._normal_by_kind(fit, train_images)
+                normal = self._normal_by_kind(
+                    features, patch.image_scores(fit.maps), _seen(train_images), gaussians
+                )
                 by_image_score = {
                     **self._by_image_score(scores, small, gaussians, test_images),
                     "normal_by_kind": normal,
                     "normal_maps": Maps(fit.maps, self._enlarge, train_images),
+                    "statistics": fit.statistics,
                 }
             evaluation = Evaluation(
-                density, _largest(scores, test_images), explained, features, test_features[name]
+                density,
+                _largest(scores, _seen(test_images)),
+                explained,
+                features,
+                test_features[name],
+                statistics={},
             )
             evaluations[name] = dataclasses.replace(evaluation, **by_image_score)
         return evaluations
@@ -266,16 +315,19 @@ class Evaluator:
         scores = density.score(features.reshape(-1, self._apart, features.shape[1]))
         return scores.astype(np.float64).ravel()
 
-    def _cross_validated(self, features, images):
-        """Scores normal images' tiles by densities that were fitted without the image."""
-        tiles = images.preparation.count
-        if tiles == 1 and images.regions is None:
+    def _cross_validated(self, features, seen):
+        """Scores normal images' tiles, [N * K, D], by densities that were fitted without the image.
+
+        Those are fitted to tiles that hold anything to look at, seen [N, K].
+        """
+        count, tiles = seen.shape
+        if tiles == 1 and seen.all():
             return densities.cross_validated_scores(self._config.main_density, features)
-        features, seen = (x.reshape(images.count, tiles, -1) for x in (features, images.seen))
-        parts = densities.held_out_parts(images.count)
-        scores = np.zeros([images.count if parts else 0, tiles])
+        features = features.reshape(count, tiles, -1)
+        parts = densities.held_out_parts(count)
+        scores = np.zeros([count if parts else 0, tiles])
         for held_out in parts:
-            others = np.ones([images.count], bool)
+            others = np.ones([count], bool)
             others[held_out] = False
             density = self._fit(self._usable(features[others], seen[others]))
             tested = features[held_out].reshape(-1, features.shape[-1])
@@ -288,27 +340,30 @@ class Evaluator:
         # A tile with its own density has the same share of the region in all images.
         return flat if self._apart > 1 else flat[seen.ravel()]
 
-    def _normal_by_kind(self, fit, images):
-        """Normal images' cross-validated scores by kind; the Gaussians learn what is usual."""
-        largest = patch.image_scores(fit.maps)
+    def _normal_by_kind(self, features, largest, seen, gaussians):
+        """Normal images' cross-validated scores by kind; the Gaussians learn what is usual.
+
+        Of features, [N * K, D], the maps' largest, [N * K], and seen, [N, K].
+        """
         if not len(largest):
             return {"pooled": largest, "map": largest}
-        pooled = self._cross_validated(fit.features[self._config.features], images)
+        pooled = self._cross_validated(features, seen)
         parts = np.stack([pooled, largest])
-        usual = parts[:, images.seen]
+        usual = parts[:, seen.ravel()]
         mean, deviation = usual.mean(axis=1), usual.std(axis=1) + 1e-12
         # Of scores that are all alike the rounding is no deviation.
         deviation = np.maximum(deviation, 1e-6 * np.abs(mean))
-        fit.gaussians.usual = np.stack([mean, deviation], axis=1)
-        by_kind = {"pooled": pooled, "map": largest, "both": fit.gaussians.combine(*parts)}
-        return {kind: _largest(scores, images) for kind, scores in by_kind.items()}
+        gaussians.usual = np.stack([mean, deviation], axis=1)
+        by_kind = {"pooled": pooled, "map": largest, "both": gaussians.combine(*parts)}
+        return {kind: _largest(scores, seen) for kind, scores in by_kind.items()}
 
     def _by_image_score(self, pooled, small, gaussians, images):
         """What an evaluation has of tiles' scores by pooled features, and of their maps."""
         by_kind = {"pooled": pooled, "map": patch.image_scores(small)}
         if len(gaussians.usual):
             by_kind["both"] = gaussians.combine(by_kind["pooled"], by_kind["map"])
-        by_kind = {kind: _largest(scores, images) for kind, scores in by_kind.items()}
+        seen = _seen(images)
+        by_kind = {kind: _largest(scores, seen) for kind, scores in by_kind.items()}
         return {
             "scores": by_kind[self._config.image_score],
             "maps": Maps(small, self._enlarge, images),
@@ -345,7 +400,7 @@ class Evaluator:
             of_kind = self._by_image_score(scores, small, map_density, images)
             return Evaluation(density, features=features, **of_kind)
         features = self._embedder(images)[self._config.features]
-        scores = _largest(self._score_inputs(density, features), images)
+        scores = _largest(self._score_inputs(density, features), _seen(images))
         wanted = self._config.maps == "gradcam" if maps is None else maps
         explained = self._explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
@@ -375,9 +430,54 @@ class Evaluator:
             return patch.cross_validated_scores(self._embedder, train_images, separate)
         if evaluation.normal_by_kind:
             return evaluation.normal_by_kind.get(self._config.image_score, np.zeros([0]))
-        return _largest(
-            self._cross_validated(evaluation.normal_features, train_images), train_images
-        )
+        seen = _seen(train_images)
+        return _largest(self._cross_validated(evaluation.normal_features, seen), seen)
+
+    @_precisely
+    def refit(
+        self,
+        known: Normals,
+        statistics: dict[str, np.ndarray],
+        new: Normals,
+        images: pipeline.Images,
+        dropped: pipeline.Images,
+    ) -> tuple[densities.Density, densities.MapGaussians | None, Refit]:
+        """Fits the densities anew; see `Detector.refit`."""
+        config, by_kind, map_density = self._config, {}, None
+        validated = bool(known.map_scores.size)
+        if config.patch_size:
+            density, scores, statistics = patch.refit(
+                self._embedder, statistics, images, dropped, len(known), validated
+            )
+            normals = known.joined(new.having(None, scores, np.zeros([0])))
+            return density, None, Refit(normals, statistics, normals.map_scores.ravel())
+        if config.maps == "features":
+            fit = feature_maps.refit(
+                self._map_embedder,
+                statistics,
+                config.map_locations,
+                images,
+                dropped,
+                len(known),
+                validated,
+            )
+            peaks = Maps(fit.maps, self._enlarge, images).peaks
+            largest = patch.image_scores(fit.maps)
+            normals = new.having(fit.features[config.features], largest, peaks)
+            map_density, statistics = fit.gaussians, fit.statistics
+        else:
+            features = self._embedder(images)[config.features]
+            normals = new.having(features, np.zeros([0]), np.zeros([0]))
+        normals = known.joined(normals)
+        seen, features = normals.seen, normals.embeddings.reshape(normals.seen.size, -1)
+        density = self._fit(self._usable(features, seen))
+        if map_density is not None:
+            largest = normals.map_scores.ravel()
+            by_kind = self._normal_by_kind(features, largest, seen, map_density)
+            scores = by_kind.get(config.image_score, np.zeros([0]))
+        else:
+            scores = _largest(self._cross_validated(features, seen), seen)
+        return density, map_density, Refit(normals, statistics, scores)
 
     def _score_patches(
         self, density: densities.LocationGaussians, images: pipeline.Images
@@ -404,12 +504,17 @@ class Evaluator:
         return Maps(small, lambda part: upsample.bilinear(part, self._config.size), images)
 
 
-def _largest(scores, images):
-    """An image's score is its largest tile's, of those that hold anything to look at."""
-    tiles = images.preparation.count
+def _seen(images):
+    """Which tiles of images hold anything to look at, bool [N, K]."""
+    return images.seen.reshape(images.count, images.preparation.count)
+
+
+def _largest(scores, seen):
+    """An image's score is its largest tile's, of those that hold anything to look at, [N, K]."""
+    tiles = seen.shape[1]
     if tiles == 1 or not len(scores):
         return scores
-    scores, seen = scores.reshape(-1, tiles), images.seen.reshape(-1, tiles)
+    scores = scores.reshape(-1, tiles)
     return np.where(seen | ~seen.any(axis=1, keepdims=True), scores, -np.inf).max(axis=1)
 
 
@@ -553,6 +658,39 @@ class Detector:
                 return Evaluation(self.density, np.zeros([0]))
             images = pipeline.prepare(normal(names, images), self.preparation)
         return self._evaluator.score(self.density, images, maps, self.map_density)
+
+    def refit(
+        self,
+        known: Normals,
+        statistics: dict[str, np.ndarray],
+        new: Normals,
+        images: pipeline.Images,
+        dropped: pipeline.Images,
+    ) -> Refit:
+        """Puts densities of other normal images in the place of this detector's; the network stays.
+
+        Those of pooled features are fitted and cross-validated in full. Maps' and patches' are made
+        of their statistics; earlier images keep their cross-validated scores of these, and further
+        ones are scored by densities of all earlier ones and of other further ones.
+
+        Args:
+          known: the images of the earlier fit that stay, at least one.
+          statistics: of the earlier fit.
+          new: N further images; there may be none.
+          images: the same, prepared.
+          dropped: images of the earlier fit that go, where `statistics` has anything of them.
+
+        Returns:
+          What was made.
+
+        Raises:
+          UserError: if features are not finite, or those of all images the same.
+          ValueError: if the statistics do not fit the network.
+        """
+        self.density, self.map_density, made = self._evaluator.refit(
+            known, statistics, new, images, dropped
+        )
+        return made
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
         """Embeds images; a patch model's embedding of an image is the mean over its patches.

@@ -21,20 +21,22 @@ def of_category(category: Category) -> dict[str, dict[str, int | str]]:
     Raises:
       UserError: if a file cannot be read.
     """
-    return {"train": _of_split(category.train), "test": _of_split(category.test)}
+    return {"train": of_split(category.train), "test": of_split(category.test)}
 
 
-def _of_split(split: Split) -> dict[str, int | str]:
+def of_split(split: Split) -> dict[str, int | str]:
+    """Returns likewise what tells the images of a split from others."""
     total = hashlib.sha256()
     for name, image, mask in zip(split.names, split.images, split.masks, strict=True):
         # A sum of sums of one length: no two lists of parts run together to the same bytes.
         total.update(hashlib.sha256(name.encode(errors="surrogateescape")).digest())
-        total.update(_digest(image))
-        total.update(bytes(32) if mask is None else _digest(mask))
+        total.update(digest(image))
+        total.update(bytes(32) if mask is None else digest(mask))
     return {"images": len(split), "sha256": total.hexdigest()}
 
 
-def _digest(content: str | np.ndarray) -> bytes:
+def digest(content: str | np.ndarray) -> bytes:
+    """Returns the SHA-256 of an image, a path or an array; a UserError if it is unreadable."""
     if isinstance(content, np.ndarray):
         shape = hashlib.sha256(f"{content.dtype.str} {content.shape}".encode())
         shape.update(np.ascontiguousarray(content))

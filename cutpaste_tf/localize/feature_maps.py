@@ -171,11 +171,13 @@ class Fit:
       features: float32 [N * K, F] by name.
       maps: float32 [N * K, h, w], of each image by Gaussians that were fitted without it; none
         where there are fewer than 4 images, or nobody asks.
+      statistics: what `refit` makes the Gaussians anew of.
     """
 
     gaussians: densities.MapGaussians
     features: dict[str, np.ndarray]
     maps: np.ndarray
+    statistics: dict[str, np.ndarray]
 
 
 def fit(
@@ -193,9 +195,59 @@ def fit(
     Returns:
       What was found.
     """
-    size = images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4
+    return _fit(embedder, images, _Statistics(embedder, locations), 0, cross_validate)
+
+
+def refit(
+    embedder: MapEmbedder,
+    statistics: dict[str, np.ndarray],
+    locations: str,
+    images: pipeline.Images,
+    dropped: pipeline.Images,
+    others: int,
+    cross_validate: bool = True,
+) -> Fit:
+    """Fits Gaussians to images that were fitted to before and to further ones.
+
+    Args:
+      embedder: the network.
+      statistics: of an earlier fit, by the same network.
+      locations: as in that fit.
+      images: the further images; there may be none.
+      dropped: images of the earlier fit that are no longer to be in it; there may be none.
+      others: how many of the earlier fit are left, at least 1.
+      cross_validate: whether to score the further images at all, each by Gaussians of all others
+        and of those of its kind that are not in its part.
+
+    Returns:
+      What was found: features and maps of the further images, Gaussians and statistics of all.
+
+    Raises:
+      ValueError: if the statistics do not fit the network.
+    """
+    total = _Statistics.from_arrays(embedder, locations, statistics)
+    if dropped.count:
+        own, places = (
+            _Statistics(embedder, locations, like=total),
+            dropped.places(embedder.grid[1:]),
+        )
+        done = 0
+        for batch in embedder(dropped):
+            vectors = batch["vectors"]
+            own.add(vectors, _part(places, done, len(vectors)))
+            done += len(vectors)
+        total = total.without(own)
+    return _fit(embedder, images, total, others, cross_validate)
+
+
+def _fit(embedder, images, total, others, cross_validate):
+    """Fits to images and what was added to `total` before: that of `others` images."""
+    locations, size = (
+        total.locations,
+        images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4,
+    )
     held = [] if cross_validate and size <= _HELD else None
-    total, batches, done = _Statistics(embedder, locations), [], 0
+    batches, done = [], 0
     places = images.places(embedder.grid[1:])
     for batch in embedder(images):
         vectors = batch.pop("vectors")
@@ -204,7 +256,7 @@ def fit(
         batches.append(batch)
         if held is not None:
             held.append(vectors)
-    vectors = None if held is None else np.concatenate(held)
+    vectors = np.concatenate(held) if held else None
     tiles = images.preparation.count
 
     def of(part):
@@ -219,17 +271,17 @@ def fit(
             yield batch["vectors"], _part(seen, done, len(batch["vectors"]))
             done += len(batch["vectors"])
 
-    parts = densities.held_out_parts(images.count) if cross_validate else []
+    parts = densities.held_out_parts(images.count, others=others) if cross_validate else []
     maps = np.zeros([images.inputs if parts else 0, *embedder.grid[1:]], np.float32)
     for part in parts:
         own = _Statistics(embedder, locations, like=total)
         for some, seen in of(part):
             own.add(some, seen)
-        others = total.without(own).fit()
+        gaussians = total.without(own).fit()
         inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
-        scored = [_looked_at(others.score(some), seen) for some, seen in of(part)]
+        scored = [_looked_at(gaussians.score(some), seen) for some, seen in of(part)]
         maps[inputs] = np.concatenate(scored)
-    return Fit(total.fit(), embedder.joined(batches), maps)
+    return Fit(total.fit(), embedder.joined(batches), maps, total.arrays())
 
 
 def _part(places, start, count):
@@ -245,7 +297,7 @@ class _Statistics:
     """What is added of inputs' vectors, and the Gaussians that become of it."""
 
     def __init__(self, embedder, locations, like=None):
-        self._grid, self._locations = embedder.grid, locations
+        self._grid, self.locations = embedder.grid, locations
         count = embedder.grid[0] if locations == "shared" else int(np.prod(embedder.grid))
         self._of_tiles = [
             densities.GaussianStatistics(
@@ -259,7 +311,7 @@ class _Statistics:
         apart = len(self._of_tiles)
         for tile, statistics in enumerate(self._of_tiles):
             some = vectors[tile::apart]
-            if self._locations != "shared":
+            if self.locations != "shared":
                 statistics.update(some.reshape(len(some), -1, some.shape[-1]))
                 continue
             some = np.moveaxis(some, 1, 3)
@@ -279,6 +331,24 @@ class _Statistics:
         ]
         return rest
 
+    def arrays(self):
+        """Returns what `from_arrays` takes: of each tile that has Gaussians of its own."""
+        of_tiles = [statistics.arrays() for statistics in self._of_tiles]
+        return {name: np.stack([arrays[name] for arrays in of_tiles]) for name in of_tiles[0]}
+
+    @classmethod
+    def from_arrays(cls, embedder, locations, arrays):
+        """Makes statistics out of what `arrays` returned; a ValueError if they are of another."""
+        made = cls(embedder, locations)
+        expected = [statistics.shape for statistics in made._of_tiles]
+        made._of_tiles = [
+            densities.GaussianStatistics.from_arrays({n: x[tile] for n, x in arrays.items()})
+            for tile in range(len(arrays["sum"]))
+        ]
+        if [statistics.shape for statistics in made._of_tiles] != expected:
+            raise ValueError("they are of another network")
+        return made
+
     def fit(self):
         """Returns the Gaussians."""
         fitted = [self._fit(statistics) for statistics in self._of_tiles]
@@ -286,7 +356,7 @@ class _Statistics:
         return densities.MapGaussians(gaussians, self._grid, np.zeros([0, 2]), len(fitted))
 
     def _fit(self, statistics):
-        if self._locations != "nearby":
+        if self.locations != "nearby":
             return statistics.fit()
         maps, height, width = self._grid
         reach = min(REACH, (min(height, width) - 1) // 2)

@@ -1,7 +1,8 @@
 """Patch models: embeddings of all patches of an image, their density and scores (Appendix A.5)."""
 
+import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -133,7 +134,7 @@ def fit(
       UserError: if the embeddings are not finite, or all images' the same but for rounding.
     """
     if not separate:
-        return _fit_shared(embedder, images, [np.ones([images.count], bool)])[0]
+        return gather(embedder, images, [np.ones([images.count], bool)])[0].fit()
     # Filled band by band, rather than joined: at the paper's settings there are 3.4 GB of them.
     total, dims = embedder.rows * embedder.columns, embedder.dimensions
     mean, level = np.zeros([total, dims]), np.zeros([total])
@@ -150,9 +151,28 @@ def fit(
     return densities.LocationGaussians(mean, whitener, level)
 
 
-def _fit_shared(embedder, images, chosen):
-    """One Gaussian for all locations, for each choice of images, bool [N]; in a single pass."""
-    statistics = [densities.GaussianStatistics(1, embedder.dimensions) for _ in chosen]
+def gather(
+    embedder: PatchEmbedder,
+    images: pipeline.Images,
+    chosen: Sequence[np.ndarray],
+    earlier: densities.GaussianStatistics | None = None,
+) -> list[densities.GaussianStatistics]:
+    """Gathers what one Gaussian for all locations needs to know, in a single pass.
+
+    Args:
+      embedder: the network.
+      images: N un-augmented normal images.
+      chosen: choices of them, each bool [N].
+      earlier: what was gathered of other images, and is added to.
+
+    Returns:
+      The statistics of each choice.
+
+    Raises:
+      UserError: as in `fit`.
+    """
+    earlier = earlier or densities.GaussianStatistics(1, embedder.dimensions)
+    statistics = [copy.deepcopy(earlier) for _ in chosen]
     for band in embedder.bands:
         done = 0
         for embeddings in embedder.embeddings(images, band):
@@ -161,7 +181,52 @@ def _fit_shared(embedder, images, chosen):
                 each.update(chosen_embeddings.reshape(-1, 1, embedder.dimensions))
             done += len(embeddings)
     densities.check_variation(all(each.vary for each in statistics))
-    return [each.fit() for each in statistics]
+    return statistics
+
+
+def refit(
+    embedder: PatchEmbedder,
+    statistics: dict[str, np.ndarray],
+    images: pipeline.Images,
+    dropped: pipeline.Images,
+    others: int,
+    cross_validate: bool = True,
+) -> tuple[densities.LocationGaussians, np.ndarray, dict[str, np.ndarray]]:
+    """Fits the Gaussian of all locations to images that it was of before and to further ones.
+
+    Args:
+      embedder: the network.
+      statistics: of an earlier fit, by the same network: `GaussianStatistics.arrays`.
+      images: N further images; there may be none.
+      dropped: images of the earlier fit that are no longer to be in it; there may be none.
+      others: how many of the earlier fit are left, at least 1.
+      cross_validate: whether to score the further images at all, each by a Gaussian of all others
+        and of those of its kind that are not in its part.
+
+    Returns:
+      The Gaussian, the further images' scores, float64 [N] or none, and the new statistics.
+
+    Raises:
+      UserError: as in `fit`.
+      ValueError: if the statistics do not fit the network.
+    """
+    earlier = densities.GaussianStatistics.from_arrays(statistics)
+    if earlier.shape != (1, embedder.dimensions):
+        raise ValueError("they are of another network")
+    if dropped.count:
+        own = densities.GaussianStatistics(1, embedder.dimensions, like=earlier)
+        for band in embedder.bands:
+            for embeddings in embedder.embeddings(dropped, band):
+                own.update(embeddings.reshape(-1, 1, embedder.dimensions))
+        earlier = earlier.without(own)
+    parts = densities.held_out_parts(images.count, others=others) if cross_validate else []
+    chosen = [~np.isin(np.arange(images.count), part) for part in [[], *parts]]
+    total, *without = gather(embedder, images, chosen, earlier)
+    scores = np.zeros([images.count if parts else 0])
+    for held_out, gathered in zip(parts, without, strict=True):
+        maps, _ = score(embedder, gathered.fit(), images.subset(held_out))
+        scores[held_out] = image_scores(maps)
+    return total.fit(), scores, total.arrays()
 
 
 def cross_validated_scores(
@@ -183,7 +248,7 @@ def cross_validated_scores(
     if separate:  # A part at a time: several at once would not fit into memory.
         fitted = (fit(embedder, images.subset(np.flatnonzero(others)), True) for others in chosen)
     else:
-        fitted = _fit_shared(embedder, images, chosen)
+        fitted = [gathered.fit() for gathered in gather(embedder, images, chosen)]
     scores = np.zeros([images.count if parts else 0])
     for held_out, gaussians in zip(parts, fitted, strict=True):
         maps, _ = score(embedder, gaussians, images.subset(held_out))

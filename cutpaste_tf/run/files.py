@@ -15,6 +15,8 @@ import numpy as np
 
 from cutpaste_tf import artifacts, atomic, locks, workers
 from cutpaste_tf.config import Config, shown
+from cutpaste_tf.data import normals
+from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.errors import UserError
 
@@ -31,7 +33,8 @@ def run_state(config: Config) -> str:
       "new", "interrupted" or "finished".
 
     Raises:
-      UserError: if the folder belongs to a run with other settings.
+      UserError: if the folder belongs to a run with other settings, or is a refitted run that has
+        not all that is asked for.
     """
     run_dir = config.run_dir
     path = run_dir / "config.json"
@@ -45,8 +48,18 @@ def run_state(config: Config) -> str:
             f"{run_dir}: holds a run with --{name}={shown(earlier, name)}, not "
             f"{shown(config, name)}; name another --workdir or remove it"
         )
+    if not is_fully_evaluated(config) and _was_refitted(path):
+        raise UserError(
+            f"{run_dir}: was made by refit, of other images than those of its training, and is not "
+            "trained or evaluated again; name another --workdir or remove it"
+        )
     # A run without all that is asked for is trained, and only to be evaluated again.
     return "finished" if is_fully_evaluated(config) else "interrupted"
+
+
+def _was_refitted(path):
+    """Whether a config.json is of a run that `refit` made."""
+    return "refit" in (json.loads(path.read_text(encoding="utf-8")).get("data") or {})
 
 
 def has_trained(config: Config) -> bool:
@@ -154,16 +167,16 @@ def _not_written(config, error):
     return UserError(f"--workdir={config.workdir}: cannot be written ({error.strerror or error})")
 
 
-def recorded_images(config: Config) -> dict[str, dict] | None:
+def recorded_images(run_dir: pathlib.Path) -> dict[str, dict] | None:
     """Returns what a run's images were when it was begun.
 
     Args:
-      config: the run's settings; it has been begun.
+      run_dir: the run's folder; it has been begun.
 
     Returns:
       As `data.fingerprint.of_category`; None if config.json does not say it.
     """
-    values = json.loads((config.run_dir / "config.json").read_text(encoding="utf-8"))
+    values = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     images = values.get("data")
     try:
         known = all("images" in images[part] for part in ("train", "test"))
@@ -228,6 +241,21 @@ def write_normal_scores(
     sorted_names = [image_names[i] for i in worst_first]
     rows = zip(sorted_names, _exact(scores[worst_first]), strict=True)
     _write_csv(run_dir / artifacts.NORMAL_SCORES, ["path", "score"], rows)
+
+
+def write_normals(
+    run_dir: pathlib.Path, known: Normals, statistics: Mapping[str, np.ndarray]
+) -> None:
+    """Writes what densities can be made anew of: embeddings.npz and, of maps, statistics.npz.
+
+    Args:
+      run_dir: the run's folder.
+      known: the normal training images.
+      statistics: as `Evaluation` has them; there may be none.
+    """
+    known.save(run_dir / artifacts.EMBEDDINGS)
+    if statistics:
+        normals.save_arrays(run_dir / artifacts.STATISTICS, statistics)
 
 
 def _exact(scores):

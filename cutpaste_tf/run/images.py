@@ -45,7 +45,7 @@ def _check_one(config: Config, state: str, present: Callable[[Config], dict]) ->
     # What was refused before its training can be mended, and begun again.
     if state != "finished" and not files.has_trained(config):
         return present(config) if leads else None
-    recorded = files.recorded_images(config)
+    recorded = files.recorded_images(config.run_dir)
     if recorded is None:
         return None
     try:

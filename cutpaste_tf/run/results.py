@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 import numpy as np
 
@@ -99,6 +99,47 @@ def collect_results(
       features' pooled scores, before and after the training (Table 3), and `image_auroc_by_score`
       all scores of that feature.
     """
+    return {
+        "dataset": config.dataset,
+        "category": config.category,
+        "seed": config.seed,
+        "task": config.task,
+        "backbone": config.backbone,
+        "features": config.features,
+        "steps": config.steps,
+        "bit_depth": images.preparation.bits,
+        "num_train": num_train,
+        **measure(config, split, trained, untrained, images, normal_scores),
+        "proxy_accuracy": summary.proxy_accuracy,
+        "collapse": summary.collapse and dataclasses.asdict(summary.collapse),
+        "train_seconds": round(summary.seconds, 1),
+        "images_per_second": round(summary.images_per_second, 1),
+        "device": machine.device(),
+        "versions": machine.versions(),
+    }
+
+
+def measure(
+    config: Config,
+    split: Split,
+    trained: dict[str, Evaluation],
+    untrained: dict[str, Evaluation] | None,
+    images: pipeline.Images,
+    normal_scores: np.ndarray,
+) -> dict:
+    """Measures what results.json holds of the test images and of the threshold.
+
+    Args:
+      config: as in `collect_results`.
+      split: likewise.
+      trained: likewise.
+      untrained: likewise.
+      images: likewise.
+      normal_scores: likewise.
+
+    Returns:
+      The results, ready for JSON.
+    """
     # Where nothing was trained there is no second stage.
     evaluated = [untrained, trained] if config.steps else [untrained, None]
     pairs = zip(stage_names(config), evaluated, strict=True)
@@ -113,23 +154,16 @@ def collect_results(
         return {stage: auroc(e, kind if e.by_kind else None) for stage, e in found.items()}
 
     chosen, initial = trained[config.features], untrained and untrained[config.features]
-    pixels, initial_pixels = (pixel_metrics(e and e.maps, split, images) for e in (chosen, initial))
+    pixels = initial_pixels = pixel_metrics(chosen.maps, split, images)
+    if initial is not chosen:
+        initial_pixels = pixel_metrics(initial and initial.maps, split, images)
     return {
-        "dataset": config.dataset,
-        "category": config.category,
-        "seed": config.seed,
-        "task": config.task,
-        "backbone": config.backbone,
-        "features": config.features,
-        "steps": config.steps,
-        "bit_depth": images.preparation.bits,
-        "num_train": num_train,
         "num_test": len(split),
         "image_auroc": auroc(chosen),
         "image_ap": metrics.image_ap(split.labels, chosen.scores),
         **pixels,
         **threshold_results(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
-        "pixel_threshold": pixel_threshold(config.false_positive_rate, chosen.normal_maps),
+        "pixel_threshold": pixel_threshold(config.false_positive_rate, chosen.normal_peaks),
         "untrained_image_auroc": initial and auroc(initial),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
         "image_auroc_by_feature": {name: by_stage(name, "pooled") for name in trained},
@@ -138,12 +172,6 @@ def collect_results(
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
             split.labels, chosen.scores, split.defect_types
         ),
-        "proxy_accuracy": summary.proxy_accuracy,
-        "collapse": summary.collapse and dataclasses.asdict(summary.collapse),
-        "train_seconds": round(summary.seconds, 1),
-        "images_per_second": round(summary.images_per_second, 1),
-        "device": machine.device(),
-        "versions": machine.versions(),
     }
 
 
@@ -182,22 +210,17 @@ def threshold_results(
     }
 
 
-def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
+def pixel_threshold(rate: float, peaks: np.ndarray) -> float | None:
     """Chooses above what score a pixel is anomalous, by normal images alone.
 
     Args:
       rate: the share of normal images that may have such a pixel; 0: there is no threshold.
-      normal_maps: cross-validated maps of the training images; there may be none.
+      peaks: the largest pixels of the training images' cross-validated maps; there may be none.
 
     Returns:
       The threshold; None without maps too.
     """
-    if normal_maps is None or not len(normal_maps) or not rate:
-        return None
-    starts = range(0, len(normal_maps), _MAPS_BATCH)
-    parts = (range(s, min(s + _MAPS_BATCH, len(normal_maps))) for s in starts)
-    largest = [normal_maps.read(part).max(axis=(1, 2)) for part in parts]
-    return thresholds.at_rate(np.concatenate(largest).astype(np.float64), rate)
+    return thresholds.at_rate(peaks, rate) if len(peaks) and rate else None
 
 
 def check_images(config: Config, images: pipeline.Images) -> str | None:
@@ -216,8 +239,25 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         mixture has fewer than two for each component, if some show nothing of the region of
         interest, or if tiles that have their own densities are not looked at in all of them alike.
     """
-    least, count = densities.LEAST_IMAGES, images.count
-    seen = images.seen.reshape(count, images.preparation.count)
+    seen = images.seen.reshape(images.count, images.preparation.count)
+    return check_contents(config, seen, _contents(images))
+
+
+def check_contents(config: Config, seen: np.ndarray, contents: Iterable[Hashable]) -> str | None:
+    """Checks likewise images of which it is known which are the same.
+
+    Args:
+      config: the settings.
+      seen: bool [N, K], which tiles of the images hold anything to look at.
+      contents: of each image what is the same of images that are; read as far as needed.
+
+    Returns:
+      As `check_images`.
+
+    Raises:
+      UserError: likewise.
+    """
+    least, count = densities.LEAST_IMAGES, len(seen)
     if blank := int((~seen.any(axis=1)).sum()):
         raise UserError(
             f"--roi={config.roi}: {blank} of {count} normal training images show nothing of it at "
@@ -226,7 +266,7 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         )
     different = count
     if count >= least:
-        different, suffice = _count_different(images)
+        different, suffice = _count_different(count, contents)
         if different >= least and not suffice:
             raise UserError(
                 f"--category={config.category}: only {different} of the {count} normal training "
@@ -262,22 +302,28 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
     return None
 
 
-def _count_different(images):
-    """Counts different images until three are left whichever part is held out; were they ever?"""
-    parts = densities.held_out_parts(images.count)
-    part_of = np.zeros([images.count], np.int64)
-    for number, part in enumerate(parts):
-        part_of[part] = number
+def _contents(images):
+    """Yields of each image a digest of what the network sees of it."""
     tiles = images.preparation.count
-    found, done = collections.defaultdict(set), 0  # in which parts each different image is
-    digest = hashlib.sha256()
+    digest, done = hashlib.sha256(), 0
     for batch in pipeline.evaluation_batches(images, 64):
         for tile in batch.numpy():
             digest.update(tile)
             done += 1
             if done % tiles == 0:
-                found[digest.digest()].add(part_of[done // tiles - 1])
+                yield digest.digest()
                 digest = hashlib.sha256()
+
+
+def _count_different(count, contents):
+    """Counts different images until three are left whichever part is held out; were they ever?"""
+    parts = densities.held_out_parts(count)
+    part_of = np.zeros([count], np.int64)
+    for number, part in enumerate(parts):
+        part_of[part] = number
+    found = collections.defaultdict(set)  # in which parts each different image is
+    for index, content in enumerate(contents):
+        found[content].add(part_of[index])
         left = [sum(at != {number} for at in found.values()) for number in range(len(parts))]
         if min(left) >= densities.LEAST_IMAGES - 1:
             return len(found), True

@@ -12,9 +12,11 @@ from cutpaste_tf import artifacts, atomic, data, distribution, machine, metrics,
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import TEST_ANOMALIES, Config
 from cutpaste_tf.data import decode, depth, pipeline, region
+from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.run import files, pictures, results, synthetic_tests
@@ -114,6 +116,9 @@ def run(config: Config) -> dict:
     densities.save(chosen.density, run_dir / artifacts.DENSITY)
     if chosen.map_density is not None:
         densities.save(chosen.map_density, run_dir / artifacts.MAP_DENSITY)
+    if chosen.statistics is not None:
+        known = _known(config, category.train, train_images, chosen, normal_scores)
+        files.write_normals(run_dir, known, chosen.statistics)
     files.write_scores(run_dir, category.test, chosen.scores)
     files.write_normal_scores(run_dir, category.train.names, normal_scores)
 
@@ -136,12 +141,22 @@ def run(config: Config) -> dict:
     if by_density:
         collected["image_auroc_by_density"] = by_density
     collected["sha256"] = artifacts.checksums(run_dir, config)
+    collected["refit_sha256"] = artifacts.refit_checksums(run_dir)
     files.write_results(run_dir, collected)
     distribution.wait(config)
     for line in results.result_lines(collected):
         log(line)
     log(f"written to {run_dir}")
     return collected
+
+
+def _known(config, split, images, chosen, normal_scores):
+    """What is kept of the training images for `refit`."""
+    largest = normal_scores if config.patch_size else np.zeros([0])
+    if chosen.normal_maps is not None:
+        largest = patch.image_scores(chosen.normal_maps.small)
+    known = Normals.of(split, images.seen)
+    return known.having(chosen.normal_features, largest, chosen.normal_peaks)
 
 
 def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndarray | None:

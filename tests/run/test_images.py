@@ -135,7 +135,7 @@ def test_a_command_refuses_and_goes_on_when_it_is_told_to(
     assert json.loads((run_dir / "results.json").read_text())["num_test"] == 9
     assert main.main(base) == 0
     (run,) = flags.parse(base)
-    assert files.recorded_images(run)["test"]["images"] == 9
+    assert files.recorded_images(run.run_dir)["test"]["images"] == 9
 
 
 def test_other_categories_have_images_of_their_own(tmp_path):
