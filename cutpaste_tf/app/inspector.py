@@ -170,6 +170,7 @@ class Inspector:
         """A run's normal training images and their embeddings."""
         from cutpaste_tf import data
         from cutpaste_tf.data import pipeline
+        from cutpaste_tf.data.normals import Normals
 
         detector = self._detector(run)
         config = detector.config
@@ -177,7 +178,10 @@ class Inspector:
             config = dataclasses.replace(config, data_dir=self._data_dir)
         results = artifacts.read_results(self.runs[run])
         try:
-            split = data.load(config).train
+            if results.get("refit"):
+                split = Normals.load(self.runs[run] / artifacts.EMBEDDINGS).split(config)
+            else:
+                split = data.load(config).train
             if len(split) != results["num_train"]:
                 raise UserError(
                     f"{config.data_dir}: {len(split)} normal images of {config.category}, and the "
