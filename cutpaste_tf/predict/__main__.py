@@ -8,6 +8,9 @@ and, of runs with --maps=features, areas.csv: what of each image lies above the 
 Images may be of any size and format and any number; one that cannot be read is a row with its
 error, and the exit status is then 2.
 
+With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
+added to what an earlier watch has written; --runs=TABLE watches several folders, each for a run.
+
 The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
 score is above it is anomalous.
 """
@@ -16,9 +19,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command
+from cutpaste_tf import artifacts, command
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.predict import folder
+from cutpaste_tf.predict import folder, watch
+from cutpaste_tf.predict.ledger import WATCHED
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.predict.rows import CSV
 
@@ -47,19 +51,24 @@ def _predict(argv):
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
     if not arguments.output:
         raise UserError("--output=: must name a folder")
+    if arguments.watch:
+        return _watch(arguments)
+    if arguments.runs is not None:
+        raise UserError(f"--runs={arguments.runs}: goes with --watch")
+    _check_given(arguments, "run", "images")
     output = pathlib.Path(arguments.output)
+    if (output / WATCHED).exists():
+        raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
     with command.output_faults_as_user_errors(arguments.output):
         count = folder.count_images(arguments.images, output)
-        model = RunModel(
-            arguments.run, arguments.threshold, arguments.false_positive_rate, arguments.maps
-        )
+        model = _load(arguments, arguments.run)
         summary = folder.predict(
             model,
             arguments.images,
             output,
             count=count,
             batch_size=arguments.batch_size,
-            log=lambda text: print(text, flush=True),
+            log=_log,
         )
     if summary.failed:
         raise UserError(
@@ -69,17 +78,59 @@ def _predict(argv):
     return 0
 
 
+def _watch(arguments):
+    output = pathlib.Path(arguments.output)
+    if arguments.runs is None:
+        _check_given(arguments, "run", "images")
+        if len(arguments.images) > 1:
+            raise UserError("--images: --watch takes one folder; for more there is --runs")
+        places = [watch.Place(pathlib.Path(arguments.images[0]), arguments.run, output)]
+    else:
+        for name in ("run", "images"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name}: the table of --runs has it; leave one of them out")
+        places = watch.read_places(arguments.runs, output)
+    watch.check_places(places)
+    for place in places:  # before a lock is taken and TensorFlow loaded
+        artifacts.choose_threshold(place.run, arguments.threshold, arguments.false_positive_rate)
+    return watch.watch(
+        places,
+        lambda run: _load(arguments, run),
+        batch_size=arguments.batch_size,
+        log=_log,
+    )
+
+
+def _load(arguments, run):
+    return RunModel(run, arguments.threshold, arguments.false_positive_rate, arguments.maps)
+
+
+def _check_given(arguments, *flags):
+    missing = ", ".join(f"--{name}" for name in flags if getattr(arguments, name) is None)
+    if missing:
+        raise UserError(f"the following arguments are required: {missing}")
+
+
+def _log(text):
+    print(text, flush=True)
+
+
 def _parser():
     parser = command.Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
-    parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
+    parser.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument(
         "--images",
-        required=True,
         nargs="+",
         action="extend",
         help="images, or folders to search for them",
     )
     parser.add_argument("--output", required=True, help="the folder to write to")
+    parser.add_argument(
+        "--watch", action="store_true", help="score images as they arrive in a folder, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--runs", help="with --watch: a CSV of folders and their runs, in columns folder and run"
+    )
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
     command.add_threshold_flags(parser)
     parser.add_argument(

@@ -49,7 +49,7 @@ def written(output: pathlib.Path, areas: bool) -> Iterator[Callable[[Judged], No
                 lines.write(json_line(judged.row))
                 writer.writerow(csv_row(judged.row))
                 for area in judged.areas:
-                    area_writer.writerow(_exact(area, ("peak", "mean")))
+                    area_writer.writerow(area_row(area))
 
             yield write
         _rename(temporary, targets)
@@ -64,6 +64,11 @@ def written(output: pathlib.Path, areas: bool) -> Iterator[Callable[[Judged], No
 def csv_row(row: dict) -> dict:
     """Returns a row of predictions.csv, its numbers as they are read back to the last bit."""
     return _exact(row, ("score", "threshold"))
+
+
+def area_row(row: dict) -> dict:
+    """Returns a row of areas.csv, likewise."""
+    return _exact(row, ("peak", "mean"))
 
 
 def json_line(row: dict) -> str:
