@@ -623,8 +623,8 @@ SHAPES = {
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     shape, staged_backbone, quick_views, tmp_path, capsys
 ):
-    from cutpaste_tf import predict
     from cutpaste_tf.detector import Detector
+    from cutpaste_tf.predict import __main__ as predict
 
     data, roi = write_photographs(tmp_path)
     flags = [*QUICK, "--image_size=32x48", f"--roi={roi}", *SHAPES[shape]]
