@@ -19,13 +19,12 @@ import math
 import os
 import pathlib
 import platform
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from cutpaste_tf import command, experiments, machine
+from cutpaste_tf import cluster, command, experiments, machine
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
@@ -104,20 +103,13 @@ def _parser():
     add("--list", action="store_true", help="list the experiments and their command lines")
     add("--workdir", default="runs/sweep", help="where the runs go; default %(default)s")
     add("--ray_address", help="a Ray cluster's address; without, this machine alone")
-    add("--cpus_per_run", type=float, default=1.0, help="CPU cores; default %(default)s")
-    add("--gpus_per_run", type=float, help="GPUs, such as 0.5; default 1 if there are any, else 0")
+    cluster.add_flags(parser, "run")
     add("--retries", type=int, default=2, help="tries after a failure; default %(default)s")
     return parser
 
 
 def _check(arguments):
-    if not 0 < arguments.cpus_per_run < math.inf:
-        raise UserError(f"--cpus_per_run={arguments.cpus_per_run:g}: must be a number above 0")
-    gpus = arguments.gpus_per_run
-    if gpus is not None and not 0 <= gpus < math.inf:
-        raise UserError(f"--gpus_per_run={gpus:g}: must be a number, at least 0")
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
-        raise UserError(f"--gpus_per_run={gpus:g}: above 1, it must be a whole number")
+    cluster.check_flags(arguments, "run")
     if arguments.retries < 0:
         raise UserError(f"--retries={arguments.retries}: must be a whole number, at least 0")
     if not arguments.workdir:
@@ -200,13 +192,13 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     if not left:
         print(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
         return 0
-    ray = _start_ray(arguments.ray_address)
+    ray = cluster.start(arguments.ray_address, "--ray_address")
     try:
         cpus, gpus = arguments.cpus_per_run, arguments.gpus_per_run
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = cluster.machines(ray)
         if gpus is None:
-            gpus = 1.0 if any(node.get("GPU", 0.0) >= 1.0 for node in nodes) else 0.0
-        slots = _slots(nodes, cpus, gpus)
+            gpus = cluster.default_gpus(nodes)
+        slots = cluster.count_slots(nodes, cpus, gpus, "run")
         # Each run has a process of its own, which gives all memory back at its end.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
         folder = os.getcwd()
@@ -219,7 +211,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
             try:
                 problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
             except ray.exceptions.RayError as error:
-                problem = f"{job}: cannot be checked ({_reason(error)})"
+                problem = f"{job}: cannot be checked ({cluster.reason(error)})"
             if problem:
                 raise UserError(problem)
         for job, state, of_images in zip(jobs, states, now, strict=True):
@@ -244,56 +236,10 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _start_ray(address):
-    # No word to the outside.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            'a sweep needs the package ray; pip install "cutpaste-tf[cluster]"'
-        ) from error
-    options = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        options["include_dashboard"] = False
-    where = "--ray_address" if address is None else f"--ray_address={address}"
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    try:
-        if host and port.isdigit():  # Ray itself would try for minutes.
-            socket.create_connection((host, int(port)), timeout=10).close()
-        # "local" starts Ray here even where RAY_ADDRESS names a cluster.
-        ray.init("local" if address is None else address, **options)
-    except (OSError, OverflowError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{where}: Ray cannot be started or reached ({reason})") from error
-    return ray
-
-
-def _slots(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> int:
-    """How many runs fit on the machines at a time, each on one of them."""
-    wanted = {"CPU": cpus, "GPU": gpus}
-    slots = sum(
-        int(min(node.get(kind, 0.0) // amount for kind, amount in wanted.items() if amount))
-        for node in nodes
-    )
-    if not slots:
-        most = ", ".join(
-            f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes
-        )
-        raise UserError(
-            f"--cpus_per_run={cpus:g} --gpus_per_run={gpus:g}: no machine is large enough; Ray has "
-            f"{most}"
-        )
-    return slots
-
-
 def _enter(folder: str, gpus: float) -> None:
     """Makes a worker's process one that a run can be started in."""
     os.chdir(folder)  # Paths in flags are relative to where the sweep was started.
-    if gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif gpus < 1:  # TensorFlow would take all of a GPU that it shares.
-        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    cluster.share_gpus(gpus)
     command.prepare_libraries()
 
 
@@ -363,7 +309,7 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     # A worker that was killed, by the system or for its memory, says nothing.
-                    outcome = Outcome(error=_reason(error))
+                    outcome = Outcome(error=cluster.reason(error))
                 if not outcome.error:
                     progress.done(job, _percent(outcome.image_auroc))
                     continue
@@ -375,12 +321,6 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     progress.say(f"{job} failed, try {tries[job]} of {retries}: {outcome.error}")
                     running[submit(job)] = job
     return failed
-
-
-def _reason(error):
-    """The last line of what Ray says: of a traceback, what was raised."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason given'}"
 
 
 def _percent(auroc):

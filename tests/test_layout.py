@@ -13,7 +13,7 @@ ROOMS = (
     "detector",
     "train", "localize",
     "report",
-    "command", "machine",
+    "command", "cluster", "machine",
     "distribution", "data", "models", "density",
     "augment", "artifacts", "metrics", "experiments", "workers",
     "threshold", "ensemble",

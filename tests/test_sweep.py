@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, TINY, assert_user_error, make_mvtec
 
-from cutpaste_tf import sweep
+from cutpaste_tf import cluster, sweep
 from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
 
@@ -201,7 +201,7 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
     for run_dir in results:
         assert "image AUROC" in (run_dir / sweep.LOG).read_text()
     # Again: nothing is left to do, and Ray is not even started.
-    monkeypatch.setattr(sweep, "_start_ray", None)
+    monkeypatch.setattr(cluster, "start", None)
     names = "--experiments=resnet18_cutout,resnet18_scar"
     assert sweep.main(["sweep", names, f"--workdir={tmp_path / 'runs'}", *flags, "--seed=0"]) == 0
     assert "2 runs, 2 finished already" in capsys.readouterr().out
@@ -316,16 +316,6 @@ def test_what_a_run_needs_is_checked_first(tmp_path, monkeypatch):
     flags.pop()
     (job,) = sweep.plan(["resnet18_cutout"], str(tmp_path / "runs"), flags)
     assert sweep._check_one(job.config.to_json(), str(tmp_path), 0.0) == ""
-
-
-def test_runs_fit_on_machines_one_by_one():
-    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0}, {"CPU": 3.0, "GPU": 2.0}]
-    assert sweep._slots(nodes, 1.0, 0.0) == 15
-    assert sweep._slots(nodes, 2.0, 1.0) == 2  # one GPU, and CPUs for one
-    assert sweep._slots(nodes, 1.0, 0.5) == 5  # two, and CPUs for three
-    for cpus, gpus in ((9.0, 0.0), (1.0, 3.0), (5.0, 1.0)):
-        with pytest.raises(UserError, match="no machine is large enough"):
-            sweep._slots(nodes, cpus, gpus)
 
 
 def test_planning_imports_no_tensorflow():
