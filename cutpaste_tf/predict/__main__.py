@@ -11,17 +11,24 @@ error, and the exit status is then 2.
 With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
 added to what an earlier watch has written; --runs=TABLE watches several folders, each for a run.
 
+With --ray, for millions of images, Ray's workers (extra `cluster`) write the rows to parts in
+Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose
+machines need cutpaste-tf and see the same folders.
+
 The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
 score is above it is anomalous.
 """
 
+import functools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command
+from cutpaste_tf import artifacts, cluster, command
+from cutpaste_tf.config import Config
 from cutpaste_tf.errors import UserError
-from cutpaste_tf.predict import folder, watch
+from cutpaste_tf.predict import folder, many, watch
 from cutpaste_tf.predict.ledger import WATCHED
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.predict.rows import CSV
@@ -51,6 +58,9 @@ def _predict(argv):
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
     if not arguments.output:
         raise UserError("--output=: must name a folder")
+    cluster.check_flags(arguments, "worker")
+    if arguments.watch and arguments.ray is not None:
+        raise UserError("--ray: is for images that are there already; leave --watch out")
     if arguments.watch:
         return _watch(arguments)
     if arguments.runs is not None:
@@ -59,6 +69,10 @@ def _predict(argv):
     output = pathlib.Path(arguments.output)
     if (output / WATCHED).exists():
         raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
+    if arguments.ray is not None:
+        with command.output_faults_as_user_errors(arguments.output):
+            summary = _predict_many(arguments)
+        return _status(summary, f"the column error of {output / many.PARTS}")
     with command.output_faults_as_user_errors(arguments.output):
         count = folder.count_images(arguments.images, output)
         model = _load(arguments, arguments.run)
@@ -70,10 +84,36 @@ def _predict(argv):
             batch_size=arguments.batch_size,
             log=_log,
         )
+    return _status(summary, output / CSV)
+
+
+def _predict_many(arguments):
+    run_dir = os.path.abspath(arguments.run)
+    config = Config.load(run_dir)
+    artifacts.check_files(run_dir, config)
+    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
+    return many.predict(
+        functools.partial(RunModel, run_dir, *options),
+        {
+            "run": artifacts.checksums(run_dir, config),
+            "threshold": artifacts.choose_threshold(run_dir, *options[:2]).value,
+            "maps": arguments.maps,
+        },
+        arguments.images,
+        arguments.output,
+        address=arguments.ray or None,
+        cpus=arguments.cpus_per_worker,
+        gpus=arguments.gpus_per_worker,
+        batch_size=arguments.batch_size,
+        log=_log,
+    )
+
+
+def _status(summary, where):
     if summary.failed:
         raise UserError(
             f"{summary.failed} of {summary.images} images have an error, the first: "
-            f"{summary.first_error}; see {output / CSV}"
+            f"{summary.first_error}; see {where}"
         )
     return 0
 
@@ -136,6 +176,14 @@ def _parser():
     parser.add_argument(
         "--batch_size", type=int, default=32, help="images that are scored at a time; 32"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="share the images out among Ray's workers, here or on the cluster at an address",
+    )
+    cluster.add_flags(parser, "worker", cpus=None)
     return parser
 
 

@@ -99,7 +99,7 @@ def predict(
     done = scored = anomalous = failed = 0
     first_error = None
     began = time.perf_counter()
-    with tables.written(output, areas) as write, _Progress(count, log) as progress:
+    with tables.written(output, areas) as write, Progress(count, log) as progress:
         for batch in judge(stream.find(sources, output / MAPS, CSV)):
             for judged in batch:
                 row = judged.row
@@ -122,10 +122,15 @@ def predict(
     return Summary(done, scored, anomalous, failed, first_error, seconds)
 
 
-class _Progress:
-    """A bar in a terminal; in a log file a line now and then."""
+class Progress:
+    """A bar in a terminal; in a log file a line now and then.
 
-    def __init__(self, total, log):
+    Args:
+      total: how many images there are.
+      log: takes the lines.
+    """
+
+    def __init__(self, total: int, log: Callable[[str], None]):
         self._total, self._log, self._done = total, log, 0
 
     def __enter__(self):
@@ -141,7 +146,8 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, count):
+    def update(self, count: int) -> None:
+        """Tells that so many more images are done."""
         self._done += count
         now = time.monotonic()
         if self._bar is not None:

@@ -39,12 +39,19 @@ class Judge:
       output: the folder that overlays are written to, in `MAPS`.
       root: the folder that the overlays' names are relative to.
       batch_size: inputs of the network at a time.
+      threads: that read files, and that draw; one for each core by default, and at most four draw.
     """
 
     def __init__(
-        self, model: Model, output: pathlib.Path, root: pathlib.Path, batch_size: int = 32
+        self,
+        model: Model,
+        output: pathlib.Path,
+        root: pathlib.Path,
+        batch_size: int = 32,
+        threads: int | None = None,
     ):
         self._model, self._maps, self._root = model, output / MAPS, root
+        self._threads = threads or os.cpu_count() or 1
         # As many inputs at a time, whatever the number of an image's tiles.
         self._batch_size = max(1, batch_size // model.inputs)
 
@@ -55,8 +62,8 @@ class Judge:
         overlay cannot be written for its name's sake, is a row with an error.
         """
         model = self._model
-        batches = stream.batches(paths, model.prepare, self._batch_size, model.bits)
-        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        batches = stream.batches(paths, model.prepare, self._batch_size, model.bits, self._threads)
+        with concurrent.futures.ThreadPoolExecutor(min(4, self._threads)) as pool:
             for batch in batches:
                 good = [one for one in batch if one.error is None]
                 scored = iter(model.score([o.prepared for o in good], [o.size for o in good]))

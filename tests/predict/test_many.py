@@ -1,0 +1,357 @@
+"""Predictions in parts: that each image is a row once, whatever ends the job."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, assert_user_error, pattern, write_image
+
+from cutpaste_tf import locks
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.predict import __main__ as predict
+from cutpaste_tf.predict import many
+from cutpaste_tf.threshold import Threshold
+
+pytestmark = pytest.mark.usefixtures("load_once")
+
+
+class BrightnessModel:
+    """Scores an image by its brightness, from 0 to 1."""
+
+    threshold, scale, bits, inputs, device = Threshold(0.5), None, 8, 1, "nothing"
+
+    def prepare(self, image):
+        return float(np.mean(image)) / 255.0
+
+    def score(self, prepared, sizes):
+        return [(score, None) for score in prepared]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Seven images of growing brightness, one of them broken."""
+    return make_images(tmp_path / "new", 7, broken=4)
+
+
+def make_images(folder, count, broken):
+    for i in range(count):
+        pixels = np.full((8, 8, 3), 255 * i // (count - 1), np.uint8)
+        write_image(folder / f"{i:03d}.png", pixels)
+    (folder / f"{broken:03d}.png").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """One worker, in this process and without Ray; returns the numbers of the shards it did."""
+    done = []
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "2"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+
+    def score(missing, arguments, address, cpus, gpus, progress, log):
+        worker = many.Worker(*arguments, cpus or 1.0, gpus or 0.0)
+        for number in missing:
+            row = worker({"shard": number})
+            if row["problem"]:
+                raise UserError(row["problem"])
+            done.append(number)
+            progress.update(row["images"])
+        return time.perf_counter()
+
+    monkeypatch.setattr(many, "_score", score)
+    monkeypatch.setattr(many, "SHARD", 2)
+    return done
+
+
+def predict_many(images, output, run="brightness"):
+    return many.predict(BrightnessModel, {"run": run}, [images], output)
+
+
+def read(output):
+    """The rows of all parts, as a user reads them."""
+    import pandas
+
+    table = pandas.read_parquet(output, ignore_prefixes=["_", "maps"])
+    return table.astype(object).where(table.notna(), None)
+
+
+def check(output, images):
+    """Asserts that there is nothing but a row for each image."""
+    names = [str(path) for path in sorted(images.iterdir())]
+    assert list(read(output)["path"]) == names
+    parts = {f"part-{number:05d}.parquet" for number in range(-(-len(names) // 2))}
+    assert {path.name for path in output.iterdir()} == {
+        *parts,
+        "_files.parquet",
+        "_job.json",
+        "_SUCCESS",
+    }
+
+
+def main(capsys, *arguments):
+    capsys.readouterr()
+    status = predict.main(["predict", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+
+def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_path, capsys):
+    write_image(images / "b" / os.fsdecode(b"\xff.png"), pattern(np.random.default_rng(0)))
+    arguments = [f"--run={finished[0]}", f"--images={images}"]
+    main(capsys, *arguments, f"--output={tmp_path / 'usual'}")
+    with open(tmp_path / "usual" / "predictions.jsonl", encoding="utf-8") as file:
+        expected = [json.loads(line) for line in file]
+    done = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
+    assert_user_error(done, "1 of 8 images have an error, the first", "004.png: not an image")
+    assert "8 images in 4 parts" in done.stdout
+    assert "of 7 images anomalous; 8 in " in done.stdout
+    found = read(tmp_path / "out").to_dict("records")
+    assert [row.keys() for row in found] == [row.keys() for row in expected]
+    for row, its in zip(found, expected, strict=True):
+        if its["score"] is not None:
+            assert row["score"] == pytest.approx(its["score"], rel=1e-5)
+        assert {**row, "score": None} == {**its, "score": None}
+    # Again: nothing is left to do.
+    here.clear()
+    again = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
+    assert_user_error(again, "1 of 8 images have an error")
+    assert "8 images in 4 parts, 4 are there already" in again.stdout
+    assert here == []
+
+
+@pytest.mark.parametrize("localized", ["features"], indirect=True)
+def test_areas_are_a_column(localized, here, images, tmp_path, capsys):
+    arguments = [f"--run={localized[0]}", f"--images={images}", "--maps"]
+    main(capsys, *arguments, f"--output={tmp_path / 'usual'}")
+    main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
+    for row in read(tmp_path / "out").to_dict("records"):
+        areas = (tmp_path / "usual" / "areas.csv").read_text().count(row["path"] + ",")
+        assert len(row["areas"]) == areas
+        assert all(area["pixels"] > 0 for area in row["areas"])
+        assert (row["map"] is None) == (row["error"] is not None)
+        if row["map"]:
+            assert row["map"].startswith(str(tmp_path / "out" / "maps"))
+            assert pathlib.Path(row["map"]).is_file()
+
+
+def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
+    output = tmp_path / "out"
+    summary = predict_many(images, output)
+    assert here == [0, 1, 2, 3]
+    assert (summary.images, summary.scored, summary.anomalous, summary.failed) == (7, 6, 2, 1)
+    assert summary.first_error.startswith(str(images / "004.png"))
+    check(output, images)
+    before = (output / "part-00000.parquet").stat()
+    (output / "part-00002.parquet").unlink()
+    (output / "_part-00002.parquet.0.tmp").write_bytes(b"of a worker that was killed")
+    (output / "_SUCCESS").unlink()
+    write_image(images / "000a.png", pattern(np.random.default_rng(0)))
+    here.clear()
+    again = predict_many(images, output)
+    assert here == [2]
+    assert (again.images, again.scored, again.anomalous, again.failed) == (7, 6, 2, 1)
+    assert (output / "part-00000.parquet").stat() == before
+    (images / "000a.png").unlink()
+    check(output, images)
+    # A list without its job may not be whole.
+    (output / "_job.json").unlink()
+    (output / "_files.parquet").write_bytes(b"PAR1")
+    predict_many(images, output)
+    check(output, images)
+
+
+def test_paths_do_not_depend_on_the_folder(images, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predict_many("new", "out")
+    monkeypatch.chdir(images)
+    predict_many("../new", "../out")
+    check(tmp_path / "out", images)
+    assert here == [0, 1, 2, 3]
+
+
+def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
+    output = tmp_path / "out"
+    usual = {"run": finished[0], "images": images, "output": output, "threshold": 1.0}
+
+    def arguments(**change):
+        return [f"--{name}={value}" for name, value in (usual | change).items()]
+
+    main(capsys, *arguments(), "--ray")
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    for change, more, flag in (
+        ({"threshold": 2.0}, [], "other --threshold;"),
+        ({"images": images / "000.png"}, [], "other --images;"),
+        ({}, ["--maps"], "other --maps;"),
+    ):
+        done = main(capsys, *arguments(**change), *more, "--ray")
+        assert_user_error(done, f"--output={output}: holds a prediction with", flag)
+    with pytest.raises(UserError, match="other --run"):
+        many.predict(
+            BrightnessModel, {"run": {}, "threshold": 1.0, "maps": False}, [images], output
+        )
+    (output / "_job.json").write_text("{")
+    assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: not readable")
+    (output / "_job.json").write_bytes(before["_job.json"])
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    with locks.held(output / "_lock"):
+        assert_user_error(main(capsys, *arguments(), "--ray"), "another command is at it")
+
+
+def test_mistakes_are_one_line_and_leave_nothing(finished, images, here, tmp_path, capsys):
+    usual = {"run": finished[0], "images": images, "output": tmp_path / "out"}
+    (tmp_path / "file").touch()
+    for change, message in (
+        ({"run": tmp_path}, "config.json"),
+        ({"images": tmp_path / "no"}, "there is no such file or folder"),
+        ({"images": ""}, "there is no such file or folder"),
+        ({"output": tmp_path / "file" / "x"}, "--output"),
+        ({"threshold": "nan"}, "must be a finite number"),
+        ({"cpus_per_worker": 0}, "--cpus_per_worker=0"),
+        ({"gpus_per_worker": 1.5}, "--gpus_per_worker=1.5"),
+    ):
+        arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
+        assert_user_error(main(capsys, *arguments, "--ray"), message)
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path, monkeypatch):
+    def broken():
+        raise UserError("--maps: leave it out")
+
+    output = tmp_path / "out"
+    with pytest.raises(UserError, match=r"^--maps: leave it out \(on "):
+        many.predict(broken, {"run": "broken"}, [images], output)
+    assert not output.exists()
+    # A shard that ends its worker each time.
+    for number in range(4):
+        output.mkdir(exist_ok=True)
+        (output / f"_part-00001.parquet.{number}.tmp").touch()
+    worker = many.Worker(BrightnessModel, output, images, 32, 1.0, 0.0)
+    assert "4 workers were lost at part-00001" in worker({"shard": 1})["problem"]
+    # A machine that sees other folders.
+    worker = many.Worker(BrightnessModel, output, tmp_path / "no", 32, 1.0, 0.0)
+    assert f"there is no folder {tmp_path / 'no'}" in worker({"shard": 0})["problem"]
+    worker = many.Worker(BrightnessModel, tmp_path / "no", images, 32, 1.0, 0.0)
+    assert f"--output={tmp_path / 'no'}" in worker({"shard": 0})["problem"]
+
+
+def test_a_part_that_is_damaged_is_told(images, here, tmp_path):
+    output = tmp_path / "out"
+    predict_many(images, output)
+    (output / "part-00003.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="part-00003.parquet: cannot be read; remove it"):
+        predict_many(images, output)
+    os.replace(output / "part-00000.parquet", output / "part-00003.parquet")
+    (output / "part-00000.parquet").write_bytes((output / "part-00001.parquet").read_bytes())
+    with pytest.raises(UserError, match="part-00003.parquet: has not a row for each"):
+        predict_many(images, output)
+
+
+def test_workers_share_the_cores(images, here, tmp_path, monkeypatch):
+    many.Worker(BrightnessModel, tmp_path, images, 32, 1.5, 0.5)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == os.environ["OMP_NUM_THREADS"] == "2"
+    assert os.environ.pop("TF_FORCE_GPU_ALLOW_GROWTH") == "true"
+    assert many._default_cpus([{"CPU": 4.0}], 0.0) == 1.0
+    nodes = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 24.0, "GPU": 4.0}, {"CPU": 2.0}]
+    assert many._default_cpus(nodes, 1.0) == 6.0
+    assert many._default_cpus(nodes, 0.5) == 3.0
+
+
+# Real ones.
+
+
+def start(images, output, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(pathlib.Path(__file__).with_name("shards.py")), images, output],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | environment,
+    )
+
+
+def workers(process):
+    """The processes of Ray's actors."""
+    import psutil
+
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            # Ray names a worker by what it does at present.
+            if "MapWorker" in " ".join(child.cmdline()):
+                found.append(child)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def wait_for_parts(process, output, count):
+    deadline = time.monotonic() + 90
+    while len(list(output.glob(many.PARTS))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path):
+    images, output = make_images(tmp_path / "new", 40, broken=7), tmp_path / "out"
+    process = start(images, output, SHARD="2", SECONDS="0.2")
+    wait_for_parts(process, output, 3)
+    workers(process)[0].send_signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err == ""
+    assert "40 images in 20 parts\n2 workers" in out
+    assert "20 of 39 images anomalous; 40 in " in out
+    check(output, images)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_job_that_is_killed_ten_times_loses_and_doubles_nothing(tmp_path):
+    images, output = make_images(tmp_path / "new", 400, broken=7), tmp_path / "out"
+    moments = random.Random(0)
+    for _ in range(10):
+        process = start(images, output, SHARD="2", SECONDS="0.05")
+        # Ray takes some ten seconds to start.
+        if moments.random() < 0.7:
+            there = len(list(output.glob(many.PARTS)))
+            wait_for_parts(process, output, there + 1)
+            time.sleep(moments.uniform(0.0, 0.5))
+        else:
+            time.sleep(moments.uniform(0.0, 10.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        time.sleep(moments.uniform(0.0, 2.0))
+    assert not (output / "_SUCCESS").exists()
+    process = start(images, output, SHARD="2")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "400 images in 200 parts, " in out
+    assert " are there already" in out
+    check(output, images)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_run_is_loaded_in_the_workers(finished, images, tmp_path):
+    arguments = [f"--run={finished[0]}", f"--images={images}", f"--output={tmp_path / 'out'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cutpaste_tf.predict", *arguments, "--ray", "--cpus_per_worker=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert_user_error(done, "1 of 7 images", "004.png: not an image")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(read(tmp_path / "out")["path"]) == [str(p) for p in sorted(images.iterdir())]
