@@ -31,7 +31,7 @@ class Read(NamedTuple):
 
 
 def find(
-    sources: Sequence[str | os.PathLike], outside: pathlib.Path, table: str
+    sources: Sequence[str | os.PathLike], outside: pathlib.Path, *tables: str
 ) -> Iterator[pathlib.Path]:
     """Finds images.
 
@@ -39,8 +39,8 @@ def find(
       sources: files, taken as they are, and folders, searched with all folders in them for files
         with an image's ending, as in `search.walk`.
       outside: a folder that is not searched, as it is written to. Nor is one of its name that
-        lies beside a file called `table`: it was written to earlier.
-      table: that file's name.
+        lies beside one of `tables`: it was written to earlier.
+      tables: names of files.
 
     Yields:
       The files, those of a folder in the order of their names.
@@ -62,16 +62,19 @@ def find(
             raise UserError(f"--images={source}: is where overlays are written to")
         if folder:
             for path in filter(search.is_image, search.walk(source, [str(outside)])):
-                if not _is_written(path, source, outside.name, table):
+                if not _is_written(path, source, outside.name, tables):
                     yield path
         else:
             yield source
 
 
-def _is_written(path, source, name, table):
-    """Whether a file lies in a folder of some name with a table beside it."""
+def _is_written(path, source, name, tables):
+    """Whether a file lies in a folder of some name with one of some tables beside it."""
     folders = [folder for folder in path.parents if source in folder.parents]
-    return any(folder.name == name and (folder.parent / table).is_file() for folder in folders)
+    return any(
+        folder.name == name and any((folder.parent / table).is_file() for table in tables)
+        for folder in folders
+    )
 
 
 def batches(

@@ -15,7 +15,7 @@ from cutpaste_tf.data import search, stream
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.predict import tables
 from cutpaste_tf.predict.model import Model
-from cutpaste_tf.predict.rows import AREAS, CSV, JSONL, MAPS, Judge, common_root
+from cutpaste_tf.predict.rows import AREAS, CSV, JOB, JSONL, MAPS, Judge, common_root
 from cutpaste_tf.threshold import VERDICTS
 
 _LINE_SECONDS = 15.0  # between lines of a log file
@@ -55,7 +55,7 @@ def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> 
     Raises:
       UserError: if there are none, or a source is missing.
     """
-    count = sum(1 for _ in stream.find(sources, output / MAPS, CSV))
+    count = sum(1 for _ in stream.find(sources, output / MAPS, CSV, JOB))
     if not count:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
@@ -100,7 +100,7 @@ def predict(
     first_error = None
     began = time.perf_counter()
     with tables.written(output, areas) as write, Progress(count, log) as progress:
-        for batch in judge(stream.find(sources, output / MAPS, CSV)):
+        for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
             for judged in batch:
                 row = judged.row
                 done += 1

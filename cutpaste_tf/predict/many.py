@@ -32,10 +32,10 @@ from cutpaste_tf.data import stream
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.predict import folder
 from cutpaste_tf.predict.model import Model
-from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, CSV, MAPS, Judge, common_root
+from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, CSV, JOB, MAPS, Judge, common_root
 from cutpaste_tf.threshold import VERDICTS
 
-JOB, FILES, SUCCESS, _LOCK = "_job.json", "_files.parquet", "_SUCCESS", "_lock"
+FILES, SUCCESS, _LOCK = "_files.parquet", "_SUCCESS", "_lock"
 PARTS = "part-*.parquet"
 SHARD = 1000  # files; a worker that is lost loses what it has done of one, or of two
 _TRIES = 4  # of a shard that ends its worker
@@ -75,7 +75,7 @@ def predict(
       KeyboardInterrupt: at Ctrl-C, likewise.
     """
     _check_packages()
-    output = pathlib.Path(os.path.abspath(output))
+    output = pathlib.Path(output)
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
     _check_same(output, settings)
     if not (output / JOB).is_file():
@@ -112,7 +112,14 @@ def _check_same(output, settings):
     path = output / JOB
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no object")
     except (FileNotFoundError, NotADirectoryError):
+        if any(output.glob(PARTS)):
+            raise UserError(
+                f"--output={output}: holds parts of another prediction, and no {JOB}; name another "
+                "folder"
+            ) from None
         return
     except ValueError as error:
         raise UserError(f"{path}: not readable; name another --output") from error
@@ -141,7 +148,8 @@ def _predict(make_model, settings, output, address, cpus, gpus, *, batch_size, l
     began = time.perf_counter()
     if missing:
         (output / SUCCESS).unlink(missing_ok=True)
-        arguments = make_model, output, common_root(settings["images"]), batch_size
+        folder_there = pathlib.Path(os.path.abspath(output))  # as its workers name it
+        arguments = make_model, folder_there, common_root(settings["images"]), batch_size
         try:
             with folder.Progress(count, log) as progress:
                 began = _score(missing, arguments, address, cpus, gpus, progress, log)
@@ -156,7 +164,7 @@ def _predict(make_model, settings, output, address, cpus, gpus, *, batch_size, l
     (output / SUCCESS).touch()
     rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second" if count else ""
     log(f"{summary.anomalous} of {summary.scored} images anomalous{rate}")
-    log(f"written to {output}")
+    log(f"written to {output / PARTS}")
     return summary
 
 
@@ -176,7 +184,7 @@ def _write_files(sources, output):
     import pyarrow.parquet as pq
 
     schema = pa.schema([("path", pa.binary())])  # as the file system has it, which need not be text
-    paths = map(os.fsencode, stream.find(sources, output / MAPS, CSV))
+    paths = map(os.fsencode, stream.find(sources, output / MAPS, CSV, JOB))
     with (
         atomic.replacing(output / FILES) as temporary,
         pq.ParquetWriter(temporary, schema, write_statistics=False) as writer,

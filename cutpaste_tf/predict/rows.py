@@ -20,6 +20,7 @@ from cutpaste_tf.errors import UserError
 from cutpaste_tf.predict.model import Model
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
+JOB = "_job.json"  # in place of the tables, of a prediction in parts
 COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 

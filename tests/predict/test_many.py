@@ -16,7 +16,7 @@ from conftest import ROOT, assert_user_error, pattern, write_image
 from cutpaste_tf import locks
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.predict import __main__ as predict
-from cutpaste_tf.predict import many
+from cutpaste_tf.predict import folder, many
 from cutpaste_tf.threshold import Threshold
 
 pytestmark = pytest.mark.usefixtures("load_once")
@@ -139,6 +139,10 @@ def test_areas_are_a_column(localized, here, images, tmp_path, capsys):
         if row["map"]:
             assert row["map"].startswith(str(tmp_path / "out" / "maps"))
             assert pathlib.Path(row["map"]).is_file()
+    # Whoever searches the folder later passes its overlays over.
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 6
+    with pytest.raises(UserError, match="no images there"):
+        folder.count_images([tmp_path / "out"], tmp_path / "other")
 
 
 def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
@@ -160,8 +164,11 @@ def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
     assert (output / "part-00000.parquet").stat() == before
     (images / "000a.png").unlink()
     check(output, images)
-    # A list without its job may not be whole.
-    (output / "_job.json").unlink()
+
+
+def test_a_list_without_its_job_may_not_be_whole(images, here, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
     (output / "_files.parquet").write_bytes(b"PAR1")
     predict_many(images, output)
     check(output, images)
@@ -196,8 +203,11 @@ def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
         many.predict(
             BrightnessModel, {"run": {}, "threshold": 1.0, "maps": False}, [images], output
         )
-    (output / "_job.json").write_text("{")
-    assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: not readable")
+    for text in ("{", "[]"):
+        (output / "_job.json").write_text(text)
+        assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: not readable")
+    (output / "_job.json").unlink()
+    assert_user_error(main(capsys, *arguments(), "--ray"), "parts of another prediction")
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     with locks.held(output / "_lock"):
