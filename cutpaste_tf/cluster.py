@@ -78,7 +78,8 @@ def start(address: str | None, flag: str) -> ModuleType:
         if host and port.isdigit():  # Ray itself would try for minutes.
             socket.create_connection((host, int(port)), timeout=10).close()
         # "local" starts Ray here even where RAY_ADDRESS names a cluster.
-        ray.init("local" if address is None else address, **options)
+        with quiet():
+            ray.init("local" if address is None else address, **options)
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{where}: Ray cannot be started or reached ({line})") from error
@@ -87,7 +88,7 @@ def start(address: str | None, flag: str) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps off stderr what Ray's core, which is no Python, writes there when actors begin."""
+    """Keeps off stderr what Ray's core, which is no Python, writes there as things start."""
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
