@@ -363,6 +363,7 @@ def _write_onnx(detector, default, path):
     # An input with an initial value of its name may be left out.
     value = onnx.numpy_helper.from_array(np.array(default, np.float32), "threshold")
     model.graph.initializer.append(value)
+    _fold_shapes(model.graph)
     height, width = map(str, detector.preparation.canvas)
     dims = {"images": ["batch", "height", "width"], "map": ["batch", height, width]}
     for tensor in (*model.graph.input, *model.graph.output):
@@ -373,6 +374,25 @@ def _write_onnx(detector, default, path):
             else:
                 dim.dim_param = name
     onnx.save(model, str(path))
+
+
+def _fold_shapes(graph):
+    """Puts numbers in the place of constants that are there for their shape alone.
+
+    The converter leaves a copy of the places' Gaussians, half of the file, to ask it for its shape.
+    """
+    from onnx import numpy_helper
+
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Shape" and not node.attribute]:
+        if node.input[0] in constants:
+            shape = np.array(constants[node.input[0]].dims, np.int64)
+            graph.initializer.append(numpy_helper.from_array(shape, node.output[0]))
+            graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
 
 
 @contextlib.contextmanager

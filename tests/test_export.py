@@ -8,6 +8,7 @@ import zipfile
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from conftest import assert_user_error, pattern
@@ -211,6 +212,17 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
         again = found.score(list(array))
         found_again = score(array)["score"]
         np.testing.assert_allclose(found_again, again, rtol=20 * close, atol=20 * least)
+
+
+@pytest.mark.parametrize("detector", ["maps_nearby"], indirect=True)
+def test_an_onnx_file_holds_no_gaussians_twice(detector, tmp_path):
+    _, found = detector
+    with export._quiet():
+        export.write(found, 1.0, tmp_path / "model.onnx", "onnx")
+    constants = onnx.load(tmp_path / "model.onnx").graph.initializer
+    sizes = [int(np.prod(constant.dims)) for constant in constants]
+    maps, height, width = found.map_density.grid
+    assert sizes.count(maps * height * width * found.map_density.shape[1] ** 2) == 1
 
 
 @pytest.mark.slow
