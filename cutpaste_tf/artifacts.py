@@ -145,6 +145,26 @@ def choose_threshold(
     Raises:
       UserError: for a value that is not allowed, or if the run has left no scores of normal images.
     """
+    given = given_threshold(threshold, false_positive_rate)
+    if given is not None:
+        return given
+    if false_positive_rate is None:
+        recorded = _recorded_threshold(pathlib.Path(run_dir))
+        if recorded is not None:
+            return recorded
+        false_positive_rate = 0.01
+    return threshold_at_rate(read_normal_scores(run_dir), false_positive_rate, str(run_dir))
+
+
+def given_threshold(threshold: float | None, false_positive_rate: float | None) -> Threshold | None:
+    """Checks --threshold and --false_positive_rate, of which one may be given.
+
+    Returns:
+      The threshold that is given; None where it is to be found.
+
+    Raises:
+      UserError: for a value that is not allowed, or if both are given.
+    """
     if threshold is not None and false_positive_rate is not None:
         raise UserError(
             f"--false_positive_rate={false_positive_rate:g}: a threshold is given already, "
@@ -154,23 +174,36 @@ def choose_threshold(
         if not math.isfinite(threshold):
             raise UserError(f"--threshold={threshold}: must be a finite number")
         return Threshold(float(threshold))
-    if false_positive_rate is None:
-        recorded = _recorded_threshold(pathlib.Path(run_dir))
-        if recorded is not None:
-            return recorded
-        false_positive_rate = 0.01
-    elif not 0.0 < false_positive_rate < 1.0:
+    if false_positive_rate is not None and not 0.0 < false_positive_rate < 1.0:
         raise UserError(
             f"--false_positive_rate={false_positive_rate:g}: must be above 0 and below 1"
         )
-    scores = read_normal_scores(run_dir)
-    if scores is None or not len(scores):
+    return None
+
+
+def threshold_at_rate(
+    normal_scores: np.ndarray | None, false_positive_rate: float, source: str
+) -> Threshold:
+    """Finds the threshold that a share of normal images is above.
+
+    Args:
+      normal_scores: [n] their scores; None where there are none.
+      false_positive_rate: the share, in (0, 1).
+      source: what has the scores, for a message.
+
+    Returns:
+      The threshold.
+
+    Raises:
+      UserError: if there are no scores.
+    """
+    if normal_scores is None or not len(normal_scores):
         raise UserError(
-            f"{run_dir}: has no scores of normal images to choose a threshold from (too few, or an "
+            f"{source}: has no scores of normal images to choose a threshold from (too few, or an "
             "older run); give --threshold"
         )
-    value = thresholds.at_rate(scores, false_positive_rate)
-    return Threshold(value, false_positive_rate, len(scores))
+    value = thresholds.at_rate(normal_scores, false_positive_rate)
+    return Threshold(value, false_positive_rate, len(normal_scores))
 
 
 def _recorded_threshold(run_dir):

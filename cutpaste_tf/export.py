@@ -12,7 +12,8 @@ all in the graph, and no format needs cutpaste_tf to run.
                  "threshold": None} for the run's threshold, or float32 [1] or [B] for another.
     saved_model  DIR/saved_model/; signatures serving_default (images) and with_threshold (images
                  and threshold, a scalar).
-    onnx         DIR/model.onnx; `threshold`, a scalar, may be left out. Needs the extra onnx.
+    onnx         DIR/model.onnx; `threshold`, a scalar, may be left out. Needs the extra onnx. Its
+                 metadata have all that `predict --model` takes.
     tflite       DIR/model.tflite; signatures as in saved_model; TensorFlow Lite's own operations.
 
 All formats compute in float32, those of a run with --mixed_precision too. After writing, the file
@@ -22,6 +23,7 @@ the third digit or after.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -35,8 +37,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import artifacts, command
+from cutpaste_tf import artifacts, command, machine
 from cutpaste_tf.errors import UserError
+from cutpaste_tf.exported import KEY, Description
 
 if TYPE_CHECKING:
     from cutpaste_tf.detector import Detector
@@ -151,7 +154,8 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as temporary:
         written = pathlib.Path(temporary) / FILES[format]
         with _quiet():
-            write(detector, chosen.value, written, format)
+            description = _describe(run_dir, detector, chosen) if format == "onnx" else None
+            write(detector, chosen.value, written, format, description)
             difference = compare(detector, load(written, format))
         if not difference <= _TOLERANCES[format]:
             raise UserError(
@@ -164,7 +168,27 @@ def export(
     return target, difference
 
 
-def write(detector: "Detector", threshold: float, path: str | os.PathLike, format: str) -> None:
+def _describe(run_dir, detector, chosen):
+    normal_scores = artifacts.read_normal_scores(run_dir)
+    return Description(
+        run=f"{detector.config.category}/seed_{detector.config.seed}",
+        config=detector.config,
+        threshold=chosen,
+        normal_scores=np.zeros([0]) if normal_scores is None else normal_scores,
+        level=detector.level,
+        pixel_threshold=artifacts.read_results(run_dir).get("pixel_threshold"),
+        roi=detector.preparation.roi,
+        versions=machine.versions(),
+    )
+
+
+def write(
+    detector: "Detector",
+    threshold: float,
+    path: str | os.PathLike,
+    format: str,
+    description: Description | None = None,
+) -> None:
     """Writes a detector as one self-contained model.
 
     Args:
@@ -172,11 +196,12 @@ def write(detector: "Detector", threshold: float, path: str | os.PathLike, forma
       threshold: the default of the model's threshold.
       path: the file or folder to write.
       format: as in `export`.
+      description: what an ONNX file is to say of the run.
     """
     writers = {
         "keras": _write_keras,
         "saved_model": _write_saved_model,
-        "onnx": _write_onnx,
+        "onnx": functools.partial(_write_onnx, description=description),
         "tflite": _write_tflite,
     }
     writers[format](detector, threshold, path)
@@ -349,7 +374,7 @@ def _write_tflite(detector, default, path):
         pathlib.Path(path).write_bytes(converter.convert())
 
 
-def _write_onnx(detector, default, path):
+def _write_onnx(detector, default, path, description):
     import onnx
     import tf2onnx
 
@@ -373,6 +398,8 @@ def _write_onnx(detector, default, path):
                 dim.dim_value = int(name)
             else:
                 dim.dim_param = name
+    if description is not None:
+        model.metadata_props.add(key=KEY, value=description.to_json())
     onnx.save(model, str(path))
 
 

@@ -15,7 +15,7 @@ ROOMS = (
     "report",
     "command", "cluster", "machine",
     "distribution", "data", "models", "density",
-    "augment", "artifacts", "metrics", "experiments", "workers",
+    "augment", "exported", "artifacts", "metrics", "experiments", "workers",
     "threshold", "ensemble",
     "config", "rules", "atomic", "locks", "names", "errors",
 )  # fmt: skip

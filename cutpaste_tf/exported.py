@@ -1,0 +1,141 @@
+"""What an exported ONNX file says of its run: all that predicting takes besides the graph.
+
+It is one JSON text in the file's metadata. Nothing here imports TensorFlow.
+"""
+
+import base64
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from cutpaste_tf import artifacts
+from cutpaste_tf.config import Config
+from cutpaste_tf.errors import UserError
+from cutpaste_tf.threshold import Threshold
+
+KEY = "cutpaste_tf"  # in the file's metadata
+FORMAT = 1  # raised when the text's meaning changes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Description:
+    """What is known of an exported run.
+
+    Attributes:
+      run: its name, as CATEGORY/seed_N.
+      config: its settings, with the bit depth that was found.
+      threshold: the one that it was exported with.
+      normal_scores: float64 [n], the scores of normal images; empty where the run has left none.
+      level: its `Detector.level`.
+      pixel_threshold: the pixels' threshold; None where it has none.
+      roi: the region of interest, bool [h, w]; None where it has none.
+      versions: of what it was exported with.
+    """
+
+    run: str
+    config: Config
+    threshold: Threshold
+    normal_scores: np.ndarray
+    level: float | None
+    pixel_threshold: float | None
+    roi: np.ndarray | None
+    versions: Mapping[str, str]
+
+    def choose_threshold(
+        self, threshold: float | None, false_positive_rate: float | None, source: str
+    ) -> Threshold:
+        """Finds the threshold, or another in its place; see `artifacts.choose_threshold`.
+
+        Args:
+          threshold: takes the place of the exported one.
+          false_positive_rate: likewise, as the share of normal images above it.
+          source: what to call the file in messages.
+
+        Returns:
+          The threshold.
+
+        Raises:
+          UserError: for a value that is not allowed, or if there are no scores of normal images.
+        """
+        given = artifacts.given_threshold(threshold, false_positive_rate)
+        if given is not None or false_positive_rate is None:
+            return given or self.threshold
+        return artifacts.threshold_at_rate(self.normal_scores, false_positive_rate, source)
+
+    def to_json(self) -> str:
+        """Returns the JSON text; numbers are read back to the last bit."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "run": self.run,
+                "versions": dict(self.versions),
+                "settings": json.loads(self.config.to_json()),
+                "threshold": dataclasses.asdict(self.threshold),
+                "level": self.level,
+                "pixel_threshold": self.pixel_threshold,
+                "roi": None if self.roi is None else _packed(self.roi),
+                "normal_scores": self.normal_scores.tolist(),
+            }
+        )
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str], source: str) -> "Description":
+        """Reads a file's metadata.
+
+        Args:
+          metadata: texts by their keys.
+          source: what to call the file in messages.
+
+        Returns:
+          What is known.
+
+        Raises:
+          UserError: if the file says nothing of a run, or what this version cannot read.
+        """
+        if KEY not in metadata:
+            raise UserError(
+                f"{source}: says nothing of a run, as what an earlier version has exported; export "
+                "the run again"
+            )
+        try:
+            values = json.loads(metadata[KEY])
+            if values["format"] != FORMAT:
+                raise UserError(
+                    f"{source}: was exported by another version of cutpaste-tf "
+                    f"({values['versions']['cutpaste-tf']}); export the run again, or take that one"
+                )
+            config = Config.from_json(json.dumps(values["settings"]), source)
+            found = cls(
+                str(values["run"]),
+                config,
+                Threshold(**values["threshold"]),
+                np.array(values["normal_scores"], np.float64),
+                _number(values["level"]),
+                _number(values["pixel_threshold"]),
+                None if values["roi"] is None else _unpacked(values["roi"]),
+                dict(values["versions"]),
+            )
+            if not math.isfinite(found.threshold.value):
+                raise ValueError("a threshold that is not finite")
+        except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+            raise UserError(f"{source}: its metadata are damaged; export the run again") from error
+        return found
+
+
+def _number(value):
+    return None if value is None else float(value)
+
+
+def _packed(mask):
+    bits = zlib.compress(np.packbits(mask).tobytes())
+    return {"shape": mask.shape, "bits": base64.b64encode(bits).decode()}
+
+
+def _unpacked(values):
+    height, width = values["shape"]
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(values["bits"])), np.uint8)
+    return np.unpackbits(bits)[: height * width].reshape(height, width).astype(bool)
