@@ -1,6 +1,5 @@
 """The machine: what it computes on, which versions are on it, and what the flags ask of it."""
 
-import importlib.metadata
 import os
 import platform
 
@@ -17,12 +16,19 @@ def device() -> str:
     if gpus:
         details = map(tf.config.experimental.get_device_details, gpus)
         return ", ".join(one.get("device_name", "GPU") for one in details)
+    return f"CPU ({cores()} cores)"
+
+
+def cores() -> int:
+    """Returns how many of the processor's cores this process may use."""
     available = hasattr(os, "sched_getaffinity")
-    return f"CPU ({len(os.sched_getaffinity(0)) if available else os.cpu_count()} cores)"
+    return len(os.sched_getaffinity(0)) if available else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of what the result depends on."""
+    import importlib.metadata
+
     result = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -20,8 +20,11 @@ from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector, Embedder, Evaluator
+from cutpaste_tf.exported import Description
 from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.predict.onnx import OnnxModel
+from cutpaste_tf.threshold import Threshold
 
 # For each kind of run the formats that it is exported to here; each takes seconds to convert.
 KINDS = {
@@ -183,7 +186,7 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
     value = float(np.median(expected.scores))
     path = tmp_path / export.FILES[format]
     with export._quiet():
-        export.write(found, value, path, format)
+        export.write(found, value, path, format, description(found, value))
         score = export.load(path, format)
     outputs = score(images)
     assert set(outputs) == {"score", "verdict"} | ({"map"} if expected.maps else set())
@@ -212,6 +215,44 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
         again = found.score(list(array))
         found_again = score(array)["score"]
         np.testing.assert_allclose(found_again, again, rtol=20 * close, atol=20 * least)
+
+    if format == "onnx":
+        check_prediction(found, value, path, images)
+
+
+def description(found, value):
+    return Description(
+        run="part/seed_0",
+        config=found.config,
+        threshold=Threshold(value),
+        normal_scores=np.arange(1.0, 100.0),
+        level=found.level,
+        pixel_threshold=None,
+        roi=found.preparation.roi,
+        versions={},
+    )
+
+
+def check_prediction(found, value, path, images):
+    """What `predict --model` makes of images of several sizes, beside the run."""
+    config, preparation = found.config, found.preparation
+    makes_maps = config.maps != "none"
+    model = OnnxModel(path, maps=makes_maps)
+    assert (model.threshold, model.inputs) == (Threshold(value), preparation.count)
+    several = [images[0], images[1][:50, :33], images[2], np.ascontiguousarray(images[0][:, ::-1])]
+    sizes = [image.shape[:2] for image in several]
+    scored = model.score([model.prepare(image) for image in several], sizes)
+    expected = found.evaluate(several, maps=makes_maps)
+    # As above: what resizes by matrices rounds a pixel to another level now and then.
+    np.testing.assert_allclose(
+        [score for score, _ in scored], expected.scores, rtol=5e-3, atol=2e-3
+    )
+    assert all((one is not None) == makes_maps for _, one in scored)
+    for index, (_, anomaly_map) in enumerate(scored if makes_maps else []):
+        whole = model.over_image(anomaly_map, sizes[index])
+        theirs = preparation.over_image(expected.maps.read([index])[0], *sizes[index])
+        assert whole.shape == theirs.shape
+        np.testing.assert_allclose(whole, theirs, rtol=2e-2, atol=1e-2 * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("detector", ["maps_nearby"], indirect=True)

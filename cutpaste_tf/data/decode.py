@@ -243,7 +243,10 @@ def _levels(data, bits):
 
 def _png16(data):
     """The colours of a png with 16 bits, uint16 [H, W, 3]."""
-    import tensorflow as tf
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise _Unreadable("a png with 16 bits a colour takes TensorFlow; save it with 8") from error
 
     with tf.device("/CPU:0"):
         return tf.io.decode_png(data, channels=3, dtype=tf.uint16).numpy()

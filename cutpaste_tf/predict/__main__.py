@@ -1,12 +1,15 @@
-"""Scores new images with a finished run.
+"""Scores new images with a finished run, or with an ONNX file that was exported from one.
 
     python -m cutpaste_tf.predict --run=RUNDIR --images=DIR_OR_FILES --output=DIR [--maps]
+    python -m cutpaste_tf.predict --model=model.onnx --images=DIR_OR_FILES --output=DIR [--maps]
 
 Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
 image. With --maps also an overlay of its anomaly map in maps/, the map itself beside it as .npy,
 and, of runs with --maps=features, areas.csv: what of each image lies above the pixels' threshold.
 Images may be of any size and format and any number; one that cannot be read is a row with its
 error, and the exit status is then 2.
+
+An exported file takes ONNX Runtime, and neither the run nor TensorFlow.
 
 With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
 added to what an earlier watch has written; --runs=TABLE watches several folders, each for a run.
@@ -35,6 +38,10 @@ from cutpaste_tf.predict.rows import CSV
 
 # Nothing here imports TensorFlow before the command line is checked.
 
+_BATCH_SIZE = 32
+# ONNX Runtime gains nothing by more, and images are held at their own size.
+_BATCH_SIZE_OF_ONNX = 8
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
@@ -54,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(argv):
     arguments = _parser().parse_args(argv[1:])
+    if arguments.batch_size is None:
+        arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
     if not arguments.output:
@@ -65,7 +74,7 @@ def _predict(argv):
         return _watch(arguments)
     if arguments.runs is not None:
         raise UserError(f"--runs={arguments.runs}: goes with --watch")
-    _check_given(arguments, "run", "images")
+    _check_given(arguments)
     output = pathlib.Path(arguments.output)
     if (output / WATCHED).exists():
         raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
@@ -121,18 +130,20 @@ def _status(summary, where):
 def _watch(arguments):
     output = pathlib.Path(arguments.output)
     if arguments.runs is None:
-        _check_given(arguments, "run", "images")
+        _check_given(arguments)
         if len(arguments.images) > 1:
             raise UserError("--images: --watch takes one folder; for more there is --runs")
         places = [watch.Place(pathlib.Path(arguments.images[0]), arguments.run, output)]
     else:
-        for name in ("run", "images"):
+        for name in ("run", "model", "images"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name}: the table of --runs has it; leave one of them out")
         places = watch.read_places(arguments.runs, output)
     watch.check_places(places)
-    for place in places:  # before a lock is taken and TensorFlow loaded
-        artifacts.choose_threshold(place.run, arguments.threshold, arguments.false_positive_rate)
+    if arguments.model is None:  # before a lock is taken and TensorFlow loaded
+        options = arguments.threshold, arguments.false_positive_rate
+        for place in places:
+            artifacts.choose_threshold(place.run, *options)
     return watch.watch(
         places,
         lambda run: _load(arguments, run),
@@ -142,11 +153,18 @@ def _watch(arguments):
 
 
 def _load(arguments, run):
-    return RunModel(run, arguments.threshold, arguments.false_positive_rate, arguments.maps)
+    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
+    if arguments.model is None:
+        return RunModel(run, *options)
+    from cutpaste_tf.predict.onnx import OnnxModel
+
+    return OnnxModel(arguments.model, *options)
 
 
-def _check_given(arguments, *flags):
-    missing = ", ".join(f"--{name}" for name in flags if getattr(arguments, name) is None)
+def _check_given(arguments):
+    which = arguments.run if arguments.model is None else arguments.model
+    given = {"--run or --model": which, "--images": arguments.images}
+    missing = ", ".join(name for name, value in given.items() if value is None)
     if missing:
         raise UserError(f"the following arguments are required: {missing}")
 
@@ -157,7 +175,9 @@ def _log(text):
 
 def _parser():
     parser = command.Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
-    parser.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
+    which.add_argument("--model", help="an ONNX file that was exported from one")
     parser.add_argument(
         "--images",
         nargs="+",
@@ -174,7 +194,9 @@ def _parser():
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
     command.add_threshold_flags(parser)
     parser.add_argument(
-        "--batch_size", type=int, default=32, help="images that are scored at a time; 32"
+        "--batch_size",
+        type=int,
+        help=f"images that are scored at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}",
     )
     parser.add_argument(
         "--ray",

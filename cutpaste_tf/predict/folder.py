@@ -134,11 +134,11 @@ class Progress:
         self._total, self._log, self._done = total, log, 0
 
     def __enter__(self):
-        import tqdm
-
         self._began = self._said = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
+            import tqdm
+
             self._bar = tqdm.tqdm(total=self._total, unit="image", dynamic_ncols=True, leave=False)
         return self
 

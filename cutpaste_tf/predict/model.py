@@ -12,6 +12,7 @@ from cutpaste_tf.errors import UserError
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
+    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report.overlay import Scale
 
 
@@ -57,6 +58,17 @@ class Model(Protocol):
         """Returns a map of the whole of an image of some height and width, float32 [h', w']."""
 
 
+def check_shown(image: np.ndarray, preparation: "Preparation") -> None:
+    """Checks that an image, uint8 [H, W, 3], shows anything of what is looked at.
+
+    Raises:
+      UserError: if it does not: it would pass for normal.
+    """
+    region = preparation.region(*image.shape[:2])
+    if region is not None and not region.any():
+        raise UserError("shows nothing of the region of interest")
+
+
 class RunModel:
     """A finished run.
 
@@ -96,9 +108,7 @@ class RunModel:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Returns an image's tiles, uint8 [K, h, w, 3]; see `Model`."""
         preparation = self._detector.preparation
-        region = preparation.region(*image.shape[:2])
-        if region is not None and not region.any():  # It would pass for normal.
-            raise UserError("shows nothing of the region of interest")
+        check_shown(image, preparation)
         return preparation.apply(image)
 
     def score(

@@ -45,16 +45,39 @@ class Scale:
         Returns:
           The scale.
         """
+        normal = artifacts.read_normal_scores(run_dir) if level is None else None
+        of_pixels = artifacts.read_results(run_dir).get("pixel_threshold")
+        return cls.of(level, normal, of_pixels, chosen)
+
+    @classmethod
+    def of(
+        cls,
+        level: float | None,
+        normal_scores: np.ndarray | None,
+        pixel_threshold: float | None,
+        chosen: Threshold,
+    ) -> "Scale":
+        """Finds the scale of maps.
+
+        Args:
+          level: the run's `Detector.level`.
+          normal_scores: [n] the scores of normal images; None or empty where there are none, and
+            where there is a level.
+          pixel_threshold: the pixels' threshold; None where there is none.
+          chosen: the threshold of images.
+
+        Returns:
+          The scale.
+        """
         low = level
         if low is None:
-            normal = artifacts.read_normal_scores(run_dir)
-            low = float(np.median(normal)) if normal is not None and len(normal) else 0.0
+            known = normal_scores is not None and len(normal_scores)
+            low = float(np.median(normal_scores)) if known else 0.0
         low = max(low, 1e-6)
-        of_pixels = artifacts.read_results(run_dir).get("pixel_threshold")
-        high = chosen.value if of_pixels is None else of_pixels
+        high = chosen.value if pixel_threshold is None else pixel_threshold
         # A threshold below what is usual calls everything anomalous, and says nothing of colours.
         high = high if high > low else 2.0 * low
-        return cls(low, high, level is not None, of_pixels is not None)
+        return cls(low, high, level is not None, pixel_threshold is not None)
 
     def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
         """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""

@@ -277,9 +277,9 @@ def test_flags_that_do_not_go_together_are_a_line(tmp_path, capsys):
     one = ["--run=r", f"--images={tmp_path / 'in'}"]
     out = f"--output={tmp_path / 'out'}"
     for arguments, message in (
-        ([out], "required: --run, --images"),
+        ([out], "required: --run or --model, --images"),
         ([out, one[0]], "required: --images"),
-        ([out, "--watch"], "required: --run, --images"),
+        ([out, "--watch"], "required: --run or --model, --images"),
         ([out, "--runs=x", *one], "--runs=x: goes with --watch"),
         ([out, "--watch", "--runs=x", *one], "--run: the table of --runs has it"),
         ([out, "--watch", "--runs=x", one[1]], "--images: the table of --runs has it"),
