@@ -209,6 +209,7 @@ class Usage:
     mebibytes: float
     status: int
     output: str
+    cpu_seconds: float | None = None  # of processor time, where it was measured
 
 
 def run(command: Sequence[str], **environment: str) -> Usage:
@@ -231,7 +232,9 @@ def run(command: Sequence[str], **environment: str) -> Usage:
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        return Usage(seconds, used.ru_maxrss / 2**10, process.returncode, output.read())
+        cpu = used.ru_utime + used.ru_stime
+        memory = used.ru_maxrss / 2**10
+        return Usage(seconds, memory, process.returncode, output.read(), cpu)
 
 
 def multiply_adds(model: Any) -> int:

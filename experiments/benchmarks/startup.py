@@ -1,4 +1,4 @@
-"""Time until something happens: help, mistakes, and the first training step.
+"""Time until something happens: help, mistakes, the first training step, and the first score.
 
     python experiments/benchmarks/startup.py [--rounds=5]
 
@@ -9,11 +9,15 @@
   step, which is traced, and the second.
 - What is imported for it, by packages, as `python -X importtime` has it: seconds in their own
   modules.
+- `predict` until its first row, with an ONNX file that was exported from a run, against the run
+  itself: EfficientNet-Lite0 at 192x192 with maps, as in lite0_pretrained.flags, of random weights.
+  Needs the extra onnx.
 
 Rounds alternate; medians count.
 """
 
 import collections
+import importlib.util
 import itertools
 import pathlib
 import re
@@ -36,6 +40,18 @@ PHASES = {
     "first step": "the first step, traced",
     "second step": "the second step",
 }
+# Of lite0_pretrained.flags, but for its weights.
+SCORING = (
+    "--dataset=folder --category=made --backbone=efficientnet_lite0 --features=level7 "
+    "--image_size=192 --maps=features --image_score=both --steps=0"
+)
+# The command, which ends with its first row.
+FIRST_ROW = """
+import os, sys
+from cutpaste_tf.predict import __main__ as predict, tables
+tables.csv_row = lambda row: os._exit(0)
+predict.main(sys.argv)
+"""
 _PHASE = re.compile(r"^PHASE (.+) (\d+\.\d+)$", re.MULTILINE)
 _IMPORT_TIME = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)$", re.MULTILINE)
 
@@ -118,6 +134,42 @@ def imports() -> collections.Counter:
     return found
 
 
+def first_rows(rounds: int) -> dict[str, tuple[float, float]]:
+    """Measures `predict` with a run and with the file exported from it.
+
+    Args:
+      rounds: measurements of each.
+
+    Returns:
+      The seconds from the start of the process to its first row, and those of processor time, by
+      the flag's name.
+    """
+    with common.image_folder(64, 256, tests=8) as folder:
+        run_dir = folder / "runs" / "made" / "seed_0"
+        flags = [*SCORING.split(), f"--data_dir={folder}", f"--workdir={folder / 'runs'}"]
+        export = ["-m", "cutpaste_tf.export", f"--run={run_dir}", f"--output={folder}"]
+        for command in ([*MAIN, *flags], [sys.executable, *export, "--format=onnx"]):
+            _run(command)
+        usual = [f"--images={folder / 'made' / 'test'}", f"--output={folder / 'scores'}"]
+        models = {"run": run_dir, "model": folder / "model.onnx"}
+        used = {name: [] for name in models}
+
+        def measured(name):
+            found = _run([sys.executable, "-c", FIRST_ROW, f"--{name}={models[name]}", *usual])
+            used[name].append(found.cpu_seconds)
+            return found.seconds
+
+        taken = common.medians({n: lambda n=n: measured(n) for n in models}, rounds)
+        return {name: (taken[name], statistics.median(used[name])) for name in models}
+
+
+def _run(command, status=0):
+    found = common.run(command)
+    if found.status != status:
+        raise SystemExit(f"{command} ended with {found.status}:\n{found.output}")
+    return found
+
+
 def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
@@ -132,15 +184,8 @@ def main() -> None:
         "--help": ([*MAIN, "--help"], 0),
         "a mistaken flag": ([*MAIN, "--image_size=many"], 2),
     }
-
-    def seconds(command, status):
-        found = common.run(command)
-        if found.status != status:
-            raise SystemExit(f"{command} ended with {found.status}:\n{found.output}")
-        return found.seconds
-
     taken = common.medians(
-        {name: lambda case=case: seconds(*case) for name, case in commands.items()},
+        {name: lambda case=case: _run(*case).seconds for name, case in commands.items()},
         arguments.rounds,
     )
     with common.image_folder(64, 96, tests=8) as folder:
@@ -163,6 +208,16 @@ def main() -> None:
     for name in ("--help", "a mistaken flag"):
         common.result(name, taken[name], baseline, "s", "import tensorflow")
     common.result("first step", first, baseline, "s", "import tensorflow")
+    if importlib.util.find_spec("tf2onnx") is None:
+        print("predict --model: not measured, the extra onnx is not here")
+        return
+    rows = first_rows(arguments.rounds)
+    print(common.machine("tensorflow", "onnxruntime"))
+    for name, (seconds, cpu) in rows.items():
+        until = f"predict --{name}, until its first row"
+        print(f"{until:36s}{seconds:7.2f} s, {cpu:.2f} of processor time")
+    ours, baseline = rows["model"][0], rows["run"][0]
+    common.result("first score by an ONNX file", ours, baseline, "s", "predict --run")
 
 
 if __name__ == "__main__":
