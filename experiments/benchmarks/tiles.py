@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/tiles.py [--tiles=8x12]
 
-A run of lite0_pretrained.flags, on images of 1,500x1,000, scores one large image, four and twelve; the
-baseline is one image of 512x384. Needs the extra lite.
+A run of lite0_pretrained.flags, on images of 1,500x1,000, scores one large image, four and twelve;
+the baseline is one image of 512x384. Needs the extra lite.
 """
 
 import pathlib
