@@ -23,6 +23,7 @@ score is above it is anomalous.
 """
 
 import functools
+import hashlib
 import os
 import pathlib
 import sys
@@ -97,17 +98,26 @@ def _predict(argv):
 
 
 def _predict_many(arguments):
-    run_dir = os.path.abspath(arguments.run)
-    config = Config.load(run_dir)
-    artifacts.check_files(run_dir, config)
     options = arguments.threshold, arguments.false_positive_rate, arguments.maps
+    settings = {"maps": arguments.maps}
+    if arguments.model is None:
+        run_dir = os.path.abspath(arguments.run)
+        config = Config.load(run_dir)
+        artifacts.check_files(run_dir, config)
+        load = functools.partial(RunModel, run_dir, *options)
+        settings["run"] = artifacts.checksums(run_dir, config)
+        settings["threshold"] = artifacts.choose_threshold(run_dir, *options[:2]).value
+    else:
+        from cutpaste_tf.predict.onnx import OnnxModel
+
+        path = os.path.abspath(arguments.model)
+        load = functools.partial(OnnxModel, path, *options)
+        settings["threshold"] = load().threshold.value
+        with open(path, "rb") as file:
+            settings["model"] = hashlib.file_digest(file, "sha256").hexdigest()
     return many.predict(
-        functools.partial(RunModel, run_dir, *options),
-        {
-            "run": artifacts.checksums(run_dir, config),
-            "threshold": artifacts.choose_threshold(run_dir, *options[:2]).value,
-            "maps": arguments.maps,
-        },
+        load,
+        settings,
         arguments.images,
         arguments.output,
         address=arguments.ray or None,
