@@ -225,7 +225,7 @@ def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
     """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
     run_dir = pathlib.Path(run_dir)
     files = [name for name in _SUMMED if (run_dir / name).is_file()]
-    return {"settings": config.fingerprint(), **{n: _checksum(run_dir / n) for n in files}}
+    return {"settings": config.fingerprint(), **{n: checksum(run_dir / n) for n in files}}
 
 
 def check_files(run_dir: str | os.PathLike, config: Config) -> None:
@@ -256,7 +256,7 @@ def check_files(run_dir: str | os.PathLike, config: Config) -> None:
 def refit_checksums(run_dir: str | os.PathLike) -> dict[str, str]:
     """Returns the SHA-256, in hexadecimal, of the files that `refit` reads."""
     run_dir = pathlib.Path(run_dir)
-    return {name: _checksum(run_dir / name) for name in REFIT_FILES if (run_dir / name).is_file()}
+    return {name: checksum(run_dir / name) for name in REFIT_FILES if (run_dir / name).is_file()}
 
 
 def check_refit_files(run_dir: str | os.PathLike) -> None:
@@ -285,14 +285,15 @@ def _check_sums(run_dir, sums, allowed):
             raise UserError(f"{path}: names a file that no run writes, {name!r}")
         if not (run_dir / name).is_file():
             raise UserError(f"{run_dir / name}: there is no such file; copy the run as a whole")
-        if _checksum(run_dir / name) != expected:
+        if checksum(run_dir / name) != expected:
             raise UserError(
                 f"{run_dir / name}: damaged or altered (its SHA-256 is not the one in {RESULTS}); "
                 "copy the run again, or train it again"
             )
 
 
-def _checksum(path):
+def checksum(path: str | os.PathLike) -> str:
+    """Returns a file's SHA-256, in hexadecimal; a UserError names one that cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

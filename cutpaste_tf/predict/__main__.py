@@ -99,30 +99,30 @@ def _predict(argv):
 
 def _predict_many(arguments):
     options = arguments.threshold, arguments.false_positive_rate, arguments.maps
-    settings = {"maps": arguments.maps}
+    gpus = arguments.gpus_per_worker
     if arguments.model is None:
         run_dir = os.path.abspath(arguments.run)
         config = Config.load(run_dir)
         artifacts.check_files(run_dir, config)
-        load = functools.partial(RunModel, run_dir, *options)
-        settings["run"] = artifacts.checksums(run_dir, config)
-        settings["threshold"] = artifacts.choose_threshold(run_dir, *options[:2]).value
+        make_model = functools.partial(RunModel, run_dir, *options)
+        known = {"run": artifacts.checksums(run_dir, config)}
+        threshold = artifacts.choose_threshold(run_dir, *options[:2])
     else:
         from cutpaste_tf.predict.onnx import OnnxModel
 
         path = os.path.abspath(arguments.model)
-        load = functools.partial(OnnxModel, path, *options)
-        settings["threshold"] = load().threshold.value
-        with open(path, "rb") as file:
-            settings["model"] = hashlib.file_digest(file, "sha256").hexdigest()
+        make_model = functools.partial(OnnxModel, path, *options)
+        threshold = make_model().threshold  # A mistake is told before anything is written.
+        known = {"model": artifacts.checksum(path)}
+        gpus = gpus or 0.0  # It takes none.
     return many.predict(
-        load,
-        settings,
+        make_model,
+        {**known, "threshold": threshold.value, "maps": arguments.maps},
         arguments.images,
         arguments.output,
         address=arguments.ray or None,
         cpus=arguments.cpus_per_worker,
-        gpus=arguments.gpus_per_worker,
+        gpus=gpus,
         batch_size=arguments.batch_size,
         log=_log,
     )

@@ -103,8 +103,9 @@ def _load(path, source):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # What is wrong is told by us.
-    # A worker beside others has a share of the cores.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or machine.cores())
+    # A worker of --ray says so, as others do; ONNX Runtime itself does not ask.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else machine.cores()
     # Between two batches its threads would wait in a loop, on the cores that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # It would keep a plan for each size that an image ever had.

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
+from graphs import write_model
 
 from cutpaste_tf import locks
 from cutpaste_tf.errors import UserError
@@ -124,6 +125,23 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     assert_user_error(again, "1 of 8 images have an error")
     assert "8 images in 4 parts, 4 are there already" in again.stdout
     assert here == []
+
+
+def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, capsys):
+    path = write_model(tmp_path / "model.onnx")
+    arguments = [f"--model={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--ray"]
+    assert_user_error(main(capsys, *arguments), "2 of 7 images", "not finite")  # black, and broken
+    levels = [255 * i // 6 for i in (1, 2, 3, 5, 6)]
+    scores = [score for score in read(tmp_path / "out")["score"] if score is not None]
+    np.testing.assert_allclose(scores, np.log(levels), rtol=1e-6)
+    here.clear()
+    main(capsys, *arguments)
+    assert here == []
+    write_model(path, {"bit_depth": "12"})
+    assert_user_error(main(capsys, *arguments), "holds a prediction with other --model")
+    arguments[2] = f"--output={tmp_path / 'none'}"
+    assert_user_error(main(capsys, *arguments, "--maps"), "--maps", "makes none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("localized", ["features"], indirect=True)

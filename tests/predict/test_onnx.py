@@ -9,18 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
-from onnx import TensorProto, helper
+from graphs import write_model
 from PIL import Image
 
-from cutpaste_tf import artifacts, export, exported
-from cutpaste_tf.config import Config
+from cutpaste_tf import artifacts, export
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.exported import Description
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import onnx as predict_onnx
 from cutpaste_tf.predict.onnx import OnnxModel
 from cutpaste_tf.report.overlay import Scale
-from cutpaste_tf.threshold import Threshold
 
 HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
 
@@ -51,37 +48,6 @@ def model(localized, tmp_path_factory):
     """A run that makes maps, and its exported file."""
     path, _ = export.export(localized[0], tmp_path_factory.mktemp("model"), "onnx")
     return localized[0], path
-
-
-def write_model(path, settings=(), roi=None, **metadata):
-    """Writes a graph without a network: an image's score is the logarithm of its mean level."""
-    nodes = [
-        helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["levels", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Log", ["mean"], ["score"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "made",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["b", "h", "w", 3])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["b"])],
-        [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    description = Description(
-        run="part/seed_0",
-        config=Config(dataset="folder", data_dir="x", category="part", **dict(settings)),
-        threshold=Threshold(4.0, 0.1, 5),
-        normal_scores=np.arange(1.0, 6.0),
-        level=None,
-        pixel_threshold=None,
-        roi=roi,
-        versions={"cutpaste-tf": "0.2.0"},
-    )
-    values = json.loads(description.to_json()) | metadata
-    helper.set_model_props(made, {exported.KEY: json.dumps(values)})
-    onnx.save(made, str(path))
-    return path
 
 
 def test_the_files_are_the_runs(model, load_once, images, tmp_path, capsys):
