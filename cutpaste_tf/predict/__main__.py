@@ -23,7 +23,6 @@ score is above it is anomalous.
 """
 
 import functools
-import hashlib
 import os
 import pathlib
 import sys
