@@ -26,6 +26,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Embedder
 from cutpaste_tf.errors import UserError
@@ -40,7 +41,7 @@ if sys.argv[2] == "small":
     proxy.draw_views, proxy.apply_views = small.draw_views, small.apply_views
 rng = np.random.default_rng(0)
 arrays = list(rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
-images = pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
+split = normal([str(i) for i in range(10)], arrays)
 
 
 class Losses(keras.callbacks.Callback):
@@ -55,6 +56,7 @@ def numbers(layers):
 results, fit = {}, loop._fit
 for name, settings in json.loads(sys.argv[1]).items():
     settings = Config(dataset="textures", category="brick", image_size=32, eval_every=0, **settings)
+    images = pipeline.prepare(split, Preparation.of(settings))
     found = {"losses": []}
     keras.utils.set_random_seed(0)
     try:
@@ -134,6 +136,13 @@ def test_two_devices_train_as_one_does():
 def test_two_devices_train_as_one_does_on_views_made_on_the_host():
     runs = {"one": SMALL, "two": SMALL | MIRRORED | {"augment": "pipeline"}}
     found = on_two_devices(runs, "real")
+    assert_alike(found["one"], found["two"])
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does_on_tiles_with_regions():
+    padded = SMALL | {"resize": "pad", "tiles": (1, 2), "task": "cutpaste_union"}
+    found = on_two_devices({"one": padded, "two": padded | MIRRORED}, "real")
     assert_alike(found["one"], found["two"])
 
 

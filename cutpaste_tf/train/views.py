@@ -42,7 +42,7 @@ class StepViews:
         # Data sets and tf.distribute take tensors alone; here is where they belong.
         example = tf.ones([1, *self._size], tf.bool) if config.masked else None
         drawn = self._draw(0, 1, example)
-        self._filled = tf.nest.map_structure(lambda part: part is not None, drawn)
+        self._dtypes = tf.nest.map_structure(lambda part: getattr(part, "dtype", None), drawn)
 
     def _draw(self, step, count, region):
         seed = tf.stack([tf.constant(self._seed, tf.int32), tf.cast(step, tf.int32)])
@@ -59,11 +59,13 @@ class StepViews:
           region: what of each is looked at, bool [B, h, w], where the settings have that.
 
         Returns:
-          What `make` takes, int32, float32 or bool [B, ...].
+          What `make` takes, int32, float32 or uint8 [B, ...].
         """
         # One place for all, so that they are the same bits on every machine.
         with tf.device("/CPU:0"):
             drawn = tf.nest.flatten(self._draw(step, count, region))
+            # tf.distribute adds up batches of several devices, and truths cannot be.
+            drawn = [x if x is None or x.dtype != tf.bool else tf.cast(x, tf.uint8) for x in drawn]
         return tuple(part for part in drawn if part is not None)
 
     def make(self, images: tf.Tensor, *numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -77,8 +79,9 @@ class StepViews:
           Views, float32 [K * B, h, w, 3], and labels, int32 [K * B].
         """
         rest = iter(numbers)
-        flat = [next(rest) if filled else None for filled in tf.nest.flatten(self._filled)]
-        drawn = tf.nest.pack_sequence_as(self._filled, flat)
+        dtypes = tf.nest.flatten(self._dtypes)
+        flat = [None if dtype is None else tf.cast(next(rest), dtype) for dtype in dtypes]
+        drawn = tf.nest.pack_sequence_as(self._dtypes, flat)
         return proxy.apply_views(
             images, drawn, self._task, self._settings, jit_compile=self._jit_compile
         )
