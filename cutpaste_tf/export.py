@@ -136,7 +136,9 @@ def export(
 
     detector = Detector.load(run_dir)
     if format in ("onnx", "tflite"):
-        arrays = [*detector.backbone.get_weights(), *detector.density.arrays().values()]
+        densities = [x for x in (detector.density, detector.map_density) if x is not None]
+        arrays = [a for density in densities for a in density.arrays().values()]
+        arrays += detector.backbone.get_weights()
         size = sum(array.size for array in arrays) * 4
         if size > _LARGEST:
             raise UserError(

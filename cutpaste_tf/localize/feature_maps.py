@@ -227,65 +227,54 @@ def refit(
     """
     total = _Statistics.from_arrays(embedder, locations, statistics)
     if dropped.count:
-        own, places = (
-            _Statistics(embedder, locations, like=total),
-            dropped.places(embedder.grid[1:]),
-        )
-        done = 0
-        for batch in embedder(dropped):
-            vectors = batch["vectors"]
-            own.add(vectors, _part(places, done, len(vectors)))
-            done += len(vectors)
+        own = _Statistics(embedder, locations, like=total)
+        for _, vectors, seen in _batches(embedder, dropped):
+            own.add(vectors, seen)
         total = total.without(own)
     return _fit(embedder, images, total, others, cross_validate)
 
 
 def _fit(embedder, images, total, others, cross_validate):
     """Fits to images and what was added to `total` before: that of `others` images."""
-    locations, size = (
-        total.locations,
-        images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4,
-    )
+    size = images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4
     held = [] if cross_validate and size <= _HELD else None
-    batches, done = [], 0
-    places = images.places(embedder.grid[1:])
-    for batch in embedder(images):
-        vectors = batch.pop("vectors")
-        total.add(vectors, _part(places, done, len(vectors)))
-        done += len(vectors)
+    batches = []
+    for batch, vectors, seen in _batches(embedder, images):
+        total.add(vectors, seen)
         batches.append(batch)
         if held is not None:
             held.append(vectors)
     vectors = np.concatenate(held) if held else None
-    tiles = images.preparation.count
+    places, tiles = images.places(embedder.grid[1:]), images.preparation.count
 
-    def of(part):
+    def of(part, inputs):
         """Yields the vectors of some images, and which of their places are looked at."""
-        inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
-        seen = None if places is None else places[inputs]
         if vectors is not None:
-            yield vectors[inputs], seen
+            yield vectors[inputs], None if places is None else places[inputs]
             return
-        done = 0
-        for batch in embedder(images.subset(part)):
-            yield batch["vectors"], _part(seen, done, len(batch["vectors"]))
-            done += len(batch["vectors"])
+        for _, some, seen in _batches(embedder, images.subset(part)):
+            yield some, seen
 
     parts = densities.held_out_parts(images.count, others=others) if cross_validate else []
     maps = np.zeros([images.inputs if parts else 0, *embedder.grid[1:]], np.float32)
     for part in parts:
-        own = _Statistics(embedder, locations, like=total)
-        for some, seen in of(part):
+        inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
+        own = _Statistics(embedder, total.locations, like=total)
+        for some, seen in of(part, inputs):
             own.add(some, seen)
         gaussians = total.without(own).fit()
-        inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
-        scored = [_looked_at(gaussians.score(some), seen) for some, seen in of(part)]
+        scored = [_looked_at(gaussians.score(some), seen) for some, seen in of(part, inputs)]
         maps[inputs] = np.concatenate(scored)
     return Fit(total.fit(), embedder.joined(batches), maps, total.arrays())
 
 
-def _part(places, start, count):
-    return None if places is None else places[start : start + count]
+def _batches(embedder, images):
+    """Yields batches' features, vectors, and which of the places are looked at; None: all."""
+    places, done = images.places(embedder.grid[1:]), 0
+    for batch in embedder(images):
+        vectors = batch.pop("vectors")
+        yield batch, vectors, None if places is None else places[done : done + len(vectors)]
+        done += len(vectors)
 
 
 def _looked_at(maps, places):
