@@ -511,6 +511,18 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_gaussians_of_maps_count_towards_the_limit(
+    localized, load_once, tmp_path, capsys, monkeypatch
+):
+    run_dir, _, _ = localized
+    if not (run_dir / artifacts.MAP_DENSITY).is_file():
+        pytest.skip("has none")
+    arrays = densities.load(run_dir / artifacts.MAP_DENSITY).arrays()
+    monkeypatch.setattr(export, "_LARGEST", 4 * sum(array.size for array in arrays.values()))
+    arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--format=tflite"]
+    assert_user_error(main(capsys, *arguments), "holds at most 2 GiB")
+
+
 def test_a_model_that_is_off_is_not_left(finished, load_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "compare", lambda *_: 0.1)
     done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
