@@ -517,8 +517,9 @@ def test_the_gaussians_of_maps_count_towards_the_limit(
     run_dir, _, _ = localized
     if not (run_dir / artifacts.MAP_DENSITY).is_file():
         pytest.skip("has none")
-    arrays = densities.load(run_dir / artifacts.MAP_DENSITY).arrays()
-    monkeypatch.setattr(export, "_LARGEST", 4 * sum(array.size for array in arrays.values()))
+    found = Detector.load(run_dir)
+    others = [*found.backbone.get_weights(), *found.density.arrays().values()]
+    monkeypatch.setattr(export, "_LARGEST", 4 * sum(array.size for array in others))
     arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--format=tflite"]
     assert_user_error(main(capsys, *arguments), "holds at most 2 GiB")
 
