@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -49,6 +50,74 @@ def add_threshold_flags(parser: Parser) -> None:
         help="choose the threshold that this share of normal images is above, such as 0.01, from "
         "the run's scores of normal images",
     )
+
+
+class Progress:
+    """How far a command is: a bar in a terminal, in a log file a line now and then.
+
+    Args:
+      total: how many units of work there are.
+      unit: what they are, such as "image".
+      log: takes a line.
+      done: how many are done already.
+      seconds: between two lines of a log file.
+
+    Attributes:
+      done: how many are done.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        log: Callable[[str], None],
+        *,
+        done: int = 0,
+        seconds: float = 15.0,
+    ):
+        self._total, self._unit, self._log, self._seconds = total, unit, log, seconds
+        self.done = self._first = done
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            import tqdm
+
+            options = {"dynamic_ncols": True, "leave": False}
+            self._bar = tqdm.tqdm(total=total, initial=done, unit=unit, **options)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """Counts units that are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def tell(self, text: str = "", *, now: bool = False) -> None:
+        """Shows a text beside the bar; or in a line, if it is time for one or `now`."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif now or time.monotonic() - self._said >= self._seconds:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Shows a text in a line of its own."""
+        if self._bar is not None:
+            self._bar.write(text)
+            return
+        self._said = time.monotonic()
+        left = ""
+        if self.done > self._first:
+            per_unit = (self._said - self._began) / (self.done - self._first)
+            minutes, seconds = divmod(round(per_unit * (self._total - self.done)), 60)
+            left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+        text = ", ".join(filter(None, (text, left)))
+        self._log(f"{self._unit} {self.done}/{self._total}: {text}")
 
 
 def exit_status(

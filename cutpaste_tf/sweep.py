@@ -20,7 +20,6 @@ import os
 import pathlib
 import platform
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -299,10 +298,10 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
     running = {submit(job): job for job in jobs}
     tries = dict.fromkeys(jobs, 0)
     failed = []
-    with _Progress(len(jobs)) as progress:
+    with command.Progress(len(jobs), "run", _log, seconds=_LINE_SECONDS) as progress:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
-            progress.tick()
+            progress.tell("training")
             for reference in ready:
                 job = running.pop(reference)
                 try:
@@ -311,67 +310,26 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                     # A worker that was killed, by the system or for its memory, says nothing.
                     outcome = Outcome(error=cluster.reason(error))
                 if not outcome.error:
-                    progress.done(job, _percent(outcome.image_auroc))
+                    progress.update()
+                    progress.say(f"{job}: {_percent(outcome.image_auroc)}")
                     continue
                 tries[job] += 1
                 if outcome.final or tries[job] > retries:
                     failed.append((job, outcome.error))
-                    progress.done(job, f"failed: {outcome.error}")
+                    progress.update()
+                    progress.say(f"{job}: failed: {outcome.error}")
                 else:
                     progress.say(f"{job} failed, try {tries[job]} of {retries}: {outcome.error}")
                     running[submit(job)] = job
     return failed
 
 
+def _log(text):
+    print(text, flush=True)
+
+
 def _percent(auroc):
     return "not measurable" if auroc is None else f"image AUROC {100 * auroc:.1f}"
-
-
-class _Progress:
-    """A bar in a terminal; in a log file a line for each run that ends, and one now and then."""
-
-    def __init__(self, total):
-        self._total, self._done = total, 0
-
-    def __enter__(self):
-        import tqdm
-
-        self._began = self._said = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=self._total, unit="run", dynamic_ncols=True, smoothing=0)
-        return self
-
-    def __exit__(self, *error):
-        if self._bar is not None:
-            self._bar.close()
-
-    def done(self, job, text):
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update()
-        self.say(f"{job}: {text}")
-
-    def say(self, text):
-        self._said = time.monotonic()
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(f"[{self._done}/{self._total}, {self._left()}] {text}", flush=True)
-
-    def tick(self):
-        if self._bar is not None:
-            self._bar.refresh()
-        elif time.monotonic() - self._said > _LINE_SECONDS:
-            self.say("training")
-
-    def _left(self):
-        if not self._done:
-            return "time left not known yet"
-        seconds = (time.monotonic() - self._began) / self._done * (self._total - self._done)
-        minutes, seconds = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 if __name__ == "__main__":

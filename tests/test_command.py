@@ -142,3 +142,19 @@ matplotlib.font_manager._log.warning("Matplotlib is building the font cache")
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    with command.Progress(100, "image", lines.append, done=20) as progress:
+        for _ in range(4):
+            now[0] += 10.0
+            progress.update(10)
+            progress.tell()
+        progress.say("enough")
+    assert lines == [
+        "image 40/100: 0:01:00 left",
+        "image 60/100: 0:00:40 left",
+        "image 60/100: enough, 0:00:40 left",
+    ]

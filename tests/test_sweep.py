@@ -136,7 +136,7 @@ def test_failures_are_tried_again_and_told_at_last(capsys):
     assert "twice failed, try 1 of 2: it broke" in printed
     assert "twice failed, try 2 of 2: RayError: the worker died" in printed
     assert "fine: image AUROC 75.0" in printed
-    assert "[5/5, 0:00:00 left]" in printed
+    assert "run 5/5: " in printed
 
 
 def test_no_retries():

@@ -4,21 +4,18 @@ Nothing here imports TensorFlow.
 """
 
 import dataclasses
-import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 
+from cutpaste_tf import command
 from cutpaste_tf.data import search, stream
 from cutpaste_tf.errors import UserError
 from cutpaste_tf.predict import tables
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.predict.rows import AREAS, CSV, JOB, JSONL, MAPS, Judge, common_root
 from cutpaste_tf.threshold import VERDICTS
-
-_LINE_SECONDS = 15.0  # between lines of a log file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +96,7 @@ def predict(
     done = scored = anomalous = failed = 0
     first_error = None
     began = time.perf_counter()
-    with tables.written(output, areas) as write, Progress(count, log) as progress:
+    with tables.written(output, areas) as write, command.Progress(count, "image", log) as progress:
         for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
             for judged in batch:
                 row = judged.row
@@ -111,6 +108,7 @@ def predict(
                     first_error = first_error or f"{row['path']}: {row['error']}"
                 write(judged)
             progress.update(len(batch))
+            progress.tell()
     seconds = time.perf_counter() - began
     log(
         f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
@@ -120,39 +118,3 @@ def predict(
     beside = [JSONL, *also, *([f"{MAPS}/"] if model.scale is not None else [])]
     log(f"written to {output / CSV}, {', '.join(beside)}")
     return Summary(done, scored, anomalous, failed, first_error, seconds)
-
-
-class Progress:
-    """A bar in a terminal; in a log file a line now and then.
-
-    Args:
-      total: how many images there are.
-      log: takes the lines.
-    """
-
-    def __init__(self, total: int, log: Callable[[str], None]):
-        self._total, self._log, self._done = total, log, 0
-
-    def __enter__(self):
-        self._began = self._said = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            import tqdm
-
-            self._bar = tqdm.tqdm(total=self._total, unit="image", dynamic_ncols=True, leave=False)
-        return self
-
-    def __exit__(self, *error):
-        if self._bar is not None:
-            self._bar.close()
-
-    def update(self, count: int) -> None:
-        """Tells that so many more images are done."""
-        self._done += count
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(count)
-        elif now - self._said >= _LINE_SECONDS:
-            self._said = now
-            left = (now - self._began) / self._done * (self._total - self._done)
-            self._log(f"{self._done} of {self._total} images, {math.ceil(left)} s left")

@@ -151,7 +151,7 @@ def _predict(make_model, settings, output, address, cpus, gpus, *, batch_size, l
         folder_there = pathlib.Path(os.path.abspath(output))  # as its workers name it
         arguments = make_model, folder_there, common_root(settings["images"]), batch_size
         try:
-            with folder.Progress(count, log) as progress:
+            with command.Progress(count, "image", log) as progress:
                 began = _score(missing, arguments, address, cpus, gpus, progress, log)
         except UserError:
             if not any(output.glob(PARTS)):  # It is nobody's job yet.
@@ -226,6 +226,7 @@ def _score(missing, arguments, address, cpus, gpus, progress, log):
                 if row["problem"]:
                     raise UserError(row["problem"])
                 progress.update(row["images"])
+                progress.tell()
         except ray.exceptions.RayTaskError:  # a fault of the program
             raise
         except ray.exceptions.RayError as error:

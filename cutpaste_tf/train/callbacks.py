@@ -2,13 +2,11 @@
 
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
-import tqdm
 
 from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
@@ -208,35 +206,26 @@ class Gallery(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar in a terminal; in a log file a line now and then.
+    """Shows how far the training is.
 
     Args:
       config: the settings.
       log: prints a line.
     """
 
-    SECONDS = 15.0  # between lines of a log file
-
     def __init__(self, config: Config, log: Callable[[str], None]):
         super().__init__()
         self._steps, self._log = config.steps, log
         self._stages = stages(config)
-        self._bar, self._said = None, -math.inf
 
     def on_train_begin(self, logs=None) -> None:
         """Begins at the steps that are done already."""
-        self._first = self._done = self.model.steps_done
-        self._began = time.perf_counter()
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(
-                total=self._steps, initial=self._done, unit="step", dynamic_ncols=True, leave=False
-            )
+        done = self.model.steps_done
+        self.progress = command.Progress(self._steps, "step", self._log, done=done)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Counts a step."""
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update()
+        self.progress.update()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Tells loss, accuracy and, where it was measured, the AUROC."""
@@ -244,24 +233,11 @@ class Progress(keras.callbacks.Callback):
         if "image_auroc" in logs:
             shown["AUROC"] = logs["image_auroc"]
         text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        done = self.progress.done
         if len(self._stages) > 1:
-            text += ", " + next(s.name for s in self._stages if self._done <= s.end)
-        now = time.perf_counter()
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        elif now - self._said >= self.SECONDS or self._done >= self._steps:
-            self._said = now
-            left = (now - self._began) / max(self._done - self._first, 1)
-            left *= self._steps - self._done
-            self._log(f"step {self._done}/{self._steps}: {text}, {_duration(left)} left")
+            text += ", " + next(s.name for s in self._stages if done <= s.end)
+        self.progress.tell(text, now=epoch == 0 or done >= self._steps)
 
     def on_train_end(self, logs=None) -> None:
         """Closes the bar."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+        self.progress.__exit__()
