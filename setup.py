@@ -13,6 +13,7 @@ VERSION = re.search(
 # Core: what training, evaluation and TensorBoard monitoring need.
 CORE = [
     "absl-py>=2.1",
+    "filelock>=3.12",
     "importlib_resources>=6",  # tensorflow-datasets imports it without requiring it.
     "keras>=3.8,<4",
     "matplotlib>=3.8",

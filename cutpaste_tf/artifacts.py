@@ -17,7 +17,7 @@ import numpy as np
 from cutpaste_tf import ensemble
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import GAUSSIANS, Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 # The files in a run's folder.

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def add_flags(parser: argparse.ArgumentParser, unit: str, cpus: float | None = 1.0) -> None:

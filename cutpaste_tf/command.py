@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 _DISK_FAULTS = (
     errno.ENOSPC,
@@ -134,7 +134,7 @@ def exit_status(
       The exit status: the command's; 2 after a mistake of the user's, told in one line on stderr;
       130 after Ctrl-C.
     """
-    # Names of files may hold what a terminal cannot show; see `names.as_text`.
+    # Names of files may hold what a terminal cannot show; see `files.as_text`.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -15,8 +15,7 @@ import pathlib
 from typing import Any
 
 from cutpaste_tf import rules
-from cutpaste_tf.errors import UserError
-from cutpaste_tf.names import as_text
+from cutpaste_tf.files import UserError, as_text
 
 MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 MVTEC_OBJECTS = (
@@ -460,11 +459,8 @@ class Config:
         for name in ("data_dir", "workdir"):
             if "\n" in getattr(self, name):
                 raise UserError(f"--{name}: a path may not contain a line break")
-        if as_text(self.workdir) != self.workdir:
-            raise UserError(
-                f"--workdir={self.workdir}: its name is not UTF-8, and TensorBoard writes to no "
-                "such folder; name another"
-            )
+            if as_text(getattr(self, name)) != getattr(self, name):
+                raise UserError(f"--{name}={getattr(self, name)}: its name is not UTF-8; rename it")
         self._check_network()
         self._check_shape()
         self._check_maps()

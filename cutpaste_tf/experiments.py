@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Sequence
 
 from cutpaste_tf.config import EPOCH_STEPS
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import artifacts, command, machine
-from cutpaste_tf.errors import UserError
 from cutpaste_tf.exported import KEY, Description
+from cutpaste_tf.files import UserError
 
 if TYPE_CHECKING:
     from cutpaste_tf.detector import Detector

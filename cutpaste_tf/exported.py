@@ -14,7 +14,7 @@ import numpy as np
 
 from cutpaste_tf import artifacts
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 KEY = "cutpaste_tf"  # in the file's metadata

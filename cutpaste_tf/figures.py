@@ -24,8 +24,7 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import artifacts, command
-from cutpaste_tf.errors import UserError
-from cutpaste_tf.names import as_text
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report import tables
 
 TABLES = {f"table{number}": number for number in tables.NUMBERS}
@@ -194,7 +193,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
             if pictures
         }
         name = f"{config.category}, {config.task}, seed {config.seed}"
-        panels[name if name not in panels else f"{name} ({as_text(run)})"] = embedded
+        panels[name if name not in panels else f"{name} ({run})"] = embedded
     return figures.embedding_maps(panels)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from absl import flags
 
 from cutpaste_tf import config as configs
-from cutpaste_tf import names, rules
+from cutpaste_tf import rules
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 _HELP_WIDTH = 90
 
@@ -140,7 +140,7 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
 
 def _categories(config: Config) -> list[str]:
     """The categories that --category names, each checked to exist."""
-    asked = [names.as_text(part.strip()) for part in config.category.split(",")]
+    asked = [part.strip() for part in config.category.split(",")]
     asked = list(dict.fromkeys(asked))
     known = configs.CATEGORIES[config.dataset]
     if known is None:

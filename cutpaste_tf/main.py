@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import artifacts, command, flags, machine, workers
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.run import files, images
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.

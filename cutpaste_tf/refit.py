@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, atomic, command, data, names
+from cutpaste_tf import artifacts, command, data
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import fingerprint, normals, search
 from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.split import Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, replacing
 from cutpaste_tf.run import files
 
 # Nothing here imports TensorFlow before the command line is checked.
@@ -146,7 +146,7 @@ def refit(
     rate = before.get("false_positive_rate", config.false_positive_rate)
     config = dataclasses.replace(config, false_positive_rate=rate)
     detector = Detector.load(run_dir)
-    split = normal([names.as_text(path) for path in paths], paths)
+    split = normal(paths, paths)
     images = pipeline.prepare(split, detector.preparation)
     new = Normals.of(split, images.seen, paths)
     copies = int(np.isin(new.sha256, known.sha256).sum())
@@ -241,7 +241,7 @@ def _dropped(known, drop, run_dir):
     dropped, contents = set(), {}
     for text in _listed(map(str, drop)):
         absolute = os.path.abspath(text)
-        index = by_name.get(text, by_name.get(names.as_text(absolute)))
+        index = by_name.get(text, by_name.get(absolute))
         if index is not None:
             dropped.add(index)
             continue
@@ -345,7 +345,7 @@ def _write(run_dir, folder, detector, config, collected):
     settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
     # `main` is to know that this is no longer of the images of its training.
     settings["data"] = (settings.get("data") or {}) | {"refit": collected["refit"]["from"]}
-    with atomic.replacing(folder / "config.json") as temporary:
+    with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     densities.save(detector.density, folder / artifacts.DENSITY)
     if detector.map_density is not None:

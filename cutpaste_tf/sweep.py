@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from cutpaste_tf import cluster, command, experiments, machine
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.run import files, images
 
 LOG = "log.txt"

@@ -7,7 +7,7 @@ import json
 import os
 
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def worker_number() -> int:

@@ -10,7 +10,7 @@ from cutpaste_tf import threshold
 from cutpaste_tf.artifacts import choose_threshold, ensemble_scores
 from cutpaste_tf.config import Config
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def make_run(folder, **results):

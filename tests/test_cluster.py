@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from cutpaste_tf import cluster
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def test_runs_fit_on_machines_one_by_one():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cutpaste_tf import command
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def raising(error):

@@ -13,7 +13,7 @@ from conftest import ROOT, assert_user_error, command
 from cutpaste_tf import config, flags
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report.columns import FLAGFILES
 
 

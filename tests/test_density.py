@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutpaste_tf import density, ensemble, threshold
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def features(count=200, dims=6, seed=0):

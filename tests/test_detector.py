@@ -26,7 +26,7 @@ from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights

@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from cutpaste_tf import config, experiments, flags
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report import tables
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from cutpaste_tf import exported
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
 from cutpaste_tf.exported import Description
+from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold, at_rate
 
 

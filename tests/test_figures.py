@@ -14,7 +14,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
 from cutpaste_tf.data.preparation import FILL, Preparation
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 pytestmark = pytest.mark.usefixtures("load_once")
 

@@ -17,7 +17,7 @@ ROOMS = (
     "distribution", "data", "models", "density",
     "augment", "exported", "artifacts", "metrics", "experiments", "workers",
     "threshold", "ensemble",
-    "config", "rules", "atomic", "locks", "names", "errors",
+    "config", "rules", "files",
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from cutpaste_tf import artifacts, main, metrics
 from cutpaste_tf.config import Config
 from cutpaste_tf.detector import Embedder, Evaluator
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.train import classifier, loop
 
 
@@ -84,29 +84,13 @@ def test_good_images_only_leave_a_run_that_scores(run_here, tmp_path):
     assert np.isfinite(values).all()
 
 
-def test_names_that_are_not_utf8_go_through_a_run_and_what_is_left_out_is_told(run_here, tmp_path):
-    odd = os.fsdecode(b"caf\xe9")
-    data = make_mvtec(tmp_path / odd, odd, train=4, good=2, bad=2)
-    root = data / odd
-    (root / "test" / "hole").rename(root / "test" / odd)
-    for name in ("train/good/000.png", "test/good/000.png", f"test/{odd}/000.png"):
-        (root / name).rename((root / name).with_name(f"{odd}.png"))
-    done = run_here(data, tmp_path / "runs", "--category=all")
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 anomalous images have no mask, such as test/caf\\udce9/001.png" in done.stdout
-    run_dir = tmp_path / "runs" / "caf\\udce9" / "seed_0"
-    written = [p for p in run_dir.rglob("*") if p.suffix in (".csv", ".json", ".tsv", ".pbtxt")]
-    assert {"scores.csv", "normal_scores.csv", "results.json", "config.json"} <= {
-        path.name for path in written
-    }
-    for path in written:
-        path.read_text(encoding="utf-8")
-    assert "test/caf\\udce9/caf\\udce9.png" in (run_dir / "scores.csv").read_text()
-    assert "test/caf\\udce9/caf\\udce9.png" in next(run_dir.rglob("*_images.tsv")).read_text()
-    assert artifacts.read_results(run_dir)["category"] == "caf\\udce9"
-    assert Config.load(run_dir).data_dir == str(data)
-    again = run_here(data, tmp_path / "runs", f"--category={odd}")
-    assert "finished already, skipped" in again.stdout
+def test_a_name_that_is_not_utf8_is_refused_and_nothing_is_written(run_here, tmp_path):
+    data = make_mvtec(tmp_path / "data", "part", train=4, good=2, bad=2)
+    image = data / "part" / "test" / "hole" / "000.png"
+    image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
+    done = run_here(data, tmp_path / "runs")
+    assert_user_error(done, "caf\\udce9.png: its name is not UTF-8; rename it")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_is_the_part_itself(run_here, tmp_path):
@@ -170,8 +154,6 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step 26 of 34" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
-
-    from cutpaste_tf.config import Config
 
     models = []
     for name in ("whole", "cut"):
@@ -346,7 +328,6 @@ def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path,
 
     # The pretrained columns, by hand; and a run that only evaluates has no others.
     assert "pretrained" in capsys.readouterr().out
-    from cutpaste_tf.config import Config
     from cutpaste_tf.data import folder, pipeline
     from cutpaste_tf.detector import Detector, Evaluator
 

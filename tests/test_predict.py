@@ -328,19 +328,16 @@ def test_overlays_of_an_earlier_prediction_are_not_scored(finished, images, caps
         assert len(rows(output)) == 6
 
 
-def test_names_that_are_no_text(finished, images, tmp_path, capsys):
-    run_dir, _, _ = finished
+def test_a_name_that_is_not_utf8_is_a_row_with_an_error(finished, images, tmp_path, capsys):
     odd = os.fsdecode(os.fsencode(images) + b"/\xff,\n.png")
     os.rename(images / "0.png", odd)
-    output = tmp_path / os.fsdecode(b"o\xfft")
-    done = main(capsys, f"--run={run_dir}", "--images", odd, f"--output={output}", "--maps")
-    assert done.returncode == 0, done.stderr
-    assert "o\\udcfft/predictions.csv" in done.stdout
-    # Tables are UTF-8, whoever reads them; the overlay has the image's own name.
+    output = tmp_path / "out"
+    done = main(capsys, f"--run={finished[0]}", "--images", odd, f"--output={output}")
+    assert_user_error(done, "1 of 1 images have an error", "not UTF-8")
+    # Tables are UTF-8, whoever reads them.
     (row,) = rows(output)
     assert row["path"] == f"{images}/\\udcff,\n.png"
-    assert row["map"] == f"{tmp_path}/o\\udcfft/maps/\\udcff,\n.png"
-    assert (output / "maps" / os.path.basename(odd)).is_file()
+    assert row["error"] == "its name is not UTF-8; rename it"
 
 
 def test_help_answers_at_once_and_as_a_command(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -337,15 +336,3 @@ def test_tiles_and_regions_have_their_part(kind):
     assert_alike(found, expected)
     assert made.scores.shape == (24,)
     assert made.normals.peaks.shape == (24, 1)
-
-
-def test_names_that_are_not_utf8_are_kept(finished, new, tmp_path, capsys):
-    (new / "0.png").rename(new / os.fsdecode(b"caf\xe9.png"))
-    one, two = tmp_path / "one", tmp_path / "two"
-    done(capsys, f"--run={finished[0]}", f"--add={new}", f"--output={one}")
-    name = next(name for name in normal_scores(one) if "caf" in name)
-    assert name.endswith("caf\\udce9.png")
-    kept = Normals.load(one / "embeddings.npz")
-    assert os.fsencode(kept.paths[kept.names.tolist().index(name)]).endswith(b"caf\xe9.png")
-    done(capsys, f"--run={one}", f"--drop={name}", f"--output={two}")
-    assert artifacts.read_results(two)["refit"]["names_dropped"] == [name]

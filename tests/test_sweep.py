@@ -11,8 +11,7 @@ import pytest
 from conftest import ROOT, TINY, assert_user_error, make_mvtec
 
 from cutpaste_tf import cluster, sweep
-from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 SMALL = ["--dataset=textures", "--category=brick,grass", "--seed=0,1", *TINY]
 
@@ -37,20 +36,6 @@ def test_what_makes_a_row_is_not_overridden():
     assert by_name["resnet18_learning_rate_0.1"].learning_rate == 0.1
     assert by_name["resnet18_epochs_384"].steps == 384 * 256
     assert by_name["resnet18_cutpaste_3way"].steps == 6
-
-
-def test_a_log_takes_names_that_are_not_utf8(tmp_path, monkeypatch):
-    data = tmp_path / os.fsdecode(b"caf\xe9")
-    config = Config(dataset="folder", data_dir=str(data), category="x", workdir=str(tmp_path))
-    config.run_dir.mkdir(parents=True)
-    monkeypatch.setattr(sweep, "_enter", lambda *_: None)
-    monkeypatch.setattr("tensorflow.config.threading.set_intra_op_parallelism_threads", int)
-    monkeypatch.setattr("tensorflow.config.threading.set_inter_op_parallelism_threads", int)
-    outcome = sweep._train_one(config.to_json(), str(tmp_path), 1, 0)
-    assert outcome.final
-    log = (config.run_dir / sweep.LOG).read_text(encoding="utf-8")
-    assert log.startswith("error: ")
-    assert "caf\\udce9" in log
 
 
 def test_a_wrong_flag_is_a_user_error():

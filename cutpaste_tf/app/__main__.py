@@ -20,9 +20,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command, names
+from cutpaste_tf import artifacts, command
 from cutpaste_tf.app.inspector import Inspector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
@@ -82,8 +82,7 @@ def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, path
         raise UserError(f"--workdir={workdir}: no finished runs there; they have a results.json")
     own_name = "/".join(pathlib.Path(os.path.abspath(root)).parts[-2:])
     return {
-        names.as_text(own_name if path == root else path.relative_to(root).as_posix()): path
-        for path in folders
+        own_name if path == root else path.relative_to(root).as_posix(): path for path in folders
     }
 
 

@@ -7,10 +7,10 @@ import traceback
 import gradio as gr
 import numpy as np
 
-from cutpaste_tf import artifacts, names
+from cutpaste_tf import artifacts
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import NEAREST, Finding, Inspector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report.overlay import overlay
 from cutpaste_tf.threshold import Threshold
 
@@ -48,7 +48,7 @@ class View:
             chosen = artifacts.choose_threshold(folder, value, rate)
             normal = artifacts.read_normal_scores(folder)
         except UserError as error:
-            text = names.as_text(str(error)).replace("give --threshold", "type one in")
+            text = str(error).replace("give --threshold", "type one in")
             return None, None, _PERCENT[0], _line(f"No threshold: {text}", "problem")
         if value is None:
             rate, count = chosen.false_positive_rate, chosen.num_normal
@@ -113,7 +113,7 @@ class View:
         try:
             return function(*arguments)
         except UserError as error:
-            return names.as_text(" ".join(str(error).split()))
+            return " ".join(str(error).split())
         except Exception as error:  # The server goes on, and its terminal has the traceback.
             traceback.print_exc()
             return f"This failed, and should not have ({type(error).__name__})."

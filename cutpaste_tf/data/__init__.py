@@ -6,6 +6,7 @@ missing. `load` finds them and refuses what is broken before anything is trained
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data.split import Category
+from cutpaste_tf.files import UserError, as_text
 
 
 def load(config: Config) -> Category:
@@ -20,6 +21,15 @@ def load(config: Config) -> Category:
     Raises:
       UserError: naming what is missing or unreadable.
     """
+    category = _load(config)
+    for split in (category.train, category.test):
+        for path in (*split.images, *split.masks):
+            if isinstance(path, str) and as_text(path) != path:
+                raise UserError(f"{path}: its name is not UTF-8; rename it")
+    return category
+
+
+def _load(config):
     # Imported where needed: each brings packages along that the others do without.
     if config.dataset == "elpv":
         from cutpaste_tf.data import elpv

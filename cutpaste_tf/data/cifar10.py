@@ -10,7 +10,7 @@ import numpy as np
 from cutpaste_tf.config import CIFAR10_CLASSES
 from cutpaste_tf.data import download
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 _SERVER = "www.cs.toronto.edu"
 

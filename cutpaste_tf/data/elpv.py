@@ -12,7 +12,7 @@ gives the probability. There are no masks.
 import numpy as np
 
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 TRAIN_SHARE = 0.8
 _SPLIT_SEED = 0

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def of_category(category: Category) -> dict[str, dict[str, int | str]]:

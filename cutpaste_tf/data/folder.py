@@ -6,7 +6,7 @@
     ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
 
 Images are of any format that Pillow reads, grey or colour, of any size, and may lie in further
-folders below these. What is hidden is no data. Names are text (`names.as_text`), paths are not.
+folders below these. What is hidden is no data.
 """
 
 import concurrent.futures
@@ -15,10 +15,9 @@ import pathlib
 
 import numpy as np
 
-from cutpaste_tf import names
 from cutpaste_tf.data import decode, search
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 # What follows an image's stem in the name of its mask; the first that there is counts.
 _MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
@@ -34,9 +33,7 @@ def category_root(data_dir: str, category: str) -> pathlib.Path:
     root = pathlib.Path(data_dir)
     if _is_category(root):
         return root
-    # A category's name is text, its folder's may not be.
-    alike = (p for p in search.inside(root)[0] if names.as_text(p.name) == category)
-    return next(alike, root / category)
+    return root / category
 
 
 def categories(data_dir: str) -> tuple[str, ...]:
@@ -56,8 +53,8 @@ def categories(data_dir: str) -> tuple[str, ...]:
     if not root.is_dir():
         raise UserError(f"--data_dir={data_dir}: there is no such folder")
     if _is_category(root):
-        return (names.as_text(os.path.basename(os.path.abspath(root))) or "images",)
-    found = [names.as_text(p.name) for p in search.inside(root)[0] if _is_category(p)]
+        return (os.path.basename(os.path.abspath(root)) or "images",)
+    found = [p.name for p in search.inside(root)[0] if _is_category(p)]
     if not found:
         raise UserError(
             f"--data_dir={data_dir}: no images to train on; normal images belong in "
@@ -83,12 +80,12 @@ def load(root: pathlib.Path) -> Category:
     root, notes = pathlib.Path(root), []
 
     def name(file):
-        return names.as_text(file.relative_to(root).as_posix())
+        return file.relative_to(root).as_posix()
 
     train = _train_images(root, name, notes)
     test = _test_images(root, name, notes)
     files = [file for _, file in test]
-    types = [names.as_text(folder.name) for folder, _ in test]
+    types = [folder.name for folder, _ in test]
     types = ["good" if kind.lower() == "good" else kind for kind in types]
     for file in (*train, *files):
         decode.check_header(file)

@@ -13,11 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cutpaste_tf import locks, names
 from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.data import folder
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, locked
 
 ARCHIVES = ("mvtec_anomaly_detection.tar.xz", "mvtec_anomaly_detection.tar")
 _GET_IT = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
@@ -139,14 +138,9 @@ def load(data_dir: str, category: str) -> Category:
         return folder.load(root)
     if find_archive(pathlib.Path(data_dir), category) is None:
         raise UserError(_missing(data_dir, category))
-    if names.as_text(data_dir) != data_dir:
-        raise UserError(
-            f"--data_dir={data_dir}: its name is not UTF-8, and TensorFlow opens no archive there; "
-            "extract it, or rename the folder"
-        )
     builder = MvtecAd(config=category, data_dir=os.environ.get("TFDS_DATA_DIR"))
     # Runs side by side share what is extracted.
-    with locks.held(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock", wait=True):
+    with locked(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock"):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
         )

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cutpaste_tf import atomic, data
+from cutpaste_tf import data
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import fingerprint
 from cutpaste_tf.data.split import Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ def unreadable(path: str | os.PathLike) -> Iterator[None]:
 
 def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays as .npz, without pickle, and atomically."""
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

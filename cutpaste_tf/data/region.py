@@ -9,7 +9,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 _SIDE = 256  # pixels of the frame in which a background is looked for
 _IMAGES = 100  # training images, at most, that it is looked for in

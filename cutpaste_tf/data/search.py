@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Collection, Iterator
 
 from cutpaste_tf.data import decode
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 # What systems leave in folders, besides names that begin with a dot; in lower case.
 _SYSTEMS = (

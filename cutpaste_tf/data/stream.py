@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from cutpaste_tf.data import decode, search
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, as_text
 
 T, R = TypeVar("T"), TypeVar("R")
 _LARGE = 2**25  # pixels; of larger images, gigabytes as floats, one is decoded at a time
@@ -99,6 +99,8 @@ def batches(
     alone = threading.Lock()
 
     def read(path):
+        if as_text(path) != os.fspath(path):
+            return Read(path, None, None, "its name is not UTF-8; rename it")
         try:
             data = decode.contents(path)
             with alone if decode.is_large(data, _LARGE) else contextlib.nullcontext():

@@ -16,7 +16,7 @@ from cutpaste_tf.augment import shapes
 from cutpaste_tf.config import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 MNIST, SMALL_DIGITS = "MNIST", "scikit-learn's digits, 8x8"
 _MNIST_SERVER = "storage.googleapis.com"

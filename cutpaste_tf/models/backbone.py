@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from cutpaste_tf.config import MAP_LEVELS_OF_RESNET, Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18

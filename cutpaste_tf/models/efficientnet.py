@@ -10,7 +10,7 @@ import keras
 # The builder that keras.applications' own B0 to B7 are made by; it is not exported.
 from keras.src.applications import efficientnet as keras_efficientnet
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import lite_weights
 
 # EfficientNet-Lite, by factors of width and depth

@@ -9,7 +9,7 @@ import re
 import keras
 import numpy as np
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import torch_file
 
 # The only versions that there are of these packages, and their files' SHA-256.

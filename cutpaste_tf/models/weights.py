@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def save(model: keras.Model, path: str | os.PathLike) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import artifacts, cluster, command
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import folder, many, watch
 from cutpaste_tf.predict.ledger import WATCHED
 from cutpaste_tf.predict.model import RunModel

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from cutpaste_tf import command
 from cutpaste_tf.data import search, stream
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import tables
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.predict.rows import AREAS, CSV, JOB, JSONL, MAPS, Judge, common_root

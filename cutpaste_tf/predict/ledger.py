@@ -12,7 +12,7 @@ import pathlib
 import zlib
 from collections.abc import Sequence
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import tables
 from cutpaste_tf.predict.inbox import Arrival, Stamp
 from cutpaste_tf.predict.rows import AREA_COLUMNS, AREAS, COLUMNS, CSV, JSONL, Judged

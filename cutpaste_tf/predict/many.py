@@ -27,9 +27,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cutpaste_tf import atomic, cluster, command, locks
+from cutpaste_tf import cluster, command
 from cutpaste_tf.data import stream
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, locked, replacing
 from cutpaste_tf.predict import folder
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, CSV, JOB, MAPS, Judge, common_root
@@ -80,20 +80,12 @@ def predict(
     _check_same(output, settings)
     if not (output / JOB).is_file():
         folder.count_images(sources, output)  # A mistake is told before anything is written.
+    busy = f"--output={output}: another command is at it; wait for its end, or name another folder"
     try:
-        with locks.held(output / _LOCK):
+        with locked(output / _LOCK, busy):
             return _predict(
                 make_model, settings, output, address, cpus, gpus, batch_size=batch_size, log=log
             )
-    except locks.HeldError as error:
-        raise UserError(
-            f"--output={output}: another command is at it ({error}); wait for its end, or name "
-            "another folder"
-        ) from error
-    except UserError:
-        with contextlib.suppress(OSError):
-            output.rmdir()  # where nothing is in it
-        raise
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; start again to go on") from error
 
@@ -137,7 +129,7 @@ def _predict(make_model, settings, output, address, cpus, gpus, *, batch_size, l
     _clear(output)
     if not (output / JOB).is_file():
         _write_files(settings["images"], output)
-        with atomic.replacing(output / JOB) as path:
+        with replacing(output / JOB) as path:
             path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     files = pq.read_metadata(output / FILES)
     shards = files.num_row_groups
@@ -186,7 +178,7 @@ def _write_files(sources, output):
     schema = pa.schema([("path", pa.binary())])  # as the file system has it, which need not be text
     paths = map(os.fsencode, stream.find(sources, output / MAPS, CSV, JOB))
     with (
-        atomic.replacing(output / FILES) as temporary,
+        replacing(output / FILES) as temporary,
         pq.ParquetWriter(temporary, schema, write_statistics=False) as writer,
     ):
         while shard := list(itertools.islice(paths, SHARD)):

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutpaste_tf import names
 from cutpaste_tf.data import decode, stream
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, as_text
 from cutpaste_tf.predict.model import Model
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
@@ -70,7 +69,7 @@ class Judge:
                 scored = iter(model.score([o.prepared for o in good], [o.size for o in good]))
                 rows, drawing = [], []
                 for one in batch:
-                    row = dict.fromkeys(COLUMNS) | {"path": names.as_text(one.path)}
+                    row = dict.fromkeys(COLUMNS) | {"path": as_text(one.path)}
                     row |= {"threshold": model.threshold.value, "error": one.error}
                     score, anomaly_map = next(scored) if one.error is None else (None, None)
                     drawing.append((row, one.path, anomaly_map))
@@ -111,7 +110,7 @@ class Judge:
             # The smallest file takes ten times as long.
             Image.fromarray(picture).save(target, compress_level=1)
             np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
-            row["map"] = names.as_text(target)
+            row["map"] = str(target)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise

@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutpaste_tf import locks
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.predict.inbox import Inbox
 from cutpaste_tf.predict.ledger import Ledger
 from cutpaste_tf.predict.model import Model
@@ -246,15 +245,10 @@ class _Stop:
 @contextlib.contextmanager
 def _locked(output):
     """Keeps other watches from an output folder."""
+    busy = f"--output={output}: another --watch writes there; end it, or name another folder"
     with contextlib.ExitStack() as held:
-        try:
-            with _faults(output):
-                held.enter_context(locks.held(output / _LOCK))
-        except locks.HeldError as error:
-            raise UserError(
-                f"--output={output}: another --watch writes there ({error}); end it, or name "
-                "another folder"
-            ) from error
+        with _faults(output):
+            held.enter_context(locked(output / _LOCK, busy))
         yield
 
 

@@ -11,8 +11,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import atomic, command
-from cutpaste_tf.errors import UserError
+from cutpaste_tf import command
+from cutpaste_tf.files import UserError, replacing
 from cutpaste_tf.report import formats, tables
 
 PAGE = "report.html"
@@ -90,8 +90,8 @@ def _write(path: pathlib.Path, content: str) -> None:
         raise UserError(f"--output={path}: must name a file")
     with command.output_faults_as_user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(path) as temporary:
-            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     print(f"written to {path}", file=sys.stderr)
 
 

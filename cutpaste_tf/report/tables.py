@@ -19,8 +19,7 @@ import numpy as np
 
 from cutpaste_tf import artifacts, metrics
 from cutpaste_tf.config import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, Config, show
-from cutpaste_tf.errors import UserError
-from cutpaste_tf.names import as_text
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
 
 NUMBERS = tuple(TABLES)
@@ -272,7 +271,7 @@ def _average(values: Sequence[Value | None]) -> Value | None:
 def _source(run: Run) -> tuple[str, str, str]:
     """Category, data set and, for folders, place: what tells the rows of runs apart."""
     config = run.config
-    place = as_text(os.path.abspath(config.data_dir)) if config.dataset == "folder" else ""
+    place = os.path.abspath(config.data_dir) if config.dataset == "folder" else ""
     return config.category, config.dataset, place
 
 

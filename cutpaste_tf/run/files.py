@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, atomic, locks, workers
+from cutpaste_tf import artifacts, workers
 from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data import normals
 from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, replacing
+from cutpaste_tf.files import locked as locked_file
 
 _LOCK = "lock"  # in a run's folder, while a command is at it
 
@@ -105,14 +106,13 @@ def locked(config: Config) -> Iterator[None]:
     Raises:
       UserError: if another command is at it, or the folder cannot be written.
     """
+    busy = (
+        f"{config.run_dir}: another command is at this run; wait for its end, or name another "
+        "--workdir"
+    )
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locks.held(config.run_dir / _LOCK))
-        except locks.HeldError as error:
-            raise UserError(
-                f"{config.run_dir}: another command is at this run ({error}); wait for its end, or "
-                "name another --workdir"
-            ) from error
+            stack.enter_context(locked_file(config.run_dir / _LOCK, busy))
         except OSError as error:
             raise _not_written(config, error) from error
         yield
@@ -157,7 +157,7 @@ def make_run_dir(config: Config, images: Mapping | None = None) -> None:
 def _write_config(config, values):
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(config.run_dir / "config.json") as temporary:
+        with replacing(config.run_dir / "config.json") as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise _not_written(config, error) from error
@@ -206,7 +206,7 @@ def recorded_results(config: Config) -> dict:
 
 def write_results(run_dir: pathlib.Path, results: dict) -> None:
     """Writes results.json, whole or not at all; its presence means that the run is finished."""
-    with atomic.replacing(run_dir / artifacts.RESULTS) as temporary:
+    with replacing(run_dir / artifacts.RESULTS) as temporary:
         text = json.dumps(results, indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -264,7 +264,7 @@ def _exact(scores):
 
 def _write_csv(path: pathlib.Path, names: Sequence[str], rows: Iterable[Sequence]) -> None:
     with (
-        atomic.replacing(path) as temporary,
+        replacing(path) as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from cutpaste_tf import data, workers
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import fingerprint
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.run import files
 
 

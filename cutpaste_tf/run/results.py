@@ -16,7 +16,7 @@ from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import reduced_mask
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluation, Maps
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import artifacts, atomic, data, distribution, machine, metrics, workers
+from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import TEST_ANOMALIES, Config
 from cutpaste_tf.data import decode, depth, pipeline, region
@@ -16,6 +16,7 @@ from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.files import replacing
 from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
@@ -63,7 +64,7 @@ def run(config: Config) -> dict:
     if warning := results.check_images(config, train_images):
         log(warning)
     if roi is not None and leads:  # One that was refused can be mended.
-        with atomic.replacing(run_dir / artifacts.ROI) as temporary:
+        with replacing(run_dir / artifacts.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:

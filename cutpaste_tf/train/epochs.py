@@ -6,9 +6,9 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from cutpaste_tf import atomic
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
+from cutpaste_tf.files import replacing
 from cutpaste_tf.train.stages import stages
 
 # Shorter epochs than this, in steps, tell little of the accuracy where there are longer ones.
@@ -69,7 +69,7 @@ def read(path: pathlib.Path) -> list[Epoch]:
 def write(path: pathlib.Path, epochs: Sequence[Epoch]) -> None:
     """Writes epochs, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as temporary:
+    with replacing(path) as temporary:
         text = json.dumps([dataclasses.asdict(epoch) for epoch in epochs])
         temporary.write_text(text, encoding="utf-8")
 

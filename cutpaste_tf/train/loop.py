@@ -12,7 +12,7 @@ import keras
 from cutpaste_tf import artifacts, distribution, workers
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import weights
 from cutpaste_tf.train import callbacks, epochs
 from cutpaste_tf.train.callbacks import SparseLogs

@@ -37,7 +37,7 @@ def main() -> None:
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.detector import Detector
-    from cutpaste_tf.errors import UserError
+    from cutpaste_tf.files import UserError
     from cutpaste_tf.models.backbone import build_backbone
 
     config = Config(

@@ -10,7 +10,7 @@ import pytest
 from conftest import IMAGE_RUN, PATCH_RUN, ROOT, assert_user_error
 
 from cutpaste_tf.app import __main__ as command
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def start(*arguments):
@@ -28,13 +28,6 @@ def test_finished_runs_are_named_relative_to_the_work_directory(app_runs, tmp_pa
     # The folder that is searched may be a run itself, and may be the current one.
     monkeypatch.chdir(root / IMAGE_RUN)
     assert list(command.finished_runs(".")) == [IMAGE_RUN]
-
-
-def test_names_of_runs_are_text(tmp_path):
-    run = tmp_path / os.fsdecode(b"caf\xe9") / "part" / "seed_0"
-    run.mkdir(parents=True)
-    (run / "results.json").write_text("{}")
-    assert command.finished_runs(str(tmp_path)) == {"caf\\udce9/part/seed_0": run}
 
 
 @pytest.mark.parametrize(

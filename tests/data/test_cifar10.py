@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from cutpaste_tf.config import CIFAR10_CLASSES
 from cutpaste_tf.data import cifar10, download
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """From files to pixels: orientation, depth, masks, and what cannot be read."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from conftest import pattern
 from PIL import Image, ImageOps
 
 from cutpaste_tf.data import decode
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 RNG = np.random.default_rng(0)
 ORIENTATION = 0x0112
@@ -181,24 +180,3 @@ def test_images_that_are_too_large_are_named(tmp_path, monkeypatch, kind):
     for read in (decode.read, decode.read_mask, decode.check_header):
         with pytest.raises(UserError, match="x: too large an image; at most 399 pixels"):
             read(path)
-
-
-@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "gif", "webp", "jpeg2000", "ppm"])
-def test_names_that_are_not_utf8_are_read_and_named(tmp_path, kind):
-    path = tmp_path / os.fsdecode(b"caf\xe9")
-    path.write_bytes(encoded(pattern(RNG, 16), kind))
-    for name in (path, str(path)):
-        decode.check_header(name)
-        assert decode.read(name).shape == (16, 16, 3)
-        assert decode.read_mask(name).shape == (16, 16)
-        assert decode.size(name) == (16, 16)
-    path.write_bytes(b"nothing")
-    for read in (decode.read, decode.read_mask, decode.check_header, decode.size):
-        with pytest.raises(UserError, match="caf\udce9: not an image of a known format"):
-            read(path)
-
-
-def test_colours_of_16_bits_in_a_name_that_is_not_utf8(tmp_path):
-    path = tmp_path / os.fsdecode(b"caf\xe9.png")
-    path.write_bytes(tf.io.encode_png(np.full([4, 4, 3], 40000, np.uint16)).numpy())
-    assert (decode.read(path) == 40000 >> 8).all()

@@ -6,7 +6,7 @@ from conftest import make_mvtec
 
 from cutpaste_tf.data import fingerprint, folder
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 def test_files_are_known_by_names_contents_and_masks(tmp_path):

@@ -1,14 +1,12 @@
 """Folders in MVTec layout, sound and broken."""
 
-import os
-
 import numpy as np
 import pytest
 from conftest import make_mvtec, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 @pytest.fixture
@@ -338,31 +336,3 @@ def test_a_damaged_mask_is_named_before_any_training(part):
     mask.write_bytes(mask.read_bytes()[:9000])
     with pytest.raises(UserError, match="000_mask.png: a damaged or truncated image"):
         folder.load(part)
-
-
-def test_names_that_are_not_utf8_are_text_and_their_files_are_read(tmp_path):
-    odd = os.fsdecode(b"caf\xe9")
-    make_mvtec(tmp_path, odd)
-    root = tmp_path / odd
-    for name in ("train/good/000.png", "test/good/000.png", "test/hole/000.png"):
-        (root / name).rename((root / name).with_name(f"{odd}.png"))
-    mask = root / "ground_truth" / "hole" / "000_mask.png"
-    mask.rename(mask.with_name(f"{odd}_mask.png"))
-    (root / "test" / "hole").rename(root / "test" / odd)
-    (root / "ground_truth" / "hole").rename(root / "ground_truth" / odd)
-
-    shown = "caf\\udce9"
-    assert folder.categories(str(tmp_path)) == (shown,)
-    assert folder.categories(str(root)) == (shown,)
-    assert folder.category_root(str(tmp_path), shown) == root
-    category = folder.load(root)
-    test = category.test
-    assert category.train.names[-1] == f"train/good/{shown}.png"
-    assert test.names[3] == f"test/{shown}/{shown}.png"
-    assert test.defect_types == [shown] * 4 + ["good"] * 4
-    assert all(test.masks[:4])
-    assert category.notes == ()
-    for text in (*category.train.names, *test.names, *test.defect_types):
-        text.encode()
-    for split in (category.train, test):
-        assert pipeline.prepare(split, 32).count == 8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cutpaste_tf.data import elpv, textures
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from conftest import write_image
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import region
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 SIDE = 128
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cutpaste_tf.data import decode, pipeline, stream
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 RNG = np.random.default_rng(0)
 

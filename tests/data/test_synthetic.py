@@ -10,7 +10,7 @@ from conftest import pattern
 from cutpaste_tf.config import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline, synthetic
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 
 DIGITS = tf.constant(np.pad(np.ones([1, 4, 4], np.float32), [(0, 0), (2, 2), (2, 2)]))
 

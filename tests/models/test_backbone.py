@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training import config
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone
 
 

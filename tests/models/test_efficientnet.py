@@ -9,7 +9,7 @@ import pytest
 from keras.src.applications import efficientnet as keras_efficientnet
 from keras.src.legacy.saving import legacy_h5_format
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models.efficientnet import NAMES, efficientnet
 
 SIZE = 32

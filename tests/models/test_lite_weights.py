@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 import tensorflow as tf
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import efficientnet, lite_weights, torch_file
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}

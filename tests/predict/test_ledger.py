@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from arriving import rows
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import ledger
 from cutpaste_tf.predict.inbox import Arrival
 from cutpaste_tf.predict.ledger import WATCHED, Ledger

@@ -14,8 +14,7 @@ import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
 from graphs import write_model
 
-from cutpaste_tf import locks
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import folder, many
 from cutpaste_tf.threshold import Threshold
@@ -93,6 +92,7 @@ def check(output, images):
         *parts,
         "_files.parquet",
         "_job.json",
+        "_lock",
         "_SUCCESS",
     }
 
@@ -110,9 +110,9 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     with open(tmp_path / "usual" / "predictions.jsonl", encoding="utf-8") as file:
         expected = [json.loads(line) for line in file]
     done = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
-    assert_user_error(done, "1 of 8 images have an error, the first", "004.png: not an image")
+    assert_user_error(done, "2 of 8 images have an error, the first", "004.png: not an image")
     assert "8 images in 4 parts" in done.stdout
-    assert "of 7 images anomalous; 8 in " in done.stdout
+    assert "of 6 images anomalous; 8 in " in done.stdout
     found = read(tmp_path / "out").to_dict("records")
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     for row, its in zip(found, expected, strict=True):
@@ -122,7 +122,7 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     # Again: nothing is left to do.
     here.clear()
     again = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
-    assert_user_error(again, "1 of 8 images have an error")
+    assert_user_error(again, "2 of 8 images have an error")
     assert "8 images in 4 parts, 4 are there already" in again.stdout
     assert here == []
 
@@ -228,7 +228,7 @@ def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
     assert_user_error(main(capsys, *arguments(), "--ray"), "parts of another prediction")
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
-    with locks.held(output / "_lock"):
+    with locked(output / "_lock"):
         assert_user_error(main(capsys, *arguments(), "--ray"), "another command is at it")
 
 
@@ -256,7 +256,7 @@ def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path, monkeypatch):
     output = tmp_path / "out"
     with pytest.raises(UserError, match=r"^--maps: leave it out \(on "):
         many.predict(broken, {"run": "broken"}, [images], output)
-    assert not output.exists()
+    assert [path.name for path in output.iterdir()] == ["_lock"]
     # A shard that ends its worker each time.
     for number in range(4):
         output.mkdir(exist_ok=True)

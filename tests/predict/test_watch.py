@@ -17,7 +17,7 @@ import pytest
 from arriving import Mean, put, rows
 from conftest import ROOT
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import watch
 from cutpaste_tf.predict.rows import Judge

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import re
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
@@ -23,7 +22,7 @@ from cutpaste_tf.config import (
     TEST_ANOMALIES,
     Config,
 )
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.report import __main__ as command
 from cutpaste_tf.report import columns, formats, page, plots, tables
 
@@ -719,21 +718,3 @@ def test_categories_are_drawn_as_they_are_called(tmp_path):
     figure = figures.table("1", str(tmp_path))
     assert name in [label.get_text() for label in figure.axes[0].get_yticklabels()]
     figure.savefig(io.BytesIO())
-
-
-def test_a_report_on_folders_that_are_not_utf8_is_utf8(tmp_path, capsys):
-    odd = os.fsdecode(b"caf\xe9")
-    root = tmp_path / "runs"
-    for number, name in enumerate(("data", odd)):
-        add_run(root / str(number), "bolt", 0, 0.9, data_dir=str(tmp_path / name))
-    (root / "1").rename(root / odd)
-    (root / odd / "bolt" / "seed_1").mkdir()
-    (root / odd / "bolt" / "seed_1" / "results.json").write_text("{")
-    output = tmp_path / "report.html"
-    arguments = ["report", f"--workdir={root}", "--table=1", "--format=html", f"--output={output}"]
-    assert command.main(arguments) == 0, capsys.readouterr().err
-    text = output.read_text(encoding="utf-8")
-    assert "caf\\udce9)" in text
-    # Links lead to the folder itself.
-    (link,) = re.findall(r'href="./(runs/caf[^"]*seed_0)/"', text)
-    assert os.path.isdir(os.fsencode(tmp_path) + b"/" + urllib.parse.unquote_to_bytes(link))

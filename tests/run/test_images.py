@@ -11,7 +11,7 @@ from conftest import QUICK, ROOT, make_mvtec, pattern, write_image
 
 from cutpaste_tf import data, flags, main
 from cutpaste_tf.config import Config
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.run import files, images
 
 

@@ -16,7 +16,7 @@ from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
 from cutpaste_tf.train import classifier
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from training import config, largest_difference, train_until_killed, trained
 
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.train import callbacks, classifier, loop
 
 pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")

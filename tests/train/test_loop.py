@@ -7,7 +7,7 @@ from training import TWO_STAGES, config, largest_difference, train_until_killed,
 
 from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import EPOCH_STEPS
-from cutpaste_tf.errors import UserError
+from cutpaste_tf.files import UserError
 from cutpaste_tf.train import classifier, loop
 
 pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")

@@ -1,0 +1,72 @@
+"""Files that are whole or not there, locks among commands, and the user's error."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+
+
+class UserError(Exception):
+    """A mistake of the user's: a flag's value, a missing folder, a broken image.
+
+    Its message is one line that names the thing and the mend; a command prints it on stderr without
+    a traceback and exits with status 2.
+    """
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a file to write in another's place.
+
+    Args:
+      path: the file to make or to replace.
+
+    Yields:
+      The path of a file beside it, to be written. It takes the name `path` at the end of the block;
+      where the block raises, it goes and what was at `path` stays.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
+    """Keeps other processes from what a file stands for while the block lasts.
+
+    The system lets a lock go when its process ends, however that ends; the file stays.
+
+    Args:
+      path: the lock's file; its folder is made.
+      busy: what to tell the user where another process holds the lock; None to wait for its end.
+
+    Raises:
+      UserError: `busy`.
+      OSError: if the file cannot be written.
+    """
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    lock = filelock.FileLock(path, timeout=-1 if busy is None else 0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def as_text(name: str | os.PathLike) -> str:
+    r"""Returns a name as UTF-8 can have it: on Linux a name is any bytes.
+
+    A byte XX that is not UTF-8 becomes the six characters `\udcXX`, as Python prints it on stderr.
+    """
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
