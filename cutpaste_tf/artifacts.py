@@ -16,7 +16,8 @@ import numpy as np
 
 from cutpaste_tf import ensemble
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import GAUSSIANS, Config
+from cutpaste_tf.choices import GAUSSIANS
+from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 

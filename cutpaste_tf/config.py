@@ -14,116 +14,31 @@ import os
 import pathlib
 from typing import Any
 
-from cutpaste_tf import rules
+from cutpaste_tf import choices
+from cutpaste_tf.choices import one_of, positive, real, some_of, whole
 from cutpaste_tf.files import UserError, as_text
 
-MVTEC_TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-MVTEC_OBJECTS = (
-    "bottle",
-    "cable",
-    "capsule",
-    "hazelnut",
-    "metal_nut",
-    "pill",
-    "screw",
-    "toothbrush",
-    "transistor",
-    "zipper",
-)
-# Appendix A.5: the objects in the same pose in all images, scored by a density for each location.
-MVTEC_ALIGNED = tuple(name for name in MVTEC_OBJECTS if name not in ("hazelnut", "screw"))
-# Section 5.4; in TensorFlow Datasets' order.
-CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-# Categories of each data set; a folder's are whatever the user has there.
-CATEGORIES: dict[str, tuple[str, ...] | None] = {
-    "mvtec_ad": MVTEC_TEXTURES + MVTEC_OBJECTS,
-    "folder": None,
-    "elpv": ("mono", "poly"),
-    "textures": ("brick", "grass", "gravel"),
-    "cifar10": CIFAR10_CLASSES,
-}
-# Data sets that come as Python packages and need no --data_dir.
-PACKAGED = ("elpv", "textures")
-# Of --maps=features: the networks' stages, by the names of their layers.
-MAP_LEVELS_OF_RESNET = tuple(f"conv{number}" for number in range(2, 6))
-MAP_LEVELS_OF_EFFICIENTNET = tuple(f"block{number}" for number in range(1, 8))
-MAP_LEVELS = MAP_LEVELS_OF_EFFICIENTNET + MAP_LEVELS_OF_RESNET
-# Flags and the kinds of maps that they are of.
-_MAPS_FLAGS = {
-    "dense_patch": ("patches",),
-    "dense_stride": ("patches",),
-    "location_density": ("patches", "features"),
-    "map_levels": ("features",),
-    "image_score": ("features",),
-}
-BACKBONES = (
-    "resnet18",
-    *(f"efficientnet_b{number}" for number in range(8)),
-    *(f"efficientnet_lite{number}" for number in range(5)),
-)
-# Those that --weights=imagenet has weights for: Keras's, or a package's.
-WITH_IMAGENET_WEIGHTS = (
-    *(f"efficientnet_b{number}" for number in range(8)),
-    *(f"efficientnet_lite{number}" for number in range(3)),
-)
-# The proxy tasks, and which of the ranges of views each draws from.
-_SCAR_SIZES = ("scar_width", "scar_length")
-TASKS: dict[str, tuple[str, ...]] = {
-    "rotation": (),
-    "cutout": ("area_ratio",),
-    "cutout_mean": ("area_ratio",),
-    "cutout_color": ("area_ratio",),
-    "confetti": ("area_ratio",),
-    "scar": _SCAR_SIZES,
-    "cutpaste": ("jitter", "area_ratio"),
-    "cutpaste_scar": ("jitter", *_SCAR_SIZES),
-    "cutpaste_union": ("jitter", "area_ratio", *_SCAR_SIZES),
-    "cutpaste_3way": ("jitter", "area_ratio", *_SCAR_SIZES),
-}
-LEVELS = ("level7", "level8")  # EfficientNet's features before the last
-DENSITIES = ("gde", "gmm", "kde")
-GAUSSIANS = ("gde", "gmm")  # a single one each: their score is a distance
-MOST_COMPONENTS = 32
-# Section 5.3's synthetic test sets: shapes of random colour, or filled with natural images.
-_SHAPES = ("square", "ellipse", "heart")
-TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
-FORMAT = 4
+FORMAT = 5
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
-
-
-def _is_density(name: str) -> bool:
-    mixtures = {f"gmm{count}" for count in range(2, MOST_COMPONENTS + 1)}
-    return name in DENSITIES or name in mixtures
-
-
-def _field(group: str, default: Any, rule: rules.Rule, help_text: str, between: str = ",") -> Any:
-    """A setting; `between` stands between the numbers of one that has several."""
-    metadata = {"group": group, "rule": rule, "help": help_text, "between": between}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 # How --help groups the flags; in each group those that a beginner needs come first.
 GROUPS = {
     "data": "what to train on, and where the runs go",
     "training": "how long and how fast",
     "network": "the backbone and its head",
     "views": "the proxy task and its ranges",
-    "density": "what scores are of, and when one is anomalous",
+    "density": "how images are scored, and when one is anomalous",
     "maps": "where in an image it is anomalous",
     "machine": "what it is computed on",
 }
+
+
+def _field(group: str, default: Any, rule: choices.Rule, help_text: str, between: str = ",") -> Any:
+    """A setting; `between` stands between the numbers of one that has several."""
+    metadata = {"group": group, "rule": rule, "help": help_text, "between": between}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 _data, _training, _network, _views, _density, _maps, _machine = (
     functools.partial(_field, group) for group in GROUPS
 )
@@ -141,483 +56,263 @@ class Config:
         allowed.
     """
 
-    # Data
     dataset: str = _data(
-        "mvtec_ad", rules.choice(*CATEGORIES), "the data set; folder: any folder in MVTec layout"
+        "mvtec_ad",
+        one_of(tuple(choices.CATEGORIES)),
+        "the data set; folder: a folder of your own, in MVTec AD's layout",
     )
     data_dir: str = _data(
         "",
-        rules.ANY,
-        "where the images are (mvtec_ad: the extracted folder or the archive's; cifar10: that of "
-        "TensorFlow Datasets, which has a default)",
+        choices.ANY,
+        "the folder of the images; for cifar10 that of TensorFlow Datasets, which has a default",
     )
-    category: str = _data("all", rules.ANY, "one or more categories, separated by commas, or all")
+    category: str = _data("all", choices.ANY, "one or more categories, separated by commas, or all")
     image_size: tuple[int, ...] = _data(
-        (256,),
-        rules.Rule(
-            "a whole number from 32 to 4096, or two, HEIGHTxWIDTH",
-            lambda sides: len(sides) in (1, 2) and all(32 <= side <= 4096 for side in sides),
-        ),
-        "images are resized to this height and width, in pixels; HEIGHTxWIDTH where they differ",
-        between="x",
+        (256,), choices.IMAGE_SIZE, "images are resized to this height and width, in pixels", "x"
     )
-    workdir: str = _data("runs", rules.ANY, "runs are written to WORKDIR/CATEGORY/seed_N")
+    workdir: str = _data("runs", choices.NOT_EMPTY, "runs are written to WORKDIR/CATEGORY/seed_N")
     resize: str = _data(
         "squash",
-        rules.choice("squash", "pad", "crop"),
-        "how an image of another shape gets there; squash: its shape gives way; pad: it keeps its "
-        "shape, and what is left over has no part in anything; crop: it keeps its shape, and what "
-        "hangs over is cut off",
+        one_of(("squash", "pad", "crop")),
+        "how an image of another shape gets there; squash: its shape changes; pad: it keeps its "
+        "shape, and what is left over is ignored; crop: it is cut off",
     )
     tiles: tuple[int, ...] = _data(
         (1, 1),
-        rules.Rule(
-            "ROWSxCOLUMNS, whole numbers from 1 to 64",
-            lambda counts: len(counts) == 2 and all(1 <= count <= 64 for count in counts),
-        ),
-        "cuts images into ROWSxCOLUMNS tiles, each of --image_size: for defects that would be gone "
-        "at that size; an image's score is its largest tile's",
-        between="x",
+        choices.TILES,
+        "cut images into ROWSxCOLUMNS tiles, each of --image_size, for small defects; an image's "
+        "score is that of its most anomalous tile",
+        "x",
     )
     tile_overlap: float = _data(
-        0.125,
-        rules.real(0.0, 0.5),
-        "what tiles beside each other have in common, as a share of a tile's side",
+        0.125, real(0.0, 0.5), "the share of its side that a tile has in common with the next"
     )
     roi: str = _data(
         "none",
-        rules.ANY,
-        "the region of interest, in the frame of every image: a mask's file, not zero inside; "
-        "auto: all but a fixed background; none: everything; what lies outside has no part in "
-        "views, maps, metrics and scores",
+        choices.NOT_EMPTY,
+        "the region of interest: the file of a mask, 0 outside; auto: all but a fixed background; "
+        "none: everything; what lies outside has no part in views, maps, metrics and scores",
     )
     bit_depth: str = _data(
         "auto",
-        rules.choice("auto", "8", "10", "12", "14", "16"),
-        "of images with 16 bits, how many of them the camera fills; auto: as many as the training "
-        "images do",
+        one_of(("auto", "8", "10", "12", "14", "16")),
+        "how many of 16 bits the camera fills; auto: as many as the training images do",
     )
     allow_changed_data: bool = _data(
         False,
-        rules.BOOLEAN,
-        "go on with an interrupted run though its images have changed since it was begun, and skip "
-        "a finished one all the same",
+        choices.BOOLEAN,
+        "go on with an interrupted run though its images have changed, and skip a finished one",
     )
 
-    # Training
-    steps: int = _training(
-        65536,
-        rules.whole(0),
-        "parameter updates; 0: evaluate the initial weights; left out where there are two stages",
-    )
+    steps: int = _training(65536, whole(0), "parameter updates; 0: evaluate the initial weights")
     batch_size: int = _training(
-        32,
-        rules.whole(1),
-        "normal images a step; the model sees each once per class of the task (32 gives the "
-        "paper's 64, or 96 for 3-way)",
+        32, whole(1), "normal images a step; the network sees each once per class of the task"
     )
-    seed: int = _training(0, rules.whole(0, 2**31 - 1), "one or more seeds, separated by commas")
+    seed: int = _training(0, whole(0, 2**31 - 1), "one or more seeds, separated by commas")
     learning_rate: float = _training(
-        0.03, rules.real(0.0, 100.0, above=True), "initial learning rate; falls to zero as a cosine"
+        0.03, positive(100.0), "initial learning rate; falls to zero as a cosine"
     )
     head_steps: int = _training(
-        0,
-        rules.whole(0),
-        "parameter updates of the first of two stages, which trains the head alone",
+        0, whole(0), "in place of --steps: updates of a first stage, which trains the head alone"
     )
     finetune_steps: int = _training(
         0,
-        rules.whole(0),
-        "parameter updates of the second of two stages, which trains all but batch normalisation",
+        whole(0),
+        "in place of --steps: updates of a last stage, which trains all but batch normalisation",
     )
     finetune_learning_rate: float = _training(
-        0.0001,
-        rules.real(0.0, 100.0, above=True),
-        "initial learning rate of the second stage, likewise",
+        0.0001, positive(100.0), "initial learning rate of that last stage"
     )
     keep_pretrained: bool = _training(
         False,
-        rules.BOOLEAN,
-        "keep the pretrained network beside the trained one: features are of both, side by side, "
-        "so that training takes little away from what --weights brought; an image takes twice the "
-        "time to score",
+        choices.BOOLEAN,
+        "keep the network as --weights brought it beside the trained one, and score by the "
+        "features of both; scoring takes twice the time",
     )
-    momentum: float = _training(0.9, rules.real(0.0, 0.999), "momentum of SGD")
     weight_decay: float = _training(
-        0.00003, rules.real(0.0, 1.0), "L2 coefficient: of half the square of all weights' norm"
+        0.00003, real(0.0, 1.0), "L2 coefficient, of half the square of all weights' norm"
     )
     eval_every: int = _training(
-        32, rules.whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
-    )
-    evaluate_untrained: bool = _training(
-        True,
-        rules.BOOLEAN,
-        "measure the network before its training, too",
+        32, whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
     )
 
-    # Network
-    backbone: str = _network("resnet18", rules.choice(*BACKBONES), "the network")
+    backbone: str = _network("resnet18", one_of(choices.BACKBONES), "the network")
     weights: str = _network(
         "none",
-        rules.Rule(
-            "none, imagenet, or a file ending in .weights.h5 or .keras",
-            lambda value: (
-                value in ("none", "imagenet") or value.endswith((".weights.h5", ".keras"))
-            ),
-        ),
-        "the backbone's initial weights; imagenet: Keras's, for EfficientNet-B0 to B7, or those of "
-        "an installed package, for EfficientNet-Lite0 to Lite2; a file: such as another "
-        "run's checkpoints/backbone.weights.h5",
+        choices.WEIGHTS,
+        "initial weights; imagenet: for EfficientNet-B0 to B7, and for Lite0 to Lite2 from an "
+        "installed package; a file: such as another run's checkpoints/backbone.weights.h5",
     )
-    width: float = _network(
-        1.0, rules.real(0.0, 4.0, above=True), "multiplies ResNet-18's channels"
-    )
+    width: float = _network(1.0, positive(4.0), "multiplies ResNet-18's channels")
     stem: str = _network(
         "large",
-        rules.choice("large", "small"),
-        "ResNet-18's first layer; large: 7x7 stride 2 and max-pooling; small: 3x3 stride 1, "
+        one_of(("large", "small")),
+        "ResNet-18's first layer; large: 7x7, stride 2, and max-pooling; small: 3x3, stride 1, "
         "sixteen times the work",
     )
-    stochastic_depth: float = _network(
-        0.2,
-        rules.real(0.0, 0.9),
-        "EfficientNet's stochastic depth: in training an image's pass leaves out block b of n with "
-        "b/n of this probability",
-    )
     head_dims: tuple[int, ...] = _network(
-        (128,),
-        rules.Rule(
-            "one or more whole numbers of at least 1, separated by commas",
-            lambda dims: len(dims) > 0 and min(dims) >= 1,
-        ),
-        "units of the projection head's layers; all but the last have batch normalisation and "
-        "ReLU (512,128 in the paper's flag files)",
+        (128,), choices.HEAD_DIMS, "units of the projection head's layers"
     )
 
-    # Views
-    task: str = _views("cutpaste_3way", rules.choice(*TASKS), "the proxy task")
+    task: str = _views("cutpaste_3way", one_of(tuple(choices.TASKS)), "the proxy task")
     area_ratio: tuple[float, ...] = _views(
-        (0.02, 0.15),
-        rules.interval(0.0001, 0.3),
-        "smallest and largest area of the CutPaste patch, as a share of the image",
+        (0.02, 0.15), choices.AREA_RATIO, "area of the CutPaste patch, as a share of the image"
     )
-    scar_width: tuple[int, ...] = _views(
-        (2, 16),
-        rules.interval(1, 64, whole=True),
-        "CutPaste-Scar's smallest and largest width, in pixels",
-    )
-    scar_length: tuple[int, ...] = _views(
-        (10, 25),
-        rules.interval(2, 128, whole=True),
-        "CutPaste-Scar's smallest and largest length, in pixels",
-    )
-    jitter: float = _views(
-        0.1, rules.real(0.0, 0.5), "maximum intensity of the colour jitter on a pasted patch"
-    )
+    jitter: float = _views(0.1, real(0.0, 0.5), "most colour jitter of a pasted patch")
     translation: float = _views(
-        0.0,
-        rules.real(0.0, 0.5),
-        "maximum random translation of the input, as a share of its side (0.125 in the paper's "
-        "flag files)",
+        0.0, real(0.0, 0.5), "most random translation of the input, as a share of its side"
     )
     view_jitter: tuple[float, ...] = _views(
         (0.0,),
-        rules.Rule(
-            "one number from 0 to 0.5, or three, separated by commas",
-            lambda values: len(values) in (1, 3) and all(0.0 <= x <= 0.5 for x in values),
-        ),
-        "maximum intensity of the colour jitter on the input; three: of brightness, contrast and "
-        "saturation (0.125,0.4,0.4 in the paper's flag files)",
+        choices.VIEW_JITTER,
+        "most colour jitter of the input; three: of brightness, contrast and saturation",
     )
     independent_views: bool = _views(
-        False,
-        rules.BOOLEAN,
-        "translate and jitter the input anew for each class of the task, rather than once",
+        False, choices.BOOLEAN, "translate and jitter the input anew for each class of the task"
     )
 
-    # Density
     features: str = _density(
         "pool",
-        rules.choice("pool", *LEVELS),
-        "what the density and the scores are of; pool: the last convolution, averaged over space; "
-        "level7: EfficientNet's block 6, likewise (the stem is level 1); level8: its block 7",
+        one_of(choices.FEATURES),
+        "pool: the last convolution; level7, level8: EfficientNet's block 6, block 7; each "
+        "averaged over space",
     )
     density: str = _density(
         "gde",
-        rules.Rule(
-            f"one or more of {', '.join(DENSITIES)} and gmm2 to gmm{MOST_COMPONENTS}, separated by "
-            "commas",
-            lambda text: (
-                all(map(_is_density, text.split(",")))
-                and len(set(text.split(","))) == text.count(",") + 1
-            ),
-        ),
-        "density of the normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: the "
-        "companion code's, a Gaussian on features of unit length; kde: its kernel density, "
-        "likewise; gmm4: mixture of four Gaussians, with shrinkage; of several the first is the "
-        "run's, and the others are fitted to the same features and measured beside it",
+        choices.DENSITY,
+        "density of normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: Gaussian on "
+        "features of unit length; kde: kernel density on them; gmm4: mixture of four; the first "
+        "makes the run's scores, further ones are measured beside it",
     )
     false_positive_rate: float = _density(
         0.01,
-        rules.real(0.0, 0.5),
-        "share of normal images that the run's threshold is to take for anomalous; can be changed "
-        "when images are scored; 0: no threshold, and none of the cross-validation that it is of, "
-        "which takes a separate patch model five times as long as its density",
+        real(0.0, 0.5),
+        "share of normal images above the run's threshold; 0: no threshold, and none of the "
+        "cross-validation that it takes",
     )
     tile_density: str = _density(
         "shared",
-        rules.choice("shared", "separate"),
-        "--tiles: one density for all tiles, or a separate one for each, for aligned objects",
+        one_of(("shared", "separate")),
+        "one density for all tiles, or a separate one for each, for aligned objects",
     )
     test_anomalies: str = _density(
         "none",
-        rules.some(TEST_ANOMALIES, "none", "all"),
-        "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3); "
-        "a finished run is not trained again for them",
+        some_of(choices.TEST_ANOMALIES, "none", "all"),
+        "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3)",
     )
 
-    # Maps
     maps: str = _maps(
         "none",
-        rules.choice("none", "gradcam", "features", "patches"),
-        "anomaly maps; features: densities on the network's own feature maps, in the one pass that "
-        "scores an image; gradcam: of what makes the image anomalous; patches: of a patch model, "
-        "which --patch_size makes and which has no others",
+        one_of(("none", "gradcam", "features", "patches")),
+        "anomaly maps; features: densities on the network's feature maps; gradcam: what makes the "
+        "image anomalous; patches: those of --patch_size",
     )
     map_levels: str = _maps(
         "auto",
-        rules.some(MAP_LEVELS, "auto"),
-        "--maps=features: the blocks whose maps are taken, side by side: block1 to block7 of "
-        "EfficientNet, conv2 to conv5 of ResNet-18; auto: block3,block5 or conv4",
+        some_of(choices.MAP_LEVELS_OF_EFFICIENTNET + choices.MAP_LEVELS_OF_RESNET, "auto"),
+        "--maps=features: the blocks whose maps are taken; auto: block3,block5 of EfficientNet, "
+        "conv4 of ResNet-18",
     )
     image_score: str = _maps(
         "pooled",
-        rules.choice("pooled", "map", "both"),
-        "--maps=features: an image's score; pooled: of the pooled features, as in the paper; map: "
-        "the largest of its map; both: the mean of the two, standardised by normal images' scores",
+        one_of(("pooled", "map", "both")),
+        "--maps=features: pooled: by the pooled features; map: the map's largest; both: the mean "
+        "of the two, standardised",
     )
     patch_size: int = _maps(
         0,
-        rules.Rule("0 or a whole number from 16 to 1024", lambda x: x == 0 or 16 <= x <= 1024),
-        "trains on random crops of this height and width (the paper: 64) and makes anomaly maps; "
-        "the proxy task is applied to the crop; 0: whole images",
-    )
-    dense_patch: int = _maps(
-        32,
-        rules.whole(16, 1024),
-        "a patch model's anomaly map: height and width of the scored patches",
+        choices.PATCH_SIZE,
+        "train on random crops of this height and width (64 in the paper), and make maps by "
+        "patches of half of it; 0: whole images",
     )
     dense_stride: int = _maps(
-        4, rules.whole(1, 1024), "a patch model's anomaly map: distance between the scored patches"
+        4, whole(1, 1024), "--patch_size: distance between the patches that make the map"
     )
     location_density: str = _maps(
         "auto",
-        rules.choice("auto", "shared", "nearby", "separate"),
-        "the density of maps; shared: one for all places of an image; separate: one for each, for "
-        "aligned objects; nearby, of --maps=features: one for each, of it and those around it; "
-        "auto: nearby, or shared where tiles share a density; of a patch model separate for MVTec "
-        "AD's aligned categories, else shared",
+        one_of(("auto", "shared", "nearby", "separate")),
+        "density of maps; shared: one for all places; separate: one for each, for aligned "
+        "objects; nearby: one for each, of the places around it; auto: nearby, or, with "
+        "--patch_size, separate for MVTec AD's aligned categories and else shared",
     )
 
-    # Machine
     augment: str = _machine(
         "device",
-        rules.choice("device", "pipeline"),
+        one_of(("device", "pipeline")),
         "where views are made; device: in the train step; pipeline: in tf.data on the host",
     )
     mixed_precision: bool = _machine(
-        False, rules.BOOLEAN, "compute in float16, keep weights in float32"
+        False, choices.BOOLEAN, "compute in float16, keep weights in float32"
     )
-    jit_compile: bool = _machine(False, rules.BOOLEAN, "compile the train step with XLA")
+    jit_compile: bool = _machine(False, choices.BOOLEAN, "compile the train step with XLA")
     distribution: str = _machine(
         "none",
-        rules.choice("none", "mirrored", "multi_worker"),
+        one_of(("none", "mirrored", "multi_worker")),
         "mirrored: share each batch among all GPUs of this machine; multi_worker: among those of "
-        "all machines in TF_CONFIG, where the same command runs; the result is one GPU's but for "
-        "rounding and EfficientNet's stochastic depth",
+        "all machines in TF_CONFIG, where the same command runs",
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, field in FIELDS.items():
+            value, rule = getattr(self, name), field.metadata["rule"]
             if isinstance(field.default, tuple):
                 # One number may stand by itself.
                 value = (value,) if isinstance(value, (int, float)) else tuple(value)
-                object.__setattr__(self, field.name, value)
-            rule = field.metadata["rule"]
+                object.__setattr__(self, name, value)
             if not _well_typed(value, field.default) or not rule.test(value):
-                raise bad_value(field.name, value, rule)
-        if self.dataset in PACKAGED and self.data_dir:
-            raise UserError(
-                f"--data_dir={self.data_dir}: --dataset={self.dataset} comes as a Python package; "
-                "leave --data_dir out"
-            )
+                raise bad_value(name, value)
         if self.dataset in ("mvtec_ad", "folder") and not self.data_dir:
             raise UserError(
                 f"--data_dir: --dataset={self.dataset} needs the folder that holds the images"
             )
         for name in ("data_dir", "workdir"):
-            if "\n" in getattr(self, name):
-                raise UserError(f"--{name}: a path may not contain a line break")
             if as_text(getattr(self, name)) != getattr(self, name):
-                raise UserError(f"--{name}={getattr(self, name)}: its name is not UTF-8; rename it")
-        self._check_network()
-        self._check_shape()
-        self._check_maps()
-        self._check_task()
-        if not self.workdir:
-            raise UserError("--workdir=: must name a folder")
-        if self.mixed_precision and self.distribution != "none":
-            # LossScaleOptimizer asks the first device alone whether the gradients are finite.
-            raise UserError(
-                f"--mixed_precision: Keras's loss scaling does not agree between the devices of "
-                f"--distribution={self.distribution}; leave one of them out"
-            )
-        if self.jit_compile and self.distribution != "none":
-            raise UserError(
-                f"--jit_compile: XLA cannot compile what --distribution={self.distribution} sends "
-                "between devices; leave one of them out"
-            )
-
-    def _check_network(self):
-        efficient = self.backbone != "resnet18"
-        if self.weights == "imagenet" and self.backbone not in WITH_IMAGENET_WEIGHTS:
-            raise UserError(
-                "--weights=imagenet: there are ImageNet weights for --backbone=efficientnet_b0 to "
-                "efficientnet_b7 and efficientnet_lite0 to efficientnet_lite2, not for "
-                f"--backbone={self.backbone}"
-            )
-        if self.features in LEVELS and not efficient:
-            raise UserError(
-                f"--features={self.features}: --backbone={self.backbone} has pool only; "
-                f"{self.features} is EfficientNet's"
-            )
-        for name, owner, is_its in (
-            ("width", "--backbone=resnet18", not efficient),
-            ("stem", "--backbone=resnet18", not efficient),
-            ("stochastic_depth", "EfficientNet", efficient),
-        ):
-            if not is_its and getattr(self, name) != _default(name):
-                raise UserError(
-                    f"--{name}={getattr(self, name)}: is of {owner}; leave it out with "
-                    f"--backbone={self.backbone}"
-                )
-        if self.staged:
-            total = self.head_steps + self.finetune_steps
-            if self.steps not in (total, _default("steps")):
-                raise UserError(
-                    f"--steps={self.steps}: a training in two stages takes --head_steps + "
-                    f"--finetune_steps = {total} steps; leave --steps out"
-                )
-            object.__setattr__(self, "steps", total)
-        if self.keep_pretrained and (self.weights == "none" or not self.steps):
-            raise UserError(
-                "--keep_pretrained: is of a training that begins with --weights; leave it out"
-            )
-
-    def _check_shape(self):
-        if self.tiles == (1, 1):
-            for name in ("tile_overlap", "tile_density"):
-                if getattr(self, name) != _default(name):
-                    raise UserError(f"--{name}={getattr(self, name)}: is of --tiles")
-        for name in ("tiles", "roi"):
-            if self.patch_size and getattr(self, name) != _default(name):
-                raise UserError(
-                    f"--{name}={shown(self, name)}: a patch model takes images whole; leave it "
-                    "out, or --patch_size, and take --maps=features"
-                )
-        if self.patch_size and self.resize == "pad":
-            raise UserError("--resize=pad: a patch model's images are squashed or cropped")
-        if self.test_anomalies != "none" and (self.masked or self.tiles != (1, 1)):
-            raise UserError(
-                f"--test_anomalies={self.test_anomalies}: are made in whole images; leave --tiles, "
-                "--roi and --resize=pad out"
-            )
-        if self.tile_density == "separate" and self.density != "gde":
-            raise UserError(f"--density={self.density}: of separate tiles it is gde")
-        if self.tiles != (1, 1) and "," in self.density:
-            raise UserError(f"--density={self.density}: of tiles there is one")
-        if self.tile_density == "separate" and self.maps == "gradcam":
-            raise UserError("--maps=gradcam: is of one density; leave --tile_density out")
-        if not self.roi:
-            raise UserError("--roi=: must be none, auto or a mask's file")
-
-    def _check_task(self):
-        used = TASKS[self.task]
-        if self.task == "rotation" and len(set(self.input_shape)) > 1:
-            raise UserError(
-                f"--task=rotation: turns squares; --image_size={shown(self, 'image_size')} is none"
-            )
-        for name in sorted({name for names in TASKS.values() for name in names} - set(used)):
-            if getattr(self, name) != _default(name):
-                raise UserError(
-                    f"--{name}={show(getattr(self, name))}: --task={self.task} does not use it; "
-                    "leave it out"
-                )
-        # The diagonal of the largest scar, as augment.paste computes it without TensorFlow here.
-        diagonal = math.ceil(math.hypot(self.scar_width[1], self.scar_length[1]))
-        if "scar_length" in used and diagonal > min(self.input_shape):
-            name = "patch_size" if self.patch_size else "image_size"
-            raise UserError(
-                f"--scar_length={show(self.scar_length)}: with --scar_width="
-                f"{show(self.scar_width)} the scar must fit into --{name}={shown(self, name)}"
-            )
-
-    def _check_maps(self):
+                self._refuse(name, "its name is not UTF-8; rename it")
+        stages = self.head_steps + self.finetune_steps
+        if stages and self.steps not in (stages, Config.steps):
+            self._refuse("steps", f"the stages have {stages} together; leave --steps out")
+        object.__setattr__(self, "steps", stages or self.steps)
         if self.patch_size and self.maps == "none":
             object.__setattr__(self, "maps", "patches")
-        if (self.maps == "patches") != bool(self.patch_size):
-            raise UserError(
-                f"--maps={self.maps}: a patch model has --maps=patches, and nothing else has; "
-                "leave it out, or --patch_size"
-            )
-        for name, kinds in _MAPS_FLAGS.items():
-            if self.maps not in kinds and getattr(self, name) != _default(name):
-                raise UserError(
-                    f"--{name}={getattr(self, name)}: is of --maps={' or '.join(kinds)}"
-                )
-        if self.maps == "gradcam" and self.main_density not in GAUSSIANS:
-            raise UserError(
-                f"--density={self.density}: GradCAM needs a Gaussian's distance; begin with gde"
-            )
-        if self.maps == "features":
-            its = (
-                MAP_LEVELS_OF_RESNET if self.backbone == "resnet18" else MAP_LEVELS_OF_EFFICIENTNET
-            )
-            if not set(self.levels) <= set(its):
-                raise UserError(
-                    f"--map_levels={self.map_levels}: --backbone={self.backbone} has "
-                    f"{', '.join(its)}"
-                )
-        if self.patch_size:
-            self._check_patches()
+        for names, words, uses in _ONLY_FOR:
+            for name in names.split():
+                if getattr(self, name) != FIELDS[name].default and not uses(self):
+                    self._refuse(name, f"is only for {words}; leave it out")
+        self._check_combinations()
 
-    def _check_patches(self):
-        if self.keep_pretrained:
-            raise UserError("--keep_pretrained: is of image-level models; leave --patch_size out")
-        if self.backbone != "resnet18":
-            raise UserError(
-                f"--patch_size={self.patch_size}: patch models are of --backbone=resnet18, not "
-                f"{self.backbone}"
-            )
-        if self.density != "gde":
-            raise UserError(f"--density={self.density}: a patch model's density is gde")
-        if self.location_density == "nearby":
-            raise UserError("--location_density=nearby: a patch model has shared or separate")
-        for name in ("patch_size", "dense_patch"):
-            if getattr(self, name) > min(self.size):
-                raise UserError(
-                    f"--{name}={getattr(self, name)}: must fit into --image_size="
-                    f"{shown(self, 'image_size')}"
-                )
-        for side in self.size:
-            rest = (side - self.dense_patch) % self.dense_stride
-            if rest:
-                raise UserError(
-                    f"--dense_stride={self.dense_stride}: leaves {rest} pixels of --image_size="
-                    f"{shown(self, 'image_size')} without a patch of {self.dense_patch}; it must "
-                    f"divide {side - self.dense_patch}"
-                )
+    def _check_combinations(self):
+        """Refuses values that are right by themselves and not together."""
+        if self.weights == "imagenet" and self.backbone not in choices.WITH_IMAGENET_WEIGHTS:
+            self._refuse("weights", f"there are none for --backbone={self.backbone}")
+        if (self.maps == "patches") != bool(self.patch_size):
+            self._refuse("maps", "patches are for --patch_size, which has no other maps")
+        if self.maps == "gradcam" and self.main_density not in choices.GAUSSIANS:
+            self._refuse("density", "GradCAM needs a Gaussian's distance; begin with gde")
+        if self.maps == "gradcam" and self.tile_density == "separate":
+            self._refuse("maps", "needs one density; leave --tile_density out")
+        if self.tiles != (1, 1) and "," in self.density:
+            self._refuse("density", "tiles have a single one")
+        if self.tile_density == "separate" and self.density != "gde":
+            self._refuse("density", "separate tiles have gde")
+        if self.task == "rotation" and len(set(self.input_shape)) > 1:
+            self._refuse("image_size", "--task=rotation needs squares")
+        resnet = self.backbone == "resnet18"
+        blocks = choices.MAP_LEVELS_OF_RESNET if resnet else choices.MAP_LEVELS_OF_EFFICIENTNET
+        if not set(self.levels) <= set(blocks):
+            self._refuse("map_levels", f"--backbone={self.backbone} has {', '.join(blocks)}")
+        if self.patch_size:
+            if self.location_density == "nearby":
+                self._refuse("location_density", "a patch model has shared or separate")
+            size = f"--image_size={shown(self, 'image_size')}"
+            if self.patch_size > min(self.size):
+                self._refuse("patch_size", f"must fit into {size}")
+            for length in (side - self.dense_patch for side in self.size):
+                if rest := length % self.dense_stride:
+                    reason = f"leaves {rest} pixels of {size} without a patch; must divide {length}"
+                    self._refuse("dense_stride", reason)
+
+    def _refuse(self, name, reason):
+        raise UserError(f"--{name}={shown(self, name)}: {reason}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -628,6 +323,11 @@ class Config:
     def input_shape(self) -> tuple[int, int]:
         """Height and width, in pixels, of what the network is trained on."""
         return (self.patch_size, self.patch_size) if self.patch_size else self.size
+
+    @property
+    def dense_patch(self) -> int:
+        """Height and width, in pixels, of the patches that a patch model scores: half (A.5)."""
+        return self.patch_size // 2
 
     @property
     def filled_bits(self) -> int:
@@ -644,7 +344,7 @@ class Config:
         """Whether each location of a patch model's map has a density of its own."""
         if self.location_density != "auto":
             return self.location_density == "separate"
-        return self.dataset == "mvtec_ad" and self.category in MVTEC_ALIGNED
+        return self.dataset == "mvtec_ad" and self.category in choices.MVTEC_ALIGNED
 
     @property
     def map_locations(self) -> str:
@@ -663,15 +363,14 @@ class Config:
 
     @property
     def main_density(self) -> str:
-        """The density that the run's scores are of."""
+        """The density that makes the run's scores."""
         return self.density.split(",")[0]
 
     @property
     def synthetic_tests(self) -> tuple[str, ...]:
         """The kinds of synthetic anomalies to test on, in their order."""
-        if self.test_anomalies == "all":
-            return TEST_ANOMALIES
-        return tuple(x for x in TEST_ANOMALIES if x in self.test_anomalies.split(","))
+        asked = self.test_anomalies.split(",")
+        return tuple(x for x in choices.TEST_ANOMALIES if x in asked or asked == ["all"])
 
     @property
     def staged(self) -> bool:
@@ -699,30 +398,21 @@ class Config:
           The settings.
 
         Raises:
-          UserError: if the text is no JSON object, is another version's, or has an unknown field or
-            a bad value.
+          UserError: if the text does not hold a run's settings, or those of another version.
         """
         try:
             values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{source}: not readable as JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{source}: must hold a JSON object of settings")
-        if values.pop("format", 1) != FORMAT:
-            raise UserError(
-                f"{source}: is of another version of cutpaste-tf, whose numbers are others; train "
-                "again, in another --workdir"
-            )
-        values.pop("data", None)  # what the run's images were, beside the settings
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise UserError(f"{source}: unknown setting {unknown[0]!r}")
-        try:
+            if values.pop("format", 1) != FORMAT:
+                raise UserError(
+                    "is of another version of cutpaste-tf, whose numbers are others; train again, "
+                    "in another --workdir"
+                )
+            values.pop("data", None)  # what the run's images were, beside the settings
             return cls(**values)
-        except (TypeError, OverflowError) as error:
-            raise UserError(f"{source}: a setting has the wrong type ({error})") from error
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(f"{source}: holds no settings of a run ({error})") from error
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Config":
@@ -745,13 +435,9 @@ class Config:
         return cls.from_json(text, str(path))
 
     def differences(self, other: "Config") -> list[str]:
-        """Returns the names of the settings that would make another result than `other`'s.
-
-        Where the files lie and whether the images may have changed, how often the training is
-        looked at, on how many devices it runs, the threshold, synthetic tests and densities after
-        the first, which can be changed at any time, do not count.
-        """
-        return [n for n in _result_names() if self.as_compared(n) != other.as_compared(n)]
+        """Returns the names of the settings that would make another result than `other`'s."""
+        names = [name for name in FIELDS if name not in NOT_IN_RESULTS]
+        return [name for name in names if self.as_compared(name) != other.as_compared(name)]
 
     def as_compared(self, name: str) -> Any:
         """Returns a setting as far as it makes the run's result what it is."""
@@ -762,59 +448,72 @@ class Config:
 
         Those at their defaults do not count, so that it stays when a version adds settings.
         """
-        values = {
-            n: self.as_compared(n) for n in _result_names() if self.as_compared(n) != _default(n)
-        }
+        names = [name for name in FIELDS if name not in NOT_IN_RESULTS]
+        values = {n: self.as_compared(n) for n in names if self.as_compared(n) != FIELDS[n].default}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _result_names() -> list[str]:
-    """The settings that make a result what it is."""
-    ignored = {
-        "workdir",
-        "data_dir",
-        "allow_changed_data",
-        "eval_every",
-        "evaluate_untrained",
-        "augment",
-        "distribution",
-        "false_positive_rate",
-        "test_anomalies",
-    }
-    return [field.name for field in dataclasses.fields(Config) if field.name not in ignored]
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# Settings that make no other result, or that can be changed at any time.
+NOT_IN_RESULTS = {
+    *("workdir", "data_dir", "allow_changed_data", "eval_every", "augment", "distribution"),
+    *("false_positive_rate", "test_anomalies"),
+}
 
 
-def _default(name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(Config) if f.name == name)
+def _of_tasks(name):
+    """The table's row of a setting that some of the tasks use."""
+    tasks = [task for task, names in choices.TASKS.items() if name in names]
+    return name, f"--task={', '.join(tasks)}", lambda config: config.task in tasks
+
+
+# Settings that only some runs use: those runs in words, and the test for them.
+_ONLY_FOR = (
+    ("data_dir", "data sets that are no packages", lambda c: c.dataset not in choices.PACKAGED),
+    ("width stem patch_size", "--backbone=resnet18", lambda c: c.backbone == "resnet18"),
+    ("features", "EfficientNets", lambda c: c.backbone != "resnet18"),
+    ("finetune_learning_rate", "--finetune_steps", lambda c: c.finetune_steps > 0),
+    ("keep_pretrained", "--weights", lambda c: c.weights != "none"),
+    ("keep_pretrained", "trainings", lambda c: c.steps > 0),
+    ("keep_pretrained resize tiles roi density", "whole images", lambda c: not c.patch_size),
+    ("tile_overlap tile_density", "--tiles", lambda c: c.tiles != (1, 1)),
+    ("test_anomalies", "runs without --tiles", lambda c: c.tiles == (1, 1)),
+    ("test_anomalies", "runs without --roi and --resize=pad", lambda c: not c.masked),
+    ("dense_stride", "--patch_size", lambda c: c.patch_size > 0),
+    ("map_levels image_score", "--maps=features", lambda c: c.maps == "features"),
+    ("location_density", "--maps=features, patches", lambda c: c.maps in ("features", "patches")),
+    _of_tasks("area_ratio"),
+    _of_tasks("jitter"),
+    # Keras's loss scaling does not agree between devices, and XLA cannot compile what they send.
+    ("mixed_precision jit_compile", "--distribution=none", lambda c: c.distribution == "none"),
+)
 
 
 def _well_typed(value: Any, default: Any) -> bool:
     if isinstance(default, tuple):
         return all(_well_typed(item, default[0]) for item in value)
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or isinstance(default, bool):
+        return type(value) is type(default)
     if isinstance(default, float):
         return isinstance(value, (int, float)) and math.isfinite(value)
     return isinstance(value, type(default))
 
 
-def show(value: Any, between: str = ",") -> str:
-    """Returns a value as it is written in a flag."""
-    return between.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+def as_flag(name: str, value: Any) -> str:
+    """Returns a setting's value as it is written in its flag."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return FIELDS[name].metadata["between"].join(map(str, value))
+    return str(value)
 
 
 def shown(config: Config, name: str) -> str:
     """Returns a setting as it is written in its flag."""
-    return show(getattr(config, name), _between(name))
+    return as_flag(name, getattr(config, name))
 
 
-def bad_value(name: str, value: Any, rule: rules.Rule) -> UserError:
+def bad_value(name: str, value: Any) -> UserError:
     """Returns the error of a flag's value that its rule does not allow."""
-    return UserError(f"--{name}={show(value, _between(name))}: must be {rule.allowed}")
-
-
-def _between(name: str) -> str:
-    """What stands between the numbers of a setting that has several."""
-    return next(f.metadata["between"] for f in dataclasses.fields(Config) if f.name == name)
+    allowed = FIELDS[name].metadata["rule"].allowed
+    return UserError(f"--{name}={as_flag(name, value)}: must be {allowed}")

@@ -128,7 +128,6 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
     names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _VIEWS)]
     for number, run in enumerate(runs):
         config, category = _images_of(run, data_dir)
-        _check_scars(run, config, min(config.size))
         # The first runs take what does not divide.
         wanted = max(1, (count + len(runs) - 1 - number) // len(runs))
         normal = category.train.subset(category.train.spread(wanted))
@@ -171,7 +170,6 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
     for run in runs:
         detector = Detector.load(run)
         config, category = _images_of(run, data_dir)
-        _check_scars(run, config, min(config.size))
         # Test images, which the network has not seen; their views differ by what is pasted alone.
         normals = np.flatnonzero(category.test.labels == 0)
         normal = category.test.subset(normals) if len(normals) else category.train
@@ -212,14 +210,6 @@ def _images_of(run, data_dir, tiles=False):
     if (pathlib.Path(run) / artifacts.RESULTS).is_file():
         config = artifacts.with_known_bits(run, config)
     return config, data.load(config)
-
-
-def _check_scars(run, config, size):
-    """Raises UserError if a run's scars do not fit into images of a size."""
-    from cutpaste_tf.augment import paste
-
-    if paste.scar_side(config.scar_width, config.scar_length) > size:
-        raise UserError(f"--run={run}: its images of {size} pixels are too small for scars")
 
 
 def _preparation(run, config):
@@ -364,7 +354,6 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
     """
     (run,) = runs
     config, category = _images_of(run, data_dir)
-    _check_scars(run, config, min(config.input_shape))
     import numpy as np
 
     from cutpaste_tf.augment import proxy
@@ -403,7 +392,7 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     config, category = _images_of(run, data_dir)
     import numpy as np
 
-    from cutpaste_tf.config import TEST_ANOMALIES
+    from cutpaste_tf.choices import TEST_ANOMALIES
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report import figures

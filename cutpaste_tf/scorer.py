@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from cutpaste_tf.config import GAUSSIANS
+from cutpaste_tf.choices import GAUSSIANS
 from cutpaste_tf.data.preparation import FILL, reduced_mask
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.localize import feature_maps, patch, upsample

@@ -247,7 +247,7 @@ def localized(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param)
     make_mvtec(root / "data")
     kinds = {
-        "patch": ("--patch_size=32", "--dense_patch=32", "--dense_stride=16", "--image_size=64"),
+        "patch": ("--patch_size=32", "--dense_stride=16", "--image_size=64"),
         "gradcam": ("--maps=gradcam", "--image_size=64"),
         "features": ("--maps=features", "--image_size=64", "--image_score=both"),
     }
@@ -264,7 +264,7 @@ def app_runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("app")
     data = make_mvtec(root / "data")
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0"]
-    patch = ["--image_size=48", "--patch_size=32", "--dense_patch=16", "--dense_stride=16"]
+    patch = ["--image_size=48", "--patch_size=32", "--dense_stride=16"]
     from cutpaste_tf import main
     from cutpaste_tf.run import pictures
 

@@ -162,8 +162,8 @@ def test_efficientnet_on_two_devices():
 
 
 @pytest.mark.slow
-def test_efficientnet_without_stochastic_depth_trains_on_two_devices_as_on_one():
-    lite = TWO_STAGES | {"backbone": "efficientnet_lite0", "stochastic_depth": 0.0}
+def test_lite_which_has_no_stochastic_depth_trains_on_two_devices_as_on_one():
+    lite = TWO_STAGES | {"backbone": "efficientnet_lite0"}
     found = on_two_devices({"one": lite, "two": lite | MIRRORED}, "real")
     assert_alike(found["one"], found["two"])
     assert not found["two"]["norms_moved"]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from conftest import ROOT
 
-from cutpaste_tf import config, experiments, flags
+from cutpaste_tf import choices, config, experiments, flags
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report import tables
 
@@ -23,22 +23,18 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
         return
     runs = runs_of(experiment)
     dataset = "cifar10" if name.startswith("cifar10") else "mvtec_ad"
-    categories = config.CATEGORIES[dataset]
+    categories = choices.CATEGORIES[dataset]
     assert {run.category for run in runs} == set(categories)
     assert len(runs) == len(categories) * (1 if name == "effnet_b4_pretrained" else 5)
     readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     assert f"`{name}`" in readme
 
 
-# Where files are, how it is computed, what is looked at: numbers change by rounding at most.
-HOW = {
-    "data_dir", "workdir", "allow_changed_data", "eval_every", "augment", "distribution",
-    "mixed_precision", "jit_compile", "false_positive_rate", "test_anomalies", "maps",
-    "evaluate_untrained", "bit_depth",
-}  # fmt: skip
+# How it is computed, and what is looked at: numbers change by rounding at most.
+HOW = config.NOT_IN_RESULTS | {"mixed_precision", "jit_compile", "maps", "bit_depth"}
 TRAINING = {
-    "task", "head_dims", "batch_size", "learning_rate", "momentum", "weight_decay",
-    "translation", "view_jitter", "independent_views", "stochastic_depth",
+    "task", "head_dims", "batch_size", "learning_rate", "weight_decay",
+    "translation", "view_jitter", "independent_views",
 }  # fmt: skip
 OF_TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate"}
 
@@ -46,18 +42,19 @@ OF_TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate"}
 def needed(run):
     """The flags that a run's numbers depend on."""
     names = {field.name for field in dataclasses.fields(run)} - HOW
-    ranges = {name for ranges in config.TASKS.values() for name in ranges}
-    names -= ranges - (set(config.TASKS[run.task]) if run.steps else set())
+    ranges = {name for ranges in choices.TASKS.values() for name in ranges}
+    names -= ranges - (set(choices.TASKS[run.task]) if run.steps else set())
     names -= {"steps"} if run.staged else OF_TWO_STAGES
     if not run.steps:
         names -= TRAINING
     if run.weights == "none" or not run.steps:
         names -= {"keep_pretrained"}
-    names -= {"stochastic_depth"} if run.backbone == "resnet18" else {"width", "stem"}
+    if run.backbone != "resnet18":
+        names -= {"width", "stem"}
     if run.tiles == (1, 1):
         names -= {"tile_overlap", "tile_density"}
     if not run.patch_size:
-        names -= {"dense_patch", "dense_stride"}
+        names -= {"dense_stride"}
     if run.maps != "features":
         names -= {"map_levels", "image_score"}
     if run.maps not in ("features", "patches"):

@@ -14,7 +14,6 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
 from cutpaste_tf.data.preparation import FILL, Preparation
 from cutpaste_tf.detector import Detector
-from cutpaste_tf.files import UserError
 
 pytestmark = pytest.mark.usefixtures("load_once")
 
@@ -117,7 +116,7 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
 
 
 def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
-    from cutpaste_tf.config import TEST_ANOMALIES
+    from cutpaste_tf.choices import TEST_ANOMALIES
 
     monkeypatch.setattr(download, "is_reachable", lambda server: False)
     figure = figures.synthetic_anomalies([str(finished[0])], 3)
@@ -125,15 +124,6 @@ def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
     assert names == list(TEST_ANOMALIES)
     assert len(figure.axes) == 3 * 7
     plt.close(figure)
-
-
-def test_figure_5_needs_room_for_scars(finished, tmp_path):
-    run_dir = copy_run(finished[0], tmp_path / "run")
-    config = json.loads((run_dir / "config.json").read_text())
-    config |= {"task": "cutout", "patch_size": 16, "dense_patch": 16}
-    (run_dir / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="16 pixels are too small"):
-        figures.proxy_tasks([str(run_dir)], 2)
 
 
 def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):

@@ -17,7 +17,7 @@ ROOMS = (
     "distribution", "data", "models", "density",
     "augment", "exported", "artifacts", "metrics", "experiments", "workers",
     "threshold", "ensemble",
-    "config", "rules", "files",
+    "config", "choices", "files",
 )  # fmt: skip
 
 

@@ -13,13 +13,17 @@ import tensorflow as tf
 
 from cutpaste_tf.augment import color, random
 
-# Appendix A.2.
+# Appendix A.2; lengths in pixels, angles in degrees.
 AREA_RATIO = (0.02, 0.15)
 ASPECT_RATIOS = ((0.3, 1.0), (1.0, 3.3))
 SCAR_WIDTH = (2, 16)
 SCAR_LENGTH = (10, 25)
 SCAR_ANGLE = 45.0
 JITTER = 0.1
+# The longest side of the upright box around a turned scar, l cos t + w sin t where tan t is w / l.
+SCAR_SIDE = math.ceil(math.hypot(SCAR_LENGTH[1], SCAR_WIDTH[1]))
+# The most pixels of that box: at 45 degrees, where both sides are (l + w) / sqrt(2).
+SCAR_PIXELS = math.ceil((SCAR_LENGTH[1] + SCAR_WIDTH[1]) / math.sqrt(2.0) + 1.0) ** 2
 
 
 class Patch(NamedTuple):
@@ -85,40 +89,30 @@ def sample_patch(
     return _place(height, width, None, size, place_seed)
 
 
-def sample_scar(
-    batch: int | tf.Tensor,
-    size: tuple[int, int],
-    seed: tf.Tensor,
-    width: tuple[int, int] = SCAR_WIDTH,
-    length: tuple[int, int] = SCAR_LENGTH,
-) -> Patch:
+def sample_scar(batch: int | tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
     """Draws CutPaste-Scar's long, thin, turned rectangles.
 
     Args:
       batch: the number of images, B.
       size: the images' height and width in pixels.
       seed: int32 [2].
-      width: smallest and largest width in pixels.
-      length: smallest and largest length (upright before turning) in pixels; 2 at the least.
 
     Returns:
-      The patches: width and length are uniform over whole pixels, the angle is uniform in
-      (-45, 45) degrees. Sizes are pixels whatever the image's size, as the paper has it for
-      256x256 images and for 64x64 patches alike; in proportion to a small image, scars would be
-      of a pixel or two, hardly to be seen.
+      The patches: width and length (upright before turning) are uniform over whole pixels, the
+      angle is uniform in (-45, 45) degrees. Sizes are pixels whatever the image's size, as the
+      paper has it for 256x256 images and for 64x64 patches alike; in proportion to a small image,
+      scars would be of a pixel or two, hardly to be seen.
 
     Raises:
       ValueError: if the longest and widest scar, turned, does not fit into the image.
     """
-    if length[0] < 2:  # From 2 on, a pixel's centre lies inside whatever the angle.
-        raise ValueError(f"length must be at least 2 pixels, not {length[0]}")
-    if scar_side(width, length) > min(size):
-        raise ValueError(f"a scar of {width[1]}x{length[1]} pixels does not fit into {size}")
+    if min(size) < SCAR_SIDE:
+        raise ValueError(f"a scar's {SCAR_SIDE} pixels do not fit into {size}")
     width_seed, length_seed, angle_seed, place_seed = random.split(seed, 4)
     limit = SCAR_ANGLE * math.pi / 180.0
     return _place(
-        random.integers([batch], length_seed, *length),
-        random.integers([batch], width_seed, *width),
+        random.integers([batch], length_seed, *SCAR_LENGTH),
+        random.integers([batch], width_seed, *SCAR_WIDTH),
         random.uniform([batch], angle_seed, -limit, limit),
         size,
         place_seed,
@@ -164,13 +158,6 @@ def count_pixels(region: tf.Tensor) -> tf.Tensor:
     return tf.cumsum(tf.cast(flat, tf.int32), axis=1)
 
 
-def scar_side(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = SCAR_LENGTH) -> int:
-    """Returns the longest side, in pixels, that the upright box around a turned scar can have."""
-    # l cos t + w sin t is largest where tan t is w / l, or at the end of the range, 45 degrees.
-    longest, widest = max(length[1], width[1]), min(length[1], width[1])
-    return math.ceil(math.hypot(longest, widest))
-
-
 def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_RATIO) -> int:
     """Returns the most pixels that a patch of `sample_patch` can have."""
     area = area_ratio[1] * size[0] * size[1]
@@ -179,12 +166,6 @@ def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_R
     sides = max(math.sqrt(r) + 1.0 / math.sqrt(r) for pair in ASPECT_RATIOS for r in pair)
     most = math.ceil(area + 0.5 * sides * math.sqrt(area) + 0.25)
     return min(most, size[0] * size[1])
-
-
-def scar_pixels(width: tuple[int, int] = SCAR_WIDTH, length: tuple[int, int] = SCAR_LENGTH) -> int:
-    """Returns the most pixels that the upright box around a scar of `sample_scar` can have."""
-    # The product of the box's sides is largest at 45 degrees, where both are (l + w) / sqrt(2).
-    return math.ceil((length[1] + width[1]) / math.sqrt(2.0) + 1.0) ** 2
 
 
 def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | None) -> Edit:
@@ -196,7 +177,7 @@ def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | Non
     Args:
       images: floating point [B, H, W, 3] in [0, 1].
       patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has (`patch_pixels`, `scar_pixels`).
+      pixels: the most pixels that a patch's upright box has (`patch_pixels`, `SCAR_PIXELS`).
       jitter: of the patches' colours, whose mean grey level is the patch's own; None: none.
 
     Returns:

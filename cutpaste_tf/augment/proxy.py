@@ -21,8 +21,6 @@ class Settings:
     Attributes:
       jitter: maximum intensity of a pasted patch's colour jitter.
       area_ratio: smallest and largest share of the image that the CutPaste patch covers.
-      scar_width: smallest and largest width of the scar, in pixels.
-      scar_length: smallest and largest length of the scar, likewise.
       translation: largest random shift of the input, as a share of its side.
       view_jitter: maximum intensity of the input's colour jitter: one number, or three, of
         brightness, contrast and saturation.
@@ -33,8 +31,6 @@ class Settings:
 
     jitter: float = paste.JITTER
     area_ratio: tuple[float, float] = paste.AREA_RATIO
-    scar_width: tuple[int, int] = paste.SCAR_WIDTH
-    scar_length: tuple[int, int] = paste.SCAR_LENGTH
     # The paper gives no range for the input's own augmentation (Appendix A.1);
     # docs/reproduction.md says what others are worth.
     translation: float = 0.0
@@ -71,10 +67,8 @@ RECTANGLE = Shape(
     lambda size, ranges: paste.patch_pixels(size, ranges.area_ratio),
 )
 THIN = Shape(
-    lambda batch, size, seed, ranges: paste.sample_scar(
-        batch, size, seed, ranges.scar_width, ranges.scar_length
-    ),
-    lambda size, ranges: paste.scar_pixels(ranges.scar_width, ranges.scar_length),
+    lambda batch, size, seed, ranges: paste.sample_scar(batch, size, seed),
+    lambda size, ranges: paste.SCAR_PIXELS,
 )
 
 

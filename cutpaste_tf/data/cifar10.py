@@ -7,7 +7,7 @@ fetches it (162 MiB) where it is not there yet.
 
 import numpy as np
 
-from cutpaste_tf.config import CIFAR10_CLASSES
+from cutpaste_tf.choices import CIFAR10_CLASSES
 from cutpaste_tf.data import download
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cutpaste_tf.config import MVTEC_OBJECTS, MVTEC_TEXTURES
+from cutpaste_tf.choices import MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.data import folder
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, locked

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from cutpaste_tf.augment import shapes
-from cutpaste_tf.config import TEST_ANOMALIES
+from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError

@@ -4,7 +4,8 @@ import pathlib
 
 import keras
 
-from cutpaste_tf.config import MAP_LEVELS_OF_RESNET, Config
+from cutpaste_tf.choices import MAP_LEVELS_OF_RESNET
+from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.efficientnet import efficientnet
@@ -38,13 +39,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
         )
     else:
         imagenet = initial_weights and config.weights == "imagenet"
-        backbone = efficientnet(
-            config.backbone,
-            config.size,
-            imagenet=imagenet,
-            stochastic_depth=config.stochastic_depth,
-            **shared,
-        )
+        backbone = efficientnet(config.backbone, config.size, imagenet=imagenet, **shared)
     if initial_weights and config.weights not in ("none", "imagenet"):
         path = pathlib.Path(config.weights)
         if not path.is_file():

@@ -30,7 +30,6 @@ NAMES = (*(f"efficientnet_b{number}" for number in range(8)), *_LITE)
 # images in the same way whatever its weights are.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_DEVIATION = (0.229, 0.224, 0.225)
-KERAS_STOCHASTIC_DEPTH = 0.2
 _ADDRESS = "https://storage.googleapis.com/keras-applications/"
 
 
@@ -39,7 +38,6 @@ def efficientnet(
     image_size: int | tuple[int, int],
     *,
     imagenet: bool = False,
-    stochastic_depth: float = 0.2,
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
@@ -51,8 +49,6 @@ def efficientnet(
       image_size: height and width of the images, in pixels; one number where they are the same.
       imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
         Lite0 to Lite2, those of an installed package.
-      stochastic_depth: Keras's `drop_connect_rate`: in training block b of n, counted from 0, is
-        left out with this probability times b / n, drawn for each image.
       seed: of the initial weights.
       synchronized: whether batch statistics are of all devices' images, with tf.distribute.
 
@@ -61,7 +57,9 @@ def efficientnet(
       float32, all averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
       (1,792 values for B4), `level7`, the output of block 6 (272 for B4), and `level8`, that of
       block 7 (448 for B4). Its one inner model, `trunk`, has the layers of keras.applications'
-      model by their names, and besides the features' maps the outputs of blocks 1 to 5.
+      model by their names, and besides the features' maps the outputs of blocks 1 to 5. B0 to B7
+      have Keras's stochastic depth: in training block b of n, counted from 0, is left out with
+      probability 0.2 b / n, drawn for each image. Lite has none.
 
       The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
       the stem: level 1. So block 6 is level 7, and block 7 level 8.
@@ -77,12 +75,10 @@ def efficientnet(
     whole = _keras_model(name, shape, imagenet)
     if not imagenet:
         _initialise(whole, seed)
-    # keras.applications' networks take neither of these as arguments.
+    # keras.applications' networks do not take it as an argument.
     for layer in whole.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate *= stochastic_depth / KERAS_STOCHASTIC_DEPTH
 
     # Keras's layers from the first after its input scaling on.
     of_features = {
@@ -141,6 +137,7 @@ def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) ->
         depth_coefficient=1.0,
         default_size=224,
         activation="relu6",
+        drop_connect_rate=0.0,
         blocks_args=blocks,
         name=name.replace("_", ""),
         include_top=classifier,

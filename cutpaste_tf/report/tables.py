@@ -18,28 +18,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from cutpaste_tf import artifacts, metrics
-from cutpaste_tf.config import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, Config, show
+from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES
+from cutpaste_tf.config import FIELDS, NOT_IN_RESULTS, Config, as_flag
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
 
 NUMBERS = tuple(TABLES)
 # What a run's results do not depend on, or what tells which of a table's rows it belongs to.
-_NOT_COMPARED = {
-    "data_dir",
-    "category",
-    "seed",
-    "workdir",
-    "allow_changed_data",
-    "eval_every",
-    "evaluate_untrained",
-    "augment",
-    "distribution",
-    "jit_compile",
-    "map_levels",
-    "maps",
-    "features",
-    "false_positive_rate",
-    "test_anomalies",
+_NOT_COMPARED = NOT_IN_RESULTS | {
+    *("category", "seed", "jit_compile", "map_levels", "maps", "features"),
 }
 # What the paper does not give: this project's choice.
 _NOT_IN_THE_PAPER = {
@@ -49,7 +36,6 @@ _NOT_IN_THE_PAPER = {
     "location_density",
     "mixed_precision",
     "stem",
-    "stochastic_depth",
     "translation",
     "view_jitter",
 }
@@ -99,7 +85,7 @@ class Table:
         return list(dict.fromkeys(note for value in cells for note in value.remarks))
 
 
-_PAPER_STEPS = next(f.default for f in dataclasses.fields(Config) if f.name == "steps")
+_PAPER_STEPS = FIELDS["steps"].default
 
 
 def collect(workdir: str) -> tuple[list[Run], list[str]]:
@@ -169,7 +155,7 @@ def _is_number(value):
 
 def differences(config: Config, column: Column) -> tuple[str, ...]:
     """Returns how a run's settings differ from the paper's for a column, such as "steps 800"."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = {name: field.default for name, field in FIELDS.items()}
     expected = defaults | FLAGFILES | dict(column.settings or {})
     differing = []
     for name, value in expected.items():
@@ -177,7 +163,8 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
         actual = config.as_compared(name)
         if compared and name not in _NOT_COMPARED and actual != value:
             whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
-            differing.append(f"{name} {show(actual)} ({whose} {show(value)})")
+            shown, usual = (as_flag(name, one) for one in (actual, value))
+            differing.append(f"{name} {shown} ({whose} {usual})")
     return tuple(differing)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
 from cutpaste_tf import density as densities
-from cutpaste_tf.config import TEST_ANOMALIES, Config
+from cutpaste_tf.choices import TEST_ANOMALIES
+from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, depth, pipeline, region
 from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
@@ -77,7 +78,8 @@ def run(config: Config) -> dict:
         distribution.wait(config)
         return {}
     evaluator = Evaluator(config, model.backbone)
-    measured_before = config.evaluate_untrained or not config.steps
+    # A patch model scores thousands of patches an image: hours for a number that few ask for.
+    measured_before = not config.patch_size or not config.steps
     untrained = evaluator(train_images, test_images) if measured_before else None
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(

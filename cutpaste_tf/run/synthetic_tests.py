@@ -17,7 +17,7 @@ def make_test_sets(
     """Makes test sets of synthetic anomalies of the normal test images (Section 5.3).
 
     Args:
-      kinds: normal_images of `config.TEST_ANOMALIES`.
+      kinds: normal_images of `choices.TEST_ANOMALIES`.
       split: the test images.
       images: likewise.
       seed: of the anomalies.

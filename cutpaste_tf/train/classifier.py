@@ -15,6 +15,8 @@ from cutpaste_tf.models.plain import all_layers
 from cutpaste_tf.train import views as step_views
 from cutpaste_tf.train.stages import Stage, stages
 
+MOMENTUM = 0.9  # Appendix A.1
+
 
 class ProxyClassifier(keras.Model):
     """Backbone, projection head and softmax over the proxy task's classes.
@@ -93,7 +95,7 @@ class ProxyClassifier(keras.Model):
         # A single cycle of cosine decay, to zero (Appendix A.1).
         schedule = keras.optimizers.schedules.CosineDecay(stage.learning_rate, stage.steps)
         self.compile(
-            optimizer=keras.optimizers.SGD(schedule, momentum=config.momentum),
+            optimizer=keras.optimizers.SGD(schedule, momentum=MOMENTUM),
             jit_compile=config.jit_compile,
         )
         self.optimizer.build(self.trainable_variables)

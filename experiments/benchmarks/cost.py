@@ -28,8 +28,8 @@ import math
 
 import common
 
-from cutpaste_tf import config as configs
-from cutpaste_tf import experiments, flags
+from cutpaste_tf import choices, experiments, flags
+from cutpaste_tf.config import EPOCH_STEPS
 
 RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
 # (ResNet-50's, EfficientNet-B4's) published images a second.
@@ -89,16 +89,16 @@ def work(experiment: experiments.Experiment) -> Work:
     )
     images = TRAIN_IMAGES + TEST_IMAGES
     if not config.patch_size:
-        during = (config.steps // configs.EPOCH_STEPS - 1) // config.eval_every
+        during = (config.steps // EPOCH_STEPS - 1) // config.eval_every
         return Work(len(runs), training, (2 + during) * images * forward)
     side, stride = config.dense_patch, config.dense_stride
     places = math.prod(patch.patches_along(length, side, stride) for length in config.size)
     forward = places * multiply_adds(config.backbone, (side, side), config.stem)
-    # Before and after the training; and for the threshold each fold by itself where locations have
-    # densities of their own, or all in one pass and the scores in another.
-    separate = len(configs.MVTEC_ALIGNED) / len(configs.CATEGORIES["mvtec_ad"])
+    # After training; and for the threshold each fold by itself where locations have densities of
+    # their own, or all in one pass and the scores in another.
+    separate = len(choices.MVTEC_ALIGNED) / len(choices.CATEGORIES["mvtec_ad"])
     folds = 5 * separate + 2 * (1 - separate)
-    return Work(len(runs), training, (2 * images + folds * TRAIN_IMAGES) * forward)
+    return Work(len(runs), training, (images + folds * TRAIN_IMAGES) * forward)
 
 
 def makespan(jobs: list[float], gpus: int) -> float:

@@ -47,11 +47,9 @@ def ours(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
             image_size=size,
             batch_size=batch,
             augment="pipeline",
-            stochastic_depth=0.0,
             head_steps=1,
             finetune_steps=1000,
             finetune_learning_rate=RATE,
-            momentum=MOMENTUM,
             weight_decay=DECAY,
         )
         model = classifier.build_classifier(config)
@@ -78,7 +76,7 @@ def torchvisions(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
     from torch import nn
 
     torch.set_num_threads(common.cores())
-    network = torchvision.models.efficientnet_b0(stochastic_depth_prob=0.0, dropout=0.0)
+    network = torchvision.models.efficientnet_b0(dropout=0.0)
     network.classifier = nn.Linear(1280, CLASSES)
     network = network.to(memory_format=torch.channels_last).train()
     for module in network.modules():

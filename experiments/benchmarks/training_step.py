@@ -51,7 +51,7 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
     from cutpaste_tf.train import classifier, views
 
     def build(**flags):
-        flags |= {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
+        flags |= {"learning_rate": RATE, "weight_decay": DECAY}
         flags |= {"image_size": size, "batch_size": batch, "head_dims": (DIMS,)}
         config = Config(dataset="folder", data_dir=".", category="none", **flags)
         return config, classifier.build_classifier(config)

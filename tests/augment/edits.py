@@ -16,6 +16,5 @@ def cutpaste(images, seed, **ranges):
     return edit_of(proxy.CUTPASTE.kind, images, seed, **ranges)
 
 
-def cutpaste_scar(images, seed, width=paste.SCAR_WIDTH, length=paste.SCAR_LENGTH, **ranges):
-    ranges |= {"scar_width": width, "scar_length": length}
+def cutpaste_scar(images, seed, **ranges):
     return edit_of(proxy.SCAR.kind, images, seed, **ranges)

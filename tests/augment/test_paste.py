@@ -207,15 +207,17 @@ def test_places_are_uniform_and_unrelated(kind):
 
 
 @pytest.mark.parametrize("kind", ["patch", "scar"])
-def test_every_pixel_is_cut_and_pasted_sooner_or_later(kind):
+def test_every_pixel_is_cut_and_pasted_sooner_or_later(kind, monkeypatch):
     # The corners included: a turned scar seldom fills its box's corners, so it takes many draws.
     size, batch = (16, 20), 20_000
-    scar = {"width": (1, 2), "length": (2, 4)}
-    augment, ranges = (edits.cutpaste, {}) if kind == "patch" else (edits.cutpaste_scar, scar)
+    small = {"SCAR_WIDTH": (1, 2), "SCAR_LENGTH": (2, 4), "SCAR_SIDE": 5, "SCAR_PIXELS": 36}
+    for name, value in small.items():
+        monkeypatch.setattr(paste, name, value)
+    augment = edits.cutpaste if kind == "patch" else edits.cutpaste_scar
     images = tf.constant(np.broadcast_to(reference.coded(1, *size), [batch, *size, 3]))
     pasted, cut = np.zeros(size, bool), np.zeros(size, bool)
     for step in range(3):
-        edit = augment(images, tf.constant([2, step]), jitter=0.0, **ranges)
+        edit = augment(images, tf.constant([2, step]), jitter=0.0)
         rows, columns, _ = reference.decode(edit.pixels)
         cut[rows, columns] = True
         pasted[np.divmod(edit.index.numpy(), size[1])] = True
@@ -258,7 +260,7 @@ def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
     ]
     patch = patch_of(rectangles, size, np.random.default_rng(2))
     images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, patch, paste.scar_pixels(), None)
+    edit = paste.cut(images, patch, paste.SCAR_PIXELS, None)
     for image, (height, width, _) in enumerate(rectangles):
         check_turned(edit, patch, image, size)
         mask = written(edit, image, size)
@@ -281,11 +283,9 @@ def test_thinnest_scar_has_pixels_at_every_angle():
 @FEW
 @given(seed=SEEDS, size=SIZES)
 def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
-    # Scars as long as there is room for, in images of 32 pixels and more.
-    ranges = {"width": (2, 9), "length": (10, 30)}
-    patch = paste.sample_scar(BATCH, size, tf.constant(seed), **ranges)
+    patch = paste.sample_scar(BATCH, size, tf.constant(seed))
     images = tf.constant(reference.coded(BATCH, *size))
-    edit = paste.cut(images, patch, paste.scar_pixels(**ranges), None)
+    edit = paste.cut(images, patch, paste.SCAR_PIXELS, None)
     for b in range(BATCH):
         p = one(patch, b)
         for start, length, limit in [
@@ -303,7 +303,7 @@ def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
 def test_cutpaste_scar_pastes_one_piece_and_leaves_the_rest_bit_identical(seed, size):
     images = noise(BATCH, *size, 3)
     edit = edits.cutpaste_scar(tf.constant(images), tf.constant(seed))
-    assert edit.index.shape[1] == paste.scar_pixels()
+    assert edit.index.shape[1] == paste.SCAR_PIXELS
     after = paste.write(tf.constant(images), [(0, edit)]).numpy()
     for b in range(BATCH):
         mask = written(edit, b, size)
@@ -311,14 +311,16 @@ def test_cutpaste_scar_pastes_one_piece_and_leaves_the_rest_bit_identical(seed, 
         assert np.array_equal(after[b][~mask], images[b][~mask])
         assert np.all((after[b] != images[b]).any(-1)[mask])
         _, _, height, width = reference.bounding_box(mask)
-        assert height * width <= paste.scar_pixels()
+        assert height * width <= paste.SCAR_PIXELS
 
 
-def test_cutpaste_scar_turns_upright_rectangles_of_its_own_image_within_45_degrees():
+def test_cutpaste_scar_turns_upright_rectangles_of_its_own_image_within_45_degrees(monkeypatch):
+    monkeypatch.setattr(paste, "SCAR_WIDTH", (8, 16))
+    monkeypatch.setattr(paste, "SCAR_LENGTH", (20, 25))
     # Found from the pasted pixels alone: the turn that best maps source to target pixels.
     size, batch = (256, 256), 200
     images = tf.constant(reference.coded(batch, *size))
-    edit = edits.cutpaste_scar(images, SEED, width=(8, 16), length=(20, 25), jitter=0.0)
+    edit = edits.cutpaste_scar(images, SEED, jitter=0.0)
     rows, columns, sources = reference.decode(edit.pixels)
     assert np.array_equal(sources, np.broadcast_to(np.arange(batch)[:, None], sources.shape))
     index, turns = edit.index.numpy(), []
@@ -380,19 +382,9 @@ def test_scar_sizes_are_the_papers_in_pixels_and_equally_frequent(size):
         reference.assert_unrelated(first, second)
 
 
-def test_scar_ranges_are_settings():
-    patch = paste.sample_scar(DRAWS, (128, 128), SEED, width=(2, 4), length=(20, 30))
-    reference.assert_equally_frequent(patch.width, range(2, 5))
-    reference.assert_equally_frequent(patch.height, range(20, 31))
-
-
-@pytest.mark.parametrize(
-    ("size", "ranges"),
-    [((29, 64), {}), ((64, 64), {"length": (10, 80)}), ((64, 64), {"length": (1, 8)})],
-)
-def test_scars_that_cannot_lie_inside_are_refused(size, ranges):
-    with pytest.raises(ValueError, match=r"does not fit|at least 2"):
-        paste.sample_scar(4, size, SEED, **ranges)
+def test_scars_that_cannot_lie_inside_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        paste.sample_scar(4, (29, 64), SEED)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (64, 96)])
@@ -406,23 +398,19 @@ def test_scar_box_is_the_smallest_of_whole_pixels(size):
             assert side - 1 < extent <= side + 2e-3
 
 
-@pytest.mark.parametrize(
-    ("width", "length"),
-    [((2, 16), (10, 25)), ((1, 3), (40, 80)), ((20, 40), (5, 10)), ((1, 1), (2, 2))],
-)
-def test_scar_pixels_and_side_are_never_exceeded_and_not_wasteful(width, length):
-    bound = paste.scar_pixels(width, length)
+def test_scar_pixels_and_side_are_never_exceeded_and_not_wasteful():
+    bound = paste.SCAR_PIXELS
     largest, longest = 0, 0
-    for w in range(width[0], width[1] + 1):
-        for h in sorted({*range(length[0], length[1] + 1, 3), length[1]}):
+    for w in range(2, 17):
+        for h in range(10, 26, 3):
             for degrees in np.linspace(0.0, 45.0, 46):
                 box = reference.turned_box(h, w, math.radians(degrees))
                 largest, longest = max(largest, box[0] * box[1]), max(longest, *box)
     assert largest <= bound <= 1.35 * largest + 8
-    side = paste.scar_side(width, length)
+    side = paste.SCAR_SIDE
     assert longest <= side <= longest + 1
     # The smallest image that takes such scars.
-    drawn = paste.sample_scar(DRAWS, (side, side), SEED, width, length)
+    drawn = paste.sample_scar(DRAWS, (side, side), SEED)
     assert (drawn.box_height * drawn.box_width).numpy().max() <= bound
     assert np.all((drawn.target_y + drawn.box_height <= side) & (drawn.target_y >= 0))
     assert np.all((drawn.target_x + drawn.box_width <= side) & (drawn.target_x >= 0))

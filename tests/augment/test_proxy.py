@@ -52,7 +52,7 @@ def is_cutpaste(mask, area_ratio=(0.02, 0.15)):
 def is_scar(mask):
     """One small piece, in a box as narrow as a scar's."""
     height, width = reference.bounding_box(mask)[2:]
-    bound = paste.scar_pixels()
+    bound = paste.SCAR_PIXELS
     return reference.is_one_piece_without_holes(mask) and height * width <= bound
 
 
@@ -66,8 +66,7 @@ def test_the_papers_tasks_and_defaults():
     defaults = dataclasses.asdict(proxy.Settings())
     assert defaults["jitter"] == 0.1
     assert defaults["area_ratio"] == (0.02, 0.15)
-    assert defaults["scar_width"] == (2, 16)
-    assert defaults["scar_length"] == (10, 25)
+    assert (paste.SCAR_WIDTH, paste.SCAR_LENGTH) == ((2, 16), (10, 25))
 
 
 @pytest.mark.parametrize("task", CLASSES)
@@ -154,21 +153,16 @@ def test_the_union_is_of_both_kinds_of_patches_in_equal_parts():
 
 
 @pytest.mark.parametrize("task", CLASSES)
-def test_views_depend_on_the_ranges_that_config_says_and_on_no_others(task):
-    from cutpaste_tf import config
+def test_views_depend_on_the_ranges_that_choices_says_and_on_no_others(task):
+    from cutpaste_tf import choices
 
     images = tf.constant(noise(8, 64, 64, 3))
-    other = {
-        "jitter": 0.3,
-        "area_ratio": (0.2, 0.25),
-        "scar_width": (2, 4),
-        "scar_length": (30, 40),
-    }
+    other = {"jitter": 0.3, "area_ratio": (0.2, 0.25)}
     first = proxy.make_views(images, task, SEED)[0]
     for name, value in other.items():
         ranges = dataclasses.replace(proxy.Settings(), **{name: value})
         same = np.array_equal(first, proxy.make_views(images, task, SEED, ranges)[0])
-        assert same == (name not in config.TASKS[task]), name
+        assert same == (name not in choices.TASKS[task]), name
 
 
 def test_input_view_is_translated_and_jittered_alike_in_all_classes():
@@ -301,14 +295,6 @@ def test_settings_decide_the_patchs_area():
     np.testing.assert_allclose(pixels / 256**2, 0.25, rtol=0.01)
 
 
-def test_settings_decide_the_scars_width_and_length():
-    settings = proxy.Settings(scar_width=(4, 4), scar_length=(60, 60))
-    height, width, pixels = source_of(settings, 2).T
-    assert np.all((height >= 59) & (height <= 60))
-    assert np.all(width == 4)
-    np.testing.assert_allclose(pixels, 240, rtol=0.1)
-
-
 @pytest.mark.parametrize("label", [1, 2])
 def test_settings_decide_the_patchs_jitter(label):
     images = tf.fill([200, 36, 36, 3], 0.5)
@@ -347,12 +333,10 @@ def test_classes_share_a_view_or_draw_one_each(independent):
 
 @pytest.mark.parametrize("independent", [False, True])
 def test_all_classes_see_one_crop(independent):
-    images = tf.constant(reference.coded(30, 48, 40))
-    settings = dataclasses.replace(
-        STILL, jitter=0.0, scar_length=(8, 10), patch_size=20, independent_views=independent
-    )
+    images = tf.constant(reference.coded(30, 64, 56))
+    settings = dataclasses.replace(STILL, jitter=0.0, patch_size=32, independent_views=independent)
     views, labels = proxy.make_views(images, "cutpaste_3way", SEED, settings)
-    assert views.shape == (90, 20, 20, 3)
+    assert views.shape == (90, 32, 32, 3)
     assert labels.shape == (90,)
     views = by_class(views, "cutpaste_3way")
     same = np.isclose(views, views[:1]).all(axis=-1).mean(axis=(2, 3))
@@ -404,13 +388,11 @@ def test_views_of_bytes_are_those_of_their_shares_of_255(task):
 # Wherever the views are made.
 
 TASK = "cutpaste_3way"
-# Odd numbers, and scars large enough to be turned visibly.
-SHAPE = (5, 72, 90, 3)
-LARGE_SCARS = dataclasses.replace(AUGMENTED, scar_width=(4, 8), scar_length=(20, 40))
+SHAPE = (5, 72, 90, 3)  # odd numbers
 
 
 def make(images, seed):
-    return proxy.make_views(images, TASK, seed, LARGE_SCARS)
+    return proxy.make_views(images, TASK, seed, AUGMENTED)
 
 
 def assert_same(actual, expected):
@@ -426,7 +408,7 @@ OTHERS = ["rotation", "cutout_mean", "confetti", "cutpaste_union"]
 @pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
 def test_the_other_tasks_compiled_equal_eager_ones(xla):
     # The view's own augmentation is the same for all tasks.
-    settings = dataclasses.replace(LARGE_SCARS, translation=0.0, view_jitter=0.0)
+    settings = dataclasses.replace(AUGMENTED, translation=0.0, view_jitter=0.0)
 
     def make_all(images, seed):
         return [proxy.make_views(images, task, seed, settings)[0] for task in OTHERS]
@@ -442,12 +424,12 @@ def test_the_other_tasks_compiled_equal_eager_ones(xla):
 @pytest.mark.parametrize("task", [TASK, "rotation"])
 def test_views_compiled_by_themselves_equal_eager_ones(task):
     def compiled(images, seed):
-        return proxy.make_views(images, task, seed, LARGE_SCARS, jit_compile=True)
+        return proxy.make_views(images, task, seed, AUGMENTED, jit_compile=True)
 
     images = noise(6, 64, 64, 3)
     data = tf.data.Dataset.from_tensor_slices(images).batch(3)
     expected = [
-        proxy.make_views(tf.constant(part), task, SEED, LARGE_SCARS)
+        proxy.make_views(tf.constant(part), task, SEED, AUGMENTED)
         for part in (images[:3], images[3:])
     ]
     for found, same in zip(data.map(lambda batch: compiled(batch, SEED)), expected, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cutpaste_tf.config import CIFAR10_CLASSES
+from cutpaste_tf.choices import CIFAR10_CLASSES
 from cutpaste_tf.data import cifar10, download
 from cutpaste_tf.files import UserError
 

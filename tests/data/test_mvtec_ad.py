@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import make_mvtec
 
-from cutpaste_tf.config import CATEGORIES
+from cutpaste_tf.choices import CATEGORIES
 from cutpaste_tf.data import folder, mvtec_ad
 from cutpaste_tf.files import UserError
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from conftest import pattern
 
-from cutpaste_tf.config import TEST_ANOMALIES
+from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline, synthetic
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError

@@ -15,13 +15,8 @@ from conftest import ROOT
 from scipy import stats
 
 from cutpaste_tf import figures
-from cutpaste_tf.config import (
-    CIFAR10_CLASSES,
-    MVTEC_OBJECTS,
-    MVTEC_TEXTURES,
-    TEST_ANOMALIES,
-    Config,
-)
+from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, TEST_ANOMALIES
+from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report import __main__ as command
 from cutpaste_tf.report import columns, formats, page, plots, tables

@@ -91,11 +91,14 @@ def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["jit_compile", "mixed_precision"])
-def test_efficientnets_gradients_under_xla_and_mixed_precision(flag, images, efficientnet):
+def test_efficientnets_gradients_under_xla_and_mixed_precision(
+    flag, images, efficientnet, monkeypatch
+):
     """Each kernel's update in a step of stage two is what it is without the flag."""
+    monkeypatch.setattr(classifier, "MOMENTUM", 0.0)
     settings = config(
         backbone="efficientnet_b0", width=1.0, head_dims=(8,), steps=1, finetune_steps=1,
-        finetune_learning_rate=0.01, momentum=0.0,
+        finetune_learning_rate=0.01,
     )  # fmt: skip
 
     # Statistics of the very views, so that signals and gradients keep their size, as in a trained

@@ -78,9 +78,8 @@ def test_epochs_are_kept_and_read_again(tmp_path):
 def test_a_training_that_collapses_says_so(images, tmp_path, monkeypatch):
     """A decay that takes all weights to zero: the loss is finite, and all views look alike."""
     monkeypatch.setattr(loop, "EPOCH_STEPS", 64)
-    settings = config(
-        task="cutpaste_3way", learning_rate=0.9, weight_decay=1.0, momentum=0.0, steps=192
-    )
+    monkeypatch.setattr(classifier, "MOMENTUM", 0.0)
+    settings = config(task="cutpaste_3way", learning_rate=0.9, weight_decay=1.0, steps=192)
     model = classifier.build_classifier(settings)
     summary = loop.train(model, images, settings, tmp_path, log=lambda text: None)
     assert summary.collapse.chance == pytest.approx(1 / 3)
