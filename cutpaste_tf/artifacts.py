@@ -30,11 +30,7 @@ MAP_DENSITY = "map_density.npz"  # with --maps=features
 ROI = "roi.png"  # with --roi
 NORMAL_SCORES = "normal_scores.csv"
 SCORES = "scores.csv"
-# What densities are made anew of; nothing that scores reads them.
-EMBEDDINGS = "embeddings.npz"
-STATISTICS = "statistics.npz"  # of maps and of patches
 RESULTS = "results.json"  # written last: its presence means that the run is finished
-REFIT_FILES = (EMBEDDINGS, STATISTICS)
 # What scoring depends on, besides the settings.
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
 
@@ -252,31 +248,6 @@ def check_files(run_dir: str | os.PathLike, config: Config) -> None:
             "the run again, or train it again"
         )
     _check_sums(run_dir, {n: x for n, x in sums.items() if n != "settings"}, _SUMMED)
-
-
-def refit_checksums(run_dir: str | os.PathLike) -> dict[str, str]:
-    """Returns the SHA-256, in hexadecimal, of the files that `refit` reads."""
-    run_dir = pathlib.Path(run_dir)
-    return {name: checksum(run_dir / name) for name in REFIT_FILES if (run_dir / name).is_file()}
-
-
-def check_refit_files(run_dir: str | os.PathLike) -> None:
-    """Checks likewise the files that `refit` reads.
-
-    Args:
-      run_dir: the run's folder.
-
-    Raises:
-      UserError: if they are not those that the run wrote, or it wrote none.
-    """
-    run_dir = pathlib.Path(run_dir)
-    sums = read_results(run_dir).get("refit_sha256")
-    if not isinstance(sums, dict) or EMBEDDINGS not in sums:
-        raise UserError(
-            f"{run_dir}: has kept nothing that it could be refitted from (an older version's run); "
-            "train it again, in another --workdir"
-        )
-    _check_sums(run_dir, sums, REFIT_FILES)
 
 
 def _check_sums(run_dir, sums, allowed):

@@ -478,46 +478,6 @@ class GaussianStatistics:
             setattr(rest, name, getattr(self, name) - getattr(part, name))
         return rest
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `from_arrays` makes the same of, at a quarter of the size.
-
-        Of the scatters there is a triangle, in float32: about the means, where nothing is lost by
-        the rounding when they are taken away.
-        """
-        locations, dims = self._sum.shape
-        rows, columns = np.triu_indices(dims)
-        triangles = np.empty([locations, len(rows)], np.float32)
-        for triangle, scatter, total in zip(triangles, self._scatter, self._sum, strict=True):
-            centred = scatter - np.outer(total, total / max(self._count, 1))
-            triangle[:] = centred[rows, columns]
-        return {
-            "count": np.array(self._count),
-            "origin": np.zeros([dims]) if self._origin is None else self._origin,
-            "sum": self._sum,
-            "triangle": triangles,
-            "third": self._third,
-            "fourth": self._fourth,
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "GaussianStatistics":
-        """Makes statistics out of what `arrays` returned; a ValueError if these do not fit."""
-        count, origin, total = int(arrays["count"]), arrays["origin"], arrays["sum"]
-        if total.ndim != 2 or origin.shape != total.shape[1:] or count < 1:
-            raise ValueError("count, origin and sum do not fit each other")
-        made = cls(*total.shape)
-        rows, columns = np.triu_indices(total.shape[1])
-        if arrays["triangle"].shape != (len(total), len(rows)):
-            raise ValueError("sum and triangle do not fit each other")
-        if arrays["third"].shape != total.shape or arrays["fourth"].shape != total.shape[:1]:
-            raise ValueError("sum, third and fourth do not fit each other")
-        made._count, made._origin, made._sum = count, origin, total.copy()
-        made._third, made._fourth = arrays["third"].copy(), arrays["fourth"].copy()
-        for scatter, triangle, one in zip(made._scatter, arrays["triangle"], total, strict=True):
-            scatter[rows, columns] = scatter[columns, rows] = triangle
-            scatter += np.outer(one, one / count)
-        return made
-
     def of_neighbourhoods(self, grid: tuple[int, int, int], reach: int) -> "GaussianStatistics":
         """Returns the statistics of places with those around them.
 
@@ -553,11 +513,6 @@ class GaussianStatistics:
         size = self._size
         parts = [self._fit(slice(first, first + step), floor, size) for first in starts]
         return parts[0] if locations == 1 else LocationGaussians.join(parts)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what they are statistics of: [L, D]."""
-        return self._sum.shape
 
     @property
     def vary(self) -> bool:
@@ -662,21 +617,18 @@ def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> n
     return scores
 
 
-def held_out_parts(count: int, folds: int = 5, others: int = 0) -> list[np.ndarray]:
+def held_out_parts(count: int, folds: int = 5) -> list[np.ndarray]:
     """Divides images for cross-validation, by a fixed random order.
 
     Args:
       count: the number of images.
       folds: how many parts.
-      others: the number of further images, which all densities are fitted to.
 
     Returns:
-      The indices of each part, int64; no parts where there are fewer than 4 images with the others.
+      The indices of each part, int64; no parts where there are fewer than 4 images.
     """
-    if not count or count + others < LEAST_IMAGES:
+    if count < LEAST_IMAGES:
         return []
-    if count == 1:
-        return [np.zeros([1], np.int64)]
     parts = sklearn.model_selection.KFold(min(folds, count), shuffle=True, random_state=0)
     return [held_out for _, held_out in parts.split(np.empty([count, 1]))]
 

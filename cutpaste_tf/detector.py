@@ -16,7 +16,6 @@ from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
-from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError
@@ -72,8 +71,6 @@ class Evaluation:
       by_kind: with --maps=features, float64 [N] of each kind of --image_score.
       normal_by_kind: likewise of the normal training images, cross-validated; none of too few.
       normal_maps: likewise, the maps of the normal training images.
-      statistics: what, besides the features, densities are made anew of; of maps and patches. None
-        where they are not.
     """
 
     density: densities.Density
@@ -85,27 +82,11 @@ class Evaluation:
     by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal_by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal_maps: "Maps | None" = None
-    statistics: dict[str, np.ndarray] | None = None
 
     @property
     def normal_peaks(self) -> np.ndarray:
         """The largest pixel of each of the normal maps, float64 [M]; none where there are none."""
         return np.zeros([0]) if self.normal_maps is None else self.normal_maps.peaks
-
-
-@dataclasses.dataclass(frozen=True)
-class Refit:
-    """What `Detector.refit` has made of N normal images.
-
-    Attributes:
-      normals: the images, and what the network makes of them.
-      statistics: as in `Evaluation`.
-      scores: float64 [N], cross-validated; none where the run cross-validates nothing.
-    """
-
-    normals: Normals
-    statistics: dict[str, np.ndarray]
-    scores: np.ndarray
 
 
 class Maps:
@@ -241,15 +222,8 @@ class Evaluator:
         """
         config = self._config
         if config.patch_size:
-            statistics = None  # Those of separate densities would be gigabytes.
-            if config.separate_locations:
-                density = patch.fit(self._embedder, train_images, True)
-            else:
-                every = np.ones([train_images.count], bool)
-                (gathered,) = patch.gather(self._embedder, train_images, [every])
-                density, statistics = gathered.fit(), gathered.arrays()
-            found = self._score_patches(density, test_images)
-            return {config.features: dataclasses.replace(found, statistics=statistics)}
+            density = patch.fit(self._embedder, train_images, config.separate_locations)
+            return {config.features: self._score_patches(density, test_images)}
         of_features = config.maps == "features" and maps
         if of_features:
             # Cross-validated where a threshold or a score is of it.
@@ -278,7 +252,6 @@ class Evaluator:
                     **self._by_image_score(scores, small, gaussians, test_images),
                     "normal_by_kind": normal,
                     "normal_maps": Maps(fit.maps, self._enlarge, train_images),
-                    "statistics": fit.statistics,
                 }
             evaluation = Evaluation(
                 density,
@@ -286,7 +259,6 @@ class Evaluator:
                 explained,
                 features,
                 test_features[name],
-                statistics={},
             )
             evaluations[name] = dataclasses.replace(evaluation, **by_image_score)
         return evaluations
@@ -433,52 +405,6 @@ class Evaluator:
         seen = _seen(train_images)
         return _largest(self._cross_validated(evaluation.normal_features, seen), seen)
 
-    @_precisely
-    def refit(
-        self,
-        known: Normals,
-        statistics: dict[str, np.ndarray],
-        new: Normals,
-        images: pipeline.Images,
-        dropped: pipeline.Images,
-    ) -> tuple[densities.Density, densities.MapGaussians | None, Refit]:
-        """Fits the densities anew; see `Detector.refit`."""
-        config, by_kind, map_density = self._config, {}, None
-        validated = bool(known.map_scores.size)
-        if config.patch_size:
-            density, scores, statistics = patch.refit(
-                self._embedder, statistics, images, dropped, len(known), validated
-            )
-            normals = known.joined(new.having(None, scores, np.zeros([0])))
-            return density, None, Refit(normals, statistics, normals.map_scores.ravel())
-        if config.maps == "features":
-            fit = feature_maps.refit(
-                self._map_embedder,
-                statistics,
-                config.map_locations,
-                images,
-                dropped,
-                len(known),
-                validated,
-            )
-            peaks = Maps(fit.maps, self._enlarge, images).peaks
-            largest = patch.image_scores(fit.maps)
-            normals = new.having(fit.features[config.features], largest, peaks)
-            map_density, statistics = fit.gaussians, fit.statistics
-        else:
-            features = self._embedder(images)[config.features]
-            normals = new.having(features, np.zeros([0]), np.zeros([0]))
-        normals = known.joined(normals)
-        seen, features = normals.seen, normals.embeddings.reshape(normals.seen.size, -1)
-        density = self._fit(self._usable(features, seen))
-        if map_density is not None:
-            largest = normals.map_scores.ravel()
-            by_kind = self._normal_by_kind(features, largest, seen, map_density)
-            scores = by_kind.get(config.image_score, np.zeros([0]))
-        else:
-            scores = _largest(self._cross_validated(features, seen), seen)
-        return density, map_density, Refit(normals, statistics, scores)
-
     def _score_patches(
         self, density: densities.LocationGaussians, images: pipeline.Images
     ) -> Evaluation:
@@ -531,6 +457,7 @@ class Detector:
 
     Attributes:
       preparation: how images become the network's inputs.
+      evaluator: makes further evaluations by the network, with densities of their own.
     """
 
     def __init__(
@@ -544,7 +471,7 @@ class Detector:
         self.config, self.density, self.map_density = config, density, map_density
         self.preparation = Preparation.of(config, roi)
         self.backbone = plain.in_float32(backbone)
-        self._evaluator = Evaluator(config, self.backbone)
+        self.evaluator = Evaluator(config, self.backbone)
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Detector":
@@ -597,7 +524,7 @@ class Detector:
         if config.maps == "features":
             map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
             detector = cls(config, backbone, density, map_density, roi)
-            if not detector._evaluator.fits(map_density):
+            if not detector.evaluator.fits(map_density):
                 raise UserError(
                     f"{run_dir / artifacts.MAP_DENSITY}: does not fit the maps that "
                     f"{run_dir / 'config.json'} asks for; one of them is of another run"
@@ -657,40 +584,7 @@ class Detector:
             if not images:
                 return Evaluation(self.density, np.zeros([0]))
             images = pipeline.prepare(normal(names, images), self.preparation)
-        return self._evaluator.score(self.density, images, maps, self.map_density)
-
-    def refit(
-        self,
-        known: Normals,
-        statistics: dict[str, np.ndarray],
-        new: Normals,
-        images: pipeline.Images,
-        dropped: pipeline.Images,
-    ) -> Refit:
-        """Puts densities of other normal images in the place of this detector's; the network stays.
-
-        Those of pooled features are fitted and cross-validated in full. Maps' and patches' are made
-        of their statistics; earlier images keep their cross-validated scores of these, and further
-        ones are scored by densities of all earlier ones and of other further ones.
-
-        Args:
-          known: the images of the earlier fit that stay, at least one.
-          statistics: of the earlier fit.
-          new: N further images; there may be none.
-          images: the same, prepared.
-          dropped: images of the earlier fit that go, where `statistics` has anything of them.
-
-        Returns:
-          What was made.
-
-        Raises:
-          UserError: if features are not finite, or those of all images the same.
-          ValueError: if the statistics do not fit the network.
-        """
-        self.density, self.map_density, made = self._evaluator.refit(
-            known, statistics, new, images, dropped
-        )
-        return made
+        return self.evaluator.score(self.density, images, maps, self.map_density)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
         """Embeds images; a patch model's embedding of an image is the mean over its patches.
@@ -701,7 +595,7 @@ class Detector:
         Returns:
           float32 [N, D].
         """
-        return self._evaluator.embed(images)
+        return self.evaluator.embed(images)
 
 
 def _dimensions(backbone, config):

@@ -280,7 +280,7 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     assert [row["path"] for row in rows] == [f"train/good/{name}" for name in names]
     detector = Detector.load(run_dir)
     images = [str(folder / row["path"]) for row in rows]
-    features = detectors.Embedder(detector._evaluator._backbone)(
+    features = detectors.Embedder(detector.evaluator._backbone)(
         pipeline.prepare(normal(images, images), detector.preparation)
     )["pool"]
     expected = densities.cross_validated_scores("gde", features)

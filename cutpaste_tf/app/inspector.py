@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import artifacts
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
@@ -168,25 +167,15 @@ class Inspector:
 
     def _embed_normal(self, run):
         """A run's normal training images and their embeddings."""
-        from cutpaste_tf import data
         from cutpaste_tf.data import pipeline
-        from cutpaste_tf.data.normals import Normals
+        from cutpaste_tf.run import images
 
         detector = self._detector(run)
         config = detector.config
         if self._data_dir:
             config = dataclasses.replace(config, data_dir=self._data_dir)
-        results = artifacts.read_results(self.runs[run])
         try:
-            if results.get("refit"):
-                split = Normals.load(self.runs[run] / artifacts.EMBEDDINGS).split(config)
-            else:
-                split = data.load(config).train
-            if len(split) != results["num_train"]:
-                raise UserError(
-                    f"{config.data_dir}: {len(split)} normal images of {config.category}, and the "
-                    f"run was trained on {results['num_train']}"
-                )
+            split = images.of_run(config, self.runs[run]).train
         except UserError as error:
             raise UserError(f"{error}; --data_dir says where the run's images are now") from error
         return split, detector.embed(pipeline.prepare(split, detector.preparation))

@@ -171,13 +171,11 @@ class Fit:
       features: float32 [N * K, F] by name.
       maps: float32 [N * K, h, w], of each image by Gaussians that were fitted without it; none
         where there are fewer than 4 images, or nobody asks.
-      statistics: what `refit` makes the Gaussians anew of.
     """
 
     gaussians: densities.MapGaussians
     features: dict[str, np.ndarray]
     maps: np.ndarray
-    statistics: dict[str, np.ndarray]
 
 
 def fit(
@@ -195,50 +193,9 @@ def fit(
     Returns:
       What was found.
     """
-    return _fit(embedder, images, _Statistics(embedder, locations), 0, cross_validate)
-
-
-def refit(
-    embedder: MapEmbedder,
-    statistics: dict[str, np.ndarray],
-    locations: str,
-    images: pipeline.Images,
-    dropped: pipeline.Images,
-    others: int,
-    cross_validate: bool = True,
-) -> Fit:
-    """Fits Gaussians to images that were fitted to before and to further ones.
-
-    Args:
-      embedder: the network.
-      statistics: of an earlier fit, by the same network.
-      locations: as in that fit.
-      images: the further images; there may be none.
-      dropped: images of the earlier fit that are no longer to be in it; there may be none.
-      others: how many of the earlier fit are left, at least 1.
-      cross_validate: whether to score the further images at all, each by Gaussians of all others
-        and of those of its kind that are not in its part.
-
-    Returns:
-      What was found: features and maps of the further images, Gaussians and statistics of all.
-
-    Raises:
-      ValueError: if the statistics do not fit the network.
-    """
-    total = _Statistics.from_arrays(embedder, locations, statistics)
-    if dropped.count:
-        own = _Statistics(embedder, locations, like=total)
-        for _, vectors, seen in _batches(embedder, dropped):
-            own.add(vectors, seen)
-        total = total.without(own)
-    return _fit(embedder, images, total, others, cross_validate)
-
-
-def _fit(embedder, images, total, others, cross_validate):
-    """Fits to images and what was added to `total` before: that of `others` images."""
     size = images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4
     held = [] if cross_validate and size <= _HELD else None
-    batches = []
+    total, batches = _Statistics(embedder, locations), []
     for batch, vectors, seen in _batches(embedder, images):
         total.add(vectors, seen)
         batches.append(batch)
@@ -255,17 +212,17 @@ def _fit(embedder, images, total, others, cross_validate):
         for _, some, seen in _batches(embedder, images.subset(part)):
             yield some, seen
 
-    parts = densities.held_out_parts(images.count, others=others) if cross_validate else []
+    parts = densities.held_out_parts(images.count) if cross_validate else []
     maps = np.zeros([images.inputs if parts else 0, *embedder.grid[1:]], np.float32)
     for part in parts:
         inputs = (part[:, None] * tiles + np.arange(tiles)).ravel()
-        own = _Statistics(embedder, total.locations, like=total)
+        own = _Statistics(embedder, locations, like=total)
         for some, seen in of(part, inputs):
             own.add(some, seen)
         gaussians = total.without(own).fit()
         scored = [_looked_at(gaussians.score(some), seen) for some, seen in of(part, inputs)]
         maps[inputs] = np.concatenate(scored)
-    return Fit(total.fit(), embedder.joined(batches), maps, total.arrays())
+    return Fit(total.fit(), embedder.joined(batches), maps)
 
 
 def _batches(embedder, images):
@@ -319,24 +276,6 @@ class _Statistics:
             all_.without(its) for all_, its in zip(self._of_tiles, part._of_tiles, strict=True)
         ]
         return rest
-
-    def arrays(self):
-        """Returns what `from_arrays` takes: of each tile that has Gaussians of its own."""
-        of_tiles = [statistics.arrays() for statistics in self._of_tiles]
-        return {name: np.stack([arrays[name] for arrays in of_tiles]) for name in of_tiles[0]}
-
-    @classmethod
-    def from_arrays(cls, embedder, locations, arrays):
-        """Makes statistics out of what `arrays` returned; a ValueError if they are of another."""
-        made = cls(embedder, locations)
-        expected = [statistics.shape for statistics in made._of_tiles]
-        made._of_tiles = [
-            densities.GaussianStatistics.from_arrays({n: x[tile] for n, x in arrays.items()})
-            for tile in range(len(arrays["sum"]))
-        ]
-        if [statistics.shape for statistics in made._of_tiles] != expected:
-            raise ValueError("they are of another network")
-        return made
 
     def fit(self):
         """Returns the Gaussians."""

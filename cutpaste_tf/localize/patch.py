@@ -1,6 +1,5 @@
 """Patch models: embeddings of all patches of an image, their density and scores (Appendix A.5)."""
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -155,7 +154,6 @@ def gather(
     embedder: PatchEmbedder,
     images: pipeline.Images,
     chosen: Sequence[np.ndarray],
-    earlier: densities.GaussianStatistics | None = None,
 ) -> list[densities.GaussianStatistics]:
     """Gathers what one Gaussian for all locations needs to know, in a single pass.
 
@@ -163,7 +161,6 @@ def gather(
       embedder: the network.
       images: N un-augmented normal images.
       chosen: choices of them, each bool [N].
-      earlier: what was gathered of other images, and is added to.
 
     Returns:
       The statistics of each choice.
@@ -171,8 +168,7 @@ def gather(
     Raises:
       UserError: as in `fit`.
     """
-    earlier = earlier or densities.GaussianStatistics(1, embedder.dimensions)
-    statistics = [copy.deepcopy(earlier) for _ in chosen]
+    statistics = [densities.GaussianStatistics(1, embedder.dimensions) for _ in chosen]
     for band in embedder.bands:
         done = 0
         for embeddings in embedder.embeddings(images, band):
@@ -182,51 +178,6 @@ def gather(
             done += len(embeddings)
     densities.check_variation(all(each.vary for each in statistics))
     return statistics
-
-
-def refit(
-    embedder: PatchEmbedder,
-    statistics: dict[str, np.ndarray],
-    images: pipeline.Images,
-    dropped: pipeline.Images,
-    others: int,
-    cross_validate: bool = True,
-) -> tuple[densities.LocationGaussians, np.ndarray, dict[str, np.ndarray]]:
-    """Fits the Gaussian of all locations to images that it was of before and to further ones.
-
-    Args:
-      embedder: the network.
-      statistics: of an earlier fit, by the same network: `GaussianStatistics.arrays`.
-      images: N further images; there may be none.
-      dropped: images of the earlier fit that are no longer to be in it; there may be none.
-      others: how many of the earlier fit are left, at least 1.
-      cross_validate: whether to score the further images at all, each by a Gaussian of all others
-        and of those of its kind that are not in its part.
-
-    Returns:
-      The Gaussian, the further images' scores, float64 [N] or none, and the new statistics.
-
-    Raises:
-      UserError: as in `fit`.
-      ValueError: if the statistics do not fit the network.
-    """
-    earlier = densities.GaussianStatistics.from_arrays(statistics)
-    if earlier.shape != (1, embedder.dimensions):
-        raise ValueError("they are of another network")
-    if dropped.count:
-        own = densities.GaussianStatistics(1, embedder.dimensions, like=earlier)
-        for band in embedder.bands:
-            for embeddings in embedder.embeddings(dropped, band):
-                own.update(embeddings.reshape(-1, 1, embedder.dimensions))
-        earlier = earlier.without(own)
-    parts = densities.held_out_parts(images.count, others=others) if cross_validate else []
-    chosen = [~np.isin(np.arange(images.count), part) for part in [[], *parts]]
-    total, *without = gather(embedder, images, chosen, earlier)
-    scores = np.zeros([images.count if parts else 0])
-    for held_out, gathered in zip(parts, without, strict=True):
-        maps, _ = score(embedder, gathered.fit(), images.subset(held_out))
-        scores[held_out] = image_scores(maps)
-    return total.fit(), scores, total.arrays()
 
 
 def cross_validated_scores(

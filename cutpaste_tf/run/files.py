@@ -15,8 +15,6 @@ import numpy as np
 
 from cutpaste_tf import artifacts, workers
 from cutpaste_tf.config import Config, shown
-from cutpaste_tf.data import normals
-from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError, replacing
 from cutpaste_tf.files import locked as locked_file
@@ -241,21 +239,6 @@ def write_normal_scores(
     sorted_names = [image_names[i] for i in worst_first]
     rows = zip(sorted_names, _exact(scores[worst_first]), strict=True)
     _write_csv(run_dir / artifacts.NORMAL_SCORES, ["path", "score"], rows)
-
-
-def write_normals(
-    run_dir: pathlib.Path, known: Normals, statistics: Mapping[str, np.ndarray]
-) -> None:
-    """Writes what densities can be made anew of: embeddings.npz and, of maps, statistics.npz.
-
-    Args:
-      run_dir: the run's folder.
-      known: the normal training images.
-      statistics: as `Evaluation` has them; there may be none.
-    """
-    known.save(run_dir / artifacts.EMBEDDINGS)
-    if statistics:
-        normals.save_arrays(run_dir / artifacts.STATISTICS, statistics)
 
 
 def _exact(scores):

@@ -3,13 +3,17 @@
 Nothing here imports TensorFlow, unless the data set does.
 """
 
+import json
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from cutpaste_tf import data, workers
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import fingerprint
-from cutpaste_tf.files import UserError
+from cutpaste_tf.data.split import Category, normal
+from cutpaste_tf.files import UserError, replacing
 from cutpaste_tf.run import files
 
 
@@ -46,7 +50,8 @@ def _check_one(config: Config, state: str, present: Callable[[Config], dict]) ->
     if state != "finished" and not files.has_trained(config):
         return present(config) if leads else None
     recorded = files.recorded_images(config.run_dir)
-    if recorded is None:
+    # A refitted run's are others on purpose.
+    if recorded is None or "refit" in recorded:
         return None
     try:
         now = present(config)
@@ -72,6 +77,62 @@ def _check_one(config: Config, state: str, present: Callable[[Config], dict]) ->
         _warn(leads, told)
         return None
     return now
+
+
+def of_run(config: Config, run_dir: pathlib.Path) -> Category:
+    """Finds the images that a finished run's densities are of, and those that it was tested on.
+
+    Args:
+      config: the run's settings; `data_dir` is where its data set is now.
+      run_dir: the run's folder.
+
+    Returns:
+      The images. Those that refit has added are called by their paths.
+
+    Raises:
+      UserError: if an image is gone or changed.
+    """
+    category = data.load(config)
+    recorded = files.recorded_images(run_dir)
+    if recorded is None:
+        return category
+    train = category.train
+    if "refit" in recorded:
+        known = dict(zip(train.names, train.images, strict=True))
+        names = recorded["refit"]["names"]
+        for name in names:
+            if name not in known and not os.path.isfile(name):
+                raise UserError(f"{name}: is no longer where it was; the run {run_dir} is of it")
+        train = normal(names, [known.get(name, name) for name in names])
+    for part, split in (("train", train), ("test", category.test)):
+        if recorded[part] != fingerprint.of_split(split):
+            what = {"train": "training", "test": "test"}[part]
+            raise UserError(f"{run_dir}: its {what} images are no longer what they were")
+    return Category(train, category.test)
+
+
+def write_refitted(
+    run_dir: pathlib.Path, output: pathlib.Path, config: Config, category: Category
+) -> None:
+    """Writes the config.json of a run that was made of another by other images.
+
+    Args:
+      run_dir: the folder of the other run.
+      output: the folder of the run.
+      config: its settings.
+      category: its images.
+
+    Raises:
+      UserError: if an image cannot be read.
+    """
+    settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    settings["data_dir"] = config.data_dir
+    # `main` is to know that this run is no longer of the images of its training.
+    settings["data"] = fingerprint.of_category(category) | {
+        "refit": {"from": os.path.abspath(run_dir), "names": list(category.train.names)}
+    }
+    with replacing(output / "config.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _warn(leads, text):

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -157,6 +157,7 @@ def measure(
     pixels = initial_pixels = pixel_metrics(chosen.maps, split, images)
     if initial is not chosen:
         initial_pixels = pixel_metrics(initial and initial.maps, split, images)
+    by_density = auroc_by_density(config, chosen, split.labels)
     return {
         "num_test": len(split),
         "image_auroc": auroc(chosen),
@@ -172,6 +173,7 @@ def measure(
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
             split.labels, chosen.scores, split.defect_types
         ),
+        **({"image_auroc_by_density": by_density} if by_density else {}),
     }
 
 
@@ -240,23 +242,6 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         interest, or if tiles that have their own densities are not looked at in all of them alike.
     """
     seen = images.seen.reshape(images.count, images.preparation.count)
-    return check_contents(config, seen, _contents(images))
-
-
-def check_contents(config: Config, seen: np.ndarray, contents: Iterable[Hashable]) -> str | None:
-    """Checks likewise images of which it is known which are the same.
-
-    Args:
-      config: the settings.
-      seen: bool [N, K], which tiles of the images hold anything to look at.
-      contents: of each image what is the same of images that are; read as far as needed.
-
-    Returns:
-      As `check_images`.
-
-    Raises:
-      UserError: likewise.
-    """
     least, count = densities.LEAST_IMAGES, len(seen)
     if blank := int((~seen.any(axis=1)).sum()):
         raise UserError(
@@ -266,7 +251,7 @@ def check_contents(config: Config, seen: np.ndarray, contents: Iterable[Hashable
         )
     different = count
     if count >= least:
-        different, suffice = _count_different(count, contents)
+        different, suffice = _count_different(count, _contents(images))
         if different >= least and not suffice:
             raise UserError(
                 f"--category={config.category}: only {different} of the {count} normal training "

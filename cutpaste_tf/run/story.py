@@ -13,12 +13,10 @@ from cutpaste_tf import density as densities
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, depth, pipeline, region
-from cutpaste_tf.data.normals import Normals
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import Split
-from cutpaste_tf.detector import Evaluator
+from cutpaste_tf.data.split import Category, Split
+from cutpaste_tf.detector import Evaluation, Evaluator
 from cutpaste_tf.files import replacing
-from cutpaste_tf.localize import patch
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.run import files, pictures, results, synthetic_tests
@@ -113,17 +111,9 @@ def run(config: Config) -> dict:
     trained = evaluator(train_images, test_images) if config.steps else untrained
     chosen = trained[config.features]
     trained_on_sets = synthetic_tests.measure_test_sets(evaluator, chosen, category.test, test_sets)
-    normal_scores = np.zeros([0])
-    if config.false_positive_rate:
-        normal_scores = evaluator.normal_scores(train_images, chosen)
-    densities.save(chosen.density, run_dir / artifacts.DENSITY)
-    if chosen.map_density is not None:
-        densities.save(chosen.map_density, run_dir / artifacts.MAP_DENSITY)
-    if chosen.statistics is not None:
-        known = _known(config, category.train, train_images, chosen, normal_scores)
-        files.write_normals(run_dir, known, chosen.statistics)
-    files.write_scores(run_dir, category.test, chosen.scores)
-    files.write_normal_scores(run_dir, category.train.names, normal_scores)
+    normal_scores = write_densities_and_scores(
+        config, run_dir, category, train_images, evaluator, chosen
+    )
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
     pictures.show_embeddings(config, category, train_images, test_images, chosen, normal_scores)
@@ -140,11 +130,7 @@ def run(config: Config) -> dict:
         summary,
     )
     collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
-    by_density = results.auroc_by_density(config, chosen, labels)
-    if by_density:
-        collected["image_auroc_by_density"] = by_density
     collected["sha256"] = artifacts.checksums(run_dir, config)
-    collected["refit_sha256"] = artifacts.refit_checksums(run_dir)
     files.write_results(run_dir, collected)
     distribution.wait(config)
     for line in results.result_lines(collected):
@@ -153,13 +139,37 @@ def run(config: Config) -> dict:
     return collected
 
 
-def _known(config, split, images, chosen, normal_scores):
-    """What is kept of the training images for `refit`."""
-    largest = normal_scores if config.patch_size else np.zeros([0])
-    if chosen.normal_maps is not None:
-        largest = patch.image_scores(chosen.normal_maps.small)
-    known = Normals.of(split, images.seen)
-    return known.having(chosen.normal_features, largest, chosen.normal_peaks)
+def write_densities_and_scores(
+    config: Config,
+    run_dir: pathlib.Path,
+    category: Category,
+    train_images: pipeline.Images,
+    evaluator: Evaluator,
+    evaluation: Evaluation,
+) -> np.ndarray:
+    """Writes what an evaluation has found, after it has scored the normal images by each other.
+
+    Args:
+      config: the run's settings.
+      run_dir: the run's folder.
+      category: the images.
+      train_images: the N normal images, prepared.
+      evaluator: the network.
+      evaluation: what `evaluator` has made of the images.
+
+    Returns:
+      float64 [N], the cross-validated scores of the normal images; none if no threshold is asked
+      for.
+    """
+    normal_scores = np.zeros([0])
+    if config.false_positive_rate:
+        normal_scores = evaluator.normal_scores(train_images, evaluation)
+    densities.save(evaluation.density, run_dir / artifacts.DENSITY)
+    if evaluation.map_density is not None:
+        densities.save(evaluation.map_density, run_dir / artifacts.MAP_DENSITY)
+    files.write_scores(run_dir, category.test, evaluation.scores)
+    files.write_normal_scores(run_dir, category.train.names, normal_scores)
+    return normal_scores
 
 
 def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndarray | None:

@@ -116,25 +116,6 @@ def test_normal_maps_are_by_gaussians_that_have_not_seen_the_image(
     np.testing.assert_allclose(found[part], expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("locations", ["shared", "nearby"])
-def test_a_refit_is_the_fit_of_all_images(locations, embedder, images):
-    parts = [np.arange(24), np.arange(24, 40), np.arange(3)]
-    first, further, gone = (images.subset(part) for part in parts)
-    kept = feature_maps.fit(embedder, first, locations).statistics
-    found = feature_maps.refit(embedder, kept, locations, further, gone, others=21)
-    whole = feature_maps.fit(embedder, images.subset(np.arange(3, 40)), locations)
-    for name, expected in whole.gaussians.arrays().items():
-        scale = 1e-4 * np.abs(expected).max(initial=0.0)
-        np.testing.assert_allclose(found.gaussians.arrays()[name], expected, 1e-4, scale)
-    # Each further image by Gaussians of all others but those of its part.
-    part = densities.held_out_parts(16, others=21)[2]
-    others = np.setdiff1d(np.arange(3, 40), 24 + part)
-    alone = feature_maps.fit(embedder, images.subset(others), locations).gaussians
-    _, expected = feature_maps.score(embedder, alone, further.subset(part))
-    np.testing.assert_allclose(found.maps[part], expected, rtol=1e-3)
-    np.testing.assert_array_equal(found.features["pool"][0], whole.features["pool"][21])
-
-
 def test_nothing_is_cross_validated_that_nobody_asks_for(network, images):
     for flags, count in (({}, 40), ({"false_positive_rate": 0.0}, 0)):
         config = Config(**SETTINGS, **flags, image_size=64, maps="features")

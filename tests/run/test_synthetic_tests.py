@@ -18,7 +18,7 @@ def test_synthetic_anomalies_are_scored_beside_the_normal_test_images(localized)
     assert digits is None
     assert list(made) == ["square", "heart_natural"]
     found = detector.evaluate(images)
-    results = synthetic_tests.measure_test_sets(detector._evaluator, found, test, made)
+    results = synthetic_tests.measure_test_sets(detector.evaluator, found, test, made)
     normals = np.flatnonzero(test.labels == 0)
     for kind, (auroc, pixel_auroc) in results.items():
         alone = detector.evaluate(list(made[kind].images.stored.numpy()))
