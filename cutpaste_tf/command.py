@@ -154,7 +154,7 @@ def exit_status(
 
 @contextlib.contextmanager
 def run_faults_as_user_errors(config: Config) -> Iterator[None]:
-    """Makes UserErrors of a full disk and of a lost worker.
+    """Makes UserErrors of a disk that is full or may not be written.
 
     Args:
       config: the settings of a run that the block has to do with.
@@ -210,14 +210,6 @@ def error_line(error: Exception, config: Config) -> str | None:
             f"--workdir={config.workdir}: cannot be written ({reason}); make room or mend its "
             "permissions, and start again to resume"
         )
-    if config.distribution == "multi_worker":
-        from cutpaste_tf import distribution
-
-        if isinstance(error, distribution.LOST):
-            return (
-                "--distribution=multi_worker: another worker has ended or cannot be reached; see "
-                f"what it printed ({str(error).splitlines()[0]})"
-            )
     return None
 
 

@@ -247,9 +247,8 @@ class Config:
     jit_compile: bool = _machine(False, choices.BOOLEAN, "compile the train step with XLA")
     distribution: str = _machine(
         "none",
-        one_of(("none", "mirrored", "multi_worker")),
-        "mirrored: share each batch among all GPUs of this machine; multi_worker: among those of "
-        "all machines in TF_CONFIG, where the same command runs",
+        one_of(("none", "mirrored")),
+        "mirrored: share each batch among all GPUs of this machine",
     )
 
     def __post_init__(self):

@@ -40,25 +40,22 @@ def versions() -> dict[str, str]:
 
 def needs_check(config: Config) -> bool:
     """Returns whether `check` has anything to check."""
-    return config.weights != "none" or config.distribution != "none"
+    return config.weights != "none"
 
 
 def check(config: Config) -> None:
     """Checks what the flags ask of this machine, before anything is written.
 
-    The weights that --weights names are fetched or read, and --distribution's devices counted.
+    The weights that --weights names are fetched or read.
 
     Args:
       config: the settings.
 
     Raises:
-      UserError: if the weights cannot be had or are another network's, or the devices do not fit.
+      UserError: if the weights cannot be had or are another network's.
     """
     if not needs_check(config):
         return
-    from cutpaste_tf import distribution
     from cutpaste_tf.models import backbone
 
-    distribution.strategy(config)
-    if config.weights != "none":
-        backbone.build_backbone(config)
+    backbone.build_backbone(config)

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command, flags, machine, workers
+from cutpaste_tf import artifacts, command, flags, machine
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import files, images
@@ -49,20 +49,13 @@ def do_runs(runs: Sequence[Config]) -> None:
     command.prepare_libraries()
     states = [files.run_state(config) for config in runs]
     now = images.check(runs, states)
-    # Of several workers the first alone writes and reports.
-    leads = workers.leads(runs[0])
     if any(state != "finished" for state in states):
         machine.check(runs[0])
-    if runs[0].distribution == "multi_worker":
-        from cutpaste_tf import distribution
-
-        # All must see the same finished runs, before any waits for another.
-        distribution.check_agreement(runs[0], states.count("finished"))
     results = []
     with contextlib.ExitStack() as all_locks:
         # All at once: who comes to a run hours later must not find another command at it.
         locks = [all_locks.enter_context(contextlib.ExitStack()) for _ in runs]
-        unfinished = [i for i, state in enumerate(states) if state != "finished" and leads]
+        unfinished = [i for i, state in enumerate(states) if state != "finished"]
         for i in unfinished:
             locks[i].enter_context(files.locked(runs[i]))
         for i in unfinished:
@@ -75,7 +68,7 @@ def do_runs(runs: Sequence[Config]) -> None:
 
             with lock:
                 results.append(story.run(config))
-    if len(results) > 1 and leads:
+    if len(results) > 1:
         print_summary(results, runs)
 
 

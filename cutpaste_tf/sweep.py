@@ -153,11 +153,6 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
             f"--workdir={folder}",
         ]
         configs = run_flags.parse(argv, "python -m cutpaste_tf.sweep")
-        if configs[0].distribution == "multi_worker":
-            raise UserError(
-                "--distribution=multi_worker: a sweep's runs have one machine each; start such a "
-                "run by python -m cutpaste_tf.main"
-            )
         jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(configs)]
     return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
 

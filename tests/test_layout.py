@@ -14,8 +14,8 @@ ROOMS = (
     "train", "localize",
     "report",
     "command", "cluster", "machine",
-    "distribution", "data", "models", "density",
-    "augment", "exported", "artifacts", "metrics", "experiments", "workers",
+    "data", "models", "density",
+    "augment", "exported", "artifacts", "metrics", "experiments",
     "threshold", "ensemble",
     "config", "choices", "files",
 )  # fmt: skip

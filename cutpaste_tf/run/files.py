@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, workers
+from cutpaste_tf import artifacts
 from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError, replacing
@@ -193,12 +193,11 @@ def recorded_results(config: Config) -> dict:
       UserError: if the results cannot be read.
     """
     results = artifacts.read_results(config.run_dir)
-    if workers.leads(config):
-        rate = results.get("false_positive_rate", config.false_positive_rate)
-        stays = ""
-        if rate != config.false_positive_rate:
-            stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
-        print(f"{config.run_dir}: finished already, skipped{stays}")
+    rate = results.get("false_positive_rate", config.false_positive_rate)
+    stays = ""
+    if rate != config.false_positive_rate:
+        stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
+    print(f"{config.run_dir}: finished already, skipped{stays}")
     return results
 
 

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from cutpaste_tf import data, workers
+from cutpaste_tf import data
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import fingerprint
 from cutpaste_tf.data.split import Category, normal
@@ -45,10 +45,9 @@ def check(runs: Sequence[Config], states: Sequence[str]) -> list[dict | None]:
 
 
 def _check_one(config: Config, state: str, present: Callable[[Config], dict]) -> dict | None:
-    leads = workers.leads(config)
     # What was refused before its training can be mended, and begun again.
     if state != "finished" and not files.has_trained(config):
-        return present(config) if leads else None
+        return present(config)
     recorded = files.recorded_images(config.run_dir)
     # A refitted run's are others on purpose.
     if recorded is None or "refit" in recorded:
@@ -59,7 +58,7 @@ def _check_one(config: Config, state: str, present: Callable[[Config], dict]) ->
         if state != "finished":
             raise
         # Its results can be shown where its images are not.
-        _warn(leads, f"{config.run_dir}: not compared with the images: {error}")
+        _warn(f"{config.run_dir}: not compared with the images: {error}")
         return None
     names = {"train": "training", "test": "test"}
     changed = [
@@ -74,7 +73,7 @@ def _check_one(config: Config, state: str, present: Callable[[Config], dict]) ->
         does = "leaves it as it is" if state == "finished" else "goes on with those of now"
         raise UserError(f"{told}; --allow_changed_data {does}, or name another --workdir")
     if state == "finished":
-        _warn(leads, told)
+        _warn(told)
         return None
     return now
 
@@ -135,6 +134,5 @@ def write_refitted(
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _warn(leads, text):
-    if leads:
-        print(f"warning: {text}", file=sys.stderr)
+def _warn(text):
+    print(f"warning: {text}", file=sys.stderr)

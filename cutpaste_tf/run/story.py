@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import artifacts, data, distribution, machine, metrics, workers
+from cutpaste_tf import artifacts, data, machine, metrics
 from cutpaste_tf import density as densities
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
@@ -30,16 +30,14 @@ def run(config: Config) -> dict:
       config: the run's settings; its folder must exist.
 
     Returns:
-      The results, as written to results.json; nothing on workers after the first.
+      The results, as written to results.json.
 
     Raises:
       UserError: for what the user can mend.
     """
-    leads = workers.leads(config)
 
     def log(text):
-        if leads:
-            print(f"[{config.category} seed {config.seed}] {text}", flush=True)
+        print(f"[{config.category} seed {config.seed}] {text}", flush=True)
 
     run_dir = config.run_dir
     keras.backend.clear_session()
@@ -62,7 +60,7 @@ def run(config: Config) -> dict:
         log(note)
     if warning := results.check_images(config, train_images):
         log(warning)
-    if roi is not None and leads:  # One that was refused can be mended.
+    if roi is not None:  # One that was refused can be mended.
         with replacing(run_dir / artifacts.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     measurable = 0 < labels.sum() < len(labels)
@@ -71,10 +69,6 @@ def run(config: Config) -> dict:
 
     # 2. The network, and what it is worth before training.
     model = classifier.build_classifier(config)
-    if not leads:
-        loop.train(model, train_images, config, run_dir, log=log)
-        distribution.wait(config)
-        return {}
     evaluator = Evaluator(config, model.backbone)
     # A patch model scores thousands of patches an image: hours for a number that few ask for.
     measured_before = not config.patch_size or not config.steps
@@ -132,7 +126,6 @@ def run(config: Config) -> dict:
     collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
     collected["sha256"] = artifacts.checksums(run_dir, config)
     files.write_results(run_dir, collected)
-    distribution.wait(config)
     for line in results.result_lines(collected):
         log(line)
     log(f"written to {run_dir}")

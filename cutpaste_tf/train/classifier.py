@@ -1,13 +1,14 @@
 """The proxy classifier, the one keras.Model that is trained."""
 
+import functools
 import os
 
 import keras
 import tensorflow as tf
 
-from cutpaste_tf import distribution
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
+from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.models.head import projection_head
@@ -150,10 +151,11 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
       The compiled model, with the seed's initial weights or those that --weights names.
 
     Raises:
-      UserError: if the weights cannot be had, or are another network's.
+      UserError: if the weights cannot be had or are another network's, or if the devices cannot
+        share a batch equally.
     """
     backbones.set_precision(config)
-    with distribution.strategy(config).scope():
+    with _strategy(config).scope():
         backbone = backbones.build_backbone(config, initial_weights=initial_weights)
         head = projection_head(
             backbone.output["pool"].shape[-1],
@@ -169,3 +171,28 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
         for stage in stages(config)[:1]:
             model.begin(stage, config)
     return model
+
+
+def _strategy(config):
+    """How --distribution shares a step among this machine's GPUs, or its logical CPU devices.
+
+    The batch, its views and its loss are those of one device; batch statistics are of the whole
+    batch.
+    """
+    if config.distribution == "none":
+        return tf.distribute.get_strategy()
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    strategy = _mirrored(*(device.name for device in tf.config.list_logical_devices(kind)))
+    count = strategy.num_replicas_in_sync
+    if config.batch_size % count:
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be a multiple of {count}, the number of "
+            f"devices that --distribution={config.distribution} shares it among"
+        )
+    return strategy
+
+
+# One for all runs of a process: each numbers the messages between devices from the same number on.
+@functools.cache
+def _mirrored(*devices):
+    return tf.distribute.MirroredStrategy(devices)

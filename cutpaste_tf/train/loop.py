@@ -1,7 +1,6 @@
 """Trains the proxy classifier, stage by stage, and goes on where it was interrupted."""
 
 import dataclasses
-import functools
 import math
 import pathlib
 import shutil
@@ -9,7 +8,7 @@ from collections.abc import Callable
 
 import keras
 
-from cutpaste_tf import artifacts, distribution, workers
+from cutpaste_tf import artifacts
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.files import UserError
@@ -67,22 +66,19 @@ def train(
     checkpoints = run_dir / "checkpoints"
     backup_dir, record_file = checkpoints / "backup", checkpoints / "epochs.json"
     if has_weights(run_dir):
-        distribution.check_agreement(config, config.steps)
         load_weights(model, run_dir)
         return _summary(epochs.read(record_file), config)
 
     record = callbacks.Record(config, record_file, log)
     tensorboard = run_dir / "tensorboard"
-    leads = workers.leads(config)
-    throughout = [keras.callbacks.TerminateOnNaN()]
-    if leads:
-        throughout += [
-            record,
-            callbacks.Evaluation(evaluate, config.eval_every, config.steps),
-            callbacks.TensorBoard(tensorboard),
-            callbacks.Gallery(images, config, tensorboard / "train"),
-            callbacks.Progress(config, log),
-        ]
+    throughout = [
+        keras.callbacks.TerminateOnNaN(),
+        record,
+        callbacks.Evaluation(evaluate, config.eval_every, config.steps),
+        callbacks.TensorBoard(tensorboard),
+        callbacks.Gallery(images, config, tensorboard / "train"),
+        callbacks.Progress(config, log),
+    ]
     planned, epoch = stages(config), 0
     # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
     # is where an interrupted training goes on; the stage before it left one at its end.
@@ -104,27 +100,22 @@ def train(
                 "start again"
             ) from error
         model.seed_layers(config.seed)
-        distribution.check_agreement(config, model.steps_done)
         if model.steps_done > stage.first_step:
             log(f"resuming at step {model.steps_done} of {config.steps}")
 
         # 2. Train.
-        called = throughout
-        if leads:
-            named = callbacks.Announcement(stage, first_epoch, tensorboard / "train")
-            called = [named, *throughout, backup]
+        named = callbacks.Announcement(stage, first_epoch, tensorboard / "train")
+        called = [named, *throughout, backup]
         if not _train_stage(model, images, config, stage, first_epoch, called):
-            if leads:
-                shutil.rmtree(backup_dir, ignore_errors=True)
+            shutil.rmtree(backup_dir, ignore_errors=True)
             raise UserError(
                 f"{run_dir}: the training diverged (its loss is no longer a number); lower "
                 f"--{stage.flag}={stage.learning_rate:g}"
             )
 
     # 3. The final weights are what is evaluated: no selection on test data.
-    if leads:
-        save_weights(model, run_dir)
-        shutil.rmtree(backup_dir, ignore_errors=True)
+    save_weights(model, run_dir)
+    shutil.rmtree(backup_dir, ignore_errors=True)
     return _summary(record.epochs, config)
 
 
@@ -140,9 +131,6 @@ def _train_stage(
 
     An epoch has 256 steps; what a stage's steps leave over is one of its own, with fewer.
     """
-    fit = functools.partial(_fit, model)
-    if config.distribution == "multi_worker":
-        fit = functools.partial(distribution.fit, model)
     full, rest = divmod(stage.steps, EPOCH_STEPS)
     for first, last, steps in (
         (first_epoch, first_epoch + full, EPOCH_STEPS),
@@ -152,7 +140,8 @@ def _train_stage(
         done = model.steps_done
         if done >= begin + (last - first) * steps:
             continue
-        history = fit(
+        history = _fit(
+            model,
             batches(images, config, done),
             initial_epoch=first + (done - begin) // EPOCH_STEPS,
             epochs=last,

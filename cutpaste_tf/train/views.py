@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import distribution
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -109,9 +108,7 @@ def device_views(config: Config) -> StepViews | None:
     return StepViews(config, jit_compile=bool(tf.config.list_logical_devices("GPU")))
 
 
-def batches(
-    images: pipeline.Images, config: Config, start: int
-) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+def batches(images: pipeline.Images, config: Config, start: int) -> tf.data.Dataset:
     """Makes the training batches as `fit` takes them.
 
     Args:
@@ -123,15 +120,7 @@ def batches(
       An endless data set: with --augment=pipeline of views and labels, else of what the `make` of
       `device_views` takes.
     """
-    if config.distribution == "multi_worker":
-        return distribution.share_out(config, lambda: _whole_batches(images, config, start))
-    return _whole_batches(images, config, start)
-
-
-def _whole_batches(images, config, start):
-    # On the host, two cores or many must keep up with a GPU, and XLA makes the views two to three
-    # times faster.
-    views = StepViews(config, jit_compile=config.augment == "pipeline")
+    views = StepViews(config)
 
     def numbers(step, batch, region=None):
         return batch, *views.draw(step, config.batch_size, region)

@@ -57,7 +57,7 @@ def compare(folder, arguments) -> None:
     split = folders.load(folders.category_root(config.data_dir, config.category)).train
     # As many as a category of MVTec AD has; the stored images are what the training reads.
     images = pipeline.prepare(split, size).subset(np.arange(300) % SOURCES)
-    make_views = views.StepViews(config, jit_compile=True)  # as a training does
+    make_views = views.StepViews(config)
     stored = pipeline.training_batches(images, BATCH, 0)
     with_views = pipeline.training_batches(images, BATCH, 0, 0, make_views)
 

@@ -144,12 +144,3 @@ def test_other_categories_have_images_of_their_own(tmp_path):
     runs = flags.parse(["main", "--dataset=folder", f"--data_dir={tmp_path / 'data'}", *QUICK])
     found = images.check(runs, ["new", "new"])
     assert [one["train"]["images"] for one in found] == [3, 4]
-
-
-def test_of_several_workers_the_first_alone_reads_what_it_is_to_write(config, monkeypatch):
-    shared = dataclasses.replace(config, distribution="multi_worker")
-    for number in (0, 1):
-        task = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": number}}
-        monkeypatch.setenv("TF_CONFIG", json.dumps(task))
-        (found,) = images.check([shared], ["new"])
-        assert (found is None) == bool(number)
