@@ -162,12 +162,11 @@ def ours(size: int) -> Mapping[str, Callable[..., Any]]:
 
     from cutpaste_tf.augment import proxy
 
-    def views(step, images, jit_compile):
+    def views(step, images):
         seed = tf.stack([0, tf.cast(step, tf.int32)])
-        return proxy.make_views(images, "cutpaste_3way", seed, jit_compile=jit_compile)
+        return proxy.make_views(images, "cutpaste_3way", seed)
 
-    # As a training does: a step on a CPU makes plain views, tf.data compiled ones.
-    on_device = tf.function(lambda step, images: views(step, images, False))
+    on_device = tf.function(views)
     constant = tf.constant(made_images(size))
 
     def device(count):
@@ -178,7 +177,7 @@ def ours(size: int) -> Mapping[str, Callable[..., Any]]:
         return time.perf_counter() - began
 
     ahead = common.cores()
-    data = tf.data.Dataset.counter().map(lambda i: views(i, constant, True), ahead)
+    data = tf.data.Dataset.counter().map(lambda i: views(i, constant), ahead)
     iterator = iter(data.prefetch(ahead))
 
     def pipeline(count):
