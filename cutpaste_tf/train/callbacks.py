@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.files import replacing
 from cutpaste_tf.train import epochs, views
 from cutpaste_tf.train.epochs import Epoch
 from cutpaste_tf.train.stages import Stage, stages
@@ -34,28 +36,33 @@ class SparseLogs(keras.callbacks.CallbackList):
         super().on_train_batch_end(batch, logs if (batch + 1) % self.EVERY == 0 else None)
 
 
-class Backup(keras.callbacks.BackupAndRestore):
-    """Saves the training after each epoch; restores when it is told to, not at each `fit`.
+class Backup(keras.callbacks.Callback):
+    """Saves the training after each epoch, whole or not at all.
 
     Args:
-      folder: where the backups are.
+      path: the backup's file.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        super().__init__(str(folder), double_checkpoint=True, delete_checkpoint=False)
-        self._folder = folder
+    def __init__(self, path: pathlib.Path):
+        super().__init__()
+        self._path = path
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Writes all that a step changes."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, *(variable.numpy() for variable in _state(self.model)))
 
     def restore(self, model: keras.Model) -> None:
-        """Restores a model from the last backup, if there is one."""
-        # The epoch follows from the model's count of steps: a kill between the two files that the
-        # callback writes would leave them at odds.
-        for name in ("training_metadata.json", "training_metadata.json.bkp"):
-            (self._folder / name).unlink(missing_ok=True)
-        self.set_model(model)
-        super().on_train_begin()
+        """Reads the backup, if there is one."""
+        if self._path.is_file():
+            with np.load(self._path) as arrays:
+                for variable, name in zip(_state(model), arrays.files, strict=True):
+                    variable.assign(arrays[name])
 
-    def on_train_begin(self, logs=None) -> None:
-        """Restores nothing."""
+
+def _state(model):
+    return [*model.variables, *model.optimizer.variables]
 
 
 class Record(keras.callbacks.Callback):
@@ -118,93 +125,6 @@ class Evaluation(keras.callbacks.Callback):
             logs.update(self._evaluate())
 
 
-class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras's, but that a fault of its files is a warning, after which it writes nothing more.
-
-    Args:
-      folder: where to write.
-    """
-
-    def __init__(self, folder: pathlib.Path):
-        super().__init__(str(folder), write_graph=False)
-        self._works = True
-
-    def on_train_begin(self, logs=None) -> None:
-        """Opens the file."""
-        self._write(super().on_train_begin)
-
-    def on_epoch_end(self, epoch, logs=None) -> None:
-        """Writes the logs."""
-        self._write(super().on_epoch_end, epoch, logs)
-
-    def on_train_end(self, logs=None) -> None:
-        """Closes the file."""
-        self._write(super().on_train_end)
-
-    def _write(self, method, *arguments):
-        if self._works:
-            self._works = False
-            with command.faults_as_warnings(f"{self.log_dir}: not written"):
-                method(*arguments)
-                self._works = True
-
-
-class Announcement(keras.callbacks.Callback):
-    """Shows a stage's name in TensorBoard, at the epoch where it begins.
-
-    Args:
-      stage: the stage.
-      first_epoch: its first epoch's number.
-      folder: TensorBoard's.
-    """
-
-    def __init__(self, stage: Stage, first_epoch: int, folder: pathlib.Path):
-        super().__init__()
-        self._stage, self._first_epoch, self._folder = stage, first_epoch, folder
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:
-        """Writes the text."""
-        if epoch > self._first_epoch:
-            return
-        trained = "all layers" if self._stage.trains_backbone else "the head"
-        frozen = ", batch normalisation frozen" if self._stage.freezes_norms else ""
-        text = (
-            f"{self._stage.name}: steps {self._stage.first_step} to {self._stage.end}, {trained}"
-            f"{frozen}, learning rate from {self._stage.learning_rate:g}"
-        )
-        with (
-            command.faults_as_warnings(f"{self._folder}: stage not written"),
-            tf.summary.create_file_writer(str(self._folder)).as_default(),
-        ):
-            tf.summary.text("stage", text, epoch)
-
-
-class Gallery(keras.callbacks.Callback):
-    """Shows the first step's views in TensorBoard, a few images per class.
-
-    Args:
-      images: the normal training images.
-      config: the settings.
-      folder: TensorBoard's.
-    """
-
-    def __init__(self, images: pipeline.Images, config: Config, folder: pathlib.Path):
-        super().__init__()
-        self._images, self._config, self._folder = images, config, folder
-
-    def on_epoch_begin(self, epoch, logs=None) -> None:
-        """Writes the images before the first step."""
-        if epoch > 0:
-            return
-        with (
-            command.faults_as_warnings(f"{self._folder}: views not written"),
-            tf.summary.create_file_writer(str(self._folder)).as_default(),
-        ):
-            by_class = views.gallery(self._images, self._config, _GALLERY_IMAGES)
-            for cls, pictures in zip(proxy.TASKS[self._config.task], by_class, strict=True):
-                tf.summary.image(f"views/{cls.name}", pictures, 0, max_outputs=_GALLERY_IMAGES)
-
-
 class Progress(keras.callbacks.Callback):
     """Shows how far the training is.
 
@@ -241,3 +161,23 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs=None) -> None:
         """Closes the bar."""
         self.progress.__exit__()
+
+
+def show_stage(stage: Stage, epoch: int, folder: pathlib.Path) -> None:
+    """Shows a stage's name in TensorBoard's folder, at the epoch where it begins."""
+    trained = "all layers" if stage.trains_backbone else "the head"
+    frozen = ", batch normalisation frozen" if stage.freezes_norms else ""
+    text = (
+        f"{stage.name}: steps {stage.first_step} to {stage.end}, {trained}{frozen}, learning rate "
+        f"from {stage.learning_rate:g}"
+    )
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        tf.summary.text("stage", text, epoch)
+
+
+def show_views(images: pipeline.Images, config: Config, folder: pathlib.Path) -> None:
+    """Shows the first step's views in TensorBoard's folder, a few images per class."""
+    by_class = views.gallery(images, config, _GALLERY_IMAGES)
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        for cls, pictures in zip(proxy.TASKS[config.task], by_class, strict=True):
+            tf.summary.image(f"views/{cls.name}", pictures, 0, max_outputs=_GALLERY_IMAGES)

@@ -1,7 +1,6 @@
 """The proxy classifier, the one keras.Model that is trained."""
 
 import functools
-import os
 
 import keras
 import tensorflow as tf
@@ -10,7 +9,6 @@ from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.models import weights
 from cutpaste_tf.models.head import projection_head
 from cutpaste_tf.models.plain import all_layers
 from cutpaste_tf.train import views as step_views
@@ -133,11 +131,6 @@ class ProxyClassifier(keras.Model):
             data = self._views.make(*data)
         self.step.assign_add(1)
         return super().train_step(data)
-
-    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **options) -> None:
-        """Saves as keras.Model does, or raises OSError before anything is written."""
-        weights.require_space(filepath, [*self.variables, *self.optimizer.variables])
-        super().save_weights(filepath, overwrite, **options)
 
 
 def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:

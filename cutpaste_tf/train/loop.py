@@ -61,7 +61,7 @@ def train(
       What it took.
 
     Raises:
-      UserError: if the loss is no longer finite, or the backup cannot be read.
+      UserError: if the loss is no longer finite.
     """
     checkpoints = run_dir / "checkpoints"
     backup_dir, record_file = checkpoints / "backup", checkpoints / "epochs.json"
@@ -70,19 +70,19 @@ def train(
         return _summary(epochs.read(record_file), config)
 
     record = callbacks.Record(config, record_file, log)
-    tensorboard = run_dir / "tensorboard"
+    shown = run_dir / "tensorboard" / "train"
     throughout = [
         keras.callbacks.TerminateOnNaN(),
         record,
         callbacks.Evaluation(evaluate, config.eval_every, config.steps),
-        callbacks.TensorBoard(tensorboard),
-        callbacks.Gallery(images, config, tensorboard / "train"),
+        keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
         callbacks.Progress(config, log),
     ]
     planned, epoch = stages(config), 0
     # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
     # is where an interrupted training goes on; the stage before it left one at its end.
-    backed_up = [stage for stage in planned if (backup_dir / stage.name).is_dir()]
+    files = {stage: backup_dir / f"{stage.name}.npz" for stage in planned}
+    backed_up = [stage for stage in planned if files[stage].is_file()]
     for stage in planned:
         first_epoch, epoch = epoch, epoch + math.ceil(stage.steps / EPOCH_STEPS)
         if backed_up and stage.first_step < backed_up[-1].first_step:
@@ -91,22 +91,18 @@ def train(
         # 1. Restore.
         with model.distribute_strategy.scope():
             model.begin(stage, config)
-        backup = callbacks.Backup(backup_dir / stage.name)
-        try:
-            backup.restore(model)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{backup_dir}: the interrupted run's backup cannot be read; remove {run_dir} to "
-                "start again"
-            ) from error
+        backup = callbacks.Backup(files[stage])
+        backup.restore(model)
         model.seed_layers(config.seed)
         if model.steps_done > stage.first_step:
             log(f"resuming at step {model.steps_done} of {config.steps}")
+        else:
+            callbacks.show_stage(stage, first_epoch, shown)
+        if not model.steps_done:
+            callbacks.show_views(images, config, shown)
 
         # 2. Train.
-        named = callbacks.Announcement(stage, first_epoch, tensorboard / "train")
-        called = [named, *throughout, backup]
-        if not _train_stage(model, images, config, stage, first_epoch, called):
+        if not _train_stage(model, images, config, stage, first_epoch, [*throughout, backup]):
             shutil.rmtree(backup_dir, ignore_errors=True)
             raise UserError(
                 f"{run_dir}: the training diverged (its loss is no longer a number); lower "
