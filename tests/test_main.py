@@ -229,11 +229,18 @@ def test_a_network_that_tells_nothing_leaves_no_detector(
     def ruined(self, images):
         return {name: np.full_like(x, features) for name, x in embed(self, images).items()}
 
-    monkeypatch.setattr(Embedder, "__call__", ruined)
+    train = loop.train
+
+    def train_to_ruin(*arguments):
+        summary = train(*arguments)
+        monkeypatch.setattr(Embedder, "__call__", ruined)
+        return summary
+
+    monkeypatch.setattr(loop, "train", train_to_ruin)
     done = run_here(mvtec, tmp_path, "--eval_every=0")
     assert_user_error(done, told, "did the training diverge?")
     names = {path.name for path in (tmp_path / "part" / "seed_0").iterdir()}
-    assert names == {"config.json", "checkpoints", "tensorboard"}
+    assert names == {"config.json", "checkpoints", "tensorboard", "lock"}
 
 
 def test_no_images_to_train_on(run_here, tmp_path):
@@ -423,15 +430,6 @@ def test_evaluating_only_fills_no_column_of_a_training(run_here, mvtec, tmp_path
     assert set(results["image_auroc_by_feature"]["pool"]) == {"untrained"}
     assert results["image_auroc"] == results["untrained_image_auroc"]
     assert results["train_seconds"] == 0
-
-
-def test_a_patch_model_is_not_measured_before_its_training(run_here, mvtec, tmp_path):
-    done = run_here(mvtec, tmp_path, "--image_size=64", "--patch_size=32", "--dense_stride=16")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "part/seed_0/results.json").read_text())
-    assert {results[n] for n in results if n.startswith("untrained_")} == {None}
-    assert set(results["image_auroc_by_feature"]["pool"]) == {"trained"}
-    assert "(untrained" not in done.stdout
 
 
 def test_without_a_rate_there_is_no_threshold_and_no_cross_validation(

@@ -38,6 +38,15 @@ def test_results_hold_what_was_promised(finished):
     assert f"untrained {100 * results['untrained_image_auroc']:.1f}" in output
 
 
+def test_a_patch_model_alone_is_not_measured_before_its_training(localized):
+    run_dir, _, output = localized
+    patches = Config.load(run_dir).patch_size > 0
+    results = json.loads((run_dir / "results.json").read_text())
+    for name in ("untrained_image_auroc", "untrained_pixel_auroc"):
+        assert (results[name] is None) == patches
+    assert ("(untrained" in output) != patches
+
+
 def test_scores_are_those_of_the_results(finished):
     run_dir, _, _ = finished
     rows = read_scores(run_dir)
