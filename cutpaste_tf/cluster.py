@@ -5,28 +5,26 @@ Nothing here imports TensorFlow.
 
 import argparse
 import contextlib
+import importlib
 import math
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
 
 from cutpaste_tf.files import UserError
 
 
-def add_flags(parser: argparse.ArgumentParser, unit: str, cpus: float | None = 1.0) -> None:
+def add_flags(parser: argparse.ArgumentParser, unit: str) -> None:
     """Adds --cpus_per_UNIT and --gpus_per_UNIT to a command's flags.
 
     Args:
       parser: takes them.
       unit: what has these CPUs and GPUs, such as "run".
-      cpus: the default; None if the command finds it.
     """
-    default = f"{cpus}" if cpus else "1, or with GPUs their share"
-    parser.add_argument(
-        f"--cpus_per_{unit}", type=float, default=cpus, help=f"CPU cores; default {default}"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add(f"--cpus_per_{unit}", type=float, help="CPU cores; default 1, or with GPUs their share")
+    add(
         f"--gpus_per_{unit}",
         type=float,
         help="GPUs, such as 0.5; default 1 if there are any, else 0",
@@ -42,10 +40,23 @@ def check_flags(arguments: argparse.Namespace, unit: str) -> None:
     cpus, gpus = (getattr(arguments, f"{kind}_per_{unit}") for kind in ("cpus", "gpus"))
     if cpus is not None and not 0 < cpus < math.inf:
         raise UserError(f"--cpus_per_{unit}={cpus:g}: must be a number above 0")
-    if gpus is not None and not 0 <= gpus < math.inf:
-        raise UserError(f"--gpus_per_{unit}={gpus:g}: must be a number, at least 0")
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
-        raise UserError(f"--gpus_per_{unit}={gpus:g}: above 1, it must be a whole number")
+    if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+        raise UserError(f"--gpus_per_{unit}={gpus:g}: must be from 0 to 1, or a whole number")
+
+
+def load(name: str, flag: str) -> ModuleType:
+    """Imports a module of the extra `cluster`.
+
+    Raises:
+      UserError: if the package that the flag needs is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise UserError(
+            f'{flag}: needs the package {package}; pip install "cutpaste-tf[cluster]"'
+        ) from error
 
 
 def start(address: str | None, flag: str) -> ModuleType:
@@ -63,12 +74,7 @@ def start(address: str | None, flag: str) -> ModuleType:
     """
     # No word to the outside.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            f'{flag}: needs the package ray; pip install "cutpaste-tf[cluster]"'
-        ) from error
+    ray = load("ray", flag)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options["include_dashboard"] = False
@@ -78,7 +84,7 @@ def start(address: str | None, flag: str) -> ModuleType:
         if host and port.isdigit():  # Ray itself would try for minutes.
             socket.create_connection((host, int(port)), timeout=10).close()
         # "local" starts Ray here even where RAY_ADDRESS names a cluster.
-        with quiet():
+        with _quiet():
             ray.init("local" if address is None else address, **options)
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -87,8 +93,8 @@ def start(address: str | None, flag: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off stderr what Ray's core, which is no Python, writes there as things start."""
+def _quiet() -> Iterator[None]:
+    """Keeps off stderr what Ray's core, which is no Python, writes there as it starts."""
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
@@ -99,53 +105,59 @@ def quiet() -> Iterator[None]:
         os.close(stderr)
 
 
-def machines(ray: ModuleType) -> list[dict[str, float]]:
-    """Returns the resources of each machine, such as {"CPU": 8.0, "GPU": 1.0}."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def default_gpus(nodes: Sequence[dict[str, float]]) -> float:
-    """Returns 1 if a machine has a GPU, else 0."""
-    return 1.0 if any(node.get("GPU", 0.0) >= 1.0 for node in nodes) else 0.0
-
-
-def count_slots(nodes: Sequence[dict[str, float]], cpus: float, gpus: float, unit: str) -> int:
-    """Counts what fits on the machines at a time.
+def share_out(
+    ray: ModuleType, unit: str, cpus: float | None, gpus: float | None
+) -> tuple[float, float, int]:
+    """Finds what fits on the machines at a time.
 
     Args:
-      nodes: as `machines` returns.
-      cpus: of each, which has them on one machine.
-      gpus: likewise.
+      ray: as `start` returned it.
       unit: as in `add_flags`.
+      cpus: CPU cores of each unit; None for 1 or, with GPUs, their share of a machine's.
+      gpus: GPUs of each unit; None for 1 if a machine has any.
 
     Returns:
-      The number, at least 1.
+      The CPU cores and GPUs of each unit, and how many units fit, at least 1.
 
     Raises:
       UserError: if no machine is large enough for one.
     """
-    wanted = {"CPU": cpus, "GPU": gpus}
-    slots = sum(
-        int(min(node.get(kind, 0.0) // amount for kind, amount in wanted.items() if amount))
-        for node in nodes
-    )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    machines = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if gpus is None:
+        gpus = 1.0 if any(has >= 1.0 for _, has in machines) else 0.0
+    if cpus is None:  # Images must be decoded for a GPU.
+        shares = [cores * gpus // has for cores, has in machines if gpus and has]
+        cpus = max(1.0, min(shares, default=1.0))
+    slots = sum(int(min(c // cpus, g // gpus if gpus else math.inf)) for c, g in machines)
     if not slots:
-        most = ", ".join(
-            f"{node.get('CPU', 0.0):g} CPUs and {node.get('GPU', 0.0):g} GPUs" for node in nodes
-        )
+        most = "; ".join(f"{cores:g} CPUs and {has:g} GPUs" for cores, has in machines)
         raise UserError(
             f"--cpus_per_{unit}={cpus:g} --gpus_per_{unit}={gpus:g}: no machine is large enough; "
             f"Ray has {most}"
         )
-    return slots
+    return cpus, gpus, slots
 
 
-def share_gpus(gpus: float) -> None:
-    """Keeps TensorFlow, before it is imported in a worker, to what the worker has of GPUs."""
+def prepare_worker(cpus: float, gpus: float) -> int:
+    """Keeps libraries, before they are imported in a worker, to what it has of its machine.
+
+    Args:
+      cpus: CPU cores.
+      gpus: GPUs.
+
+    Returns:
+      The number of threads.
+    """
+    threads = max(1, math.ceil(cpus))
+    # Each library would have a thread for each core, and so would every worker beside this one.
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = str(threads)
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif gpus < 1:  # TensorFlow would take all of a GPU that it shares.
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    return threads
 
 
 def reason(error: Exception) -> str:

@@ -15,15 +15,15 @@ What was interrupted is resumed, what is finished is skipped; so Ctrl-C loses an
 import argparse
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from cutpaste_tf import cluster, command, experiments, machine
+from cutpaste_tf import cluster, command, experiments
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
@@ -35,33 +35,13 @@ _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run of an experiment.
-
-    Attributes:
-      experiment: the experiment's name.
-      config: the run's settings.
-    """
+    """A run of an experiment."""
 
     experiment: str
     config: Config
 
     def __str__(self) -> str:
         return f"{self.experiment} {self.config.category} seed {self.config.seed}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-      image_auroc: a fraction, or None where it was not measured.
-      error: why it failed; "" if it did not.
-      final: whether trying again would be of no use.
-    """
-
-    image_auroc: float | None = None
-    error: str = ""
-    final: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +67,9 @@ def _sweep(argv):
         return 0
     if arguments.experiments is None:
         raise UserError("--experiments: name a table, experiments or flag files; see --list")
-    _check(arguments)
+    cluster.check_flags(arguments, "run")
+    if arguments.retries < 0:
+        raise UserError(f"--retries={arguments.retries}: must be a whole number, at least 0")
     jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
     return sweep(jobs, arguments)
 
@@ -107,14 +89,6 @@ def _parser():
     return parser
 
 
-def _check(arguments):
-    cluster.check_flags(arguments, "run")
-    if arguments.retries < 0:
-        raise UserError(f"--retries={arguments.retries}: must be a whole number, at least 0")
-    if not arguments.workdir:
-        raise UserError("--workdir=: must name a folder")
-
-
 def listing() -> str:
     """Returns the experiments by table, each with its command line."""
     lines = []
@@ -127,20 +101,10 @@ def listing() -> str:
 
 
 def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[Job]:
-    """Finds the runs that experiments consist of.
+    """Finds the runs of experiments, with flags of `main` that hold for all.
 
-    Args:
-      names: as in `experiments.choose`.
-      workdir: where the runs go.
-      flags: of `main`, for all runs. What makes an experiment the one it is, such as the learning
-        rate of Table 7's, stays.
-
-    Returns:
-      The runs: for each seed all experiments and categories, so that a sweep that is stopped has
-      whole tables of fewer seeds.
-
-    Raises:
-      UserError: for what a flag or a file has wrong.
+    What makes an experiment the one it is, such as the learning rate of Table 7's, stays. Seed
+    comes after seed, so that a sweep that is stopped has whole tables of fewer seeds.
     """
     jobs = []
     for experiment in experiments.choose(names):
@@ -153,31 +117,12 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
             f"--workdir={folder}",
         ]
         configs = run_flags.parse(argv, "python -m cutpaste_tf.sweep")
-        jobs += [(turn, Job(experiment.name, config)) for turn, config in _by_seed(configs)]
-    return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
-
-
-def _by_seed(configs):
-    """Each run with the place of its seed among those of its category."""
-    turns = {}
-    for config in configs:
-        turn = turns[config.category] = turns.get(config.category, -1) + 1
-        yield turn, config
+        jobs += [Job(experiment.name, config) for config in configs]
+    return sorted(jobs, key=lambda job: job.config.seed)
 
 
 def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    """Runs jobs on Ray.
-
-    Args:
-      jobs: the runs.
-      arguments: the command's: ray_address, cpus_per_run, gpus_per_run, retries, workdir.
-
-    Returns:
-      The exit status, 0 or 1.
-
-    Raises:
-      UserError: if Ray is not installed, cannot be reached or has too little for one run.
-    """
+    """Runs jobs on Ray, by the command's arguments; returns the exit status, 0 or 1."""
     states = [files.run_state(job.config) for job in jobs]
     now = images.check([job.config for job in jobs], states)
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
@@ -188,112 +133,63 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         return 0
     ray = cluster.start(arguments.ray_address, "--ray_address")
     try:
-        cpus, gpus = arguments.cpus_per_run, arguments.gpus_per_run
-        nodes = cluster.machines(ray)
-        if gpus is None:
-            gpus = cluster.default_gpus(nodes)
-        slots = cluster.count_slots(nodes, cpus, gpus, "run")
-        # Each run has a process of its own, which gives all memory back at its end.
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": 0}
-        folder = os.getcwd()
-        # What a run needs of a machine, such as pretrained weights, is told before any is begun;
-        # and fetched by one, not by all at once.
-        check = ray.remote(**options)(_check_one)
-        for job in {job.experiment: job for job in left}.values():
-            if not machine.needs_check(job.config):
-                continue
-            try:
-                problem = ray.get(check.remote(job.config.to_json(), folder, gpus))
-            except ray.exceptions.RayError as error:
-                problem = f"{job}: cannot be checked ({cluster.reason(error)})"
-            if problem:
-                raise UserError(problem)
+        cpus, gpus, slots = cluster.share_out(
+            ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
+        )
         for job, state, of_images in zip(jobs, states, now, strict=True):
             if state != "finished":
                 files.begin(job.config, state, of_images)
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
-        remote = ray.remote(**options)(_train_one)
-
-        def submit(job):
-            return remote.remote(job.config.to_json(), folder, cpus, gpus)
-
-        failed = _watch(ray, left, submit, arguments.retries)
+        # Each run has a process of its own, which gives all memory back at its end.
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
+        train = ray.remote(max_retries=arguments.retries, retry_exceptions=True, **options)(_train)
+        texts = [job.config.to_json() for job in left]
+        running = {
+            train.remote(text, os.getcwd(), cpus, gpus): job
+            for text, job in zip(texts, left, strict=True)
+        }
+        failed = _watch(ray, running)
     finally:
         ray.shutdown()
     for job, error in failed:
         print(f"failed: {job}: {error} ({job.config.run_dir / LOG})", file=sys.stderr)
-    done = len(jobs) - len(failed)
     print(
-        f"{done} of {len(jobs)} runs finished; see python -m cutpaste_tf.report "
+        f"{len(jobs) - len(failed)} of {len(jobs)} runs finished; see python -m cutpaste_tf.report "
         f"--workdir={arguments.workdir} --table=N"
     )
     return 1 if failed else 0
 
 
-def _enter(folder: str, gpus: float) -> None:
-    """Makes a worker's process one that a run can be started in."""
-    os.chdir(folder)  # Paths in flags are relative to where the sweep was started.
-    cluster.share_gpus(gpus)
+def _train(text, folder, cpus, gpus):
+    """Does one run, in a Ray worker; returns its results, or the line of a mistake."""
+    cluster.prepare_worker(cpus, gpus)
     command.prepare_libraries()
-
-
-def _check_one(text: str, folder: str, gpus: float) -> str:
-    """Checks, in a Ray worker, what a run asks of the machine; returns what is wrong."""
-    try:
-        _enter(folder, gpus)
-        machine.check(Config.from_json(text))
-    except OSError as error:
-        return f"{folder}: a machine of the cluster does not see it ({error.strerror})"
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _train_one(text: str, folder: str, cpus: float, gpus: float) -> Outcome:
-    """Does one run, in a Ray worker."""
     config = Config.from_json(text)
     try:
-        _enter(folder, gpus)
-        log = open(  # noqa: SIM115
-            config.run_dir / LOG, "a", encoding="utf-8", errors="backslashreplace"
-        )
+        os.chdir(folder)  # Paths in flags are relative to where the sweep was started.
+        log = open(config.run_dir / LOG, "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        name = platform.node()
-        return Outcome(error=f"{name}: {error.filename}: {error.strerror}", final=True)
+        return f"{platform.node()}: {error.filename}: {error.strerror}"
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            with files.locked(config):
-                return Outcome(_results(config, cpus)["image_auroc"])
-        except UserError as error:
+            with command.run_faults_as_user_errors(config), files.locked(config):
+                if files.run_state(config) == "finished":
+                    return files.recorded_results(config)
+                from cutpaste_tf.run import story
+
+                return story.run(config)
+        except UserError as error:  # Trying again would be of no use.
             print(f"error: {error}")
-            return Outcome(error=str(error), final=True)
-        except Exception as error:
+            return str(error)
+        except Exception:
             traceback.print_exc(file=log)
-            return Outcome(
-                error=command.error_line(error, config) or f"{type(error).__name__}: {error}"
-            )
+            raise
 
 
-def _results(config, cpus):
-    """A run's results, which it is trained for if that is left to do."""
-    if files.run_state(config) == "finished":
-        return files.recorded_results(config)
-    import tensorflow as tf
-
-    threads = max(1, math.ceil(cpus))
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    from cutpaste_tf.run import story
-
-    return story.run(config)
-
-
-def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tuple[Job, str]]:
-    """Waits for all jobs, trying those again that fail; returns what failed for good."""
-    running = {submit(job): job for job in jobs}
-    tries = dict.fromkeys(jobs, 0)
-    failed = []
-    with command.Progress(len(jobs), "run", _log, seconds=_LINE_SECONDS) as progress:
+def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
+    """Waits for all runs; returns what failed and why."""
+    running, failed = dict(running), []
+    with command.Progress(len(running), "run", _log, seconds=_LINE_SECONDS) as progress:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
             progress.tell("training")
@@ -302,20 +198,13 @@ def _watch(ray, jobs: Sequence[Job], submit: Callable, retries: int) -> list[tup
                 try:
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    # A worker that was killed, by the system or for its memory, says nothing.
-                    outcome = Outcome(error=cluster.reason(error))
-                if not outcome.error:
-                    progress.update()
-                    progress.say(f"{job}: {_percent(outcome.image_auroc)}")
-                    continue
-                tries[job] += 1
-                if outcome.final or tries[job] > retries:
-                    failed.append((job, outcome.error))
-                    progress.update()
-                    progress.say(f"{job}: failed: {outcome.error}")
+                    outcome = cluster.reason(error)
+                progress.update()
+                if isinstance(outcome, str):
+                    failed.append((job, outcome))
+                    progress.say(f"{job}: failed: {outcome}")
                 else:
-                    progress.say(f"{job} failed, try {tries[job]} of {retries}: {outcome.error}")
-                    running[submit(job)] = job
+                    progress.say(f"{job}: {_percent(outcome['image_auroc'])}")
     return failed
 
 

@@ -10,7 +10,7 @@ import keras
 # The builder that keras.applications' own B0 to B7 are made by; it is not exported.
 from keras.src.applications import efficientnet as keras_efficientnet
 
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.models import lite_weights
 
 # EfficientNet-Lite, by factors of width and depth
@@ -165,7 +165,9 @@ def _keras_model(name, shape, imagenet):
     file_name = f"efficientnetb{name[-1]}_notop.h5"
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     try:
-        return make(include_top=False, weights="imagenet", input_shape=shape)
+        # Of many runs that begin at once, one fetches them.
+        with locked(home / "models" / f"{file_name}.lock"):
+            return make(include_top=False, weights="imagenet", input_shape=shape)
     # Keras raises bare Exceptions for what goes wrong with a download.
     except Exception as error:
         raise UserError(

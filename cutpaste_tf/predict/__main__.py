@@ -214,7 +214,7 @@ def _parser():
         metavar="ADDRESS",
         help="share the images out among Ray's workers, here or on the cluster at an address",
     )
-    cluster.add_flags(parser, "worker", cpus=None)
+    cluster.add_flags(parser, "worker")
     return parser
 
 

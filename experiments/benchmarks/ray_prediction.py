@@ -36,7 +36,7 @@ def peaks(command: Sequence[str]) -> tuple[float, float, float]:
             driver = max(driver, _peak(process.pid))
             for pid in _descendants(process.pid):
                 # Ray names a worker by what it does at present.
-                if "MapWorker" in _read(pid, "cmdline"):
+                if "ray::Worker" in _read(pid, "cmdline"):
                     workers[pid] = _peak(pid)
             time.sleep(1.0)
         output.seek(0)

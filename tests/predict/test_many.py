@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
 from graphs import write_model
 
+from cutpaste_tf import cluster
 from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import folder, many
@@ -52,19 +53,14 @@ def make_images(folder, count, broken):
 def here(monkeypatch):
     """One worker, in this process and without Ray; returns the numbers of the shards it did."""
     done = []
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, "2"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr(cluster, "prepare_worker", lambda cpus, gpus: 2)
 
     def score(missing, arguments, address, cpus, gpus, progress, log):
         worker = many.Worker(*arguments, cpus or 1.0, gpus or 0.0)
         for number in missing:
-            row = worker({"shard": number})
-            if row["problem"]:
-                raise UserError(row["problem"])
+            progress.update(worker.write(number))
             done.append(number)
-            progress.update(row["images"])
-        return time.perf_counter()
+        return 1.0
 
     monkeypatch.setattr(many, "_score", score)
     monkeypatch.setattr(many, "SHARD", 2)
@@ -93,7 +89,6 @@ def check(output, images):
         "_files.parquet",
         "_job.json",
         "_lock",
-        "_SUCCESS",
     }
 
 
@@ -104,15 +99,14 @@ def main(capsys, *arguments):
 
 
 def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_path, capsys):
-    write_image(images / "b" / os.fsdecode(b"\xff.png"), pattern(np.random.default_rng(0)))
     arguments = [f"--run={finished[0]}", f"--images={images}"]
     main(capsys, *arguments, f"--output={tmp_path / 'usual'}")
     with open(tmp_path / "usual" / "predictions.jsonl", encoding="utf-8") as file:
         expected = [json.loads(line) for line in file]
     done = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
-    assert_user_error(done, "2 of 8 images have an error, the first", "004.png: not an image")
-    assert "8 images in 4 parts" in done.stdout
-    assert "of 6 images anomalous; 8 in " in done.stdout
+    assert_user_error(done, "1 of 7 images have an error, the first", "004.png: not an image")
+    assert "7 images in 4 parts" in done.stdout
+    assert "of 6 images anomalous; 7 in " in done.stdout
     found = read(tmp_path / "out").to_dict("records")
     assert [row.keys() for row in found] == [row.keys() for row in expected]
     for row, its in zip(found, expected, strict=True):
@@ -122,8 +116,8 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     # Again: nothing is left to do.
     here.clear()
     again = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
-    assert_user_error(again, "2 of 8 images have an error")
-    assert "8 images in 4 parts, 4 are there already" in again.stdout
+    assert_user_error(again, "1 of 7 images have an error")
+    assert "7 images in 4 parts, 4 are there already" in again.stdout
     assert here == []
 
 
@@ -172,8 +166,7 @@ def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
     check(output, images)
     before = (output / "part-00000.parquet").stat()
     (output / "part-00002.parquet").unlink()
-    (output / "_part-00002.parquet.0.tmp").write_bytes(b"of a worker that was killed")
-    (output / "_SUCCESS").unlink()
+    (output / "part-00002.parquet.tmp").write_bytes(b"of a worker that was killed")
     write_image(images / "000a.png", pattern(np.random.default_rng(0)))
     here.clear()
     again = predict_many(images, output)
@@ -184,12 +177,22 @@ def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
     check(output, images)
 
 
-def test_a_list_without_its_job_may_not_be_whole(images, here, tmp_path):
+def test_a_list_without_parts_is_made_anew(images, here, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "_files.parquet").write_bytes(b"PAR1")
+    (output / "_job.json").write_text("{}")
     predict_many(images, output)
     check(output, images)
+
+
+def test_a_name_that_is_not_utf8_is_a_row_with_an_error(images, here, tmp_path):
+    write_image(images / os.fsdecode(b"\xff.png"), pattern(np.random.default_rng(0)))
+    summary = predict_many(images, tmp_path / "out")
+    assert (summary.images, summary.scored, summary.failed) == (8, 6, 2)
+    row = read(tmp_path / "out").iloc[-1]
+    assert row["path"] == str(images / "\\udcff.png")
+    assert row["error"] is not None
 
 
 def test_paths_do_not_depend_on_the_folder(images, here, tmp_path, monkeypatch):
@@ -223,9 +226,9 @@ def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
         )
     for text in ("{", "[]"):
         (output / "_job.json").write_text(text)
-        assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: not readable")
+        assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: cannot be read")
     (output / "_job.json").unlink()
-    assert_user_error(main(capsys, *arguments(), "--ray"), "parts of another prediction")
+    assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: cannot be read")
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     with locked(output / "_lock"):
@@ -256,18 +259,15 @@ def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path, monkeypatch):
     output = tmp_path / "out"
     with pytest.raises(UserError, match=r"^--maps: leave it out \(on "):
         many.predict(broken, {"run": "broken"}, [images], output)
-    assert [path.name for path in output.iterdir()] == ["_lock"]
-    # A shard that ends its worker each time.
-    for number in range(4):
-        output.mkdir(exist_ok=True)
-        (output / f"_part-00001.parquet.{number}.tmp").touch()
-    worker = many.Worker(BrightnessModel, output, images, 32, 1.0, 0.0)
-    assert "4 workers were lost at part-00001" in worker({"shard": 1})["problem"]
+    assert not list(output.glob(many.PARTS))  # so that the next start may have other settings
     # A machine that sees other folders.
+    predict_many(images, output)
     worker = many.Worker(BrightnessModel, output, tmp_path / "no", 32, 1.0, 0.0)
-    assert f"there is no folder {tmp_path / 'no'}" in worker({"shard": 0})["problem"]
+    with pytest.raises(UserError, match="there is no folder"):
+        worker.write(0)
     worker = many.Worker(BrightnessModel, tmp_path / "no", images, 32, 1.0, 0.0)
-    assert f"--output={tmp_path / 'no'}" in worker({"shard": 0})["problem"]
+    with pytest.raises(UserError, match="--output=.*: cannot be written"):
+        worker.write(0)
 
 
 def test_a_part_that_is_damaged_is_told(images, here, tmp_path):
@@ -276,20 +276,6 @@ def test_a_part_that_is_damaged_is_told(images, here, tmp_path):
     (output / "part-00003.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="part-00003.parquet: cannot be read; remove it"):
         predict_many(images, output)
-    os.replace(output / "part-00000.parquet", output / "part-00003.parquet")
-    (output / "part-00000.parquet").write_bytes((output / "part-00001.parquet").read_bytes())
-    with pytest.raises(UserError, match="part-00003.parquet: has not a row for each"):
-        predict_many(images, output)
-
-
-def test_workers_share_the_cores(images, here, tmp_path, monkeypatch):
-    many.Worker(BrightnessModel, tmp_path, images, 32, 1.5, 0.5)
-    assert os.environ["TF_NUM_INTRAOP_THREADS"] == os.environ["OMP_NUM_THREADS"] == "2"
-    assert os.environ.pop("TF_FORCE_GPU_ALLOW_GROWTH") == "true"
-    assert many._default_cpus([{"CPU": 4.0}], 0.0) == 1.0
-    nodes = [{"CPU": 64.0, "GPU": 8.0}, {"CPU": 24.0, "GPU": 4.0}, {"CPU": 2.0}]
-    assert many._default_cpus(nodes, 1.0) == 6.0
-    assert many._default_cpus(nodes, 0.5) == 3.0
 
 
 # Real ones.
@@ -314,7 +300,7 @@ def workers(process):
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
             # Ray names a worker by what it does at present.
-            if "MapWorker" in " ".join(child.cmdline()):
+            if "ray::Worker" in " ".join(child.cmdline()):
                 found.append(child)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
@@ -360,7 +346,6 @@ def test_a_job_that_is_killed_ten_times_loses_and_doubles_nothing(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         time.sleep(moments.uniform(0.0, 2.0))
-    assert not (output / "_SUCCESS").exists()
     process = start(images, output, SHARD="2")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
