@@ -308,7 +308,7 @@ def workers(process):
 
 
 def wait_for_parts(process, output, count):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while len(list(output.glob(many.PARTS))) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
