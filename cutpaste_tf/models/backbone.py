@@ -47,7 +47,9 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
         # EfficientNet's inner model has the layers of keras.applications' own.
         parts = [backbone, *(m for m in backbone.layers if isinstance(m, keras.Model))]
         if not any(weights.try_load(part, path) for part in parts):
-            raise UserError(f"--weights={path}: not readable as weights of {_flags(config)}")
+            size = f" with --width={config.width:g} and --stem={config.stem}"
+            network = f"--backbone={config.backbone}{size if config.backbone == 'resnet18' else ''}"
+            raise UserError(f"--weights={path}: not readable as weights of {network}")
     return backbone
 
 
@@ -133,28 +135,6 @@ def _with_all_maps(network, name):
     for level in MAP_LEVELS_OF_RESNET:
         maps[level] = network.get_layer(f"{level}_block2_out").output
     return keras.Model(network.input, maps, name=name)
-
-
-def build_network(config: Config) -> keras.Model:
-    """Builds the network that a finished run scores with, with weights of any value.
-
-    Args:
-      config: the run's settings.
-
-    Returns:
-      The backbone, or, with --keep_pretrained, two of them side by side.
-    """
-    network = build_backbone(config, initial_weights=False)
-    if not config.keep_pretrained:
-        return network
-    return side_by_side(copy_network(network), network)
-
-
-def _flags(config):
-    """The flags that name a network."""
-    width = f" with --width={config.width:g}" if config.backbone == "resnet18" else ""
-    stem = f" and --stem={config.stem}" if config.backbone == "resnet18" else ""
-    return f"--backbone={config.backbone}{width}{stem}"
 
 
 def set_precision(config: Config) -> None:

@@ -24,7 +24,6 @@ _LITE = {
     "efficientnet_lite3": (1.2, 1.4),
     "efficientnet_lite4": (1.4, 1.8),
 }
-NAMES = (*(f"efficientnet_b{number}" for number in range(8)), *_LITE)
 # What Keras's ImageNet weights were trained with: these statistics of images in [0, 1]. Keras's own
 # model keeps them in the weights' file; here they are part of the network, so that it takes its
 # images in the same way whatever its weights are.
@@ -66,10 +65,7 @@ def efficientnet(
 
     Raises:
       UserError: if the ImageNet weights are asked for and cannot be had.
-      ValueError: for an unknown name.
     """
-    if name not in NAMES:
-        raise ValueError(f"name must be one of {', '.join(NAMES)}, not {name!r}")
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (*sides, 3)
     whole = _keras_model(name, shape, imagenet)

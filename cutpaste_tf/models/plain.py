@@ -9,13 +9,9 @@ from cutpaste_tf.models.norm import FusedBatchNormalization
 
 
 def as_keras(model: keras.Model) -> keras.Model:
-    """Returns a model with the same weights of Keras's own layers alone.
+    """Returns a functional model with the same weights of Keras's own layers alone.
 
-    Args:
-      model: a functional model; it may have layers of `FusedBatchNormalization` and `Convolution`.
-
-    Returns:
-      The model itself where there are none.
+    The model itself where it has no others.
     """
     kinds = {
         FusedBatchNormalization: keras.layers.BatchNormalization,
@@ -23,32 +19,25 @@ def as_keras(model: keras.Model) -> keras.Model:
     }
     if not any(type(layer) in kinds for layer in all_layers(model)):
         return model
-
-    def plain(layer):
-        return kinds.get(type(layer), type(layer)).from_config(layer.get_config())
-
-    copied = keras.models.clone_model(model, clone_function=plain, recursive=True)
-    copied.set_weights(model.get_weights())
-    return copied
+    return _copy(model, lambda layer: kinds.get(type(layer), type(layer)), {})
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a model that computes in float32, with the same weights.
+    """Returns a functional model that computes in float32, with the same weights.
 
-    Args:
-      model: a functional model.
-
-    Returns:
-      The model itself where all of its layers do.
+    The model itself where all of its layers do.
     """
     computing = [x for x in all_layers(model) if not isinstance(x, keras.layers.InputLayer)]
     if all(layer.compute_dtype == "float32" for layer in computing):
         return model
+    return _copy(model, type, {"dtype": "float32"})
 
-    def precise(layer):
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
-    copied = keras.models.clone_model(model, clone_function=precise, recursive=True)
+def _copy(model, kind, settings):
+    def copy(layer):
+        return kind(layer).from_config({**layer.get_config(), **settings})
+
+    copied = keras.models.clone_model(model, clone_function=copy, recursive=True)
     copied.set_weights(model.get_weights())
     return copied
 

@@ -45,12 +45,7 @@ def resnet18(
     Returns:
       A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of one feature,
       `pool`, [B, 512 * width]: the last block's output averaged over space.
-
-    Raises:
-      ValueError: for an unknown stem.
     """
-    if stem not in ("large", "small"):
-        raise ValueError(f"stem must be large or small, not {stem!r}")
     seeds = keras.random.SeedGenerator(seed)
     initial, *rest = (max(1, round(c * width)) for c in CHANNELS)
 

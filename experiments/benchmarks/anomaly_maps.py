@@ -25,7 +25,7 @@ def main() -> None:
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.detector import Evaluator
-    from cutpaste_tf.models.backbone import build_network
+    from cutpaste_tf.models.backbone import build_backbone
 
     def images(count, seed):
         shape = [count, arguments.size, arguments.size, 3]
@@ -47,7 +47,7 @@ def main() -> None:
     timers, counts, megabytes = {}, {}, {}
     for name, flags in kinds.items():
         config = Config(**made_of, image_size=arguments.size, **flags)
-        evaluator = Evaluator(config, build_network(config))
+        evaluator = Evaluator(config, build_backbone(config))
         patches = bool(config.patch_size)
         counts[name] = arguments.patch_images if patches else arguments.images
         found = evaluator(images(2 if patches else NORMAL, 0), images(1, 1))[config.features]

@@ -47,11 +47,9 @@ def used(monkeypatch):
     bool(tf.config.list_physical_devices("GPU")), reason="a GPU has Keras's own gradient"
 )
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(
-    ("side", "kernel_size"), [(1, 3), (2, 3), (3, 3), (8, 3), (4, 5), (2, 5), (5, (1, 3))]
-)
-def test_results_and_gradients_are_keras_on_small_maps(side, kernel_size, jit_compile, used):
-    plain, ours = pair(side, kernel_size)
+@pytest.mark.parametrize("side", [1, 2, 3, 8])
+def test_results_and_gradients_are_keras_on_small_maps(side, jit_compile, used):
+    plain, ours = pair(side)
     x = tf.constant(np.random.default_rng(0).normal(size=(6, side, side, 4)), tf.float32)
     found, expected = results(ours, x, jit_compile), results(plain, x)
     assert len(used) == 1
@@ -64,10 +62,7 @@ def test_results_and_gradients_are_keras_on_small_maps(side, kernel_size, jit_co
     [
         (9, {}),  # a large map
         (8, {"strides": 2}),
-        (8, {"padding": "valid"}),
-        (8, {"dilation_rate": 2}),
-        (8, {"groups": 1, "kernel_size": 1}),
-        (8, {"kernel_size": 2}),
+        (8, {"kernel_size": 1}),
         (8, {"dtype": "mixed_float16"}),
     ],
 )

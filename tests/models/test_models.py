@@ -120,11 +120,6 @@ def test_weights_are_the_seeds():
     assert not (a == b).all()
 
 
-def test_unknown_stem_is_refused():
-    with pytest.raises(ValueError, match="stem"):
-        resnet.resnet18(32, stem="medium")
-
-
 @pytest.mark.parametrize("dims", [(128,), (512, 128), (512,) * 8 + (128,)])
 def test_head_is_as_deep_as_asked(dims):
     model = head.projection_head(64, 3, dims=dims)
