@@ -12,14 +12,13 @@ refitted again; RUNDIR stays as it is.
 worst are on top), images' paths, or a .txt file with a name or path on each line.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -119,11 +118,12 @@ def refit(
     if not add and not drop:
         raise UserError("nothing to add or drop; give --add, --drop or both")
     config, before = Config.load(run_dir), artifacts.read_results(run_dir)
-    _check_output(run_dir, output)
+    if os.path.lexists(output):
+        raise UserError(f"--output={output}: is there already; name another, or remove it")
     if add and config.dataset not in ("folder", "mvtec_ad"):
         raise UserError(f"--add: the images of --dataset={config.dataset} are no files")
     added = _found(add)
-    # The run's threshold is kept at the rate that it was made with.
+    # The threshold stays at the rate that the run was evaluated with.
     config = dataclasses.replace(
         config,
         false_positive_rate=before["false_positive_rate"],
@@ -132,8 +132,7 @@ def refit(
     category = images.of_run(config, run_dir)
     earlier = category.train
     dropped = _dropped(earlier, drop, run_dir)
-    places = {*earlier.names, *(os.path.abspath(i) for i in earlier.images if isinstance(i, str))}
-    if twice := next((path for path in added if path in places), None):
+    if twice := next((path for path in added if path in _places(earlier)), None):
         raise UserError(f"--add: the run has {twice} already; leave it out")
     stay = earlier.subset([i for i in range(len(earlier)) if i not in dropped])
     train = normal([*stay.names, *added], [*stay.images, *added])
@@ -151,22 +150,30 @@ def refit(
     if warning := results.check_images(config, train_images):
         log(warning)
     new = np.arange(len(stay), len(train))
-    above = {}
+    above = None
     if added and before["threshold"] is not None:
         scores = detector.evaluate(train_images.subset(new), maps=False).scores
         above = {"before": float(np.mean(scores > before["threshold"]))}
     evaluator = detector.evaluator
     del detector  # Its densities may take gigabytes.
 
-    # 3. Densities, scores and threshold, as after a training.
-    with _folder(output) as folder:
-        trained = evaluator(train_images, test_images)
+    # 3. Densities, scores and threshold, as after a training. The folder is there when all is done.
+    trained = evaluator(train_images, test_images)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".refit-", dir=output.parent) as temporary:
+        folder = pathlib.Path(temporary) / "run"
+        shutil.copytree(
+            run_dir / "checkpoints", folder / "checkpoints", ignore=shutil.ignore_patterns("backup")
+        )
+        if (run_dir / artifacts.ROI).is_file():
+            shutil.copyfile(run_dir / artifacts.ROI, folder / artifacts.ROI)
+        images.write_refitted(run_dir, folder, config, category)
         scores = story.write_densities_and_scores(
             config, folder, category, train_images, evaluator, trained[config.features]
         )
         # The network before its training has no density of these images.
         untrained = None if config.steps else trained
-        collected = {name: before[name] for name in _OF_THE_TRAINING if name in before}
+        collected = {name: before[name] for name in _OF_THE_TRAINING}
         collected |= {"num_train": len(train)}
         collected |= results.measure(config, category.test, trained, untrained, test_images, scores)
         if above:
@@ -176,12 +183,11 @@ def refit(
             "from_sha256": {n: x for n, x in before["sha256"].items() if n != "settings"},
             "added": len(added),
             "names_dropped": [earlier.names[i] for i in sorted(dropped)],
-            "added_above_threshold": above or None,
+            "added_above_threshold": above,
         }
-        _copy(run_dir, folder)
-        images.write_refitted(run_dir, folder, config, category)
         collected["sha256"] = artifacts.checksums(folder, config)
         files.write_results(folder, collected)
+        folder.rename(output)
     log(
         f"{len(earlier)} normal images, {len(added)} added, {len(dropped)} dropped: "
         f"{len(train)} now"
@@ -190,13 +196,6 @@ def refit(
         log(line)
     log(f"written to {output}")
     return collected
-
-
-def _check_output(run_dir, output):
-    if os.path.realpath(run_dir) == os.path.realpath(output):
-        raise UserError(f"--output={output}: is the run itself, which stays as it is; name another")
-    if os.path.lexists(output):
-        raise UserError(f"--output={output}: is there already; name another, or remove it")
 
 
 def _found(sources):
@@ -221,9 +220,7 @@ def _found(sources):
 
 def _dropped(known, drop, run_dir):
     """The indices of the images that --drop names."""
-    places = {os.path.abspath(x): i for i, x in enumerate(known.images) if isinstance(x, str)}
-    places |= {name: i for i, name in enumerate(known.names)}
-    dropped = set()
+    places, dropped = _places(known), set()
     for text in _listed(map(str, drop)):
         index = places.get(text, places.get(os.path.abspath(text)))
         if index is None:
@@ -231,6 +228,12 @@ def _dropped(known, drop, run_dir):
             raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
         dropped.add(index)
     return dropped
+
+
+def _places(known):
+    """Images' indices by their names and by their absolute paths."""
+    paths = {os.path.abspath(x): i for i, x in enumerate(known.images) if isinstance(x, str)}
+    return paths | {name: i for i, name in enumerate(known.names)}
 
 
 def _listed(drop):
@@ -247,40 +250,18 @@ def _listed(drop):
         yield from filter(None, map(str.strip, lines))
 
 
-@contextlib.contextmanager
-def _folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder beside `output`, which takes its name at the end of the block."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".refit-", dir=output.parent) as temporary:
-        folder = pathlib.Path(temporary) / "run"
-        folder.mkdir()
-        yield folder
-        _check_output(folder, output)  # It has taken a while.
-        folder.rename(output)
-
-
-def _copy(run_dir, folder):
-    """Copies what is the same as the run's."""
-    shutil.copytree(
-        run_dir / "checkpoints", folder / "checkpoints", ignore=shutil.ignore_patterns("backup")
-    )
-    if (run_dir / artifacts.ROI).is_file():
-        shutil.copyfile(run_dir / artifacts.ROI, folder / artifacts.ROI)
-
-
 def _lines(before, after):
     """What has changed, in lines of text."""
-    for name, what, told in (
-        ("image_auroc", "image AUROC", lambda x: f"{100 * x:.1f}"),
-        ("threshold", "threshold", lambda x: f"{x:.4g}"),
-    ):
-        if after[name] is None:
-            continue
-        line = f"{what} {told(after[name])}"
-        if before.get(name) is not None:
-            line += f" (before {told(before[name])})"
-        above = after["refit"]["added_above_threshold"]
-        if name == "threshold" and above:
+
+    def change(what, name, tell):
+        told = f"{what} {tell(after[name])}"
+        return told if before[name] is None else f"{told} (before {tell(before[name])})"
+
+    if after["image_auroc"] is not None:
+        yield change("image AUROC", "image_auroc", lambda value: f"{100 * value:.1f}")
+    if after["threshold"] is not None:
+        line = change("threshold", "threshold", lambda value: f"{value:.4g}")
+        if above := after["refit"]["added_above_threshold"]:
             line += (
                 f"; above it: {100 * above['after']:.0f}% of the added images "
                 f"(before {100 * above['before']:.0f}%)"
