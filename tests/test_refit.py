@@ -272,7 +272,7 @@ def test_mistakes_are_one_line_and_write_nothing(finished, new, tmp_path, capsys
         ((f"--run={unfinished}", add, out), ["has the run finished?"]),
         ((run_flag, out), ["nothing to add or drop"]),
         ((run_flag, add), ["--output"]),
-        ((run_flag, add, f"--output={run_dir}"), ["is the run itself"]),
+        ((run_flag, add, f"--output={run_dir}"), ["is there already"]),
         ((run_flag, add, f"--output={tmp_path / 'there'}"), ["is there already"]),
         ((run_flag, f"--add={tmp_path / 'no'}", out), ["no such file or folder"]),
         ((run_flag, f"--add={tmp_path / 'empty'}", out), ["no images there"]),
