@@ -48,7 +48,7 @@ class Backup(keras.callbacks.Callback):
         self._path = path
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Writes all that a step changes."""
+        """Writes all that a step changes, the state of layers that draw random numbers included."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._path) as temporary, open(temporary, "wb") as file:
             np.savez(file, *(variable.numpy() for variable in _state(self.model)))

@@ -72,17 +72,6 @@ class ProxyClassifier(keras.Model):
         """The number of train steps, those before an interruption included."""
         return int(tf.convert_to_tensor(self.step.value))
 
-    def seed_layers(self, seed: int) -> None:
-        """Sets the state of layers that draw random numbers, as a function of seed and step.
-
-        Keras does not save it. Each step moves it on by one, so a training that is interrupted goes
-        on with the numbers of one that was not.
-        """
-        drawing = [x for x in all_layers(self.backbone) if getattr(x, "seed_generator", None)]
-        for number, layer in enumerate(drawing, 1):
-            first = (seed + number * 0x9E3779B1) % 2**32  # far apart from each other
-            layer.seed_generator.state.assign([first, self.steps_done])
-
     def begin(self, stage: Stage, config: Config) -> None:
         """Sets what a stage trains, and its optimiser."""
         self._trains_backbone = stage.trains_backbone
@@ -160,7 +149,6 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
         model = ProxyClassifier(
             backbone, head, step_views.device_views(config), config.weight_decay
         )
-        model.seed_layers(config.seed)
         for stage in stages(config)[:1]:
             model.begin(stage, config)
     return model

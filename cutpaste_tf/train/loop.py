@@ -93,7 +93,6 @@ def train(
             model.begin(stage, config)
         backup = callbacks.Backup(files[stage])
         backup.restore(model)
-        model.seed_layers(config.seed)
         if model.steps_done > stage.first_step:
             log(f"resuming at step {model.steps_done} of {config.steps}")
         else:
