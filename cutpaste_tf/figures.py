@@ -1,8 +1,7 @@
-"""Draws the paper's figures from finished runs, and its tables as plots.
+"""Draws the paper's figures from finished runs.
 
     python -m cutpaste_tf.figures --figure=2 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
     python -m cutpaste_tf.figures --figure=2,3,5,6 --run=RUNDIR
-    python -m cutpaste_tf.figures --figure=table1 --workdir=DIR
 
 Figure 2: normal and anomalous images, and the views of Cutout, Scar, CutPaste and CutPaste-Scar of
 the normal ones. Figure 3: t-SNE of the embeddings of normal images, of anomalous ones and of the
@@ -10,12 +9,9 @@ normal ones with a patch or a scar pasted. Both take runs of several categories.
 21 in the paper's appendix: test images, their masks, and the anomaly maps of the runs, such as a
 patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks, Cutout's variants
 and CutPaste's among them, on the run's own normal images and by its ranges. Figure 6: the kinds of
-synthetic anomalies that --test_anomalies tests on, on the run's own normal test images. A table,
-table1 to table8 or tablecifar10: all its categories, of the runs in a work directory, beside the
-paper's.
+synthetic anomalies that --test_anomalies tests on, on the run's own normal test images.
 
-All are written as PNG and PDF, several one after another. Unless --output is given, figures lie in
-the first run's figures/ and are shown in its TensorBoard; those of tables in the work directory's.
+All are written as PNG and PDF, into the first run's figures/ unless --output is given.
 """
 
 import os
@@ -25,12 +21,9 @@ from collections.abc import Sequence
 
 from cutpaste_tf import artifacts, command
 from cutpaste_tf.files import UserError
-from cutpaste_tf.report import tables
 
-TABLES = {f"table{number}": number for number in tables.NUMBERS}
 # How many images each figure shows, and figure 3 embeds of each kind and run.
 COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
-FIGURES = (*COUNTS, *TABLES)
 _OF_ONE_RUN = ("5", "6")
 _VIEWS = ("cutout", "scar", "cutpaste", "cutpaste_scar")  # Figure 2's augmentations, in its order
 _EMBED_BATCH = 64
@@ -57,48 +50,37 @@ def _draw(argv):
 
     for name in chosen:
         with canvas.drawing():
-            if name in TABLES:
-                figure, home = table(TABLES[name], arguments.workdir), arguments.workdir
-                file = f"table_{TABLES[name]}"
-            else:
-                count = arguments.count or COUNTS[name]
-                figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
-                home, file = arguments.run[0], f"figure_{name}"
-            output = pathlib.Path(arguments.output or pathlib.Path(home) / "figures")
-            tensorboard = pathlib.Path(home) / "tensorboard" / "figures"
-            _save(figure, output, file, None if arguments.output else tensorboard)
+            count = arguments.count or COUNTS[name]
+            figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
+            folder = arguments.output or os.path.join(arguments.run[0], "figures")
+            with command.output_faults_as_user_errors(folder):
+                os.makedirs(folder, exist_ok=True)
+                for ending in ("png", "pdf"):
+                    path = os.path.join(folder, f"figure_{name}.{ending}")
+                    figure.savefig(path, dpi=120)
+                    print(f"written to {path}")
+            canvas.plt.close(figure)
     return 0
 
 
 def _parser():
     parser = command.Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
+    parser.add_argument("--figure", required=True, help=f"{', '.join(COUNTS)}; several by commas")
     parser.add_argument(
-        "--figure",
-        required=True,
-        help=f"{', '.join(COUNTS)} or {', '.join(TABLES)}; several by commas",
+        "--run", action="append", required=True, help="a finished run's folder; may be repeated"
     )
-    parser.add_argument(
-        "--run", action="append", default=[], help="a finished run's folder; may be repeated"
-    )
-    parser.add_argument("--workdir", help="of tables: the runs are in this folder and all below it")
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
     counts = ", ".join(f"{count} in figure {number}" for number, count in COUNTS.items())
     parser.add_argument("--count", type=int, help=f"how many images; by default {counts}")
-    parser.add_argument(
-        "--output", help="where to write; figures/ in the first run or in the workdir by default"
-    )
+    parser.add_argument("--output", help="where to write; figures/ in the first run by default")
     return parser
 
 
 def _check(arguments, chosen):
     """Raises UserError for a command line that cannot be."""
     for name in chosen:
-        if name not in FIGURES:
-            raise UserError(f"--figure={name}: must be one of {', '.join(FIGURES)}")
-        if name in TABLES and not arguments.workdir:
-            raise UserError(f"--workdir: --figure={name} needs the folder that holds the runs")
-        if name in COUNTS and not arguments.run:
-            raise UserError(f"--run: --figure={name} needs a finished run's folder")
+        if name not in COUNTS:
+            raise UserError(f"--figure={name}: must be one of {', '.join(COUNTS)}")
         if name in _OF_ONE_RUN and len(arguments.run) > 1:
             raise UserError(f"--run={arguments.run[1]}: figure {name} is of one run")
     if arguments.count is not None and arguments.count < 1:
@@ -106,19 +88,7 @@ def _check(arguments, chosen):
 
 
 def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
-    """Draws normal and anomalous images, and augmented views of the normal ones (Figure 2).
-
-    Args:
-      runs: folders of runs; those of several categories share the rows.
-      count: how many rows in all.
-      data_dir: where the images are, if not where each run found them.
-
-    Returns:
-      A matplotlib figure.
-
-    Raises:
-      UserError: if a run's folder or its images cannot be read.
-    """
+    """Draws images and augmented views of the normal ones (Figure 2); runs share `count` rows."""
     import numpy as np
 
     from cutpaste_tf.augment import proxy
@@ -146,19 +116,7 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
 
 
 def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
-    """Draws t-SNE of normal, anomalous and augmented images' embeddings (Figure 3).
-
-    Args:
-      runs: folders of finished runs; each has a panel.
-      count: how many images of each kind at most.
-      data_dir: where the images are, if not where each run found them.
-
-    Returns:
-      A matplotlib figure.
-
-    Raises:
-      UserError: if a run is not finished, or it or its images cannot be read.
-    """
+    """Draws t-SNE of at most `count` images' embeddings of each kind (Figure 3), a panel a run."""
     import numpy as np
 
     from cutpaste_tf.data import pipeline
@@ -254,42 +212,8 @@ def _pasted(config, images, task, step=0):
     return views.reshape(len(proxy.TASKS[task]), images.count, *views.shape[1:])
 
 
-def table(number: str, workdir: str):  # noqa: ANN201
-    """Draws a table of the paper: all its categories, ours beside the paper's.
-
-    Args:
-      number: the table's, one of `tables.NUMBERS`.
-      workdir: the runs are in this folder and all below it.
-
-    Returns:
-      A matplotlib figure.
-
-    Raises:
-      UserError: if there is no such folder.
-    """
-    from cutpaste_tf.report import plots
-
-    runs, problems = tables.collect(workdir)
-    filled = tables.build(number, runs, problems)
-    for problem in dict.fromkeys(problems):
-        print(f"warning: {problem}", file=sys.stderr)
-    return plots.by_category(filled)
-
-
 def localization(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
-    """Draws test images, their masks and the anomaly maps of runs (Figure 4).
-
-    Args:
-      runs: folders of finished runs on the same category, each with anomaly maps.
-      count: how many test images; spread over the types of defect.
-      data_dir: where the images are, if not where the first run evaluation them.
-
-    Returns:
-      A matplotlib figure.
-
-    Raises:
-      UserError: if a run is not finished, makes no maps or is of another category.
-    """
+    """Draws test images, their masks and the anomaly maps of runs of one category (Figure 4)."""
     import numpy as np
     import tensorflow as tf
 
@@ -338,20 +262,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
 
 
 def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
-    """Draws the views of all proxy tasks (Figure 5).
-
-    Args:
-      runs: the folder of a run, whose normal images, size and ranges are used.
-      count: how many images.
-      data_dir: where the images are, if not where the run found them.
-
-    Returns:
-      A matplotlib figure: a row for each class of view. Cutout's variants and CutPaste have their
-      patch in the same place.
-
-    Raises:
-      UserError: if the run's folder or its images cannot be read.
-    """
+    """Draws the views of all proxy tasks, a row for each class of view (Figure 5)."""
     (run,) = runs
     config, category = _images_of(run, data_dir)
     import numpy as np
@@ -375,19 +286,7 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
 
 
 def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
-    """Draws synthetic anomalies (Figure 6).
-
-    Args:
-      runs: the folder of a run, whose normal test images, size and seed are used.
-      count: how many images.
-      data_dir: where the images are, if not where the run found them.
-
-    Returns:
-      A matplotlib figure: a row for each kind, with the first normal test images.
-
-    Raises:
-      UserError: if the run's folder or its images cannot be read, or there are no normal ones.
-    """
+    """Draws synthetic anomalies, a row for each kind (Figure 6)."""
     (run,) = runs
     config, category = _images_of(run, data_dir)
     import numpy as np
@@ -414,29 +313,6 @@ _DRAWERS = {
     "5": proxy_tasks,
     "6": synthetic_anomalies,
 }
-
-
-def _save(figure, folder, name, tensorboard=None):
-    import matplotlib.pyplot as plt
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for ending in ("png", "pdf"):
-            path = folder / f"{name}.{ending}"
-            figure.savefig(path, dpi=120)
-            print(f"written to {path}")
-        if tensorboard is not None:
-            import tensorflow as tf
-
-            # TensorFlow takes names that are not UTF-8 as bytes.
-            path = os.fsencode(folder / f"{name}.png")
-            picture = tf.io.decode_png(tf.io.read_file(path), channels=3)
-            with tf.summary.create_file_writer(os.fsencode(tensorboard)).as_default():
-                tf.summary.image(f"figures/{name}", picture[None], 0)
-    except OSError as error:
-        raise UserError(f"--output={folder}: cannot be written ({error.strerror})") from error
-    finally:
-        plt.close(figure)
 
 
 if __name__ == "__main__":

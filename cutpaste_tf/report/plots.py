@@ -1,4 +1,4 @@
-"""The paper's tables as plots, ours beside the paper's."""
+"""The averages of the paper's tables as plots, ours beside the paper's."""
 
 from matplotlib.figure import Figure
 
@@ -11,7 +11,6 @@ _SERIES = {
     "all": ("#0072b2", "o", "ours, MVTec AD"),
     OWN: ("#d55e00", "^", "ours, own data"),
 }
-_PANELS = 8  # beside each other at most
 
 
 def against_paper(table: Table) -> Figure | None:
@@ -74,67 +73,3 @@ def _heading(column):
     """A column's name in short lines."""
     name = f"{column.group}\n{column.name}" if column.group else column.name
     return name.replace(", ", ",\n").replace(" (", "\n(")
-
-
-def by_category(table: Table) -> Figure:
-    """Plots all numbers of a table, category by category, beside the paper's.
-
-    Args:
-      table: the table; its missing numbers are left out, and with them rows that have none.
-
-    Returns:
-      The figure: a panel for each column of which there can be runs.
-    """
-    columns = [i for i, column in enumerate(table.columns) if column.settings is not None]
-    rows = [row for row in table.rows if any(row.ours[i] or row.paper[i] for i in columns)]
-    lines = -(-len(columns) // _PANELS)
-    across = -(-len(columns) // lines)
-    height = 0.24 * len(rows)
-    figure, grid = plt.subplots(
-        lines,
-        across,
-        figsize=(1.6 + 1.55 * across, lines * (height + 0.7) + 0.9),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    handles = {}
-    for axes in grid.flat[len(columns) :]:
-        axes.set_axis_off()
-    for axes, i in zip(grid.flat, columns, strict=False):
-        axes.set_title(_heading(table.columns[i]), fontsize=9)
-        for place, row in enumerate(rows):
-            average = row.kind == "average"
-            if average:
-                axes.axhspan(place - 0.5, place + 0.5, color="0.92", zorder=0)
-            own = OWN if row.group == OWN else "all"
-            # The paper's mark is larger, so that it shows where ours lies on it.
-            for series, value, size in (("paper", row.paper[i], 6.5), (own, row.ours[i], 5.0)):
-                if value is None:
-                    continue
-                color, marker, _ = _SERIES[series]
-                handles[series] = axes.errorbar(
-                    value.mean,
-                    place,
-                    xerr=value.stderr or 0.0,
-                    color=color,
-                    marker=marker,
-                    markersize=size,
-                    markeredgecolor="black" if average else color,
-                    linestyle="none",
-                    capsize=2,
-                )
-        axes.grid(axis="x", alpha=0.3)
-        axes.margins(x=0.08)
-        axes.tick_params(labelsize=8)
-    grid[0, 0].set_yticks(range(len(rows)), [row.name for row in rows])
-    grid[0, 0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.supxlabel("AUC [%]", fontsize=9)
-    figure.suptitle(f"Table {table.number}. {table.title}", fontsize=10)
-    if handles:
-        labels = [_SERIES[series][2].removesuffix(", all 15 categories") for series in handles]
-        figure.legend(
-            list(handles.values()), labels, loc="outside lower right", ncols=3, fontsize=8
-        )
-    return figure

@@ -14,7 +14,6 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from cutpaste_tf import figures
 from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES, TEST_ANOMALIES
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
@@ -458,19 +457,6 @@ def test_csv_has_exact_numbers(filled):
     assert all(r["mean"] == "" and r["source"] == "ours" for r in missing)
 
 
-def test_latex_escapes_and_closes(filled):
-    text = formats.latex(filled)
-    assert r"metal\_nut" in text
-    assert r"a\&b" in text
-    assert text.count(r"\begin") == text.count(r"\end")
-    # A bracket after a line break would be its argument.
-    assert not re.search(r"\\\\\s*\[", text)
-    assert "[1] steps 800" in text
-    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and " & " in line]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns) - 1}
-
-
 class Page:
     def __init__(self, text):
         start = text.index("<body>")
@@ -524,65 +510,6 @@ def test_the_plot_shows_averages_of_ours_and_the_paper(filled):
     assert by_label[labels[2]][0].get_ydata().tolist() == pytest.approx([75.0])
     assert by_label["the paper, all 15 categories"][0].get_ydata().tolist()[-1] == 96.1
     assert plots.against_paper(tables.build("1", [])) is None
-
-
-def points(axes):
-    """What a panel shows: (place from the top, mean) of each mark, by its marker."""
-    found = {}
-    for container in axes.containers:
-        (line, _, _) = container
-        (x,), (y,) = line.get_xdata(), line.get_ydata()
-        found.setdefault(line.get_marker(), {})[round(float(y))] = float(x)
-    return found
-
-
-def test_the_plot_of_a_table_shows_all_its_numbers(filled):
-    figure = plots.by_category(filled)
-    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [
-        "Rotation",
-        "Cutout",
-        "Scar",
-        "CutPaste",
-        "CutPaste\n(scar)",
-        "CutPaste\n(3-way)",
-        "Ensemble",
-    ]
-    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names == [row.name for row in filled.rows]
-    columns = [i for i, column in enumerate(filled.columns) if column.settings is not None]
-    for axes, i in zip(figure.axes, columns, strict=False):
-        shown = points(axes)
-        paper = {n: row.paper[i].mean for n, row in enumerate(filled.rows) if row.paper[i]}
-        assert shown.get("s", {}) == pytest.approx(paper)
-        ours = {n: row.ours[i].mean for n, row in enumerate(filled.rows) if row.ours[i]}
-        assert shown.get("o", {}) | shown.get("^", {}) == pytest.approx(ours)
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"the paper", "ours, MVTec AD", "ours, own data"}
-
-
-@pytest.mark.parametrize("number", tables.NUMBERS)
-def test_every_table_can_be_drawn_without_runs(number):
-    figure = plots.by_category(tables.build(number, []))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the paper"]
-    assert sum(len(axes.containers) for axes in figure.axes) > 2
-
-
-def test_the_figures_command_draws_tables_of_a_work_directory(tmp_path, capsys):
-    add_run(tmp_path, "screw", 0, 0.8)
-    assert figures.main(["figures", "--figure=table1,table6", f"--workdir={tmp_path}"]) == 0
-    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert names == ["table_1.pdf", "table_1.png", "table_6.pdf", "table_6.png"]
-    assert list((tmp_path / "tensorboard" / "figures").glob("events*"))
-    capsys.readouterr()
-    for arguments, message in (
-        (["--figure=table1"], "--workdir: --figure=table1 needs"),
-        (["--figure=table1", f"--workdir={tmp_path / 'none'}"], "there is no such folder"),
-        (["--figure=table9", f"--workdir={tmp_path}"], "--figure=table9: must be one of 2, 3"),
-    ):
-        assert figures.main(["figures", *arguments]) == 2
-        out, err = capsys.readouterr()
-        assert (out, err.count("\n")) == ("", 1)
-        assert message in err
 
 
 # The command.
@@ -705,11 +632,3 @@ def test_a_table_of_another_density(tmp_path):
     assert cell(tables.build("1", tables.of_density(runs, "gde")), "tile", "Ensemble")[0]
     with pytest.raises(UserError, match="--density=kde: no run there"):
         tables.of_density(runs, "kde")
-
-
-def test_categories_are_drawn_as_they_are_called(tmp_path):
-    name = "r$^$"  # matplotlib would take it for mathematics, and for wrong ones
-    add_run(tmp_path, name, 0, 0.9)
-    figure = figures.table("1", str(tmp_path))
-    assert name in [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    figure.savefig(io.BytesIO())
