@@ -225,7 +225,8 @@ def test_mistakes_are_one_line_and_leave_nothing(finished, images, tmp_path, cap
         ({"images": tmp_path / "nowhere"}, "there is no such file or folder"),
         ({"images": tmp_path / "empty"}, "no images there"),
         ({"images": ""}, "there is no such file or folder"),
-        ({"images": "x" * 300}, "File name too long"),
+        ({"images": "x" * 300}, "there is no such file or folder"),
+        ({"output": os.fsdecode(b"\xff")}, "must name a folder, in UTF-8"),
         ({"run": tmp_path / "file"}, "has the run finished"),
         ({"output": ""}, "must name a folder"),
         ({"threshold": "x"}, "threshold"),
@@ -275,27 +276,23 @@ def test_several_sources_and_where_overlays_go(finished, images, tmp_path, capsy
         assert [row["path"] for row in rows(output)] == [str(output / "x.png")]
 
 
-def test_an_image_that_goes_before_its_overlay_is_drawn_keeps_its_score(
-    finished, images, tmp_path, capsys, monkeypatch
-):
+def test_each_image_is_opened_and_decoded_once(finished, images, tmp_path, capsys, monkeypatch):
+    from cutpaste_tf.data import decode
+
     run_dir, _, _ = finished
     long = write_image(tmp_path / f"{'n' * 248}.jpg", pattern(RNG))  # and ".png" is too much
-    gone = images / "0.png"
-    draw = Judge._draw
-
-    def leave(self, row, path, anomaly_map):
-        if path == gone:
-            gone.unlink()
-        return draw(self, row, path, anomaly_map)
-
-    monkeypatch.setattr(Judge, "_draw", leave)
+    opened, decoded = [], []
+    contents, levels = decode.contents, decode._levels
+    monkeypatch.setattr(decode, "contents", lambda p: opened.append(p) or contents(p))
+    monkeypatch.setattr(decode, "_levels", lambda *a: decoded.append(a) or levels(*a))
     arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--maps"]
-    done = main(capsys, *arguments, "--images", gone, long, images / "1.jpg")
-    assert_user_error(done, "2 of 3 images have an error", "0.png: No such file")
+    done = main(capsys, *arguments, "--images", long, images)
+    assert_user_error(done, "2 of 8 images have an error", "no overlay: File name too long")
+    assert sorted(opened) == sorted([long, *filter(pathlib.Path.is_file, images.rglob("*"))])
+    assert len(decoded) == 8
     found = rows(tmp_path / "out")
-    assert all(row["score"] is not None and row["verdict"] for row in found)
-    assert [row["map"] is None for row in found] == [True, True, False]
-    assert found[1]["error"] == "no overlay: File name too long"
+    assert [row["map"] is None for row in found] == [True, *[False] * 6, True]
+    assert found[0]["verdict"]
 
 
 def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
@@ -331,13 +328,12 @@ def test_overlays_of_an_earlier_prediction_are_not_scored(finished, images, caps
 def test_a_name_that_is_not_utf8_is_a_row_with_an_error(finished, images, tmp_path, capsys):
     odd = os.fsdecode(os.fsencode(images) + b"/\xff,\n.png")
     os.rename(images / "0.png", odd)
-    output = tmp_path / "out"
-    done = main(capsys, f"--run={finished[0]}", "--images", odd, f"--output={output}")
-    assert_user_error(done, "1 of 1 images have an error", "not UTF-8")
-    # Tables are UTF-8, whoever reads them.
-    (row,) = rows(output)
-    assert row["path"] == f"{images}/\\udcff,\n.png"
-    assert row["error"] == "its name is not UTF-8; rename it"
+    arguments = [f"--run={finished[0]}", f"--output={tmp_path / 'out'}", "--maps"]
+    done = main(capsys, *arguments, "--images", odd, images / "1.jpg")
+    assert_user_error(done, "1 of 2 images", "its name is not UTF-8; rename it")
+    found = rows(tmp_path / "out")
+    assert found[0]["path"] == f"{images}/\\udcff,\n.png"
+    assert [row["map"] is None for row in found] == [True, False]
 
 
 def test_help_answers_at_once_and_as_a_command(tmp_path):

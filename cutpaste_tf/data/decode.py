@@ -151,13 +151,13 @@ def size(path: str | os.PathLike) -> tuple[int, int]:
     return _try(str(path), turned)
 
 
-def is_large(data: bytes, pixels: int) -> bool:
-    """Whether an image has more pixels than some number; False of what is none."""
+def count_pixels(data: bytes) -> int:
+    """Returns how many pixels an image has, by its header; 0 of what is none."""
     try:
         with _opened(data) as file:
-            return file.width * file.height > pixels
+            return file.width * file.height
     except Exception:  # Whatever it is, decoding says so.
-        return False
+        return 0
 
 
 def _try(name, work):

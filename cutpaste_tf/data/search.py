@@ -5,7 +5,7 @@ Nothing here imports TensorFlow.
 
 import os
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
@@ -32,12 +32,14 @@ def endings() -> str:
     return ", ".join(decode.SUFFIXES)
 
 
-def walk(folder: pathlib.Path, seen: Collection[str] = ()) -> Iterator[pathlib.Path]:
+def walk(
+    folder: pathlib.Path, skip: Callable[[pathlib.Path], bool] = lambda folder: False
+) -> Iterator[pathlib.Path]:
     """Finds the files in a folder and all folders in it, but for what is hidden.
 
     Args:
       folder: where to look. Each folder is searched once, whatever links lead to it.
-      seen: real paths of folders that are passed over.
+      skip: says which of the folders in it are passed over.
 
     Yields:
       The files in the order of their names, those of a folder before those of the folders in it.
@@ -49,13 +51,15 @@ def walk(folder: pathlib.Path, seen: Collection[str] = ()) -> Iterator[pathlib.P
     def refuse(error):
         raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
 
-    seen = set(seen)
+    searched = set()
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if os.path.realpath(here) in seen:
+        real = os.path.realpath(here)
+        if real in searched:
             folders.clear()
             continue
-        seen.add(os.path.realpath(here))
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        searched.add(real)
+        names = (name for name in sorted(folders) if not is_hidden(name))
+        folders[:] = [name for name in names if not skip(pathlib.Path(here, name))]
         yield from (pathlib.Path(here, name) for name in sorted(files) if not is_hidden(name))
 
 

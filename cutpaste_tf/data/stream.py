@@ -5,7 +5,6 @@ Nothing here imports TensorFlow.
 
 import collections
 import concurrent.futures
-import contextlib
 import os
 import pathlib
 import threading
@@ -18,16 +17,17 @@ from cutpaste_tf.data import decode, search
 from cutpaste_tf.files import UserError, as_text
 
 T, R = TypeVar("T"), TypeVar("R")
-_LARGE = 2**25  # pixels; of larger images, gigabytes as floats, one is decoded at a time
+_PIXELS = 2**26  # of images in memory at a time, but for one that is larger: 200 MB
 
 
 class Read(NamedTuple):
     """A file that was read, or why it could not be."""
 
     path: pathlib.Path
-    prepared: Any  # what `prepare` has made of it; None where there is an error
-    size: tuple[int, int] | None  # the image's height and width in pixels
-    error: str | None
+    prepared: Any = None  # what `prepare` has made of it; None where there is an error
+    image: np.ndarray | None = None  # uint8 [H, W, 3], where images are kept
+    size: tuple[int, int] | None = None  # the image's height and width in pixels
+    error: str | None = None
 
 
 def find(
@@ -49,32 +49,23 @@ def find(
       UserError: if a source is missing or lies in what is not searched, or a folder may not be
         read.
     """
-    outside = pathlib.Path(os.path.realpath(outside))
+    real = os.path.realpath(outside)
+
+    def is_written(folder):
+        named = folder.name == outside.name
+        earlier = named and any((folder.parent / table).is_file() for table in tables)
+        return earlier or os.path.realpath(folder) == real
+
     for text in map(str, sources):
         source = pathlib.Path(text)
-        try:
-            folder, exists = source.is_dir(), source.exists()
-        except OSError as error:
-            raise UserError(f"--images={source}: {error.strerror}") from error
-        if not text or not exists:
+        if not text or not os.path.exists(source):
             raise UserError(f"--images={text}: there is no such file or folder")
-        if pathlib.Path(os.path.realpath(source)).is_relative_to(outside):
+        if pathlib.Path(os.path.realpath(source)).is_relative_to(real):
             raise UserError(f"--images={source}: is where overlays are written to")
-        if folder:
-            for path in filter(search.is_image, search.walk(source, [str(outside)])):
-                if not _is_written(path, source, outside.name, tables):
-                    yield path
+        if source.is_dir():
+            yield from filter(search.is_image, search.walk(source, is_written))
         else:
             yield source
-
-
-def _is_written(path, source, name, tables):
-    """Whether a file lies in a folder of some name with one of some tables beside it."""
-    folders = [folder for folder in path.parents if source in folder.parents]
-    return any(
-        folder.name == name and any((folder.parent / table).is_file() for table in tables)
-        for folder in folders
-    )
 
 
 def batches(
@@ -83,6 +74,7 @@ def batches(
     batch_size: int,
     bits: int = 16,
     workers: int | None = None,
+    keep: bool = False,
 ) -> Iterator[list[Read]]:
     """Reads files, ahead of who takes them and in their order.
 
@@ -92,31 +84,71 @@ def batches(
       batch_size: files a batch, M.
       bits: as in `decode.decode`.
       workers: threads that decode; one for each core by default.
+      keep: whether batches have the images too.
 
     Yields:
-      M files, the last time fewer. Two batches are in memory at a time.
+      M files, the last time fewer; of large images that are kept fewer, too. Two batches are in
+      memory at a time.
     """
-    alone = threading.Lock()
+    memory = _Memory()
 
-    def read(path):
-        if as_text(path) != os.fspath(path):
-            return Read(path, None, None, "its name is not UTF-8; rename it")
+    def read(numbered):
+        number, path = numbered
+        pixels = 0
         try:
+            if as_text(path) != str(path):
+                raise UserError("its name is not UTF-8; rename it")
             data = decode.contents(path)
-            with alone if decode.is_large(data, _LARGE) else contextlib.nullcontext():
-                image = decode.decode(data, str(path), bits)
-                return Read(path, prepare(image), image.shape[:2], None)
+            pixels = decode.count_pixels(data)
+            memory.take(number, pixels)
+            image = decode.decode(data, str(path), bits)
+            found = Read(path, prepare(image), image if keep else None, image.shape[:2])
         except UserError as error:
-            return Read(path, None, None, str(error).removeprefix(f"{path}: "))
+            found = Read(path, error=str(error).removeprefix(f"{path}: "))
+        if found.image is None:
+            memory.give_back(pixels)
+            pixels = 0
+        return found, pixels
 
-    done = []
-    for one in in_order(read, paths, batch_size, workers):
-        done.append(one)
-        if len(done) == batch_size:
-            yield done
-            done = []
-    if done:
-        yield done
+    try:
+        batch, held = [], 0
+        for one, pixels in in_order(read, enumerate(paths), batch_size, workers):
+            memory.next_number()
+            batch.append(one)
+            held += pixels
+            if len(batch) == batch_size or held > _PIXELS // 2:
+                yield batch
+                batch = []
+                memory.give_back(held)
+                held = 0
+        if batch:
+            yield batch
+    finally:
+        memory.give_back(float("inf"))  # Whoever stops early leaves nobody waiting.
+
+
+class _Memory:
+    """Memory for images that are read ahead, in pixels."""
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._next, self._held = 0, 0
+
+    def take(self, number, pixels):
+        """Waits until there is room, but for the image that comes next."""
+        with self._changed:
+            self._changed.wait_for(lambda: number == self._next or self._held + pixels <= _PIXELS)
+            self._held += pixels
+
+    def give_back(self, pixels):
+        with self._changed:
+            self._held -= pixels
+            self._changed.notify_all()
+
+    def next_number(self):
+        with self._changed:
+            self._next += 1
+            self._changed.notify_all()
 
 
 def in_order(
@@ -135,14 +167,13 @@ def in_order(
     """
     workers = workers or os.cpu_count() or 1
     ahead = ahead or 2 * workers
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool, waiting = concurrent.futures.ThreadPoolExecutor(workers), collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:  # Whoever stops early does not wait for what nobody wants.
-            pool.shutdown(wait=False, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # Whoever stops early does not wait for what nobody wants.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -12,7 +12,7 @@ error, and the exit status is then 2.
 An exported file takes ONNX Runtime, and neither the run nor TensorFlow.
 
 With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
-added to what an earlier watch has written; --runs=TABLE watches several folders, each for a run.
+added to what an earlier watch has written.
 
 With --ray, for millions of images, Ray's workers (extra `cluster`) write the rows to parts in
 Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose
@@ -30,11 +30,11 @@ from collections.abc import Sequence
 
 from cutpaste_tf import artifacts, cluster, command
 from cutpaste_tf.config import Config
-from cutpaste_tf.files import UserError
+from cutpaste_tf.data import stream
+from cutpaste_tf.files import UserError, as_text
 from cutpaste_tf.predict import folder, many, watch
-from cutpaste_tf.predict.ledger import WATCHED
 from cutpaste_tf.predict.model import RunModel
-from cutpaste_tf.predict.rows import CSV
+from cutpaste_tf.predict.rows import CSV, MAPS
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -61,39 +61,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(argv):
     arguments = _parser().parse_args(argv[1:])
+    _check(arguments)
+    output = pathlib.Path(arguments.output)
+    with command.output_faults_as_user_errors(output):
+        if arguments.watch:
+            return _watch(arguments, output)
+        if watch.is_watched(output):
+            raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
+        if arguments.ray is not None:
+            return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
+        count = folder.count_images(arguments.images, output)
+        options = {"count": count, "batch_size": arguments.batch_size, "log": _log}
+        summary = folder.predict(_load(arguments), arguments.images, output, **options)
+        return _status(summary, output / CSV)
+
+
+def _check(arguments):
+    which = arguments.run if arguments.model is None else arguments.model
+    given = {"--run or --model": which, "--images": arguments.images}
+    missing = ", ".join(name for name, value in given.items() if value is None)
+    if missing:
+        raise UserError(f"the following arguments are required: {missing}")
     if arguments.batch_size is None:
         arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
-    if not arguments.output:
-        raise UserError("--output=: must name a folder")
+    output = arguments.output
+    if not output or as_text(output) != output:
+        raise UserError(f"--output={output}: must name a folder, in UTF-8")
     cluster.check_flags(arguments, "worker")
     if arguments.watch and arguments.ray is not None:
         raise UserError("--ray: is for images that are there already; leave --watch out")
-    if arguments.watch:
-        return _watch(arguments)
-    if arguments.runs is not None:
-        raise UserError(f"--runs={arguments.runs}: goes with --watch")
-    _check_given(arguments)
-    output = pathlib.Path(arguments.output)
-    if (output / WATCHED).exists():
-        raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
-    if arguments.ray is not None:
-        with command.output_faults_as_user_errors(arguments.output):
-            summary = _predict_many(arguments)
-        return _status(summary, f"the column error of {output / many.PARTS}")
-    with command.output_faults_as_user_errors(arguments.output):
-        count = folder.count_images(arguments.images, output)
-        model = _load(arguments, arguments.run)
-        summary = folder.predict(
-            model,
-            arguments.images,
-            output,
-            count=count,
-            batch_size=arguments.batch_size,
-            log=_log,
-        )
-    return _status(summary, output / CSV)
 
 
 def _predict_many(arguments):
@@ -136,46 +134,31 @@ def _status(summary, where):
     return 0
 
 
-def _watch(arguments):
-    output = pathlib.Path(arguments.output)
-    if arguments.runs is None:
-        _check_given(arguments)
-        if len(arguments.images) > 1:
-            raise UserError("--images: --watch takes one folder; for more there is --runs")
-        places = [watch.Place(pathlib.Path(arguments.images[0]), arguments.run, output)]
-    else:
-        for name in ("run", "model", "images"):
-            if getattr(arguments, name) is not None:
-                raise UserError(f"--{name}: the table of --runs has it; leave one of them out")
-        places = watch.read_places(arguments.runs, output)
-    watch.check_places(places)
-    if arguments.model is None:  # before a lock is taken and TensorFlow loaded
-        options = arguments.threshold, arguments.false_positive_rate
-        for place in places:
-            artifacts.choose_threshold(place.run, *options)
+def _watch(arguments, output):
+    arrivals = arguments.images[0]
+    if len(arguments.images) > 1 or not os.path.isdir(arrivals):
+        raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
+    next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
+    if arguments.model is None:
+        artifacts.choose_threshold(
+            arguments.run, arguments.threshold, arguments.false_positive_rate
+        )
     return watch.watch(
-        places,
-        lambda run: _load(arguments, run),
+        arrivals,
+        output,
+        lambda: _load(arguments),
         batch_size=arguments.batch_size,
         log=_log,
     )
 
 
-def _load(arguments, run):
+def _load(arguments):
     options = arguments.threshold, arguments.false_positive_rate, arguments.maps
     if arguments.model is None:
-        return RunModel(run, *options)
+        return RunModel(arguments.run, *options)
     from cutpaste_tf.predict.onnx import OnnxModel
 
     return OnnxModel(arguments.model, *options)
-
-
-def _check_given(arguments):
-    which = arguments.run if arguments.model is None else arguments.model
-    given = {"--run or --model": which, "--images": arguments.images}
-    missing = ", ".join(name for name, value in given.items() if value is None)
-    if missing:
-        raise UserError(f"the following arguments are required: {missing}")
 
 
 def _log(text):
@@ -187,18 +170,11 @@ def _parser():
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     which.add_argument("--model", help="an ONNX file that was exported from one")
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        action="extend",
-        help="images, or folders to search for them",
-    )
+    images = "images, or folders to search for them"
+    parser.add_argument("--images", nargs="+", action="extend", help=images)
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument(
         "--watch", action="store_true", help="score images as they arrive in a folder, until Ctrl-C"
-    )
-    parser.add_argument(
-        "--runs", help="with --watch: a CSV of folders and their runs, in columns folder and run"
     )
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
     command.add_threshold_flags(parser)

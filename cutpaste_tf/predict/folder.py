@@ -40,18 +40,7 @@ class Summary:
 
 
 def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
-    """Counts the images to score, so that a mistake is told before anything is written.
-
-    Args:
-      sources: images, and folders to search for them.
-      output: the folder to write to.
-
-    Returns:
-      The number.
-
-    Raises:
-      UserError: if there are none, or a source is missing.
-    """
+    """Counts the images to score; a UserError says if there are none, or a source is missing."""
     count = sum(1 for _ in stream.find(sources, output / MAPS, CSV, JOB))
     if not count:
         raise UserError(
@@ -64,11 +53,11 @@ def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> 
 def predict(
     model: Model,
     sources: Sequence[str | os.PathLike],
-    output: str | os.PathLike,
+    output: pathlib.Path,
     *,
     count: int,
-    batch_size: int = 32,
-    log: Callable[[str], None] = lambda text: None,
+    batch_size: int,
+    log: Callable[[str], None],
 ) -> Summary:
     """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
 
@@ -86,9 +75,8 @@ def predict(
 
     Raises:
       UserError: for what the user can mend; what was in the tables stays then.
-      tables.Interrupted: at Ctrl-C, after the rows of what was scored were written.
+      KeyboardInterrupt: at Ctrl-C, after the rows of what was scored were written.
     """
-    output = pathlib.Path(output)
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
     judge = Judge(model, output, common_root(sources), batch_size)
     areas = model.scale is not None and model.scale.outlined
@@ -96,7 +84,10 @@ def predict(
     done = scored = anomalous = failed = 0
     first_error = None
     began = time.perf_counter()
-    with tables.written(output, areas) as write, command.Progress(count, "image", log) as progress:
+    with (
+        tables.written(output, areas) as write,
+        command.Progress(count, "image", log) as progress,
+    ):
         for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
             for judged in batch:
                 row = judged.row

@@ -12,6 +12,7 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
+    from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report.overlay import Scale
 
@@ -54,7 +55,7 @@ class Model(Protocol):
           anomaly map, float32 [h, w].
         """
 
-    def over_image(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def over_image(self, anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Returns a map of the whole of an image of some height and width, float32 [h', w']."""
 
 
@@ -76,7 +77,10 @@ class RunModel:
       run_dir: its folder.
       threshold: takes the place of the run's.
       false_positive_rate: likewise, as the share of normal images above it.
-      maps: whether maps are asked for.
+      maps: whether maps are asked for; None: where the run makes any.
+
+    Attributes:
+      detector: the run's `detector.Detector`.
 
     Raises:
       UserError: if the run cannot be loaded, makes no maps, or the threshold is none.
@@ -87,44 +91,48 @@ class RunModel:
         run_dir: str | os.PathLike,
         threshold: float | None = None,
         false_positive_rate: float | None = None,
-        maps: bool = False,
+        maps: bool | None = False,
     ):
         self.threshold = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
         command.prepare_libraries()
         from cutpaste_tf.detector import Detector
-        from cutpaste_tf.report.overlay import Scale
 
-        self._detector = detector = Detector.load(run_dir)
-        if maps and not detector.makes_maps:
+        self._run_dir, self.detector = run_dir, Detector.load(run_dir)
+        if maps and not self.detector.makes_maps:
             raise UserError(
-                f"--maps: {run_dir} has --density={detector.config.main_density}, and GradCAM "
+                f"--maps: {run_dir} has --density={self.detector.config.main_density}, and GradCAM "
                 "needs a Gaussian's distance; leave --maps out"
             )
-        self.scale = Scale.of_run(run_dir, detector.level, self.threshold) if maps else None
-        self.bits = detector.preparation.bits
-        self.inputs = detector.preparation.count
+        self._preparation = self.detector.preparation
+        self.over_image = self._preparation.over_image
+        self.bits, self.inputs = self._preparation.bits, self._preparation.count
         self.device = machine.device()
+        wanted = self.detector.makes_maps if maps is None else maps
+        self.scale = self.scale_at(self.threshold) if wanted else None
+
+    def scale_at(self, threshold: Threshold) -> "Scale":
+        """Returns how maps become colours at a threshold."""
+        from cutpaste_tf.report.overlay import Scale
+
+        return Scale.of_run(self._run_dir, self.detector.level, threshold)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Returns an image's tiles, uint8 [K, h, w, 3]; see `Model`."""
-        preparation = self._detector.preparation
-        check_shown(image, preparation)
-        return preparation.apply(image)
+        check_shown(image, self._preparation)
+        return self._preparation.apply(image)
 
     def score(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[float, np.ndarray | None]]:
         """Scores images; see `Model`."""
-        from cutpaste_tf.data import pipeline
-
-        preparation = self._detector.preparation
-        images = pipeline.of_prepared(prepared, preparation, sizes)
-        if not images.count:
+        if not prepared:
             return []
         try:
-            evaluation = self._detector.evaluate(images, maps=self.scale is not None)
+            evaluation = self.detector.evaluate(
+                self.images(prepared, sizes), maps=self.scale is not None
+            )
         except UserError:  # Some image's features are not finite; one by one it shows whose.
-            if images.count == 1:
+            if len(prepared) == 1:
                 return [(math.nan, None)]
             pairs = zip(prepared, sizes, strict=True)
             return [pair for one, size in pairs for pair in self.score([one], [size])]
@@ -133,6 +141,10 @@ class RunModel:
             return [(score, None) for score in scores]
         return [(score, evaluation.maps.read([index])[0]) for index, score in enumerate(scores)]
 
-    def over_image(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns the map of a whole image; see `Model`."""
-        return self._detector.preparation.over_image(anomaly_map, *size)
+    def images(
+        self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> "pipeline.Images":
+        """Returns images as the detector takes them; the arguments are those of `score`."""
+        from cutpaste_tf.data import pipeline
+
+        return pipeline.of_prepared(prepared, self._preparation, sizes)

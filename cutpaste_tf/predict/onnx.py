@@ -59,8 +59,8 @@ class OnnxModel:
             its = self.description
             self.scale = Scale.of(its.level, its.normal_scores, its.pixel_threshold, self.threshold)
         self._preparation = Preparation.of(self.description.config, self.description.roi)
-        self.bits = self._preparation.bits
-        self.inputs = self._preparation.count
+        self.over_image = self._preparation.over_image
+        self.bits, self.inputs = self._preparation.bits, self._preparation.count
         self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -85,10 +85,6 @@ class OnnxModel:
                 for position, index in enumerate(part):
                     found[index] = float(scores[position]), maps[0][position] if maps else None
         return found
-
-    def over_image(self, anomaly_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns the map of a whole image; see `Model`."""
-        return self._preparation.over_image(anomaly_map, *size)
 
 
 def _load(path, source):

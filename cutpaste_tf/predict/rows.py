@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cutpaste_tf.data import decode, stream
-from cutpaste_tf.files import UserError, as_text
+from cutpaste_tf.files import as_text
 from cutpaste_tf.predict.model import Model
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
@@ -25,7 +25,7 @@ AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mea
 
 
 class Judged(NamedTuple):
-    """What is known of a file: its row, by `COLUMNS`, and those of areas.csv."""
+    """What is known of a file: its row, by `COLUMNS`, and its areas, by `AREA_COLUMNS[1:]`."""
 
     row: dict
     areas: Sequence[dict]
@@ -58,53 +58,47 @@ class Judge:
     def __call__(self, paths: Iterable[pathlib.Path]) -> Iterator[list[Judged]]:
         """Yields what is known of files, batch by batch and in their order.
 
-        Overlays are written before their rows are yielded. A file that cannot be read, or whose
-        overlay cannot be written for its name's sake, is a row with an error.
+        Overlays are written before their rows are yielded. A file that cannot be read, whose name
+        is not UTF-8, or whose overlay's name is too long, is a row with an error.
         """
-        model = self._model
-        batches = stream.batches(paths, model.prepare, self._batch_size, model.bits, self._threads)
+        model, keep = self._model, self._model.scale is not None
+        batches = stream.batches(
+            paths, model.prepare, self._batch_size, model.bits, self._threads, keep
+        )
         with concurrent.futures.ThreadPoolExecutor(min(4, self._threads)) as pool:
             for batch in batches:
                 good = [one for one in batch if one.error is None]
                 scored = iter(model.score([o.prepared for o in good], [o.size for o in good]))
-                rows, drawing = [], []
-                for one in batch:
-                    row = dict.fromkeys(COLUMNS) | {"path": as_text(one.path)}
-                    row |= {"threshold": model.threshold.value, "error": one.error}
-                    score, anomaly_map = next(scored) if one.error is None else (None, None)
-                    drawing.append((row, one.path, anomaly_map))
-                    rows.append(row)
-                    if score is None:
-                        continue
-                    if not math.isfinite(score):
-                        row["error"] = "the network's features of it are not finite"
-                        continue
-                    row["score"] = score
-                    (row["verdict"],) = model.threshold.verdicts([score])
-                areas = pool.map(self._draw, *zip(*drawing, strict=True))
-                yield [Judged(*pair) for pair in zip(rows, areas, strict=True)]
+                found = [next(scored) if one.error is None else (None, None) for one in batch]
+                judged = list(pool.map(self._judge, batch, *zip(*found, strict=True)))
+                del batch, good  # and with them their images
+                yield judged
 
-    def _draw(self, row, path, anomaly_map):
-        """Draws an image's overlay; what is wrong with one image's goes into its row.
+    def _judge(self, read, score, anomaly_map):
+        threshold = self._model.threshold
+        row = dict.fromkeys(COLUMNS) | {"path": as_text(read.path)}
+        row |= {"threshold": threshold.value, "error": read.error}
+        areas = []
+        if score is not None and not math.isfinite(score):
+            row["error"] = "the network's features of it are not finite"
+        elif score is not None:
+            row["score"] = score
+            (row["verdict"],) = threshold.verdicts([score])
+            if anomaly_map is not None:
+                areas = self._draw(row, read, anomaly_map)
+        return Judged(row, areas)
 
-        Returns the rows of areas.csv.
-        """
-        if anomaly_map is None or row["score"] is None:
-            return []
+    def _draw(self, row, read, anomaly_map):
+        """Draws an image's overlay, says in its row where, and returns its areas."""
         from PIL import Image
 
         from cutpaste_tf.localize import areas
         from cutpaste_tf.report.overlay import overlay
 
         scale = self._model.scale
-        try:
-            image = decode.read(path, self._model.bits)
-        except UserError as error:  # It has changed or gone since it was scored.
-            row["error"] = str(error).removeprefix(f"{path}: ")
-            return []
-        target = self._maps / map_name(path, self._root)
-        anomaly_map = self._model.over_image(anomaly_map, image.shape[:2])
-        picture = overlay(image, scale(anomaly_map, row["score"]), scale.outlined)
+        target = self._maps / map_name(read.path, self._root)
+        anomaly_map = self._model.over_image(anomaly_map, *read.size)
+        picture = overlay(read.image, scale(anomaly_map, row["score"]), scale.outlined)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # The smallest file takes ten times as long.
@@ -115,10 +109,8 @@ class Judge:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             row["error"] = f"no overlay: {error.strerror}"
-        if not scale.outlined:
-            return []
-        found = areas.find(anomaly_map, scale.high, image.shape[:2])
-        return [{"path": row["path"], **dataclasses.asdict(area)} for area in found]
+        found = areas.find(anomaly_map, scale.high, read.size) if scale.outlined else []
+        return list(map(dataclasses.asdict, found))
 
 
 def common_root(sources: Sequence[str | os.PathLike]) -> pathlib.Path:

@@ -8,13 +8,9 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cutpaste_tf.predict.rows import AREA_COLUMNS, AREAS, COLUMNS, CSV, JSONL, Judged
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after rows were written."""
 
 
 @contextlib.contextmanager
@@ -29,58 +25,60 @@ def written(output: pathlib.Path, areas: bool) -> Iterator[Callable[[Judged], No
       What writes a file's rows.
 
     Raises:
-      Interrupted: in place of a KeyboardInterrupt, after the tables have taken their names.
+      KeyboardInterrupt: at Ctrl-C, after the tables have taken their names.
     """
-    targets = [output / CSV, output / JSONL, *([output / AREAS] if areas else [])]
+    targets = [output / JSONL, output / CSV, *([output / AREAS] if areas else [])]
     temporary = [path.with_name(path.name + ".tmp") for path in targets]
+
+    def rename():
+        for source, target in zip(temporary, targets, strict=True):
+            if source.is_file():
+                os.replace(source, target)
+
     try:
         with contextlib.ExitStack() as opened:
-            options = {"newline": "", "encoding": "utf-8"}
-            table, lines, *rest = (
-                opened.enter_context(open(path, "w", **options)) for path in temporary
-            )
-            writer = csv.DictWriter(table, COLUMNS)
-            writer.writeheader()
-            area_writer = csv.DictWriter(rest[0], AREA_COLUMNS) if rest else None
-            if rest:
-                area_writer.writeheader()
+            lines = opened.enter_context(open(temporary[0], "w", encoding="utf-8"))
+            write_row = opened.enter_context(spreadsheets(temporary[1:], "w"))
 
             def write(judged):
-                lines.write(json_line(judged.row))
-                writer.writerow(csv_row(judged.row))
-                for area in judged.areas:
-                    area_writer.writerow(area_row(area))
+                lines.write(json.dumps(judged.row, allow_nan=False) + "\n")
+                write_row(judged.row, judged.areas)
 
             yield write
-        _rename(temporary, targets)
+        rename()
     except KeyboardInterrupt as error:  # What is scored is scored.
-        _rename(temporary, targets)
-        raise Interrupted(f"interrupted; what was scored is in {output}") from error
+        rename()
+        raise KeyboardInterrupt(f"interrupted; what was scored is in {output}") from error
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)
 
 
-def csv_row(row: dict) -> dict:
-    """Returns a row of predictions.csv, its numbers as they are read back to the last bit."""
-    return _exact(row, ("score", "threshold"))
+@contextlib.contextmanager
+def spreadsheets(
+    paths: Sequence[pathlib.Path], mode: str
+) -> Iterator[Callable[[dict, Sequence[dict]], None]]:
+    """Opens predictions.csv and, if there are two paths, areas.csv.
 
+    Args:
+      paths: the files.
+      mode: "w" begins them, "a" adds lines, each of which is in the file at once.
 
-def area_row(row: dict) -> dict:
-    """Returns a row of areas.csv, likewise."""
-    return _exact(row, ("peak", "mean"))
+    Yields:
+      What writes a row and the areas that belong to it; numbers are read back to the last bit.
+    """
+    with contextlib.ExitStack() as opened:
+        writers = []
+        for path, columns in zip(paths, (COLUMNS, AREA_COLUMNS), strict=False):
+            buffering = 1 if mode == "a" else -1
+            file = open(path, mode, buffering, encoding="utf-8", newline="")  # noqa: SIM115
+            writers.append(csv.DictWriter(opened.enter_context(file), columns))
+            if mode == "w":
+                writers[-1].writeheader()
 
+        def write(row, areas):
+            writers[0].writerow({name: row[name] for name in COLUMNS})
+            for writer in writers[1:]:
+                writer.writerows({"path": row["path"], **area} for area in areas)
 
-def json_line(row: dict) -> str:
-    """Returns a line of predictions.jsonl."""
-    return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _exact(row, numbers):
-    return row | {name: None if row[name] is None else repr(row[name]) for name in numbers}
-
-
-def _rename(sources, targets):
-    for source, target in zip(sources, targets, strict=True):
-        if source.is_file():
-            os.replace(source, target)
+        yield write

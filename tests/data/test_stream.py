@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import pathlib
 import threading
 import time
@@ -64,9 +65,9 @@ def test_what_training_reads_is_read_the_same(kind, tmp_path):
     path = tmp_path / f"x.{kind}"
     path.write_bytes(encoded(Image.fromarray(pattern(RNG, 77)), kind))
     trained = pipeline.prepare(normal(["x"], [str(path)]), 48).stored.numpy()
-    (((_, prepared, size, error),),) = stream.batches([path], apply(48), 4)
-    assert (size, error) == ((77, 77), None)
-    np.testing.assert_array_equal(prepared, trained)
+    ((found,),) = stream.batches([path], apply(48), 4)
+    assert (found.image, found.size, found.error) == (None, (77, 77), None)
+    np.testing.assert_array_equal(found.prepared, trained)
 
 
 def test_broken_files_are_named():
@@ -183,22 +184,53 @@ def test_no_format_that_starts_other_programs_and_no_size_without_end(monkeypatc
         assert decode.decode(encoded(Image.fromarray(pattern(RNG, 14)), kind), "x").shape[0] == 14
 
 
-def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "_LARGE", 40 * 40 - 1)
-    paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 39 + i % 2)) for i in range(12)]
-    read, busy, most = decode.decode, [], []
+@pytest.mark.parametrize("keep", [False, True])
+def test_images_in_memory_are_few_and_large_ones_are_alone(tmp_path, monkeypatch, keep):
+    monkeypatch.setattr(stream, "_PIXELS", 2 * 40 * 40)
+    sizes = [20, 41, 120, 120, 120, 10, 10, 39, 40, 120, 20]
+    paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, s)) for i, s in enumerate(sizes)]
+    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
+    paths.insert(3, tmp_path / "broken.png")
+    read, held, most = decode.decode, [], []
 
-    def watched(contents, name, bits):
-        large = int(name.split("/")[-1].split(".")[0]) % 2
-        busy.append(large)
-        most.append(sum(busy))
+    def watched(data, name, bits):
+        pixels = decode.count_pixels(data)
+        held.append(pixels)
+        most.append(sum(held) - max(held))
         time.sleep(0.01)
-        busy.remove(large)
-        return read(contents, name, bits)
+        try:
+            return read(data, name, bits)
+        finally:
+            if not keep:
+                held.remove(pixels)
 
     monkeypatch.setattr(decode, "decode", watched)
-    assert sum(map(len, stream.batches(paths, apply(32), 12, workers=4))) == 12
-    assert max(most) == 1
+    found = []
+    for batch in stream.batches(paths, apply(32), 4, workers=4, keep=keep):
+        found += [one.path for one in batch]
+        for one in batch:
+            assert (one.image is None) == (not keep or one.error is not None)
+            if keep and one.size:
+                held.remove(one.size[0] * one.size[1])
+    assert found == paths
+    assert max(most) <= 2 * 40 * 40
+
+
+def test_a_fault_while_others_wait_for_memory_is_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_PIXELS", 10)
+    paths = [write_image(tmp_path / f"{i}.png", pattern(RNG, 20)) for i in range(9)]
+
+    def fail(image):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(stream.batches(paths, fail, 4, workers=4))
+
+
+def test_a_name_that_is_not_utf8_is_an_error(tmp_path):
+    path = write_image(tmp_path / os.fsdecode(b"\xff.png"), pattern(RNG))
+    ((found,),) = stream.batches([path], apply(32), 4)
+    assert found.error == "its name is not UTF-8; rename it"
 
 
 def test_no_files_no_batches():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cutpaste_tf import command
 from cutpaste_tf.predict import watch
+from cutpaste_tf.predict.rows import COLUMNS
 from cutpaste_tf.threshold import Threshold
 
 
@@ -43,18 +44,24 @@ def rows(output):
     lines = [json.loads(line) for line in text.splitlines()]
     with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file, strict=True))
-    said = [{name: "" if x is None else str(x) for name, x in line.items()} for line in lines]
+    rows = [{name: line[name] for name in COLUMNS} for line in lines]
+    said = [{name: "" if x is None else str(x) for name, x in row.items()} for row in rows]
     assert table == said
-    return lines
+    return rows
 
 
 def main():
     """Watches a folder."""
     inbox, output = map(pathlib.Path, sys.argv[1:])
-    places = [watch.Place(inbox, None, output)]
-    return command.exit_status(
-        lambda: watch.watch(places, lambda run: Mean(), log=lambda text: print(text, flush=True))
-    )
+
+    def log(text):
+        print(text, flush=True)
+
+    def watched():
+        with command.output_faults_as_user_errors(output):
+            return watch.watch(inbox, output, Mean, log=log)
+
+    return command.exit_status(watched)
 
 
 if __name__ == "__main__":

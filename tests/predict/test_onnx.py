@@ -225,7 +225,6 @@ def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, capsys, monke
         ({"model": tmp_path / "plain.onnx"}, "says nothing of a run"),
         ({"model": other}, "was exported by another version"),
         ({"run": tmp_path}, "not allowed with"),
-        ({"runs": tmp_path}, "goes with --watch"),
         ({"threshold": "nan"}, "--threshold=nan"),
         ({"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
         ({"batch_size": 0}, "--batch_size=0"),

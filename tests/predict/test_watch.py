@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import arriving
 import pytest
@@ -20,8 +21,9 @@ from conftest import ROOT
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import watch
-from cutpaste_tf.predict.rows import Judge
-from cutpaste_tf.predict.watch import Place, check_places, read_places
+from cutpaste_tf.predict.inbox import Arrival
+from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, Judge, Judged
+from cutpaste_tf.predict.watch import Journal
 
 MEAN = (sys.executable, arriving.__file__)
 
@@ -95,51 +97,71 @@ def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output
     assert sorted(path.name for path in output.iterdir()) == [
         "predictions.csv",
         "predictions.jsonl",
-        "watched.jsonl",
+        "watch.lock",
     ]
 
 
 def done(output):
     """Returns the stamps of the files that are done, by their paths, while more may be added."""
     try:
-        text = (output / "watched.jsonl").read_text()
+        text = (output / "predictions.jsonl").read_text()
     except FileNotFoundError:
         return {}
-    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return {one["path"]: (one["size"], one["mtime_ns"]) for one in lines if "path" in one}
+    lines = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
+    return {one["path"]: (one["size"], one["mtime_ns"]) for one in lines}
 
 
-def step(place, model=None, log=lambda text: None, until=lambda: True):
-    """Watches a place in this process until something holds, and a file is not expected."""
+def watch_until(inbox, output, holds, log=lambda text: None, model=Mean):
+    """Watches a folder in this process until something holds."""
 
-    class Stop:
-        asked = None
+    def stop():
+        deadline = time.monotonic() + 30
+        while not holds() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    with watch._Watched(place, model or Mean(), 32, log, watch.collections.Counter()) as one:
-        for _ in range(1000):
-            if not one.step(Stop) and until():
-                return
-            time.sleep(0.01)
-    raise AssertionError("nothing has come")
+    stopping = threading.Thread(target=stop)
+
+    def begin(text):
+        if text.startswith("watching "):
+            stopping.start()
+        log(text)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert watch.watch(inbox, output, model, log=begin) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+    stopping.join()
 
 
-def scored(place):
-    return [pathlib.Path(row["path"]).name for row in rows(place.output)]
+def scored(output):
+    return [pathlib.Path(row["path"]).name for row in rows(output)]
 
 
 def test_a_broken_file_is_a_row_and_one_that_gets_whole_is_none(inbox, output, monkeypatch):
     monkeypatch.setattr("cutpaste_tf.predict.inbox._BROKEN", 0.5)
-    monkeypatch.setattr("cutpaste_tf.predict.inbox._AGAIN", 0.1)
     (inbox / "a.png").write_bytes(b"nothing")
-    place, said = Place(inbox, None, output), []
-    step(place, log=said.append, until=lambda: said)
+    said = []
+    watch_until(inbox, output, lambda: len(done(output)) == 1, said.append)
     (row,) = rows(output)
     assert row["score"] is row["verdict"] is None
     assert row["error"] == "not an image of a known format"
-    assert said == [f"error                 {inbox / 'a.png'}: {row['error']}"]
+    assert said[2:] == [
+        f"error                 {inbox / 'a.png'}: {row['error']}",
+        "ended; 1 images, 0 anomalous, 1 with an error",
+    ]
+    broken = done(output)[str(inbox / "a.png")]
     put(inbox, "a.png", 70)
-    step(place, until=lambda: len(rows(output)) == 2)
+    watch_until(inbox, output, lambda: done(output).get(str(inbox / "a.png")) != broken)
     assert rows(output)[1]["score"] == 70
+
+
+def test_a_name_that_is_not_utf8_is_a_row_once(inbox, output, monkeypatch):
+    monkeypatch.setattr("cutpaste_tf.predict.inbox._BROKEN", 0.1)
+    put(inbox, os.fsdecode(b"\xff.png"), 1)
+    watch_until(inbox, output, lambda: len(done(output)) == 1)
+    put(inbox, "a.png", 1)
+    watch_until(inbox, output, lambda: len(done(output)) == 2)
+    assert scored(output) == ["\\udcff.png", "a.png"]
 
 
 def test_a_full_disk_loses_nothing(inbox, output):
@@ -151,7 +173,7 @@ def test_a_full_disk_loses_nothing(inbox, output):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
-    done = subprocess.run(
+    full = subprocess.run(
         [*MEAN, str(inbox), str(output)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -160,132 +182,101 @@ def test_a_full_disk_loses_nothing(inbox, output):
         preexec_fn=limit,
         timeout=60,
     )
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: --output={output}: cannot be written (File too large); make room or mend its "
-        "permissions, and start again to go on\n"
-    )
-    before = scored(Place(inbox, None, output))
-    assert len(before) == done.stdout.count("normal ")
-    step(Place(inbox, None, output), until=lambda: len(rows(output)) == 40)
-    assert sorted(scored(Place(inbox, None, output))) == sorted(p.name for p in inbox.iterdir())
+    assert full.returncode == 2
+    assert full.stderr == f"error: --output={output}: cannot be written (File too large)\n"
+    assert 0 < len(done(output)) < 40
+    watch_until(inbox, output, lambda: len(done(output)) == 40)
+    assert sorted(scored(output)) == sorted(p.name for p in inbox.iterdir())
 
 
-def test_overlays_that_cannot_be_written_are_a_line(inbox, output, monkeypatch):
+def test_tables_are_those_of_the_lines_wherever_a_watch_was_cut_short(inbox, output):
+    for number in range(3):
+        put(inbox, f"{number}.png", number)
+    watch_until(inbox, output, lambda: len(done(output)) == 3)
+    lines = (output / "predictions.jsonl").read_bytes()
+    first = lines.splitlines(keepends=True)[0]
+    for cut in range(len(first), len(lines), 97):
+        (output / "predictions.jsonl").write_bytes(lines[:cut])
+        (output / "predictions.csv").write_bytes(b"half a")
+        with Journal(output, Mean()) as journal:
+            whole = lines[:cut].count(b"\n")
+            assert len(journal.done) == len(rows(output)) == whole
+
+
+def test_areas_are_in_the_lines_and_in_their_own_table(output):
+    scale = types.SimpleNamespace(outlined=True)
+    model = types.SimpleNamespace(scale=scale)
+    row = dict.fromkeys(COLUMNS) | {"path": 'a,\n"é.png', "score": 0.1 + 0.2}
+    area = dict.fromkeys(AREA_COLUMNS[1:], 0.1 + 0.2)
+    output.mkdir()
+    with Journal(output, model) as journal:
+        journal.add([(Arrival(pathlib.Path("a"), (7, 8)), Judged(row, [area, area]))])
+        table = (output / "areas.csv").read_bytes()
+    assert table.count(repr(0.1 + 0.2).encode()) == 2 * 7
+    (output / "areas.csv").unlink()
+    with Journal(output, model) as journal:
+        assert journal.done == {row["path"]: (7, 8)}
+    assert (output / "areas.csv").read_bytes() == table
+    assert rows(output) == [row]
+
+
+@pytest.mark.parametrize("text", ['{"path": "a.png", "score": 1.0}', "x", "[]"])
+def test_tables_that_others_have_written_are_left_alone(inbox, output, text):
+    output.mkdir()
+    (output / "predictions.jsonl").write_text(f"{text}\n")
+    (output / "predictions.csv").write_text("earlier")
+    with pytest.raises(UserError, match="was not written by --watch"):
+        watch.watch(inbox, output, Mean, log=print)
+    assert (output / "predictions.csv").read_text() == "earlier"
+    assert (output / "predictions.jsonl").read_text() == f"{text}\n"
+    assert not list(output.glob("*.tmp"))
+
+
+def test_overlays_that_cannot_be_written_end_it(inbox, output, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     put(inbox, "a.png", 1)
-    monkeypatch.setattr(Judge, "_draw", full)
-    with pytest.raises(UserError, match=r"No space left .* start again"):
-        step(Place(inbox, None, output), until=lambda: False)
+    monkeypatch.setattr(Judge, "_judge", full)
+    with pytest.raises(OSError, match="No space left"):
+        watch.watch(inbox, output, Mean, log=print)
     assert rows(output) == []
 
 
 def test_a_second_watch_with_the_same_output_is_refused(inbox, output, tmp_path):
     first = Process(*MEAN, inbox, output)
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match=rf"another --watch .*process {first.process.pid}"):
-        watch.watch([Place(tmp_path / "other", None, output)], Mean, log=print)
+    with pytest.raises(UserError, match="another --watch writes there"):
+        watch.watch(tmp_path / "other", output, Mean, log=print)
     assert first.end()[0] == 0
 
 
-def test_several_folders_have_tables_of_their_own(inbox, output, tmp_path, monkeypatch):
-    others = [Place(tmp_path / name, name, output / name) for name in ("bolt", "nut")]
-    for value, place in enumerate(others):
-        put(place.folder, "1.png", value)
-    loaded, said = [], []
-
-    def log(text):
-        said.append(text)
-        if len(said) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def load(run):
-        loaded.append(run)
-        return Mean()
-
-    before = signal.getsignal(signal.SIGTERM)
-    assert watch.watch(others, load, log=log) == 0
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert loaded == ["bolt", "nut"]
-    assert said[2] == f"watching {tmp_path / 'bolt'}, {tmp_path / 'nut'}; stop with Ctrl-C"
-    assert said[-1] == "ended; 2 images, 0 anomalous, 0 with an error"
-    assert [[row["score"] for row in rows(place.output)] for place in others] == [[0], [1]]
-
-
-def test_a_signal_while_the_model_is_loaded_ends_it_at_once(inbox, output):
-    def load(run):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-
+def test_the_same_files_are_known_from_elsewhere(inbox, output, monkeypatch):
+    put(inbox, "a.png", 1)
+    monkeypatch.chdir(inbox.parent)
     said = []
-    assert watch.watch([Place(inbox, None, output)], load, log=said.append) == 0
-    assert said == ["ended; 0 images, 0 anomalous, 0 with an error"]
-
-
-def test_a_table_names_folders_and_runs_beside_it(tmp_path):
-    for name in ("in/bolt", "x/nut", "y/nut"):
-        (tmp_path / name).mkdir(parents=True)
-    table = tmp_path / "parts.csv"
-    table.write_text("run,folder\nruns/b,in/bolt\n/r,x/nut\n", encoding="utf-8-sig")
-    assert read_places(table, "out") == [
-        (tmp_path / "in" / "bolt", str(tmp_path / "runs" / "b"), pathlib.Path("out/bolt")),
-        (tmp_path / "x" / "nut", "/r", pathlib.Path("out/nut")),
-    ]
-    table.write_text("folder,run,name\nx/nut,r,first\ny/nut,r,\n")
-    places = read_places(table, "out")
-    assert [place.output.name for place in places] == ["first", "nut"]
-    check_places(places)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (None, "No such file"),
-        ("", "must have the columns"),
-        ("folder;run\nbolt;r\n", "must have the columns"),
-        ("folder,run,colour\n", "must have the columns"),
-        ("folder,run\n", "names no folders"),
-        ("folder,run\nbolt\n", "row 1 must have a folder and a run"),
-        ("folder,run\nbolt,r\nnut,r,x\n", "row 2 must have a folder and a run"),
-        ("folder,run\nbolt,r\n./bolt,r\n", "both called bolt"),
-        ("folder,run,name\nbolt,r,\n./bolt,r,b\n", "are the same folder"),
-        ("folder,run\nbolt,r\nbolt/deep,r\n", "bolt/deep lies in"),
-        ("folder,run\nbolt/deep,r\nbolt,r\n", "bolt/deep lies in"),
-        ("folder,run\nnone,r\n", "none: there is no such folder"),
-        ("folder,run,name\nbolt,r,a/b\n", "must be the name of a folder"),
-        ("folder,run\nbolt,r\n", "r/results.json: there is no such file; has the run finished?"),
-    ],
-)
-def test_mistakes_in_a_table_are_told_before_anything_is_loaded(tmp_path, capsys, text, message):
-    (tmp_path / "bolt" / "deep").mkdir(parents=True)
-    if text is not None:
-        (tmp_path / "parts.csv").write_text(text)
-    arguments = ["--watch", f"--runs={tmp_path / 'parts.csv'}", f"--output={tmp_path / 'out'}"]
-    assert predict.main(["predict", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
+    watch_until("inbox", "out", lambda: len(done(output)) == 1, said.append)
+    assert said[2] == "normal             1  inbox/a.png"
+    monkeypatch.chdir(inbox)
+    put(inbox, "b.png", 2)
+    watch_until(".", "../out", lambda: len(done(output)) == 2)
+    assert [row["path"] for row in rows(output)] == [str(inbox / "a.png"), str(inbox / "b.png")]
 
 
 def test_flags_that_do_not_go_together_are_a_line(tmp_path, capsys):
     maps = tmp_path / "maps" / "deep"
     for folder in (tmp_path / "in", tmp_path / "watched", maps):
         folder.mkdir(parents=True)
-    (tmp_path / "watched" / "watched.jsonl").touch()
+    (tmp_path / "watched" / "predictions.jsonl").write_text('{"path": "a", "mtime_ns": 1}\n')
     one = ["--run=r", f"--images={tmp_path / 'in'}"]
     out = f"--output={tmp_path / 'out'}"
     for arguments, message in (
         ([out], "required: --run or --model, --images"),
         ([out, one[0]], "required: --images"),
         ([out, "--watch"], "required: --run or --model, --images"),
-        ([out, "--runs=x", *one], "--runs=x: goes with --watch"),
-        ([out, "--watch", "--runs=x", *one], "--run: the table of --runs has it"),
-        ([out, "--watch", "--runs=x", one[1]], "--images: the table of --runs has it"),
-        ([out, "--watch", *one, one[1]], "--watch takes one folder"),
-        ([out, "--watch", "--run=r", f"--images={tmp_path}/none"], "there is no such folder"),
-        ([out, "--watch", "--run=r", f"--images={predict.__file__}"], "there is no such folder"),
+        ([out, "--watch", *one, one[1]], "--watch needs one folder"),
+        ([out, "--watch", "--run=r", f"--images={tmp_path}/none"], "--watch needs one folder"),
+        ([out, "--watch", "--run=r", f"--images={predict.__file__}"], "--watch needs one folder"),
         ([f"--output={tmp_path}", "--watch", one[0], f"--images={maps}"], "is where overlays"),
         ([out, "--watch", *one], "has the run finished?"),
         ([f"--output={tmp_path / 'watched'}", *one], "has the tables of a --watch"),
