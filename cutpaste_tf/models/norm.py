@@ -11,18 +11,16 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("cutpaste_tf")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch normalisation, with the same weights and, but for rounding, the same results.
+    """Keras's batch normalisation of maps: the same weights and, but for rounding, results.
 
-    What the fused operation does not do is done by Keras's layer: batches of vectors, double
-    precision, and batch statistics over several devices.
+    Batch statistics over several devices are left to Keras's layer.
     """
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Normalises inputs, [B, H, W, C], over all but their channels."""
-        known = inputs.dtype in (tf.float16, tf.bfloat16, tf.float32)
-        if len(inputs.shape) != 4 or self.synchronized or mask is not None or not known:
+        if self.synchronized:
             return super().call(inputs, training=training, mask=mask)
         if not (training and self.trainable):
             return self._fused(inputs, self.moving_mean, self.moving_variance, False)[0]
