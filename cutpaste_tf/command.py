@@ -154,23 +154,26 @@ def exit_status(
 
 @contextlib.contextmanager
 def run_faults_as_user_errors(config: Config) -> Iterator[None]:
-    """Makes UserErrors of a disk that is full or may not be written.
+    """Makes a UserError of a disk that is full or may not be written.
 
     Args:
-      config: the settings of a run that the block has to do with.
+      config: the settings of the run that the block does.
 
     Raises:
-      UserError: in place of an error that `error_line` has a line for.
+      UserError: in place of an error that is about the disk.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        line = error_line(error, config)
-        if line is None:
+        reason = disk_fault(error)
+        if reason is None:
             raise
-        raise UserError(line) from error
+        raise UserError(
+            f"--workdir={config.workdir}: cannot be written ({reason}); make room or mend its "
+            "permissions, and start again to resume"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -190,27 +193,6 @@ def output_faults_as_user_errors(output: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"--output={output}: cannot be written ({reason})") from error
-
-
-def error_line(error: Exception, config: Config) -> str | None:
-    """Returns what a user can do about an error of a run, in one line.
-
-    Args:
-      error: what was raised.
-      config: the run's settings.
-
-    Returns:
-      The line; None if the error is the program's own.
-    """
-    if isinstance(error, UserError):
-        return str(error)
-    reason = disk_fault(error)
-    if reason is not None:
-        return (
-            f"--workdir={config.workdir}: cannot be written ({reason}); make room or mend its "
-            "permissions, and start again to resume"
-        )
-    return None
 
 
 @contextlib.contextmanager

@@ -60,10 +60,9 @@ class Collapse:
 
 def read(path: pathlib.Path) -> list[Epoch]:
     """Returns the epochs that `write` wrote; none where there is no such file."""
-    try:
-        return [Epoch(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+    if not path.is_file():
         return []
+    return [Epoch(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def write(path: pathlib.Path, epochs: Sequence[Epoch]) -> None:
