@@ -251,7 +251,7 @@ def test_a_patch_models_normal_scores_are_of_images_left_out(localized):
     # For one part, a density of the others, from the embeddings of its patches.
     held_out = densities.held_out_parts(8)[1]
     others = [i for i in range(8) if i not in held_out]
-    embedder = patch.PatchEmbedder(detector.backbone, (64, 64), 32, 16)
+    embedder = patch.PatchEmbedder(detector.backbone, (64, 64), 16, 16)
     sets = [pipeline.prepare(train_images.subset(part), 64) for part in (others, held_out)]
     features, held = (next(embedder.embeddings(images, (0, 3))) for images in sets)
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
@@ -266,7 +266,7 @@ def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
     if not config.patch_size:
         pytest.skip("not a patch run")
     found = Detector.load(run_dir).evaluate(list(folder.load(data).test.images))
-    assert found.maps.small.shape == (8, 3, 3)
+    assert found.maps.small.shape == (8, 4, 4)
     np.testing.assert_allclose(found.scores, found.maps.small.max((1, 2)), rtol=1e-6)
 
 

@@ -5,6 +5,9 @@ filled with "image patch from different location", and gives sizes for CutPaste 
 A.2), so the patches here are of CutPaste's area, aspect ratio and place, and the scars of
 CutPaste-Scar's size and angle: with one seed the same pixels are erased as CutPaste would paste
 over, and a table's columns differ by the filling alone.
+
+Each function takes images, floating point [B, H, W, 3] in [0, 1], the patches' places, the most
+pixels that a patch's upright box has, and levels, float32 [B, 3] in [0, 1), for what is random.
 """
 
 import tensorflow as tf
@@ -22,17 +25,7 @@ CONFETTI = 1.0
 def fill_with_grey(
     images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
 ) -> paste.Edit:
-    """Cutout (DeVries and Taylor; Tables 1 and 4): the patch becomes grey, `GREY_LEVEL`.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has.
-      levels: float32 [B, 3], not used.
-
-    Returns:
-      The edit to the images.
-    """
+    """Cutout (DeVries and Taylor; Tables 1 and 4): the patch becomes grey, `GREY_LEVEL`."""
     return _paint(images, patch, pixels, tf.fill(tf.shape(levels), GREY_LEVEL))
 
 
@@ -43,15 +36,6 @@ def fill_with_mean(
 
     The paper says "mean pixel values" without saying of what. A data set's mean would be one
     colour for all images, as grey is; the image's own needs nothing that the image does not have.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has.
-      levels: float32 [B, 3], not used.
-
-    Returns:
-      The edit to the images: the mean of each channel over the whole image.
     """
     mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
     return _paint(images, patch, pixels, mean)
@@ -60,17 +44,7 @@ def fill_with_mean(
 def fill_with_color(
     images: tf.Tensor, patch: paste.Patch, pixels: int, levels: tf.Tensor
 ) -> paste.Edit:
-    """Cutout (Color) of Table 4, and Scar (Section 2.2, Table 1): one random colour.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has.
-      levels: float32 [B, 3] in [0, 1), the colours.
-
-    Returns:
-      The edit to the images.
-    """
+    """Cutout (Color) of Table 4, and Scar (Section 2.2, Table 1): one random colour."""
     return _paint(images, patch, pixels, levels)
 
 
@@ -83,16 +57,8 @@ def shift_color(
     to the patch, whose structure stays where the sum is not clipped. FCDD adds, to several turned
     squares of 8 to 54 pixels in an image of 224, colours of any of 256 levels in each channel, to
     dark pixels with one sign and to bright ones with the other. Here the range is FCDD's, the sign
-    is random, and the place is one patch as in the other columns of Table 4.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1]; height and width static.
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has.
-      levels: float32 [B, 3] in [0, 1): 0 takes the full range from a channel, 1 would add it.
-
-    Returns:
-      The edit to the images; the sum is clipped to [0, 1].
+    is random, and the place is one patch as in the other columns of Table 4. Level 0 takes the full
+    range from a channel, and level 1 would add it.
     """
     _, target, _ = paste.listed(patch, pixels, tf.shape(images)[2])
     shift = CONFETTI * (2.0 * levels - 1.0)

@@ -43,34 +43,14 @@ def _full_range(shape, key, counter, dtype):
 def uniform(
     shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
 ) -> tf.Tensor:
-    """Draws float32 numbers uniformly from [low, high).
-
-    Args:
-      shape: the shape of the result.
-      seed: int32 [2].
-      low: lower end, broadcastable to `shape`.
-      high: upper end, broadcastable to `shape`.
-
-    Returns:
-      float32 of `shape`.
-    """
+    """Draws float32 numbers uniformly from [low, high); the ends may vary by item."""
     return low + (high - low) * _unit(shape, seed)
 
 
 def integers(
     shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
 ) -> tf.Tensor:
-    """Draws int32 numbers uniformly from low, ..., high; both ends, as tensors, may vary by item.
-
-    Args:
-      shape: the shape of the result.
-      seed: int32 [2].
-      low: smallest value, broadcastable to `shape`.
-      high: largest value, broadcastable to `shape`; at least `low`.
-
-    Returns:
-      int32 of `shape`.
-    """
+    """Draws int32 numbers uniformly from low, ..., high; the ends may vary by item."""
     count = tf.cast(high - low + 1, tf.float32)
     offset = tf.floor(_unit(shape, seed) * count)
     # A float32 just below 1 times a count can round up to the count itself.
@@ -78,13 +58,5 @@ def integers(
 
 
 def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Splits a seed into `count` seeds whose streams are independent of each other.
-
-    Args:
-      seed: int32 [2].
-      count: how many seeds are wanted.
-
-    Returns:
-      A list of int32 [2].
-    """
+    """Splits a seed, int32 [2], into `count` seeds whose streams are independent of each other."""
     return tf.unstack(_bits([count, 2], tf.convert_to_tensor(seed)), num=count)

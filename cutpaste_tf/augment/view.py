@@ -27,17 +27,7 @@ class View(NamedTuple):
 
 
 def draw_crops(batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: tf.Tensor) -> Corner:
-    """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4).
-
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels, at least `side`.
-      side: the crops' height and width in pixels.
-      seed: int32 [2].
-
-    Returns:
-      The crops' upper left pixels.
-    """
+    """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4)."""
     seeds = random.split(seed, 2)
     row, column = (
         random.integers([batch], one, 0, length - side)
