@@ -4,12 +4,10 @@ Nothing here imports TensorFlow.
 """
 
 import argparse
-import contextlib
 import importlib
 import math
 import os
 import socket
-from collections.abc import Iterator
 from types import ModuleType
 
 from cutpaste_tf.files import UserError
@@ -84,25 +82,11 @@ def start(address: str | None, flag: str) -> ModuleType:
         if host and port.isdigit():  # Ray itself would try for minutes.
             socket.create_connection((host, int(port)), timeout=10).close()
         # "local" starts Ray here even where RAY_ADDRESS names a cluster.
-        with _quiet():
-            ray.init("local" if address is None else address, **options)
+        ray.init("local" if address is None else address, **options)
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{where}: Ray cannot be started or reached ({line})") from error
     return ray
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps off stderr what Ray's core, which is no Python, writes there as it starts."""
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def share_out(
