@@ -90,22 +90,22 @@ def _part(output, number):
 
 
 def _begin(output, settings):
-    """Writes the list of files, as it is found; where parts are there, compares their settings."""
+    """Writes the list of files, as it is found, unless this very job has been begun before."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if any(output.glob(PARTS)):
-        try:
-            before = json.loads((output / JOB).read_text(encoding="utf-8"))
-            others = [f"--{name}" for name in settings if before.get(name) != settings[name]]
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{output / JOB}: cannot be read; name another --output") from error
-        if others:
-            raise UserError(
-                f"--output={output}: holds a prediction with other {', '.join(others)}; name "
-                "another folder"
-            )
+    try:
+        before = json.loads((output / JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    if before == settings:
         return
+    if any(output.glob(PARTS)):
+        others = [f"--{name}" for name in settings if before.get(name) != settings[name]]
+        raise UserError(
+            f"--output={output}: holds a prediction with other {', '.join(others)}; name another "
+            "folder"
+        )
     schema = pa.schema([("path", pa.string())])
     paths = map(as_text, stream.find(settings["images"], output / MAPS, CSV, JOB))
     with replacing(output / _FILES) as temporary, pq.ParquetWriter(temporary, schema) as writer:

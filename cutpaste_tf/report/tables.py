@@ -39,8 +39,6 @@ _NOT_IN_THE_PAPER = {
     "translation",
     "view_jitter",
 }
-# What a run measures, as a fraction or null.
-_MEASURES = ("image_auroc", "pixel_auroc", "pixel_aupro")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +109,6 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
             results = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(results, dict) or "image_auroc" not in results:
                 raise ValueError("it holds no results")
-            for name in _MEASURES:
-                value = results.get(name)
-                if value is not None and not (_is_number(value) and 0 <= value <= 1):
-                    raise ValueError(f"its {name} is {value!r}, no fraction")
             runs.append(Run(path.parent, config, results))
         except (OSError, ValueError, UserError) as error:
             problems.append(f"{path.parent}: left out: {' '.join(str(error).split())}")
@@ -147,10 +141,6 @@ def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
     if not chosen:
         raise UserError(f"--density={kind}: no run there was measured by it")
     return chosen
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def differences(config: Config, column: Column) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
     check(output, images)
 
 
-def test_a_list_without_parts_is_made_anew(images, here, tmp_path):
+def test_a_list_of_other_settings_is_made_anew_where_there_are_no_parts(images, here, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     (output / "_files.parquet").write_bytes(b"PAR1")
@@ -224,11 +224,9 @@ def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
         many.predict(
             BrightnessModel, {"run": {}, "threshold": 1.0, "maps": False}, [images], output
         )
-    for text in ("{", "[]"):
-        (output / "_job.json").write_text(text)
-        assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: cannot be read")
     (output / "_job.json").unlink()
-    assert_user_error(main(capsys, *arguments(), "--ray"), "_job.json: cannot be read")
+    done = main(capsys, *arguments(), "--ray")
+    assert_user_error(done, "other --run, --threshold, --maps, --images;")
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     with locked(output / "_lock"):
