@@ -4,7 +4,6 @@ Nothing here imports TensorFlow.
 """
 
 import csv
-import dataclasses
 import hashlib
 import json
 import math
@@ -76,18 +75,6 @@ def read_normal_scores(run_dir: str | os.PathLike) -> np.ndarray | None:
     """
     path = pathlib.Path(run_dir) / NORMAL_SCORES
     return _numbers(_read_csv(path, ("path", "score")), path) if path.is_file() else None
-
-
-def with_known_bits(run_dir: str | os.PathLike, config: Config) -> Config:
-    """Returns a finished run's settings with the number that --bit_depth=auto has found.
-
-    Raises:
-      UserError: if the run is not finished, or its results cannot be read.
-    """
-    if config.bit_depth != "auto":
-        return config
-    bits = str(read_results(run_dir).get("bit_depth", config.filled_bits))
-    return dataclasses.replace(config, bit_depth=bits)
 
 
 def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -73,9 +73,9 @@ class Config:
     workdir: str = _data("runs", choices.NOT_EMPTY, "runs are written to WORKDIR/CATEGORY/seed_N")
     resize: str = _data(
         "squash",
-        one_of(("squash", "pad", "crop")),
+        one_of(("squash", "pad")),
         "how an image of another shape gets there; squash: its shape changes; pad: it keeps its "
-        "shape, and what is left over is ignored; crop: it is cut off",
+        "shape, and what is left over is ignored",
     )
     tiles: tuple[int, ...] = _data(
         (1, 1),
@@ -84,19 +84,11 @@ class Config:
         "score is that of its most anomalous tile",
         "x",
     )
-    tile_overlap: float = _data(
-        0.125, real(0.0, 0.5), "the share of its side that a tile has in common with the next"
-    )
     roi: str = _data(
         "none",
         choices.NOT_EMPTY,
         "the region of interest: the file of a mask, 0 outside; auto: all but a fixed background; "
         "none: everything; what lies outside has no part in views, maps, metrics and scores",
-    )
-    bit_depth: str = _data(
-        "auto",
-        one_of(("auto", "8", "10", "12", "14", "16")),
-        "how many of 16 bits the camera fills; auto: as many as the training images do",
     )
     allow_changed_data: bool = _data(
         False,
@@ -190,11 +182,6 @@ class Config:
         "share of normal images above the run's threshold; 0: no threshold, and none of the "
         "cross-validation that it takes",
     )
-    tile_density: str = _density(
-        "shared",
-        one_of(("shared", "separate")),
-        "one density for all tiles, or a separate one for each, for aligned objects",
-    )
     test_anomalies: str = _density(
         "none",
         some_of(choices.TEST_ANOMALIES, "none", "all"),
@@ -232,8 +219,9 @@ class Config:
         "auto",
         one_of(("auto", "shared", "nearby", "separate")),
         "density of maps; shared: one for all places; separate: one for each, for aligned "
-        "objects; nearby: one for each, of the places around it; auto: nearby, or, with "
-        "--patch_size, separate for MVTec AD's aligned categories and else shared",
+        "objects; nearby: one for each, of the places around it; auto: nearby, or "
+        "shared with --tiles, or, with --patch_size, separate for MVTec AD's aligned categories and "
+        "else shared",
     )
 
     augment: str = _machine(
@@ -287,12 +275,8 @@ class Config:
             self._refuse("maps", "patches are for --patch_size, which has no other maps")
         if self.maps == "gradcam" and self.main_density not in choices.GAUSSIANS:
             self._refuse("density", "GradCAM needs a Gaussian's distance; begin with gde")
-        if self.maps == "gradcam" and self.tile_density == "separate":
-            self._refuse("maps", "needs one density; leave --tile_density out")
         if self.tiles != (1, 1) and "," in self.density:
             self._refuse("density", "tiles have a single one")
-        if self.tile_density == "separate" and self.density != "gde":
-            self._refuse("density", "separate tiles have gde")
         if self.task == "rotation" and len(set(self.input_shape)) > 1:
             self._refuse("image_size", "--task=rotation needs squares")
         resnet = self.backbone == "resnet18"
@@ -329,11 +313,6 @@ class Config:
         return self.patch_size // 2
 
     @property
-    def filled_bits(self) -> int:
-        """Bits that images with 16 fill, as far as it is known."""
-        return 16 if self.bit_depth == "auto" else int(self.bit_depth)
-
-    @property
     def masked(self) -> bool:
         """Whether parts of the network's inputs may lie outside of what is looked at."""
         return self.roi != "none" or self.resize == "pad"
@@ -351,7 +330,7 @@ class Config:
         if self.location_density != "auto":
             return self.location_density
         # What a place of a tile shows is another thing in each tile.
-        return "shared" if self.tiles != (1, 1) and self.tile_density == "shared" else "nearby"
+        return "shared" if self.tiles != (1, 1) else "nearby"
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -475,7 +454,6 @@ _ONLY_FOR = (
     ("keep_pretrained", "--weights", lambda c: c.weights != "none"),
     ("keep_pretrained", "trainings", lambda c: c.steps > 0),
     ("keep_pretrained resize tiles roi density", "whole images", lambda c: not c.patch_size),
-    ("tile_overlap tile_density", "--tiles", lambda c: c.tiles != (1, 1)),
     ("test_anomalies", "runs without --tiles", lambda c: c.tiles == (1, 1)),
     ("test_anomalies", "runs without --roi and --resize=pad", lambda c: not c.masked),
     ("dense_stride", "--patch_size", lambda c: c.patch_size > 0),

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
-import scipy.special
 import sklearn.covariance
 import sklearn.exceptions
 import sklearn.mixture
@@ -29,6 +28,7 @@ from cutpaste_tf.files import UserError, replacing
 LEAST_IMAGES = 4
 _VERSION = 1
 _FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
+_OF_MIXTURES = ("weights_", "means_", "precisions_cholesky_")  # all that their scores depend on
 _ROUNDING = 1e-12  # of features that a network computes in float32: relative, squared
 
 
@@ -150,7 +150,7 @@ class KernelDensity:
     def score(self, features: np.ndarray) -> np.ndarray:
         """Returns float64 [N] negative log-densities of [N, D] features."""
         features = _unit(_checked(features, self.features.shape[1]))
-        return -self._estimate.score_samples(features)
+        return _negative_logs(self._estimate, features)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -186,16 +186,12 @@ class MixtureDensity:
       components: K, at least 2; `GaussianDensity` is the mixture of one.
 
     Attributes:
-      weight: float64 [K], after `fit`; their sum is 1.
-      mean: float64 [K, D], after `fit`.
-      whitener: float64 [K, D, D], after `fit`: W with W W^T the inverse covariance, lower or upper
-        triangular, its diagonal positive.
+      mixture: scikit-learn's estimate, after `fit`.
     """
 
     def __init__(self, components: int):
-        if components < 2:
-            raise ValueError(f"components must be at least 2, not {components}")
-        self.kind, self.components = f"gmm{components}", components
+        self.kind = f"gmm{components}"
+        self.mixture = sklearn.mixture.GaussianMixture(components, n_init=3, random_state=0)
 
     def fit(self, features: np.ndarray) -> "MixtureDensity":
         """Fits the density to [N, D] features of un-augmented normal training images, N >= K.
@@ -206,64 +202,36 @@ class MixtureDensity:
         _check_spread(features)
         estimate = _ledoit_wolf(features)
         variance = np.trace(estimate.covariance_) / features.shape[1]
-        added = min(self.components * estimate.shrinkage_, 1.0) * variance
-        mixture = sklearn.mixture.GaussianMixture(
-            self.components,
-            covariance_type="full",
-            reg_covar=max(added, 1e-9 * variance, _ROUNDING * np.mean(features**2)),
-            n_init=3,
-            random_state=0,
-        )
+        added = min(self.mixture.n_components * estimate.shrinkage_, 1.0) * variance
+        least = max(1e-9 * variance, _ROUNDING * np.mean(features**2))
+        self.mixture.reg_covar = max(added, least)
         with warnings.catch_warnings():
             # Images that are the same fill fewer clusters, and a fit that has not converged in its
             # steps is a density all the same.
             warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-            mixture.fit(features)
-        return self._set(mixture.weights_, mixture.means_, mixture.precisions_cholesky_)
+            self.mixture.fit(features)
+        return self
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Returns float64 [N] negative log-densities of [N, D] features."""
-        features = _checked(features, self.mean.shape[1])
-        logs = [
-            constant - 0.5 * np.sum(((features - mean) @ whitener) ** 2, axis=1)
-            for constant, mean, whitener in zip(
-                self.constants, self.mean, self.whitener, strict=True
-            )
-        ]
-        return -scipy.special.logsumexp(logs, axis=0)
-
-    @property
-    def constants(self) -> np.ndarray:
-        """Float64 [K]: the logarithm of each component's weight and greatest density."""
-        determinants = np.log(np.diagonal(self.whitener, axis1=1, axis2=2)).sum(axis=1)
-        dims = self.mean.shape[1]
-        return np.log(self.weight) + determinants - 0.5 * dims * np.log(2.0 * np.pi)
+        return _negative_logs(self.mixture, _checked(features, *self.shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what it is a density of: [D]."""
-        return self.mean.shape[1:]
+        return self.mixture.means_.shape[1:]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes."""
-        return {"weight": self.weight, "mean": self.mean, "whitener": self.whitener}
+        """Returns what `save` writes: `_OF_MIXTURES`."""
+        return {name: getattr(self.mixture, name) for name in _OF_MIXTURES}
 
     @classmethod
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MixtureDensity":
         """Makes a fitted density out of what `arrays` returned."""
-        density = cls(int(kind.removeprefix("gmm")))
-        weight, mean, whitener = (arrays[name] for name in ("weight", "mean", "whitener"))
-        if mean.ndim != 2 or len(mean) != density.components:
-            raise ValueError(f"mean must be [{density.components}, D]")
-        if weight.shape != mean.shape[:1] or whitener.shape != (*mean.shape, mean.shape[1]):
-            raise ValueError("weight, mean and whitener do not fit each other")
-        if not ((weight > 0).all() and (np.diagonal(whitener, axis1=1, axis2=2) > 0).all()):
-            raise ValueError("weight and the whitener's diagonal must be positive")
-        return density._set(weight, mean, whitener)
-
-    def _set(self, weight, mean, whitener):
-        self.weight, self.mean, self.whitener = weight, mean, whitener
-        return self
+        density = cls(components(kind))
+        for name in _OF_MIXTURES:
+            setattr(density.mixture, name, arrays[name])
+        return density
 
 
 class LocationGaussians:
@@ -346,54 +314,32 @@ class MapGaussians:
       grid: K, h and w.
       usual: float64 [2, 2]: mean and standard deviation of normal images' scores, first those of
         the pooled features, then those of maps; [0, 2] where there are none.
-      tiles: how many tiles of an image have Gaussians of their own, T: there are T times as many,
-        those of the first tile first.
     """
 
     kind = "map_gde"
 
-    def __init__(
-        self,
-        gaussians: LocationGaussians,
-        grid: tuple[int, int, int],
-        usual: np.ndarray,
-        tiles: int = 1,
-    ):
-        self.gaussians, self.grid, self.usual, self.tiles = gaussians, grid, usual, tiles
+    def __init__(self, gaussians: LocationGaussians, grid: tuple[int, int, int], usual: np.ndarray):
+        self.gaussians, self.grid, self.usual = gaussians, grid, usual
 
     def score(self, vectors: np.ndarray) -> np.ndarray:
         """Scores the places of feature maps.
 
         Args:
-          vectors: [N, K, h, w, D]; where tiles have their own Gaussians, T after T of the same
-            image.
+          vectors: [N, K, h, w, D].
 
         Returns:
           float32 [N, h, w], Mahalanobis distances; of K maps the root of the sum of their squares.
         """
-        scores = np.empty([len(vectors), *self.grid[1:]], np.float32)
-        for tile in range(self.tiles):
-            scores[tile :: self.tiles] = self._score(
-                self.of_tile(tile), vectors[tile :: self.tiles]
-            )
-        return scores
-
-    def of_tile(self, tile: int) -> LocationGaussians:
-        """Returns the Gaussians of one of the T tiles."""
-        each = len(self.gaussians.mean) // self.tiles
-        return self.gaussians.take(slice(tile * each, (tile + 1) * each))
-
-    def _score(self, gaussians, vectors):
         count, (maps, height, width) = len(vectors), self.grid
-        if len(gaussians.mean) == maps:  # one for all places of a map
+        if len(self.gaussians.mean) == maps:  # one for all places of a map
             places = vectors.reshape(count, maps, height * width, -1)
-            each = [gaussians.take([k]).score(places[:, k]) for k in range(maps)]
+            each = [self.gaussians.take([k]).score(places[:, k]) for k in range(maps)]
             distances = np.stack(each, axis=1)
         else:
             places = vectors.reshape(count, maps * height * width, -1)
-            distances = gaussians.score(places).reshape(count, maps, -1)
+            distances = self.gaussians.score(places).reshape(count, maps, -1)
         total = np.sqrt(np.sum(np.square(distances, dtype=np.float64), axis=1))
-        return total.reshape(count, height, width)
+        return total.reshape(count, height, width).astype(np.float32)
 
     def combine(self, pooled: np.ndarray, largest: np.ndarray) -> np.ndarray:
         """Averages two scores of images after each was standardised by normal images'.
@@ -411,8 +357,8 @@ class MapGaussians:
     @property
     def level(self) -> float:
         """The usual score of a normal place."""
-        level = self.gaussians.level.reshape(self.tiles, self.grid[0], -1)
-        return float(np.mean(np.sqrt(np.sum(level**2, axis=1))))
+        level = self.gaussians.level.reshape(self.grid[0], -1)
+        return float(np.mean(np.sqrt(np.sum(level**2, axis=0))))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -421,7 +367,7 @@ class MapGaussians:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what `save` writes."""
-        grid = np.array([*self.grid, self.tiles], np.float64)
+        grid = np.array(self.grid, np.float64)
         return {**self.gaussians.arrays(), "grid": grid, "usual": self.usual}
 
     @classmethod
@@ -429,12 +375,11 @@ class MapGaussians:
         """Makes fitted Gaussians out of what `arrays` returned."""
         gaussians = LocationGaussians.from_arrays(kind, arrays)
         grid, usual = arrays["grid"], arrays["usual"]
-        if grid.shape != (4,) or len(gaussians.mean) not in (grid[0] * grid[3], np.prod(grid)):
+        if grid.shape != (3,) or len(gaussians.mean) not in (grid[0], np.prod(grid)):
             raise ValueError("mean and grid do not fit each other")
         if usual.shape not in ((0, 2), (2, 2)) or not (usual[:, 1:] > 0).all():
             raise ValueError("usual must be means and deviations above zero")
-        *grid, tiles = (int(number) for number in grid)
-        return cls(gaussians, tuple(grid), usual, tiles)
+        return cls(gaussians, tuple(int(number) for number in grid), usual)
 
 
 class GaussianStatistics:
@@ -699,6 +644,11 @@ def load(path: str | os.PathLike) -> Density:
     # A damaged or hostile archive makes zipfile, zlib and NumPy raise almost anything.
     except Exception as error:
         raise UserError(f"{path}: not a readable density ({error})") from error
+
+
+def _negative_logs(estimate, features):
+    """By scikit-learn, which takes no empty arrays."""
+    return -estimate.score_samples(features) if len(features) else np.zeros([0])
 
 
 def _checked(features, dims=None):

@@ -196,9 +196,7 @@ class Evaluator:
         else:
             self._embedder = Embedder(backbone)
         if config.maps == "features":
-            self._map_embedder = feature_maps.MapEmbedder(
-                backbone, config.backbone, config.levels, self._apart
-            )
+            self._map_embedder = feature_maps.MapEmbedder(backbone, config.backbone, config.levels)
             grid = self._map_embedder.grid[1:]
             self._enlarge = feature_maps.enlarger(config.size, config.backbone, grid)
 
@@ -238,8 +236,8 @@ class Evaluator:
             test_features = self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
-            density = self._fit(self._usable(features, train_images.seen))
-            scores = self._score_inputs(density, test_features[name])
+            density = self._fit(features[train_images.seen])
+            scores = density.score(test_features[name])
             explained = None
             if config.maps == "gradcam" and maps and name == config.features:
                 explained = self._explain(density, test_images)
@@ -263,29 +261,9 @@ class Evaluator:
             evaluations[name] = dataclasses.replace(evaluation, **by_image_score)
         return evaluations
 
-    @property
-    def _apart(self):
-        """How many of an image's tiles have densities of their own; 1: they have one together."""
-        rows, columns = self._config.tiles
-        return rows * columns if self._config.tile_density == "separate" else 1
-
     def _fit(self, features):
-        """Fits the density of pooled features; where tiles have their own, one for each."""
-        if self._apart == 1:
-            return densities.make(self._config.main_density).fit(features)
-        statistics = densities.GaussianStatistics(self._apart, features.shape[1])
-        statistics.update(features.reshape(-1, self._apart, features.shape[1]))
-        densities.check_variation(statistics.vary)
-        return statistics.fit()
-
-    def _score_inputs(self, density, features):
-        """Scores each tile, float64 [N * K]."""
-        if not len(features):
-            return np.zeros([0])
-        if self._apart == 1:
-            return density.score(features)
-        scores = density.score(features.reshape(-1, self._apart, features.shape[1]))
-        return scores.astype(np.float64).ravel()
+        """Fits the density of pooled features."""
+        return densities.make(self._config.main_density).fit(features)
 
     def _cross_validated(self, features, seen):
         """Scores normal images' tiles, [N * K, D], by densities that were fitted without the image.
@@ -301,16 +279,10 @@ class Evaluator:
         for held_out in parts:
             others = np.ones([count], bool)
             others[held_out] = False
-            density = self._fit(self._usable(features[others], seen[others]))
+            density = self._fit(features[others][seen[others]])
             tested = features[held_out].reshape(-1, features.shape[-1])
-            scores[held_out] = self._score_inputs(density, tested).reshape(-1, tiles)
+            scores[held_out] = density.score(tested).reshape(-1, tiles)
         return scores.ravel()
-
-    def _usable(self, features, seen):
-        """The features of those of some images' tiles, [n, K, D], that a density is fitted to."""
-        flat = features.reshape(-1, features.shape[-1])
-        # A tile with its own density has the same share of the region in all images.
-        return flat if self._apart > 1 else flat[seen.ravel()]
 
     def _normal_by_kind(self, features, largest, seen, gaussians):
         """Normal images' cross-validated scores by kind; the Gaussians learn what is usual.
@@ -368,11 +340,10 @@ class Evaluator:
         if map_density is not None:
             features, small = feature_maps.score(self._map_embedder, map_density, images)
             features = features[self._config.features]
-            scores = self._score_inputs(density, features)
-            of_kind = self._by_image_score(scores, small, map_density, images)
+            of_kind = self._by_image_score(density.score(features), small, map_density, images)
             return Evaluation(density, features=features, **of_kind)
         features = self._embedder(images)[self._config.features]
-        scores = _largest(self._score_inputs(density, features), _seen(images))
+        scores = _largest(density.score(features), _seen(images))
         wanted = self._config.maps == "gradcam" if maps is None else maps
         explained = self._explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
@@ -419,8 +390,7 @@ class Evaluator:
         if density.kind != densities.MapGaussians.kind:
             return False
         its = self._map_embedder
-        found = density.grid, density.shape[1], density.tiles
-        return found == (its.grid, its.dimensions, its.apart)
+        return (density.grid, density.shape[1]) == (its.grid, its.dimensions)
 
     def _explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
@@ -454,6 +424,7 @@ class Detector:
       density: the fitted density.
       map_density: with --maps=features, the fitted Gaussians of the feature maps' places.
       roi: with --roi, the region of interest, bool [h, w], in the frame of every image.
+      bits: as in `decode.decode`: what the camera of the training images fills.
 
     Attributes:
       preparation: how images become the network's inputs.
@@ -467,9 +438,10 @@ class Detector:
         density: densities.Density,
         map_density: densities.MapGaussians | None = None,
         roi: np.ndarray | None = None,
+        bits: int = 16,
     ):
         self.config, self.density, self.map_density = config, density, map_density
-        self.preparation = Preparation.of(config, roi)
+        self.preparation = Preparation.of(config, roi, bits)
         self.backbone = plain.in_float32(backbone)
         self.evaluator = Evaluator(config, self.backbone)
 
@@ -490,7 +462,7 @@ class Detector:
         run_dir = pathlib.Path(run_dir)
         config = Config.load(run_dir)
         artifacts.check_files(run_dir, config)
-        config = artifacts.with_known_bits(run_dir, config)
+        bits = artifacts.read_results(run_dir)["bit_depth"]
         # Scoring takes one device, and is done in float32.
         config = dataclasses.replace(config, distribution="none", mixed_precision=False)
         backbones.set_precision(config)
@@ -507,9 +479,6 @@ class Detector:
                 patches = (config.dense_patch, config.dense_stride)
                 locations = math.prod(patch.patches_along(side, *patches) for side in config.size)
             wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
-        elif config.tile_density == "separate":
-            kind = densities.LocationGaussians.kind
-            wanted = (kind, (math.prod(config.tiles), _dimensions(backbone, config)))
         else:
             wanted = (config.main_density, (_dimensions(backbone, config),))
         if (density.kind, density.shape) != wanted:
@@ -523,14 +492,14 @@ class Detector:
             roi = decode.read_mask(run_dir / artifacts.ROI)
         if config.maps == "features":
             map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
-            detector = cls(config, backbone, density, map_density, roi)
+            detector = cls(config, backbone, density, map_density, roi, bits)
             if not detector.evaluator.fits(map_density):
                 raise UserError(
                     f"{run_dir / artifacts.MAP_DENSITY}: does not fit the maps that "
                     f"{run_dir / 'config.json'} asks for; one of them is of another run"
                 )
             return detector
-        return cls(config, backbone, density, roi=roi)
+        return cls(config, backbone, density, None, roi, bits)
 
     @property
     def level(self) -> float | None:

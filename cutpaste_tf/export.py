@@ -175,6 +175,7 @@ def _describe(run_dir, detector, chosen):
     return Description(
         run=f"{detector.config.category}/seed_{detector.config.seed}",
         config=detector.config,
+        bits=detector.preparation.bits,
         threshold=chosen,
         normal_scores=np.zeros([0]) if normal_scores is None else normal_scores,
         level=detector.level,

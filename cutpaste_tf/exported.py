@@ -27,7 +27,8 @@ class Description:
 
     Attributes:
       run: its name, as CATEGORY/seed_N.
-      config: its settings, with the bit depth that was found.
+      config: its settings.
+      bits: as in `decode.decode`.
       threshold: the one that it was exported with.
       normal_scores: float64 [n], the scores of normal images; empty where the run has left none.
       level: its `Detector.level`.
@@ -38,6 +39,7 @@ class Description:
 
     run: str
     config: Config
+    bits: int
     threshold: Threshold
     normal_scores: np.ndarray
     level: float | None
@@ -74,6 +76,7 @@ class Description:
                 "run": self.run,
                 "versions": dict(self.versions),
                 "settings": json.loads(self.config.to_json()),
+                "bits": self.bits,
                 "threshold": dataclasses.asdict(self.threshold),
                 "level": self.level,
                 "pixel_threshold": self.pixel_threshold,
@@ -112,6 +115,7 @@ class Description:
             found = cls(
                 str(values["run"]),
                 config,
+                int(values["bits"]),
                 Threshold(**values["threshold"]),
                 np.array(values["normal_scores"], np.float64),
                 _number(values["level"]),

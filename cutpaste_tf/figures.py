@@ -165,8 +165,6 @@ def _images_of(run, data_dir, tiles=False):
         raise UserError(f"--run={run}: the figure is of whole images, and this run has --tiles")
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
-    if (pathlib.Path(run) / artifacts.RESULTS).is_file():
-        config = artifacts.with_known_bits(run, config)
     return config, data.load(config)
 
 
@@ -175,8 +173,9 @@ def _preparation(run, config):
     from cutpaste_tf.data import decode
     from cutpaste_tf.data.preparation import Preparation
 
-    roi = pathlib.Path(run) / artifacts.ROI
-    return Preparation.of(config, decode.read_mask(roi) if roi.is_file() else None)
+    roi, results = pathlib.Path(run) / artifacts.ROI, pathlib.Path(run) / artifacts.RESULTS
+    bits = artifacts.read_results(run)["bit_depth"] if results.is_file() else 16
+    return Preparation.of(config, decode.read_mask(roi) if roi.is_file() else None, bits)
 
 
 def _read(split, preparation):

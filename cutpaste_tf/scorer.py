@@ -105,11 +105,10 @@ def _place(ones, preparation):
     sides = [ops.sum(axis) for axis in ones]
     if preparation.resize == "squash":  # Tensors too, so that all of it is in the graph.
         return [0.0 * side for side in sides], canvas
-    nearer = ops.minimum if preparation.resize == "pad" else ops.maximum
-    scale = nearer(*(of / its for of, its in zip(canvas, sides, strict=True)))
+    scale = ops.minimum(*(of / its for of, its in zip(canvas, sides, strict=True)))
     lengths = [ops.maximum(ops.round(side * scale), 1.0) for side in sides]
     gaps = [of - length for of, length in zip(canvas, lengths, strict=True)]
-    return [ops.sign(gap) * ops.floor(ops.abs(gap) / 2.0) for gap in gaps], lengths
+    return [ops.floor(gap / 2.0) for gap in gaps], lengths
 
 
 def _antialiasing(ones, size, first, length):
@@ -123,9 +122,7 @@ def _antialiasing(ones, size, first, length):
     """
     # The kernel is a triangle, as wide as the pixels of the smaller of both images.
     scale = ops.sum(ones) / length
-    # Beyond the image its border goes on.
-    middles = ops.minimum(ops.maximum(ops.subtract(_middles(size), first), 0.5), length - 0.5)
-    centers = ops.multiply(scale, middles)
+    centers = ops.multiply(scale, _middles_within(size, first, length))
     distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(
         scale, 1.0
     )
@@ -138,12 +135,16 @@ def _middles(count):
     return np.arange(count, dtype=np.float32)[:, None] + 0.5
 
 
+def _middles_within(size, first, length):
+    """Where a canvas's pixels are in the image; beyond the image its border goes on."""
+    return ops.minimum(ops.maximum(ops.subtract(_middles(size), first), 0.5), length - 0.5)
+
+
 def _region(roi, canvas, firsts, lengths):
     """The region of interest on the canvas, bool [H', W']."""
     matrices = []
     for side, first, length, count in zip(canvas, firsts, lengths, roi.shape, strict=True):
-        at = ops.floor(ops.subtract(_middles(side), first) * count / length)
-        at = ops.clip(at, 0.0, count - 1.0)
+        at = ops.floor(_middles_within(side, first, length) * count / length)
         matrices.append(ops.cast(ops.equal(at, np.arange(count, dtype=np.float32)), "float32"))
     rows, columns = matrices
     inside = _constant(roi.astype(np.float32), "region_of_interest")(rows)
@@ -171,60 +172,43 @@ def _inside(side, first, length):
 
 def _score_tiles(detector, network, pixels, region, precise):
     """The largest tile's score, [B], and the tiles' maps joined; a row of tiles at a time."""
-    preparation, config = detector.preparation, detector.config
+    preparation = detector.preparation
     (rows, columns), (height, width) = preparation.tiles, preparation.size
-    apart = config.tile_density == "separate"
     taken = keras.Input([height, width, 3], name="tiles")
-    if apart:  # Each tile has its own densities; they share what comes before.
-        shared = keras.Model(taken, _network_outputs(detector, network, taken), name="tile_network")
-    else:
-        inputs, seen = [taken], None
-        if region is not None:
-            seen = keras.Input([height, width], dtype="bool", name="tile_regions")
-            inputs.append(seen)
-        score, anomaly_map = _score_inputs(detector, network, taken, seen, precise)
-        outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})
-        shared = keras.Model(inputs, outputs, name="tile_scorer")
+    inputs, seen = [taken], None
+    if region is not None:
+        seen = keras.Input([height, width], dtype="bool", name="tile_regions")
+        inputs.append(seen)
+    score, anomaly_map = _score_inputs(detector, network, taken, seen, precise)
+    outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})
+    scorer = keras.Model(inputs, outputs, name="tile_scorer")
     corners, scores, strips = preparation.corners, [], []
     for row in range(rows):
         here = corners[row * columns : (row + 1) * columns]
-        cuts = [pixels[:, y : y + height, x : x + width] for y, x in here]
-        seen = [None] * columns
+        inputs = [ops.concatenate([_tile(pixels, *at, preparation) for at in here], axis=0)]
         if region is not None:
-            seen = [region[:, y : y + height, x : x + width] for y, x in here]
-        if apart:
-            results = []
-            for column, cut in enumerate(cuts):
-                tile = row * columns + column
-                outputs = shared(cut)
-                results.append(_score_outputs(detector, outputs, seen[column], precise, tile))
-        else:
-            inputs = [ops.concatenate(cuts, axis=0)]
-            if region is not None:
-                like = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0
-                every = [ops.logical_or(one, like) for one in seen]
-                inputs.append(ops.concatenate(every, axis=0))
-            together = shared(inputs if len(inputs) > 1 else inputs[0])
-            results = _taken_apart(together, columns)
-        for (score, _), one in zip(results, seen, strict=True):
-            score = ops.cast(score, "float32")
-            if one is not None:  # A tile with nothing to look at has no say.
-                score = ops.where(ops.any(one), score, float(np.finfo(np.float32).min))
+            seen = [_tile(region, *at, preparation) for at in here]
+            like = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0
+            inputs.append(ops.concatenate([ops.logical_or(one, like) for one in seen], axis=0))
+        scored = scorer(inputs if len(inputs) > 1 else inputs[0])
+        row_scores = ops.reshape(ops.cast(scored["score"], "float32"), (columns, -1))
+        for column in range(columns):
+            score = row_scores[column]
+            if region is not None:  # A tile with nothing to look at has no say.
+                score = ops.where(ops.any(seen[column]), score, float(np.finfo(np.float32).min))
             scores.append(score)
-        if results[0][1] is not None:
-            maps = [anomaly_map for _, anomaly_map in results]
+        if "map" in scored:
+            maps = ops.reshape(scored["map"], (columns, -1, *scored["map"].shape[1:]))
+            maps = [maps[column] for column in range(columns)]
             strips.append(_joined(maps, 2, width, preparation.common[1]))
     score = ops.max(ops.stack(scores, axis=0), axis=0)
     return score, _joined(strips, 1, height, preparation.common[0]) if strips else None
 
 
-def _taken_apart(together, count):
-    """Scores and maps of `count` tiles, whose images come after each other."""
-    scores = ops.reshape(together["score"], (count, -1))
-    maps = together.get("map")
-    if maps is not None:
-        maps = ops.reshape(maps, (count, -1, *maps.shape[1:]))
-    return [(scores[k], None if maps is None else maps[k]) for k in range(count)]
+def _tile(canvas, top, left, preparation):
+    """The tile of canvases, [B, H, W, ...], whose upper left pixel is given."""
+    height, width = preparation.size
+    return canvas[:, top : top + height, left : left + width]
 
 
 def _joined(parts, axis, side, common):
@@ -250,22 +234,18 @@ def _joined(parts, axis, side, common):
     return ops.concatenate(pieces, axis=axis)
 
 
-def _network_outputs(detector, network, pixels):
-    """What a network makes of inputs, and with --maps=features the maps' vectors."""
-    config = detector.config
-    if config.maps == "features":
-        return feature_maps.build_model(network, config.backbone, config.levels)(pixels)
-    return network(pixels)
-
-
 def _score_inputs(detector, network, pixels, region, precise):
     """Scores, [B], and maps, float32 [B, h, w] or None, of a network's inputs."""
     config = detector.config
     if config.patch_size:
         return _score_patches(detector, network, pixels, precise)
-    if config.maps != "gradcam":
-        outputs = _network_outputs(detector, network, pixels)
-        return _score_outputs(detector, outputs, region, precise)
+    if config.maps == "none":
+        return _score_pooled(detector, network(pixels)[config.features], precise), None
+    if config.maps == "features":
+        model = feature_maps.build_model(network, config.backbone, config.levels)
+        outputs = model(pixels)
+        pooled = _score_pooled(detector, outputs[config.features], precise)
+        return _score_feature_maps(detector, outputs["vectors"], pooled, region, precise)
     maps = keras.Model(network.input, network.get_layer(config.features).input)(pixels)
     maps = ops.cast(maps, "float32")
     pooled = ops.mean(maps, axis=(1, 2))
@@ -275,20 +255,6 @@ def _score_inputs(detector, network, pixels, region, precise):
     explained = ops.relu(ops.sum(weights * maps, axis=-1))
     sides = zip(config.size, maps.shape[1:3], strict=True)
     return score, _enlarged(explained, *(upsample.bilinear_matrix(*side).T for side in sides))
-
-
-def _score_outputs(detector, outputs, region, precise, tile=None):
-    """Likewise, of what `_network_outputs` returns; of a tile that has its own densities."""
-    features = outputs[detector.config.features]
-    if tile is None:
-        pooled = _score_pooled(detector, features, precise)
-    else:
-        gaussian = detector.density.take([tile])
-        vectors = ops.expand_dims(features, 1)
-        pooled = _location_distances(gaussian, vectors, precise, f"_pooled_{tile}")[:, 0]
-    if detector.config.maps != "features":
-        return pooled, None
-    return _score_feature_maps(detector, outputs["vectors"], pooled, region, precise, tile)
 
 
 def _constant(matrix, name, dtype="float32"):
@@ -318,23 +284,22 @@ def _score_pooled(detector, features, precise):
     return score_by(detector.density, features, precise)
 
 
-def _score_feature_maps(detector, vectors, pooled, region, precise, tile):
+def _score_feature_maps(detector, vectors, pooled, region, precise):
     """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, h, w]."""
     config, density = detector.config, detector.map_density
     maps, height, width = density.grid
-    gaussians = density.of_tile(tile or 0)
-    suffix = "" if tile is None else f"_of_tile_{tile}"
+    gaussians = density.gaussians
     places, dims = height * width, density.shape[1]
     if len(gaussians.mean) == maps:
         vectors = ops.reshape(vectors, (-1, maps, places, dims))
         parts = [
-            _location_distances(gaussians.take([k]), vectors[:, k], precise, f"{suffix}_{k}")
+            _location_distances(gaussians.take([k]), vectors[:, k], precise, f"_{k}")
             for k in range(maps)
         ]
         distances = ops.stack(parts, axis=1)
     else:
         vectors = ops.reshape(vectors, (-1, maps * places, dims))
-        distances = _location_distances(gaussians, vectors, precise, suffix)
+        distances = _location_distances(gaussians, vectors, precise)
         distances = ops.reshape(distances, (-1, maps, places))
     distances = ops.reshape(ops.sqrt(ops.sum(ops.square(distances), axis=1)), (-1, height, width))
     if region is not None:
@@ -342,7 +307,7 @@ def _score_feature_maps(detector, vectors, pooled, region, precise, tile):
             _seen_places(region, config.size, (height, width)), "float32"
         )
     sides = feature_maps.enlargements(config.size, config.backbone, (height, width))
-    anomaly_map = _enlarged(distances, *(side.T for side in sides), suffix)
+    anomaly_map = _enlarged(distances, *(side.T for side in sides))
     largest = ops.max(distances, axis=(1, 2))
     if config.image_score == "map":
         return largest, anomaly_map
@@ -408,10 +373,13 @@ def _kernel_density(density, features, precise):
 def _mixture(density, features, precise):
     """Negative log-densities, [B]."""
     dtype = "float64" if precise else "float32"
-    logs = []
-    for number, constant in enumerate(density.constants):
-        centred = _centered(features, density.mean[number], dtype, f"center_{number}")
-        white = _constant(density.whitener[number], f"whiten_{number}", dtype)(centred)
+    mixture, logs = density.mixture, []
+    for number, weight in enumerate(mixture.weights_):
+        whitener = mixture.precisions_cholesky_[number]
+        centred = _centered(features, mixture.means_[number], dtype, f"center_{number}")
+        white = _constant(whitener, f"whiten_{number}", dtype)(centred)
+        constant = np.log(weight) + np.log(np.diagonal(whitener)).sum()
+        constant -= 0.5 * len(whitener) * np.log(2.0 * np.pi)
         logs.append(float(constant) - 0.5 * ops.sum(ops.square(white), axis=-1))
     return -ops.logsumexp(ops.stack(logs, axis=-1), axis=-1)
 
@@ -463,11 +431,11 @@ def _location_distances(density, vectors, precise, suffix=""):
     return ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
 
 
-def _enlarged(maps, rows, columns, suffix=""):
+def _enlarged(maps, rows, columns):
     """Multiplies maps, [B, h, w], by [h, H] from one side and [w, W] from the other."""
     # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
     (height, high), (width, wide) = rows.shape, columns.shape
-    maps = _constant(columns, f"columns{suffix}")(ops.reshape(maps, (-1, width)))
+    maps = _constant(columns, "columns")(ops.reshape(maps, (-1, width)))
     maps = ops.transpose(ops.reshape(maps, (-1, height, wide)), (0, 2, 1))
-    maps = _constant(rows, f"rows{suffix}")(ops.reshape(maps, (-1, height)))
+    maps = _constant(rows, "rows")(ops.reshape(maps, (-1, height)))
     return ops.transpose(ops.reshape(maps, (-1, wide, high)), (0, 2, 1))

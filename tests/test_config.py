@@ -59,14 +59,12 @@ def test_defaults_of_flags_and_of_the_library_agree():
         ("--image_size=32x48x64", "or two, HEIGHTxWIDTH"),
         ("--image_size=32x", "or two, HEIGHTxWIDTH"),
         ("--image_size=32,48", "or two, HEIGHTxWIDTH"),
-        ("--resize=stretch", "one of squash, pad, crop"),
+        ("--resize=stretch", "one of squash, pad"),
         ("--tiles=0x2", "ROWSxCOLUMNS, whole numbers from 1 to 64"),
         ("--tiles=2", "ROWSxCOLUMNS"),
         ("--tiles=2x65", "from 1 to 64"),
         ("--tiles=2x2x2", "ROWSxCOLUMNS"),
         ("--tiles=axb", "ROWSxCOLUMNS"),
-        ("--tile_overlap=0.6", "from 0 to 0.5"),
-        ("--tile_density=both", "one of shared, separate"),
         ("--width=0", "above 0"),
         ("--learning_rate=nan", "a number above 0"),
         ("--learning_rate=inf", "a number above 0"),
@@ -158,19 +156,12 @@ def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(flag, allowed)
             "--image_size=32x48: --task=rotation needs squares",
         ),
         (["--image_size=64x24"], "--image_size=64x24"),
-        (["--tile_overlap=0.25"], "--tile_overlap=0.25: is only for --tiles"),
-        (["--tile_density=separate"], "--tile_density=separate: is only for --tiles"),
         (["--tiles=2x3", "--patch_size=64"], "--tiles=2x3: is only for whole images"),
         (["--roi=auto", "--patch_size=64"], "--roi=auto: is only for whole images"),
         (["--resize=pad", "--patch_size=64"], "--resize=pad: is only for whole images"),
         (["--tiles=2x2", "--test_anomalies=square"], "is only for runs without --tiles"),
         (["--roi=auto", "--test_anomalies=square"], "is only for runs without --roi"),
-        (["--tiles=2x2", "--tile_density=separate", "--density=kde"], "separate tiles have gde"),
         (["--tiles=2x2", "--density=gde,kde"], "--density=gde,kde: tiles have a single one"),
-        (
-            ["--tiles=2x2", "--tile_density=separate", "--maps=gradcam"],
-            "--maps=gradcam: needs one density",
-        ),
         (["--patch_size=64", "--image_size=128x130"], "--dense_stride=4: leaves 2 pixels"),
         (["--patch_size=48", "--image_size=64x40"], "--patch_size=48: must fit"),
         (["--dataset=mvtec_ad"], "--data_dir"),
@@ -205,8 +196,8 @@ def test_sizes_of_two_sides_and_tiles_are_numbers_between_crosses():
     assert settings.input_shape == (64, 96)
     assert (settings.map_locations, settings.masked) == ("shared", False)
     assert Config.from_json(settings.to_json()) == settings
-    separate = dataclasses.replace(settings, tile_density="separate", resize="pad")
-    assert (separate.map_locations, separate.masked) == ("nearby", True)
+    padded = dataclasses.replace(settings, tiles=(1, 1), resize="pad")
+    assert (padded.map_locations, padded.masked) == ("nearby", True)
     (square,) = parse("--category=brick", "--image_size=64")
     assert square == dataclasses.replace(square, image_size=64)
     assert square == dataclasses.replace(square, image_size=[64])
@@ -302,7 +293,6 @@ def test_every_flag_is_used():
         if path.name != "config.py"
     )
     through_properties = {
-        "bit_depth",
         "image_size",
         "location_density",
         "map_levels",

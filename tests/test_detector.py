@@ -351,41 +351,6 @@ def staged():
     return small.staged_backbone(SHAPE)
 
 
-def tiles_of(arrays, preparation, tile):
-    """A tile of each image, as images of their own."""
-    return [preparation.apply(array)[tile] for array in arrays]
-
-
-@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
-def test_separate_tiles_score_as_runs_on_each_of_them_alone(locations, staged):
-    settings = shaped(**OF_FEATURES, location_density=locations)
-    tiled = dataclasses.replace(settings, tiles=(2, 2), tile_density="separate")
-    preparation, alone = Preparation.of(tiled), Preparation.of(settings)
-    arrays, tests = photographs(24), photographs(5, first=100)
-    sets = [prepared(some, preparation) for some in (arrays, tests)]
-    found = detectors.Evaluator(tiled, staged)(*sets)["pool"]
-    each = [
-        detectors.Evaluator(settings, staged)(
-            *(prepared(tiles_of(some, preparation, tile), alone) for some in (arrays, tests))
-        )["pool"]
-        for tile in range(4)
-    ]
-    close = {"rtol": 2e-3}
-    for kind in ("pooled", "map"):
-        expected = np.max([one.by_kind[kind] for one in each], axis=0)
-        np.testing.assert_allclose(found.by_kind[kind], expected, **close)
-        expected = np.max([one.normal_by_kind[kind] for one in each], axis=0)
-        np.testing.assert_allclose(found.normal_by_kind[kind], expected, **close)
-    for tile, one in enumerate(each):
-        np.testing.assert_allclose(found.maps.small[tile::4], one.maps.small, **close)
-        np.testing.assert_allclose(found.normal_maps.small[tile::4], one.normal_maps.small, **close)
-    # Scored again by what was fitted, as predict does.
-    again = detectors.Evaluator(tiled, staged).score(
-        found.density, sets[1], map_density=found.map_density
-    )
-    np.testing.assert_allclose(again.scores, found.scores, rtol=1e-5)
-
-
 def test_tiles_that_share_densities_are_images_of_which_the_largest_counts(staged):
     settings = shaped(**OF_FEATURES, location_density="shared")
     tiled = dataclasses.replace(settings, tiles=(1, 3), location_density="auto")
@@ -434,16 +399,13 @@ ROI[5:25, 10:60] = ROI[25:40, 8:20] = True
     [
         {},
         {"resize": "pad"},
-        {"resize": "crop"},
         {"tiles": (2, 2)},
-        {"tiles": (2, 2), "resize": "pad", "tile_density": "separate"},
+        {"tiles": (2, 2), "resize": "pad"},
     ],
     ids=lambda shape: "-".join(map(str, shape.values())) or "squash",
 )
 def test_what_lies_outside_the_region_changes_no_bit_of_scores_and_maps(shape, maps, staged):
     more = OF_FEATURES if maps == "features" else {"maps": "gradcam"}
-    if maps == "gradcam" and "tile_density" in shape:
-        more = {}
     settings = shaped(**more, **shape, roi="a.png")
     preparation = Preparation.of(settings, ROI)
     found = []
@@ -472,7 +434,7 @@ def test_what_lies_outside_the_region_changes_no_bit_of_scores_and_maps(shape, m
 @pytest.mark.parametrize("maps", ["features", "none"])
 def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged):
     more = OF_FEATURES if maps == "features" else {}
-    settings = shaped(**more, tiles=(2, 2), tile_overlap=0.0, roi="a.png")
+    settings = shaped(**more, tiles=(2, 2), roi="a.png")
     preparation = Preparation.of(settings, ROI)
     light = [200 + array // 5 for array in photographs(16)]  # other than what is outside
     train, tests = prepared(light[:12], preparation), prepared(light[12:], preparation)
@@ -500,16 +462,6 @@ def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged
         assert ((normal_maps > 0) == places).all()
 
 
-def test_separate_densities_of_features_that_are_all_the_same_are_refused(staged):
-    settings = shaped(tiles=(1, 2), tile_density="separate")
-    collapsed = small.staged_backbone(SHAPE)
-    collapsed.set_weights([0.0 * w for w in collapsed.get_weights()])
-    images = prepared(photographs(8), Preparation.of(settings))
-    assert np.isfinite(detectors.Evaluator(settings, staged)(images, images)["pool"].scores).all()
-    with pytest.raises(UserError, match="are the same but for rounding"):
-        detectors.Evaluator(settings, collapsed)(images, images)
-
-
 def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
     settings = shaped(maps="gradcam", resize="pad", image_size=(64, 64))
     staged = small.staged_backbone((64, 64))
@@ -530,7 +482,7 @@ def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
 
 
 def test_maps_of_tiles_are_put_together():
-    preparation = Preparation((8, 8), tiles=(2, 3), overlap=0.25)
+    preparation = Preparation((8, 8), tiles=(2, 3))
     rng = np.random.default_rng(0)
     small_maps = rng.random([2 * 6, 4, 4]).astype(np.float32)
     images = pipeline.Images(2, preparation, None, None, np.array([[50, 60], [30, 20]]))

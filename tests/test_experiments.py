@@ -31,7 +31,7 @@ def test_every_experiment_is_a_command_that_can_be_typed(name):
 
 
 # How it is computed, and what is looked at: numbers change by rounding at most.
-HOW = config.NOT_IN_RESULTS | {"mixed_precision", "jit_compile", "maps", "bit_depth"}
+HOW = config.NOT_IN_RESULTS | {"mixed_precision", "jit_compile", "maps"}
 TRAINING = {
     "task", "head_dims", "batch_size", "learning_rate", "weight_decay",
     "translation", "view_jitter", "independent_views",
@@ -51,8 +51,6 @@ def needed(run):
         names -= {"keep_pretrained"}
     if run.backbone != "resnet18":
         names -= {"width", "stem"}
-    if run.tiles == (1, 1):
-        names -= {"tile_overlap", "tile_density"}
     if not run.patch_size:
         names -= {"dense_stride"}
     if run.maps != "features":

@@ -42,10 +42,10 @@ KINDS = {
     "wide": ("keras", "onnx", "tflite"),
     "wide_patch": ("onnx",),
     "padded": ("keras", "saved_model", "onnx", "tflite"),
-    "cropped_region": ("keras", "onnx"),
+    "padded_region": ("keras", "onnx"),
     "region": ("keras", "onnx", "tflite"),
     "tiles": ("keras", "saved_model", "onnx", "tflite"),
-    "tiles_apart": ("keras", "onnx", "tflite"),
+    "tiles_padded": ("keras", "onnx", "tflite"),
     "tiles_region": ("keras", "onnx", "tflite"),
 }
 # Of those of feature maps: the density's places and the image's score.
@@ -60,20 +60,18 @@ SHAPES = {
     "wide": WIDE | {"maps": "features", "map_levels": "conv3,conv4", "image_score": "both"},
     "wide_patch": {"image_size": (48, 64), "patch_size": 32, "dense_stride": 16},
     "padded": WIDE | {"resize": "pad", "maps": "gradcam"},
-    "cropped_region": WIDE | {"resize": "crop", "roi": "x", "maps": "features"},
+    "padded_region": WIDE | {"resize": "pad", "roi": "x", "maps": "features"},
     "region": WIDE | {"roi": "x", "maps": "features", "location_density": "shared"},
     "tiles": {
         **WIDE,
         "tiles": (2, 2),
-        "tile_overlap": 0.25,
         "maps": "features",
         "image_score": "both",
     },
-    "tiles_apart": {
+    "tiles_padded": {
         **WIDE,
         "tiles": (1, 3),
         "resize": "pad",
-        "tile_density": "separate",
         "maps": "features",
         "image_score": "both",
     },
@@ -224,6 +222,7 @@ def description(found, value):
     return Description(
         run="part/seed_0",
         config=found.config,
+        bits=16,
         threshold=Threshold(value),
         normal_scores=np.arange(1.0, 100.0),
         level=found.level,

@@ -19,6 +19,7 @@ def description():
     return Description(
         run="part/seed_0",
         config=Config(dataset="folder", data_dir="x", category="part", image_size=(32, 48)),
+        bits=12,
         threshold=Threshold(0.1 + 0.2, 0.01, 3),
         normal_scores=np.array([1.0, 1.0 / 3.0, 2.0]),
         level=None,

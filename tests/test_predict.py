@@ -352,13 +352,13 @@ def test_help_answers_at_once_and_as_a_command(tmp_path):
 def test_an_image_of_which_nothing_is_looked_at_is_no_normal_one(finished, tmp_path, capsys):
     run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
     config = json.loads((run_dir / "config.json").read_text())
-    (run_dir / "config.json").write_text(json.dumps(config | {"resize": "crop", "roi": "a.png"}))
+    (run_dir / "config.json").write_text(json.dumps(config | {"resize": "pad", "roi": "a.png"}))
     roi = np.zeros([20, 20], np.uint8)
-    roi[:, :3] = 255
+    roi[:2] = 255
     write_image(run_dir / artifacts.ROI, roi)
     folder = tmp_path / "new"
-    for name, width in (("a", 40), ("b", 120), ("c", 40)):  # of b the middle is left
-        write_image(folder / f"{name}.png", pattern(RNG, 120)[:40, :width])
+    for name, height in (("a", 40), ("b", 2), ("c", 40)):  # of b the middle row is left
+        write_image(folder / f"{name}.png", pattern(RNG, 120)[:height])
     arguments = [f"--run={run_dir}", f"--images={folder}", f"--output={tmp_path / 'out'}"]
     done = main(capsys, *arguments, "--maps", "--threshold=1")
     assert_user_error(done, "1 of 3 images have an error", "b.png: shows nothing of the region")

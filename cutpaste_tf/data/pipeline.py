@@ -229,6 +229,12 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     )
 
 
+def filled_bits(split: Split) -> int:
+    """Returns how many of 16 bits the camera fills, of `decode.BITS`; 16 of images with 8 alone."""
+    files = split.images if split.from_files else ()
+    return max(in_order(decode.filled_bits, files), default=0) or 16
+
+
 def to_rgb(image: np.ndarray) -> np.ndarray:
     """Makes [H, W, 3] of [H, W], [H, W, 1] (grey), [H, W, 2] (and alpha), [H, W, 3] or [..., 4]."""
     if image.ndim == 2:

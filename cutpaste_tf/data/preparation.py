@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 # The grey outside the region of interest: about the zero of a network's normalised input.
 FILL = 127
+_OVERLAP = 8  # Tiles beside each other have one part of so many in common.
 
 
 class Place(NamedTuple):
-    """Where on the canvas an image lies, in pixels; parts of it may lie outside (crop)."""
+    """Where on the canvas an image lies, in pixels."""
 
     top: int
     left: int
@@ -39,11 +40,8 @@ class Preparation:
     Args:
       size: height and width of a network's input, in pixels.
       resize: "squash": the image fills the canvas, its shape gives way; "pad": it keeps its shape
-        and lies in the middle, its border is repeated around it and is no part of it; "crop": it
-        keeps its shape and covers the canvas, what hangs over is cut off.
+        and lies in the middle, its border is repeated around it and is no part of it.
       tiles: rows and columns of tiles.
-      overlap: what tiles beside each other have in common, as a share of a tile's side, up to a
-        half.
       bits: as in `decode.decode`.
       roi: bool [h, w], True on the region of interest, in the frame of every image; None: all.
     """
@@ -51,16 +49,13 @@ class Preparation:
     size: tuple[int, int]
     resize: str = "squash"
     tiles: tuple[int, int] = (1, 1)
-    overlap: float = 0.0
     bits: int = 16
     roi: np.ndarray | None = None
 
     @classmethod
-    def of(cls, config: Config, roi: np.ndarray | None = None) -> "Preparation":
+    def of(cls, config: Config, roi: np.ndarray | None = None, bits: int = 16) -> "Preparation":
         """Returns the preparation that settings ask for; `roi` is what --roi names."""
-        return cls(
-            config.size, config.resize, config.tiles, config.tile_overlap, config.filled_bits, roi
-        )
+        return cls(config.size, config.resize, config.tiles, bits, roi)
 
     @property
     def count(self) -> int:
@@ -84,37 +79,26 @@ class Preparation:
         """Returns where on the canvas an image of some height and width lies."""
         if self.resize == "squash":
             return Place(0, 0, *self.canvas)
-        scales = [of / its for of, its in zip(self.canvas, (height, width), strict=True)]
-        scale = (min if self.resize == "pad" else max)(scales)
+        scale = min(of / its for of, its in zip(self.canvas, (height, width), strict=True))
         sides = [max(1, round(side * scale)) for side in (height, width)]
-        top, left = (
-            (of - its) // 2 if of >= its else -((its - of) // 2)
-            for of, its in zip(self.canvas, sides, strict=True)
-        )
+        top, left = ((of - its) // 2 for of, its in zip(self.canvas, sides, strict=True))
         return Place(top, left, *sides)
+
+    def _margins(self, place):
+        """Rows above and below an image on the canvas, and columns left and right of it."""
+        below, right = (
+            side - first - length
+            for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
+        )
+        return (place.top, below), (place.left, right)
 
     def region(self, height: int, width: int) -> np.ndarray | None:
         """Returns what of the canvas is looked at, bool, for an image of some size; None: all."""
         if not self.masked:
             return None
         place = self.place(height, width)
-        inside = [
-            (np.arange(side) >= first) & (np.arange(side) < first + length)
-            for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
-        ]
-        return self._roi_on_canvas(place) & np.outer(*inside)
-
-    def _roi_on_canvas(self, place):
-        """The region of interest on the canvas; beyond the image it goes on as at its border."""
-        if self.roi is None:
-            return np.ones(self.canvas, bool)
-        sides = zip(self.canvas, place[:2], place[2:], self.roi.shape, strict=True)
-        # The pixel of the region whose area a canvas pixel's middle is in.
-        at = (
-            np.floor((np.arange(side) + 0.5 - first) * pixels / length).clip(0, pixels - 1)
-            for side, first, length, pixels in sides
-        )
-        return self.roi[np.ix_(*(x.astype(np.int64) for x in at))]
+        inside = np.ones(place[2:], bool) if self.roi is None else self.own_region(*place[2:])
+        return np.pad(inside, self._margins(place))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Prepares an image.
@@ -134,20 +118,10 @@ class Preparation:
             inside = self.own_region(*image.shape[:2])
             image = np.where(inside[..., None], image, np.uint8(FILL))
         resized = _resizer()(image, np.array(place[2:], np.int32)).numpy()
-        if self.resize == "crop":
-            top, left = -place.top, -place.left
-            canvas = resized[top : top + self.canvas[0], left : left + self.canvas[1]]
-        else:
-            # What is left over goes on as the image's border, where an edge would be a feature.
-            after = (
-                side - first - length
-                for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
-            )
-            margins = [*zip(place[:2], after, strict=True), (0, 0)]
-            canvas = np.pad(resized, margins, mode="edge")
         if self.roi is not None:
-            canvas[~self._roi_on_canvas(place)] = FILL
-        return canvas
+            resized[~self.own_region(*place[2:])] = FILL
+        # What is left over goes on as the image's border, where an edge would be a feature.
+        return np.pad(resized, [*self._margins(place), (0, 0)], mode="edge")
 
     def mask(self, mask: str | np.ndarray | None) -> np.ndarray:
         """Brings a defect's mask onto the canvas.
@@ -159,20 +133,11 @@ class Preparation:
           bool, as high and wide as the canvas. True where any of a pixel's area is on the defect:
           thin lines survive.
         """
-        canvas = np.zeros(self.canvas, bool)
         if mask is None:
-            return canvas
+            return np.zeros(self.canvas, bool)
         mask = decode.read_mask(mask) if isinstance(mask, str) else mask
         place = self.place(*mask.shape)
-        reduced = reduced_mask(mask, place[2:])
-        rows, columns = (
-            slice(max(first, 0), min(first + side, of))
-            for first, side, of in zip(place[:2], place[2:], self.canvas, strict=True)
-        )
-        first = max(-place.top, 0), max(-place.left, 0)
-        shown = reduced[first[0] :, first[1] :]
-        canvas[rows, columns] = shown[: rows.stop - rows.start, : columns.stop - columns.start]
-        return canvas
+        return np.pad(reduced_mask(mask, place[2:]), self._margins(place))
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """Reads and prepares a file, as `apply` does; a UserError names what cannot be read."""
@@ -181,8 +146,7 @@ class Preparation:
     @property
     def common(self) -> tuple[int, int]:
         """Rows and columns that tiles beside each other have in common."""
-        # No pixel is in three tiles of a row or column.
-        return tuple(min(round(self.overlap * side), side // 2) for side in self.size)
+        return tuple(round(side / _OVERLAP) for side in self.size)
 
     @property
     def corners(self) -> list[tuple[int, int]]:
@@ -239,9 +203,12 @@ class Preparation:
         """Returns the region of interest at an image's own size, bool [height, width], or None."""
         if self.roi is None:
             return None
-        return dataclasses.replace(
-            self, size=(height, width), resize="squash", tiles=(1, 1)
-        ).region(height, width)
+        # The pixel of the region whose area an image's pixel's middle is in.
+        rows, columns = (
+            ((np.arange(side) + 0.5) * pixels / side).astype(np.int64)
+            for side, pixels in zip((height, width), self.roi.shape, strict=True)
+        )
+        return self.roi[np.ix_(rows, columns)]
 
     def to_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Brings a map from the canvas to an image's own size.
@@ -252,25 +219,12 @@ class Preparation:
           width: likewise.
 
         Returns:
-          float32 [height, width]; zero where the canvas shows nothing of the image.
+          float32 [height, width].
         """
-        place = self.place(height, width)
-        top, left = max(place.top, 0), max(place.left, 0)
-        shown = canvas_map[top : place.top + place.height, left : place.left + place.width]
-        # What of the image is shown, in its own pixels.
-        scales = height / place.height, width / place.width
-        first = [-min(place.top, 0) * scales[0], -min(place.left, 0) * scales[1]]
-        own = np.zeros([height, width], np.float32)
-        firsts = [min(round(x), side - 1) for x, side in zip(first, (height, width), strict=True)]
-        lasts = (round(x + of * by) for x, of, by in zip(first, shown.shape, scales, strict=True))
-        # A pixel at least, however little of it is shown.
-        rows, columns = (
-            slice(start, max(start + 1, stop)) for start, stop in zip(firsts, lasts, strict=True)
-        )
-        target = own[rows, columns]
+        top, left, *sides = self.place(height, width)
+        shown = canvas_map[top : top + sides[0], left : left + sides[1]]
         small = Image.fromarray(np.ascontiguousarray(shown, np.float32))
-        target[:] = small.resize(target.shape[::-1], Image.Resampling.BILINEAR)
-        return own
+        return np.array(small.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize(image: "tf.Tensor", size: "tuple[int, int] | tf.Tensor") -> "tf.Tensor":

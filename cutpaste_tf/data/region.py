@@ -20,12 +20,13 @@ _LEVELS = 8.0
 _MARGIN = 5  # pixels of the frame around the rest
 
 
-def find(config: Config, train: Split) -> np.ndarray | None:
+def find(config: Config, train: Split, bits: int = 16) -> np.ndarray | None:
     """Finds the region of interest that --roi asks for.
 
     Args:
       config: the settings.
       train: the training images.
+      bits: as in `decode.decode`.
 
     Returns:
       bool [h, w], in the frame of every image, True everywhere where no background is found; None
@@ -37,7 +38,7 @@ def find(config: Config, train: Split) -> np.ndarray | None:
     if config.roi == "none":
         return None
     if config.roi == "auto":
-        preparation = Preparation((_SIDE, _SIDE), bits=config.filled_bits)
+        preparation = Preparation((_SIDE, _SIDE), bits=bits)
         images = pipeline.prepare(train.subset(train.spread(_IMAGES)), preparation)
         region = without_background(images.canvases(range(images.count)))
         return np.ones([1, 1], bool) if region is None else region

@@ -127,16 +127,13 @@ class MapEmbedder:
       network: as in `build_model`.
       backbone: likewise.
       levels: likewise.
-      apart: how many tiles of an image have Gaussians of their own, T; 1: all have the same.
 
     Attributes:
       grid: K, h and w.
       dimensions: length of the vectors, D.
-      apart: as above.
     """
 
-    def __init__(self, network: keras.Model, backbone: str, levels: Sequence[str], apart: int = 1):
-        self.apart = apart
+    def __init__(self, network: keras.Model, backbone: str, levels: Sequence[str]):
         model = build_model(network, backbone, levels)
         *grid, self.dimensions = model.output["vectors"].shape[1:]
         self.grid = tuple(grid)
@@ -151,9 +148,7 @@ class MapEmbedder:
 
     def __call__(self, images: pipeline.Images) -> Iterator[dict[str, np.ndarray]]:
         """Yields features, float32 [B, F], by name, and `vectors`, [B, K, h, w, D], in order."""
-        # Whole images, where each of their tiles has its own Gaussians.
-        size = self.apart * max(1, _BATCH // self.apart)
-        for batch in pipeline.evaluation_batches(images, size):
+        for batch in pipeline.evaluation_batches(images, _BATCH):
             yield {name: values.numpy() for name, values in self._embed(batch).items()}
 
     def joined(self, batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -245,50 +240,35 @@ class _Statistics:
     def __init__(self, embedder, locations, like=None):
         self._grid, self.locations = embedder.grid, locations
         count = embedder.grid[0] if locations == "shared" else int(np.prod(embedder.grid))
-        self._of_tiles = [
-            densities.GaussianStatistics(
-                count, embedder.dimensions, None if like is None else like._of_tiles[tile]
-            )
-            for tile in range(embedder.apart)
-        ]
+        self._statistics = densities.GaussianStatistics(
+            count, embedder.dimensions, None if like is None else like._statistics
+        )
 
     def add(self, vectors, places):
         """Adds vectors, [n, K, h, w, D], and which places are looked at, bool [n, h, w] or None."""
-        apart = len(self._of_tiles)
-        for tile, statistics in enumerate(self._of_tiles):
-            some = vectors[tile::apart]
-            if self.locations != "shared":
-                statistics.update(some.reshape(len(some), -1, some.shape[-1]))
-                continue
-            some = np.moveaxis(some, 1, 3)
-            seen = None if places is None else places[tile::apart]
-            # A tile of which nothing is ever looked at has Gaussians as well, of whatever it is.
-            if seen is None or (apart > 1 and not seen.any()):
-                some = some.reshape(-1, *some.shape[3:])
-            else:
-                some = some[seen]
-            statistics.update(some)
+        if self.locations != "shared":
+            self._statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
+            return
+        vectors = np.moveaxis(vectors, 1, 3)
+        seen = np.ones(vectors.shape[:3], bool) if places is None else places
+        self._statistics.update(vectors[seen])
 
     def without(self, part):
         """Returns what was added but for a part, which was made like this."""
         rest = copy.copy(self)
-        rest._of_tiles = [
-            all_.without(its) for all_, its in zip(self._of_tiles, part._of_tiles, strict=True)
-        ]
+        rest._statistics = self._statistics.without(part._statistics)
         return rest
 
     def fit(self):
         """Returns the Gaussians."""
-        fitted = [self._fit(statistics) for statistics in self._of_tiles]
-        gaussians = densities.LocationGaussians.join(fitted) if len(fitted) > 1 else fitted[0]
-        return densities.MapGaussians(gaussians, self._grid, np.zeros([0, 2]), len(fitted))
+        return densities.MapGaussians(self._gaussians(), self._grid, np.zeros([0, 2]))
 
-    def _fit(self, statistics):
+    def _gaussians(self):
         if self.locations != "nearby":
-            return statistics.fit()
+            return self._statistics.fit()
         maps, height, width = self._grid
         reach = min(REACH, (min(height, width) - 1) // 2)
-        fitted = statistics.of_neighbourhoods(self._grid, reach).fit()
+        fitted = self._statistics.of_neighbourhoods(self._grid, reach).fit()
         # At the border a place has the nearest neighbourhood that lies in the map as a whole.
         rows, columns = (
             np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)

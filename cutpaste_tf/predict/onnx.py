@@ -58,7 +58,9 @@ class OnnxModel:
 
             its = self.description
             self.scale = Scale.of(its.level, its.normal_scores, its.pixel_threshold, self.threshold)
-        self._preparation = Preparation.of(self.description.config, self.description.roi)
+        self._preparation = Preparation.of(
+            self.description.config, self.description.roi, self.description.bits
+        )
         self.over_image = self._preparation.over_image
         self.bits, self.inputs = self._preparation.bits, self._preparation.count
         self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"

@@ -247,7 +247,7 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         raise UserError(
             f"--roi={config.roi}: {blank} of {count} normal training images show nothing of it at "
             f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
-            "region or the size larger, or crop nothing"
+            "region or the size larger"
         )
     different = count
     if count >= least:
@@ -266,11 +266,6 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
         raise UserError(
             f"--category={config.category}: {told}; at least {least} different ones are needed, "
             "each to be scored by a density of three others"
-        )
-    if config.tile_density == "separate" and (seen != seen[0]).any():
-        raise UserError(
-            "--tile_density=separate: the shapes of the normal training images differ, and so do "
-            "the tiles that show any of them; take --tile_density=shared or --resize=squash"
         )
     for kind in config.density.split(","):
         least = 2 * densities.components(kind)

@@ -12,7 +12,7 @@ from cutpaste_tf import artifacts, data, machine, metrics
 from cutpaste_tf import density as densities
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import decode, depth, pipeline, region
+from cutpaste_tf.data import decode, pipeline, region
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.detector import Evaluation, Evaluator
@@ -45,10 +45,9 @@ def run(config: Config) -> dict:
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
     category = data.load(config)
-    # What --bit_depth=auto finds is kept in results.json.
-    known = dataclasses.replace(config, bit_depth=str(depth.find(config, category.train)))
-    roi = _region(known, category.train, log)
-    preparation = Preparation.of(known, roi)
+    bits = pipeline.filled_bits(category.train)
+    roi = _region(config, category.train, bits, log)
+    preparation = Preparation.of(config, roi, bits)
     train_images = pipeline.prepare(category.train, preparation)
     test_images = pipeline.prepare(category.test, preparation)
     labels = category.test.labels
@@ -165,12 +164,14 @@ def write_densities_and_scores(
     return normal_scores
 
 
-def _region(config: Config, train: Split, log: Callable[[str], None]) -> np.ndarray | None:
+def _region(
+    config: Config, train: Split, bits: int, log: Callable[[str], None]
+) -> np.ndarray | None:
     """The region of interest; the run's own, from when it began, where there is one."""
     path = config.run_dir / artifacts.ROI
     if path.is_file() and files.has_trained(config):
         return decode.read_mask(path)
-    roi = region.find(config, train)
+    roi = region.find(config, train, bits)
     if roi is None:
         return None
     told = "no fixed background was found: all" if roi.all() else f"{100 * roi.mean():.0f}%"

@@ -144,10 +144,10 @@ def test_columns_of_a_split_must_be_as_long():
 ROI = np.zeros([60, 90], bool)
 ROI[5:25, 10:60] = ROI[25:40, 8:20] = True
 SHAPED = {
-    "tiles": Preparation((32, 40), tiles=(2, 2), overlap=0.25),
+    "tiles": Preparation((32, 40), tiles=(2, 2)),
     "region": Preparation((32, 40), roi=ROI),
     "padded tiles": Preparation((32, 40), "pad", (1, 3)),
-    "cropped tiles with a region": Preparation((32, 40), "crop", (2, 2), 0.0, roi=ROI),
+    "padded tiles with a region": Preparation((32, 40), "pad", (2, 2), roi=ROI),
 }
 
 
@@ -228,7 +228,7 @@ def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
 
 def test_a_tile_without_any_region_is_not_trained_on(photographs):
     _, arrays = photographs
-    images = pipeline.of_arrays(arrays, SHAPED["cropped tiles with a region"])
+    images = pipeline.of_arrays(arrays, SHAPED["padded tiles with a region"])
     usable = np.flatnonzero(images.seen)
     assert 0 < len(usable) < images.inputs
     stored = images.stored.numpy()

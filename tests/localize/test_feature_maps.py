@@ -277,39 +277,3 @@ def test_places_that_are_not_looked_at_are_neither_fitted_to_nor_scored(
     expected = distances(*(normals[some][:, seen].reshape(-1, 24) for some in (others, part)))
     np.testing.assert_allclose(fit.maps[part][:, seen].ravel(), expected, rtol=1e-3)
     assert not fit.maps[:, ~seen].any()
-
-
-@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
-@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
-def test_separate_tiles_have_gaussians_of_what_each_shows(locations, memory, network, monkeypatch):
-    monkeypatch.setattr(feature_maps, "_HELD", memory)
-    changes = {"tiles": (2, 1), "overlap": 0.0, "roi": None}
-    images, tests = masked(40, **changes), masked(3, first=100, **changes)
-    apart = feature_maps.MapEmbedder(network, "resnet18", LEVELS, apart=2)
-    fit = feature_maps.fit(apart, images, locations)
-    _, maps = feature_maps.score(apart, fit.gaussians, tests)
-    one = feature_maps.MapEmbedder(network, "resnet18", LEVELS)
-    for tile in range(2):
-        sets = []
-        for some in (images, tests):
-            stored = list(some.stored.numpy()[tile::2])
-            sets.append(pipeline.prepare(normal([""] * len(stored), stored), 64))
-        alone = feature_maps.fit(one, sets[0], locations)
-        _, expected = feature_maps.score(one, alone.gaussians, sets[1])
-        np.testing.assert_allclose(maps[tile::2], expected, rtol=2e-3)
-        np.testing.assert_allclose(fit.maps[tile::2], alone.maps, rtol=2e-3)
-
-
-def test_a_tile_that_is_never_looked_at_has_gaussians_and_no_scores(network):
-    changes = {"tiles": (2, 2), "overlap": 0.0, "roi": ROI[:, :32].copy()}
-    changes["roi"][:, 16:] = False  # nothing of the right tiles
-    images = masked(12, **changes)
-    assert images.seen.reshape(12, 4).tolist() == [[True, False, False, False]] * 12
-    apart = feature_maps.MapEmbedder(network, "resnet18", LEVELS, apart=4)
-    fit = feature_maps.fit(apart, images, "shared")
-    _, maps = feature_maps.score(apart, fit.gaussians, images)
-    assert np.isfinite(maps).all()
-    assert maps[::4].any()
-    for tile in range(1, 4):
-        assert not maps[tile::4].any()
-        assert not fit.maps[tile::4].any()

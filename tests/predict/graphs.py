@@ -30,6 +30,7 @@ def write_model(path, settings=(), roi=None, **metadata):
     description = Description(
         run="part/seed_0",
         config=Config(dataset="folder", data_dir="x", category="part", **dict(settings)),
+        bits=16,
         threshold=Threshold(4.0, 0.1, 5),
         normal_scores=np.arange(1.0, 6.0),
         level=None,

@@ -131,7 +131,7 @@ def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, capsys):
     here.clear()
     main(capsys, *arguments)
     assert here == []
-    write_model(path, {"bit_depth": "12"})
+    write_model(path, bits=12)
     assert_user_error(main(capsys, *arguments), "holds a prediction with other --model")
     arguments[2] = f"--output={tmp_path / 'none'}"
     assert_user_error(main(capsys, *arguments, "--maps"), "--maps", "makes none")

@@ -132,20 +132,14 @@ def brought_by_hand(preparation, one, size):
     scale = [32 / side for side in size]
     if preparation.resize == "squash":
         return by_pillow(one, size)
-    own = np.zeros(size, np.float32)
-    if preparation.resize == "pad":
-        sides = [round(side * min(scale)) for side in size]
-        top, left = ((32 - side) // 2 for side in sides)
-        return by_pillow(one[top : top + sides[0], left : left + sides[1]], size)
-    shown = [round(32 / max(scale))] * 2  # a square in the middle
-    top, left = ((side - part) // 2 for side, part in zip(size, shown, strict=True))
-    own[top : top + shown[0], left : left + shown[1]] = by_pillow(one, shown)
-    return own
+    sides = [round(side * min(scale)) for side in size]
+    top, left = ((of - side) // 2 for of, side in zip(preparation.canvas, sides, strict=True))
+    return by_pillow(one[top : top + sides[0], left : left + sides[1]], size)
 
 
 @pytest.mark.parametrize("with_region", [False, True])
 @pytest.mark.parametrize(
-    ("resize", "tiles"), [("pad", (1, 1)), ("crop", (1, 1)), ("squash", (2, 2)), ("pad", (2, 2))]
+    ("resize", "tiles"), [("pad", (1, 1)), ("squash", (2, 2)), ("pad", (2, 2))]
 )
 def test_pixels_are_compared_at_the_images_own_sizes(resize, tiles, with_region, tmp_path):
     rng = np.random.default_rng(0)
@@ -153,7 +147,7 @@ def test_pixels_are_compared_at_the_images_own_sizes(resize, tiles, with_region,
     size = (32 // tiles[0], 32 // tiles[1])
     preparation = Preparation(size, resize, tiles, roi=roi)
     assert preparation.shows_own_size
-    canvases = rng.random([4, 32, 32]).astype(np.float32)
+    canvases = rng.random([4, *preparation.canvas]).astype(np.float32)
     small = np.concatenate([preparation.cut(one) for one in canvases])
     masks = [None, *(rng.random(size) < 0.01 for size in SIZES[1:])]
     masks[2] = str(write_image(tmp_path / "mask.png", masks[2].astype(np.uint8) * 255))
@@ -272,30 +266,12 @@ def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
     images = many([(40, 40)] * 5, Preparation((32, 32), roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 5 of 5 normal training images show noth"):
         results.check_images(config, images)
-    # Or what a crop leaves of some.
-    roi[:, :20] = True
-    config = dataclasses.replace(config, resize="crop")
-    images = many([(40, 40)] * 5 + [(40, 80)], Preparation((32, 32), "crop", roi=roi))
-    with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=crop"):
+    # Or of some.
+    roi[:40] = True
+    config = dataclasses.replace(config, resize="pad")
+    images = many([(40, 40)] * 5 + [(2, 80)], Preparation((32, 32), "pad", roi=roi))
+    with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=pad"):
         results.check_images(config, images)
-
-
-def test_tiles_with_their_own_densities_are_looked_at_in_all_images_or_in_none():
-    config = Config(
-        dataset="textures",
-        category="brick",
-        image_size=32,
-        resize="pad",
-        tiles=(1, 3),
-        tile_density="separate",
-    )
-    preparation = Preparation.of(config)
-    assert "few" in results.check_images(config, many([(80, 40)] * 5, preparation))
-    images = many([(80, 40)] * 5 + [(40, 80)], preparation)
-    with pytest.raises(UserError, match="--tile_density=separate: the shapes of the normal"):
-        results.check_images(config, images)
-    shared = dataclasses.replace(config, tile_density="shared")
-    assert "few" in results.check_images(shared, images)
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():

@@ -86,7 +86,7 @@ ROI = np.zeros([60, 60], bool)
 ROI[5:25, 5:35] = True  # the first of 2x2 tiles and a little of the second
 MASKED = {
     "region": {"roi": "a.png", "image_size": (32, 48)},
-    "tiles": {"tiles": (2, 2), "tile_overlap": 0.0, "roi": "a.png", "resize": "pad"},
+    "tiles": {"tiles": (2, 2), "roi": "a.png", "resize": "pad"},
 }
 
 
