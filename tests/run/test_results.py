@@ -128,8 +128,8 @@ def by_pillow(array, size, how=Image.Resampling.BILINEAR):
 
 
 def brought_by_hand(preparation, one, size):
-    """A map of a 32x32 canvas at an image's own size; what shows nothing of it is zero."""
-    scale = [32 / side for side in size]
+    """A canvas's map at an image's own size."""
+    scale = [of / side for of, side in zip(preparation.canvas, size, strict=True)]
     if preparation.resize == "squash":
         return by_pillow(one, size)
     sides = [round(side * min(scale)) for side in size]
