@@ -536,7 +536,9 @@ def components(kind: str) -> int:
     return int(match[1]) if match else 1
 
 
-def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> np.ndarray:
+def cross_validated_scores(
+    kind: str, features: np.ndarray, seen: np.ndarray | None = None
+) -> np.ndarray:
     """Scores normal images by densities that were fitted without them.
 
     A density scores the images that it was fitted to as more normal than any others, so these
@@ -544,21 +546,23 @@ def cross_validated_scores(kind: str, features: np.ndarray, folds: int = 5) -> n
 
     Args:
       kind: as in `make`.
-      features: [N, D] of un-augmented normal training images.
-      folds: into how many parts the images are divided, by a fixed random order.
+      features: [N, D] of un-augmented normal training images, or [N, K, D] of their K tiles.
+      seen: bool [N, K], which tiles densities are fitted to; all by default.
 
     Returns:
-      float64 [N]; empty where there are fewer than 4 images.
+      float64 [N] or [N, K], five-fold; empty where there are fewer than 4 images.
 
     Raises:
       UserError: as in `GaussianDensity.fit`, of any part's density.
     """
-    features = _checked(features)
-    parts = held_out_parts(len(features), folds)
-    scores = np.empty([len(features) if parts else 0])
+    seen = np.ones(features.shape[:-1], bool) if seen is None else seen
+    parts = held_out_parts(len(features))
+    scores = np.empty([len(features) if parts else 0, *features.shape[1:-1]])
     for held_out in parts:
         others = np.setdiff1d(np.arange(len(features)), held_out)
-        scores[held_out] = make(kind).fit(features[others]).score(features[held_out])
+        fitted = make(kind).fit(features[others][seen[others]])
+        found = fitted.score(features[held_out].reshape(-1, features.shape[-1]))
+        scores[held_out] = found.reshape(len(held_out), *scores.shape[1:])
     return scores
 
 

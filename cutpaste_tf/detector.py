@@ -270,19 +270,9 @@ class Evaluator:
 
         Those are fitted to tiles that hold anything to look at, seen [N, K].
         """
-        count, tiles = seen.shape
-        if tiles == 1 and seen.all():
-            return densities.cross_validated_scores(self._config.main_density, features)
-        features = features.reshape(count, tiles, -1)
-        parts = densities.held_out_parts(count)
-        scores = np.zeros([count if parts else 0, tiles])
-        for held_out in parts:
-            others = np.ones([count], bool)
-            others[held_out] = False
-            density = self._fit(features[others][seen[others]])
-            tested = features[held_out].reshape(-1, features.shape[-1])
-            scores[held_out] = density.score(tested).reshape(-1, tiles)
-        return scores.ravel()
+        features = features.reshape(*seen.shape, -1)
+        kind = self._config.main_density
+        return densities.cross_validated_scores(kind, features, seen).ravel()
 
     def _normal_by_kind(self, features, largest, seen, gaussians):
         """Normal images' cross-validated scores by kind; the Gaussians learn what is usual.

@@ -16,7 +16,7 @@ def load(config: Config) -> Category:
       config: names the data set, where it is and the category.
 
     Returns:
-      The category's images, checked to exist; files are opened but not yet decoded.
+      The category's images, checked to exist; files are not yet opened.
 
     Raises:
       UserError: naming what is missing or unreadable.

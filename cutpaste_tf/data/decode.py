@@ -87,7 +87,7 @@ def filled_bits(path: str | os.PathLike) -> int:
     """
 
     def is_deep():
-        with Image.open(path, formats=_formats()) as file:
+        with _opened(path) as file:
             # A ppm or pgm file says itself what is white.
             grey = file.mode.startswith("I") and file.format != "PPM"
             return grey or _deep_colours(file) is not None
@@ -114,7 +114,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """
 
     def mask():
-        with _opened(contents(path)) as file:
+        with _opened(io.BytesIO(contents(path))) as file:
             file = ImageOps.exif_transpose(file)
             if file.mode in ("RGB", "L", "1") or file.mode.startswith(("I", "F")):
                 pixels = np.asarray(file)
@@ -129,21 +129,11 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     return _try(str(path), mask)
 
 
-def check_header(path: str | os.PathLike) -> None:
-    """Checks that a file is an image, by its first bytes alone; a UserError says what it is."""
-
-    def opened():
-        with open(path, "rb") as file:
-            _checked(Image.open(file, formats=_formats()))
-
-    _try(str(path), opened)
-
-
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns an image's height and width in pixels, as `read` turns it; reads its header alone."""
 
     def turned():
-        with Image.open(path, formats=_formats()) as file:
+        with _opened(path) as file:
             width, height = file.size
             # EXIF's orientations from 5 on are turned by a quarter.
             return (width, height) if file.getexif().get(0x0112, 1) >= 5 else (height, width)
@@ -154,7 +144,7 @@ def size(path: str | os.PathLike) -> tuple[int, int]:
 def count_pixels(data: bytes) -> int:
     """Returns how many pixels an image has, by its header; 0 of what is none."""
     try:
-        with _opened(data) as file:
+        with _opened(io.BytesIO(data)) as file:
             return file.width * file.height
     except Exception:  # Whatever it is, decoding says so.
         return 0
@@ -166,7 +156,7 @@ def _try(name, work):
         return work()
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not an image of a known format") from error
-    except (Image.DecompressionBombError, _TooLarge) as error:
+    except Image.DecompressionBombError as error:
         raise UserError(
             f"{name}: too large an image; at most {LARGEST} pixels are read, 13,000 x 13,000"
         ) from error
@@ -187,23 +177,10 @@ class _Unreadable(Exception):
     """An image that is sound, but none that can be taken."""
 
 
-class _TooLarge(Exception):
-    """An image with too many pixels."""
-
-
-def _formats():
+def _opened(source):
+    """A file, or its bytes, as Pillow sees it: its header is read alone."""
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _opened(data):
-    """A file as Pillow sees it, its header read alone."""
-    return _checked(Image.open(io.BytesIO(data), formats=_formats()))
-
-
-def _checked(file):
-    if file.width * file.height > LARGEST:
-        raise _TooLarge
+    file = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     if not file.width * file.height:
         raise _Unreadable("has no pixels")
     return file
@@ -220,7 +197,7 @@ def _deep_colours(file):
 
 def _levels(data, bits):
     """uint8 or, of files with 16 bits, uint16; [H, W] or [H, W, 3]."""
-    with _opened(data) as file:
+    with _opened(io.BytesIO(data)) as file:
         deep = _deep_colours(file)
         if deep == "PNG":
             return _oriented(_png16(data), file.getexif().get(0x0112, 1))

@@ -64,7 +64,7 @@ def categories(data_dir: str) -> tuple[str, ...]:
 
 
 def load(root: pathlib.Path) -> Category:
-    """Finds the images of a folder in MVTec layout, reads their headers and the masks.
+    """Finds the images of a folder in MVTec layout, and reads the masks.
 
     Args:
       root: the folder that holds `train/good`.
@@ -75,7 +75,7 @@ def load(root: pathlib.Path) -> Category:
 
     Raises:
       UserError: if there are no images to train on, if images lie where it is not known what they
-        show, or if a file is no image that can be read.
+        show, or if a mask cannot be read.
     """
     root, notes = pathlib.Path(root), []
 
@@ -87,8 +87,6 @@ def load(root: pathlib.Path) -> Category:
     files = [file for _, file in test]
     types = [folder.name for folder, _ in test]
     types = ["good" if kind.lower() == "good" else kind for kind in types]
-    for file in (*train, *files):
-        decode.check_header(file)
     masks = _masks(root, test, name, notes)
     return Category(
         train=normal([name(file) for file in train], [str(file) for file in train]),
@@ -203,7 +201,6 @@ def _marking(test, masks, name, notes):
     given = [i for i, mask in enumerate(masks) if mask is not None]
 
     def looked_at(i):
-        decode.check_header(masks[i])
         mask = decode.read_mask(masks[i])
         (height, width), (rows, columns) = decode.size(test[i][1]), mask.shape
         # Smaller masks are rounded to whole pixels.
