@@ -220,8 +220,8 @@ class Config:
         one_of(("auto", "shared", "nearby", "separate")),
         "density of maps; shared: one for all places; separate: one for each, for aligned "
         "objects; nearby: one for each, of the places around it; auto: nearby, or "
-        "shared with --tiles, or, with --patch_size, separate for MVTec AD's aligned categories and "
-        "else shared",
+        "shared with --tiles; with --patch_size separate for MVTec AD's aligned categories, else "
+        "shared",
     )
 
     augment: str = _machine(

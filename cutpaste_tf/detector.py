@@ -270,7 +270,7 @@ class Evaluator:
 
         Those are fitted to tiles that hold anything to look at, seen [N, K].
         """
-        features = features.reshape(*seen.shape, -1)
+        features = features.reshape(*seen.shape, features.shape[-1])
         kind = self._config.main_density
         return densities.cross_validated_scores(kind, features, seen).ravel()
 
