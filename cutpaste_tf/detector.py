@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.files import UserError
 from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
@@ -375,13 +373,6 @@ class Evaluator:
         maps = Maps(small, lambda part: self._upsample(part, level), images)
         return Evaluation(density, patch.image_scores(small), maps, features=means)
 
-    def fits(self, density: densities.Density) -> bool:
-        """Whether a density is one of the settings' feature maps."""
-        if density.kind != densities.MapGaussians.kind:
-            return False
-        its = self._map_embedder
-        return (density.grid, density.shape[1]) == (its.grid, its.dimensions)
-
     def _explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
         if self._gradcam is None or self._gradcam.density is not density:
@@ -446,8 +437,7 @@ class Detector:
           The detector.
 
         Raises:
-          UserError: if a file of the run is missing or damaged, does not fit the others, or is not
-            the one that the run wrote.
+          UserError: if a file of the run is missing, or is not the one that the run wrote.
         """
         run_dir = pathlib.Path(run_dir)
         config = Config.load(run_dir)
@@ -462,34 +452,12 @@ class Detector:
             pretrained = backbones.copy_network(backbone)
             weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
             backbone = backbones.side_by_side(pretrained, backbone)
-        density, map_density = densities.load(run_dir / artifacts.DENSITY), None
-        if config.patch_size:
-            locations = 1
-            if config.separate_locations:
-                patches = (config.dense_patch, config.dense_stride)
-                locations = math.prod(patch.patches_along(side, *patches) for side in config.size)
-            wanted = (densities.LocationGaussians.kind, (locations, _dimensions(backbone, config)))
-        else:
-            wanted = (config.main_density, (_dimensions(backbone, config),))
-        if (density.kind, density.shape) != wanted:
-            raise UserError(
-                f"{run_dir / artifacts.DENSITY}: holds a {density.kind} of shape "
-                f"{list(density.shape)}, not the {wanted[0]} of shape {list(wanted[1])} that "
-                f"{run_dir / 'config.json'} asks for; one of them is of another run"
-            )
-        roi = None
-        if (run_dir / artifacts.ROI).is_file():
-            roi = decode.read_mask(run_dir / artifacts.ROI)
+        density, map_density, roi = densities.load(run_dir / artifacts.DENSITY), None, None
         if config.maps == "features":
             map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
-            detector = cls(config, backbone, density, map_density, roi, bits)
-            if not detector.evaluator.fits(map_density):
-                raise UserError(
-                    f"{run_dir / artifacts.MAP_DENSITY}: does not fit the maps that "
-                    f"{run_dir / 'config.json'} asks for; one of them is of another run"
-                )
-            return detector
-        return cls(config, backbone, density, None, roi, bits)
+        if config.roi != "none":
+            roi = decode.read_mask(run_dir / artifacts.ROI)
+        return cls(config, backbone, density, map_density, roi, bits)
 
     @property
     def level(self) -> float | None:
@@ -555,7 +523,3 @@ class Detector:
           float32 [N, D].
         """
         return self.evaluator.embed(images)
-
-
-def _dimensions(backbone, config):
-    return backbone.output[config.features].shape[-1]

@@ -89,13 +89,17 @@ def test_an_empty_folder_is_named(tmp_path):
         folder.load(tmp_path)
 
 
+def part_of(category, where):
+    return category.train if where == "train/good" else category.test
+
+
 @pytest.mark.parametrize("where", ["train/good", "test/good", "test/hole", "ground_truth/hole"])
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_image_is_named(part, where, content):
     name = "000_mask.png" if where.startswith("ground_truth") else "000.png"
     (part / where / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{where}/{name}: not an image of a known format"):
-        folder.load(part)
+        pipeline.prepare(part_of(folder.load(part), where), 32)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
@@ -104,10 +108,8 @@ def test_a_truncated_image_is_named(part, suffix, where):
     pixels = np.random.default_rng(3).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     file = write_image(part / where / f"zz.{suffix}", pixels)
     file.write_bytes(file.read_bytes()[:20000])
-    category = folder.load(part)
-    split = category.train if where == "train/good" else category.test
     with pytest.raises(UserError, match=rf"{where}/zz.{suffix}: a damaged or truncated image"):
-        pipeline.prepare(split, 32)
+        pipeline.prepare(part_of(folder.load(part), where), 32)
 
 
 @pytest.mark.parametrize("kind", ["tif", "gif", "webp"])
