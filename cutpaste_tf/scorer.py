@@ -289,7 +289,7 @@ def _score_feature_maps(detector, vectors, pooled, region, precise):
     config, density = detector.config, detector.map_density
     maps, height, width = density.grid
     gaussians = density.gaussians
-    places, dims = height * width, density.shape[1]
+    places, dims = height * width, vectors.shape[-1]
     if len(gaussians.mean) == maps:
         vectors = ops.reshape(vectors, (-1, maps, places, dims))
         parts = [
@@ -387,7 +387,7 @@ def _mixture(density, features, precise):
 def _score_patches(detector, network, pixels, precise):
     """The largest patch's distances, [B], and anomaly maps, float32 [B, S, S]."""
     config, density = detector.config, detector.density
-    side, stride, dims = config.dense_patch, config.dense_stride, density.shape[1]
+    side, stride, dims = config.dense_patch, config.dense_stride, density.mean.shape[1]
     rows, columns = (patch.patches_along(length, side, stride) for length in config.size)
     x = pixels
     for axis, count in ((1, rows), (2, columns)):

@@ -88,14 +88,9 @@ def test_saved_and_loaded_scores_are_the_same(kind, tmp_path):
         assert all(file[name].dtype != object for name in file.files)
 
 
-def test_features_that_do_not_fit_are_refused():
-    fitted = density.make("gde").fit(features())
-    with pytest.raises(ValueError, match=r"\[N, 6\]"):
-        fitted.score(np.zeros([3, 5]))
+def test_features_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="not finite; did the training diverge"):
         density.make("gde").fit(np.full([5, 2], np.nan))
-    with pytest.raises(ValueError, match="kind"):
-        density.GaussianDensity("kde")
 
 
 @pytest.mark.parametrize(("count", "dims"), [(40, 6), (7, 12), (300, 3)])
@@ -324,10 +319,8 @@ def test_a_mixture_of_more_features_than_images_is_finite_and_the_same_each_time
 
 
 def test_names_of_mixtures():
-    kinds = ("gde", "kde", "gmm", "gmm2", "gmm12", "gmm0", "gmm1x")
-    assert [density.components(kind) for kind in kinds] == [1, 1, 1, 2, 12, 1, 1]
-    with pytest.raises(ValueError, match="gmm0"):
-        density.make("gmm0")
+    kinds = ("gde", "kde", "gmm", "gmm2", "gmm12")
+    assert [density.components(kind) for kind in kinds] == [1, 1, 1, 2, 12]
 
 
 def of_maps(locations, count=30, seed=0):
@@ -365,7 +358,7 @@ def test_maps_are_scored_place_by_place(locations, tmp_path):
 
     density.save(gaussians, tmp_path / "density.npz")
     loaded = density.load(tmp_path / "density.npz")
-    assert (loaded.grid, loaded.shape) == ((2, 3, 4), gaussians.shape)
+    assert loaded.grid == (2, 3, 4)
     np.testing.assert_array_equal(loaded.score(tested), found)
     np.testing.assert_array_equal(loaded.usual, gaussians.usual)
 

@@ -120,7 +120,7 @@ def test_the_density_sees_unaugmented_training_images_alone(finished):
 
     def embed(paths):
         images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-        images = np.stack([resize(tf.constant(image), (32, 32)).numpy() for image in images])
+        images = np.stack([resize(image, (32, 32)) for image in images])
         return model.backbone(images.astype(np.float32) / 255.0, training=False)["pool"].numpy()
 
     fitted = densities.make("gde").fit(embed(sorted((data / "train/good").iterdir())))

@@ -6,16 +6,13 @@ Nothing here imports TensorFlow before an image is resized.
 import dataclasses
 import functools
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 # The grey outside the region of interest: about the zero of a network's normalised input.
 FILL = 127
@@ -117,7 +114,7 @@ class Preparation:
         if self.roi is not None:  # Nor has what lies outside a part in pixels at the border.
             inside = self.own_region(*image.shape[:2])
             image = np.where(inside[..., None], image, np.uint8(FILL))
-        resized = _resizer()(image, np.array(place[2:], np.int32)).numpy()
+        resized = resize(image, place[2:])
         if self.roi is not None:
             resized[~self.own_region(*place[2:])] = FILL
         # What is left over goes on as the image's border, where an edge would be a feature.
@@ -227,20 +224,9 @@ class Preparation:
         return np.array(small.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def resize(image: "tf.Tensor", size: "tuple[int, int] | tf.Tensor") -> "tf.Tensor":
-    """Resizes with antialiasing.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: the wanted height and width.
-
-    Returns:
-      uint8 [height, width, 3].
-    """
-    import tensorflow as tf
-
-    resized = tf.image.resize(tf.cast(image, tf.float32), size, antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image, uint8 [H, W, 3], to a height and width, with antialiasing."""
+    return _resizer()(image, np.array(size, np.int32)).numpy()
 
 
 @functools.cache
@@ -253,7 +239,8 @@ def _resizer():
     @tf.function(input_signature=signature, autograph=False)
     def resized(image, size):
         with tf.device("/CPU:0"):
-            return resize(image, size)
+            image = tf.image.resize(tf.cast(image, tf.float32), size, antialias=True)
+            return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
 
     return resized
 

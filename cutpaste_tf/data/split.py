@@ -27,11 +27,6 @@ class Split:
     masks: Sequence[str | np.ndarray | None]
     extra: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        columns = (self.images, self.labels, self.defect_types, self.masks, *self.extra.values())
-        if any(len(column) != len(self.names) for column in columns):
-            raise ValueError("all columns of a split must have the same length")
-
     def __len__(self) -> int:
         return len(self.names)
 
