@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -30,14 +29,14 @@ class Images:
       count: how many there are, N; a network's inputs are N * K, K tiles of each.
       preparation: how they become inputs.
       stored: uint8 [N * K, h, w, 3], or None where they do not fit into memory.
-      paths: string [N], where `stored` is None.
+      paths: the N images' files, where `stored` is None.
       sizes: int [N, 2], the images' own heights and widths; None: as the canvas is.
     """
 
     count: int
     preparation: Preparation
     stored: tf.Tensor | None
-    paths: tf.Tensor | None = None
+    paths: Sequence[str] | None = None
     sizes: np.ndarray | None = None
 
     @property
@@ -64,16 +63,13 @@ class Images:
                 return tf.gather(self.stored, numbers)
         tiles = self.preparation.count
 
-        def tile(path, k):  # bytes in a graph, an array of them eagerly
-            return self.preparation.read(os.fsdecode(np.asarray(path).item()))[k]
+        def read(numbers):
+            indices = np.unique(numbers // tiles)
+            paths = [self.paths[index] for index in indices]
+            found = dict(zip(indices, in_order(self.preparation.read, paths), strict=True))
+            return np.stack([found[number // tiles][number % tiles] for number in numbers])
 
-        def one(number):
-            path = tf.gather(self.paths, number // tiles)
-            image = tf.numpy_function(tile, [path, number % tiles], tf.uint8)
-            return tf.ensure_shape(image, [*self.size, 3])
-
-        spec = tf.TensorSpec([*self.size, 3], tf.uint8)
-        images = tf.map_fn(one, numbers, fn_output_signature=spec, parallel_iterations=16)
+        images = tf.numpy_function(read, [numbers], tf.uint8)
         return tf.ensure_shape(images, [None, *self.size, 3])
 
     def canvases(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -153,7 +149,7 @@ class Images:
             len(indices),
             self.preparation,
             None if self.stored is None else tf.gather(self.stored, numbers),
-            None if self.paths is None else tf.gather(self.paths, indices),
+            None if self.paths is None else [self.paths[index] for index in indices],
             None if self.sizes is None else self.sizes[indices],
         )
 
@@ -224,9 +220,7 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     if keep:
         with _on_host():
             return Images(count, preparation, tf.constant(stored), None, sizes)
-    return Images(
-        count, preparation, None, tf.constant([os.fsencode(path) for path in split.images]), sizes
-    )
+    return Images(count, preparation, None, split.images, sizes)
 
 
 def filled_bits(split: Split) -> int:
@@ -296,18 +290,5 @@ def training_batches(
 
 def evaluation_batches(images: Images, batch_size: int) -> Iterator[tf.Tensor]:
     """Yields all inputs in order, un-augmented: uint8 [B, h, w, 3], the last batch smaller."""
-    if images.stored is not None:
-        for start in range(0, images.inputs, batch_size):
-            with _on_host():
-                part = images.stored[start : start + batch_size]
-            yield part
-        return
-    paths = (os.fsdecode(path) for path in images.paths.numpy())
-    done = np.zeros([0, *images.size, 3], np.uint8)
-    for tiles in in_order(images.preparation.read, paths):
-        done = np.concatenate([done, tiles])
-        while len(done) >= batch_size:
-            yield tf.constant(done[:batch_size])
-            done = done[batch_size:]
-    if len(done):
-        yield tf.constant(done)
+    for start in range(0, images.inputs, batch_size):
+        yield images.read(tf.range(start, min(start + batch_size, images.inputs), dtype=tf.int64))
