@@ -234,7 +234,7 @@ class Evaluator:
             test_features = self._embedder(test_images)
         evaluations = {}
         for name, features in normal_features.items():
-            density = self._fit(features[train_images.seen])
+            density = self._fit(features[train_images.seen.ravel()])
             scores = density.score(test_features[name])
             explained = None
             if config.maps == "gradcam" and maps and name == config.features:
@@ -242,7 +242,7 @@ class Evaluator:
             by_image_score = {}
             if of_features and name == config.features:
                 normal = self._normal_by_kind(
-                    features, patch.image_scores(fit.maps), _seen(train_images), gaussians
+                    features, patch.image_scores(fit.maps), train_images.seen, gaussians
                 )
                 by_image_score = {
                     **self._by_image_score(scores, small, gaussians, test_images),
@@ -251,7 +251,7 @@ class Evaluator:
                 }
             evaluation = Evaluation(
                 density,
-                _largest(scores, _seen(test_images)),
+                _largest(scores, test_images.seen),
                 explained,
                 features,
                 test_features[name],
@@ -294,8 +294,7 @@ class Evaluator:
         by_kind = {"pooled": pooled, "map": patch.image_scores(small)}
         if len(gaussians.usual):
             by_kind["both"] = gaussians.combine(by_kind["pooled"], by_kind["map"])
-        seen = _seen(images)
-        by_kind = {kind: _largest(scores, seen) for kind, scores in by_kind.items()}
+        by_kind = {kind: _largest(scores, images.seen) for kind, scores in by_kind.items()}
         return {
             "scores": by_kind[self._config.image_score],
             "maps": Maps(small, self._enlarge, images),
@@ -331,7 +330,7 @@ class Evaluator:
             of_kind = self._by_image_score(density.score(features), small, map_density, images)
             return Evaluation(density, features=features, **of_kind)
         features = self._embedder(images)[self._config.features]
-        scores = _largest(density.score(features), _seen(images))
+        scores = _largest(density.score(features), images.seen)
         wanted = self._config.maps == "gradcam" if maps is None else maps
         explained = self._explain(density, images) if wanted else None
         return Evaluation(density, scores, explained, features=features)
@@ -361,7 +360,7 @@ class Evaluator:
             return patch.cross_validated_scores(self._embedder, train_images, separate)
         if evaluation.normal_by_kind:
             return evaluation.normal_by_kind.get(self._config.image_score, np.zeros([0]))
-        seen = _seen(train_images)
+        seen = train_images.seen
         return _largest(self._cross_validated(evaluation.normal_features, seen), seen)
 
     def _score_patches(
@@ -379,11 +378,6 @@ class Evaluator:
             self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
         small = self._gradcam(images)
         return Maps(small, lambda part: upsample.bilinear(part, self._config.size), images)
-
-
-def _seen(images):
-    """Which tiles of images hold anything to look at, bool [N, K]."""
-    return images.seen.reshape(images.count, images.preparation.count)
 
 
 def _largest(scores, seen):

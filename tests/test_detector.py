@@ -422,7 +422,7 @@ def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged
     preparation = Preparation.of(settings, ROI)
     light = [200 + array // 5 for array in photographs(16)]  # other than what is outside
     train, tests = prepared(light[:12], preparation), prepared(light[12:], preparation)
-    assert train.seen.reshape(12, 4).tolist() == [[True, True, True, False]] * 12
+    assert train.seen.tolist() == [[True, True, True, False]] * 12
     found = detectors.Evaluator(settings, staged)(train, tests)["pool"]
     features = detectors.Embedder(staged)(train)["pool"].reshape(12, 4, -1)
     fitted = densities.make("gde").fit(features[:, :3].reshape(36, -1))

@@ -107,11 +107,11 @@ class Images:
 
     @functools.cached_property
     def seen(self) -> np.ndarray:
-        """Which inputs hold anything that is looked at, bool [N * K]."""
+        """Which inputs hold anything that is looked at, bool [N, K]."""
         if self.regions is None:
-            return np.ones([self.inputs], bool)
+            return np.ones([self.count, self.preparation.count], bool)
         regions, which = self.regions
-        return regions.any(axis=(2, 3))[which].ravel()
+        return regions.any(axis=(2, 3))[which]
 
     def places(self, grid: tuple[int, int]) -> np.ndarray | None:
         """Returns which places of the inputs' feature maps are looked at.

@@ -238,12 +238,11 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
     Raises:
       UserError: if fewer than `density.LEAST_IMAGES` of them are different, if copies are so many
         that a density of the cross-validation would be of fewer than three different ones, if a
-        mixture has fewer than two for each component, if some show nothing of the region of
-        interest, or if tiles that have their own densities are not looked at in all of them alike.
+        mixture has fewer than two for each component, or if some show nothing of the region of
+        interest.
     """
-    seen = images.seen.reshape(images.count, images.preparation.count)
-    least, count = densities.LEAST_IMAGES, len(seen)
-    if blank := int((~seen.any(axis=1)).sum()):
+    least, count = densities.LEAST_IMAGES, images.count
+    if blank := int((~images.seen.any(axis=1)).sum()):
         raise UserError(
             f"--roi={config.roi}: {blank} of {count} normal training images show nothing of it at "
             f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
