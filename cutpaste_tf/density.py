@@ -606,13 +606,8 @@ def _check_spread(features):
 def _least_variance(size, variance, dims):
     """The variance below which a covariance's least counts as none.
 
-    Args:
-      size: mean square of the features.
-      variance: mean of the covariance's diagonal, of one or several.
-      dims: its side, D.
-
-    Returns:
-      What is within the rounding of the features, or of the covariance's inverse.
+    It is within the rounding of features of a mean square, or of the inverse of a covariance
+    [dims, dims] whose diagonal has a mean.
     """
     return _ROUNDING * (size + dims * variance)
 

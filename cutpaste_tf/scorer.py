@@ -112,13 +112,10 @@ def _place(ones, preparation):
 
 
 def _antialiasing(ones, size, first, length):
-    """tf.image.resize's weights along one axis as a matrix, [size, n].
+    """tf.image.resize's weights along one axis of n pixels as a matrix, [size, n].
 
-    Args:
-      ones: n of them, float32 [n].
-      size: pixels of the canvas.
-      first: the pixel of the canvas that the image begins at.
-      length: how many pixels it takes there.
+    There are n ones. On the canvas, of `size` pixels, the image begins at `first` and takes
+    `length`.
     """
     # The kernel is a triangle, as wide as the pixels of the smaller of both images.
     scale = ops.sum(ones) / length

@@ -16,18 +16,7 @@ _SERVER = "www.cs.toronto.edu"
 
 
 def load(data_dir: str, category: str) -> Category:
-    """Loads one class as normal.
-
-    Args:
-      data_dir: TensorFlow Datasets' folder; "" for its own default.
-      category: one of the ten classes.
-
-    Returns:
-      The images, uint8 [32, 32, 3]; the defect type of an anomalous one is its class.
-
-    Raises:
-      UserError: if the data set is not there and cannot be fetched.
-    """
+    """Loads one class as normal; the defect type of an anomalous image is its class."""
     builder = download.prepare_builder("cifar10", _SERVER, data_dir or None)
     if builder is None:
         where = data_dir or "~/tensorflow_datasets"

@@ -77,14 +77,7 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
 
 
 def filled_bits(path: str | os.PathLike) -> int:
-    """Returns how many bits of an image's levels are filled, of `BITS`; 0 of 8-bit images.
-
-    Args:
-      path: the file; of 8-bit images its header alone is read.
-
-    Raises:
-      UserError: naming the file and what is wrong with it.
-    """
+    """Returns how many bits of an image's levels are filled, of `BITS`; 0 of 8-bit images."""
 
     def is_deep():
         with _opened(path) as file:

@@ -13,21 +13,12 @@ if TYPE_CHECKING:
 def prepare_builder(
     name: str, server: str, data_dir: str | None = None
 ) -> "tfds.core.DatasetBuilder | None":
-    """Finds a data set, and fetches it where it is not there yet.
-
-    Args:
-      name: of the data set.
-      server: where it is fetched from. TensorFlow Datasets tries for minutes where nobody answers.
-      data_dir: TensorFlow Datasets' folder; its own default, or TFDS_DATA_DIR, otherwise.
-
-    Returns:
-      Its builder; None if it is not there and cannot be had, for whatever reason: the network, a
-      full disk, sums that do not fit.
-    """
+    """Finds a data set, or fetches it from a server; None if it cannot be had, for any reason."""
     import tensorflow_datasets as tfds
 
     with contextlib.suppress(Exception):
         builder = tfds.builder(name, data_dir=data_dir)
+        # TensorFlow Datasets tries for minutes where nobody answers.
         if builder.data_path.exists() or is_reachable(server):
             builder.download_and_prepare()
             return builder
@@ -35,15 +26,7 @@ def prepare_builder(
 
 
 def read(builder: "tfds.core.DatasetBuilder", split: str) -> dict[str, np.ndarray]:
-    """Reads a whole split.
-
-    Args:
-      builder: from `prepare_builder`.
-      split: such as "train".
-
-    Returns:
-      Each feature's values, [N, ...], in the order of the files.
-    """
+    """Reads a split, such as "train": each feature's values, [N, ...], in the files' order."""
     import tensorflow_datasets as tfds
 
     data = builder.as_dataset(split=split, shuffle_files=False).batch(1000)

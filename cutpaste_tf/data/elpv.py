@@ -19,17 +19,7 @@ _SPLIT_SEED = 0
 
 
 def load(category: str) -> Category:
-    """Loads the cells of one type.
-
-    Args:
-      category: "mono" or "poly".
-
-    Returns:
-      The images; the test split keeps the probability as `defect_probability`.
-
-    Raises:
-      UserError: if the package elpv-dataset is not installed.
-    """
+    """Loads the cells of one type; the test split has their `defect_probability`."""
     try:
         from elpv_dataset.utils import load_dataset
     except ImportError as error:

@@ -64,18 +64,9 @@ def categories(data_dir: str) -> tuple[str, ...]:
 
 
 def load(root: pathlib.Path) -> Category:
-    """Finds the images of a folder in MVTec layout, and reads the masks.
+    """Finds the images below a folder that holds `train/good`, and reads the masks.
 
-    Args:
-      root: the folder that holds `train/good`.
-
-    Returns:
-      The images; the test split is empty where there is no test folder. Notes tell of what is left
-      out. A mask that marks nothing is None, as one that is missing.
-
-    Raises:
-      UserError: if there are no images to train on, if images lie where it is not known what they
-        show, or if a mask cannot be read.
+    Notes tell of what is left out. A mask that marks nothing is None, as one that is missing.
     """
     root, notes = pathlib.Path(root), []
 

@@ -123,15 +123,6 @@ def load(data_dir: str, category: str) -> Category:
     The extracted folder is read as it is. An archive is turned into a TensorFlow data set once,
     in tfds's own data directory (~/tensorflow_datasets, or TFDS_DATA_DIR).
 
-    Args:
-      data_dir: the extracted folder, or the folder that holds the archive.
-      category: one of the 15.
-
-    Returns:
-      The images.
-
-    Raises:
-      UserError: if neither is there.
     """
     root = extracted(pathlib.Path(data_dir), category)
     if root is not None:

@@ -98,14 +98,7 @@ class Preparation:
         return np.pad(inside, self._margins(place))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Prepares an image.
-
-        Args:
-          image: uint8 [H, W, 3].
-
-        Returns:
-          uint8 [K, h, w, 3], its tiles; grey outside what is looked at.
-        """
+        """Prepares an image, uint8 [H, W, 3]: its tiles, uint8 [K, h, w, 3]; grey outside --roi."""
         return self.cut(self.on_canvas(image))
 
     def on_canvas(self, image: np.ndarray) -> np.ndarray:
@@ -246,15 +239,7 @@ def _resizer():
 
 
 def reduced_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes masks.
-
-    Args:
-      mask: bool [..., H, W].
-      size: the wanted height and width, h and w.
-
-    Returns:
-      bool [..., h, w], True where any of a pixel's area is on a pixel that is.
-    """
+    """Resizes masks, bool [..., H, W], to h and w: True where any of a pixel's area was on one."""
     for axis, count in zip((-2, -1), size, strict=True):
         # The pixels from the one that a wanted pixel's first edge is in to the one of its last.
         edges = np.arange(count + 1) * mask.shape[axis]

@@ -51,14 +51,10 @@ def find(config: Config, train: Split, bits: int = 16) -> np.ndarray | None:
 
 
 def without_background(images: np.ndarray) -> np.ndarray | None:
-    """Finds what is not a fixed background.
+    """Finds what is not a fixed background in normal images, uint8 [N, H, W, 3].
 
-    Args:
-      images: uint8 [N, H, W, 3], normal images.
-
-    Returns:
-      bool [H, W], False on pixels that are smooth, the same in all images, and connected to the
-      images' border; None where those are less than a twentieth of all, or nearly all.
+    Returns bool [H, W], False on pixels that are smooth, the same in all images, and connected to
+    the images' border; None where those are less than a twentieth of all, or nearly all.
     """
     values = images.astype(np.float32)
     mean, deviation = values.mean(axis=0), values.std(axis=0)

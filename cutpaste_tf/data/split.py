@@ -47,13 +47,9 @@ class Split:
         )
 
     def examples(self, count: int) -> np.ndarray:
-        """Chooses images to show: anomalous ones, of each type alike; normal ones where too few.
+        """Chooses `count` images at most to show, int64 [n], type by type, the normal ones last.
 
-        Args:
-          count: how many at most.
-
-        Returns:
-          int64 [min(count, N)]: type by type, the normal ones last.
+        They are anomalous ones, of each type alike, and normal ones where these are too few.
         """
         groups = {}
         for i in np.argsort(-self.labels, kind="stable"):  # anomalous first
@@ -68,14 +64,7 @@ class Split:
         return np.array([i for _, _, i in chosen], np.int64)
 
     def spread(self, count: int) -> np.ndarray:
-        """Chooses images evenly from the first to the last.
-
-        Args:
-          count: how many at most.
-
-        Returns:
-          int64 [min(count, N)], in their order.
-        """
+        """Chooses `count` images at most, evenly from the first to the last, int64 [n]."""
         count = min(count, len(self))
         return np.linspace(0, len(self) - 1, count).astype(np.int64)
 

@@ -22,17 +22,7 @@ DEFECTS = ("scratch", "blotch", "blur")
 
 
 def load(category: str) -> Category:
-    """Cuts the crops of one texture.
-
-    Args:
-      category: "brick", "grass" or "gravel".
-
-    Returns:
-      The images, uint8 [96, 96]; the anomalous ones with masks.
-
-    Raises:
-      UserError: if the package scikit-image is not installed.
-    """
+    """Cuts the crops of one texture, uint8 [96, 96]; the anomalous ones have masks."""
     try:
         import skimage.data
     except ImportError as error:
@@ -73,16 +63,10 @@ def _crops(area, count, rng):
 def draw_defect(
     image: np.ndarray, kind: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a defect on an image.
+    """Draws a defect on an image, uint8 [H, W]; returns the image and the mask, bool [H, W].
 
-    Args:
-      image: uint8 [H, W].
-      kind: "scratch" (a bent bright or dark line), "blotch" (a soft bright or dark stain) or
-        "blur" (a round area out of focus).
-      rng: the source of randomness.
-
-    Returns:
-      The image with the defect, uint8 [H, W], and its mask, bool [H, W].
+    A scratch is a bent bright or dark line, a blotch a soft stain, a blur a round area out of
+    focus.
     """
     height, width = image.shape
     mask = Image.new("L", (width, height), 0)
