@@ -1,5 +1,7 @@
 """The whole of scoring, from pixels to score and map, as one Keras model to export."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import ops
@@ -78,24 +80,29 @@ def _on_canvas(images, preparation, portable):
     canvas = preparation.canvas
     # Nothing else in the graph knows the numbers of pixels, and there may be no images.
     ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
-    places = [ones, canvas, *_place(ones, preparation)]
+    firsts, lengths = _place(ones, preparation)
+    on_canvas = [*zip(canvas, firsts, lengths, strict=True)]
     if preparation.roi is not None:
-        x = ops.where(_own_region(preparation.roi, ones), x, float(FILL))
+        roi = _roi(preparation.roi)
+        own = roi([ops.cumsum(axis) - 0.5 for axis in ones], [ops.sum(axis) for axis in ones])
+        x = ops.where(own, x, float(FILL))
     if preparation.resize == "squash" and not portable:
         x = ops.image.resize(x, canvas, antialias=True)
     else:
-        rows, columns = (_antialiasing(*axis) for axis in zip(*places, strict=True))
+        rows, columns = (
+            _antialiasing(each, *axis) for each, axis in zip(ones, on_canvas, strict=True)
+        )
         x = ops.matmul(ops.matmul(rows, ops.transpose(x, (0, 3, 1, 2))), ops.transpose(columns))
         x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, *canvas, 3))
     x = ops.clip(ops.round(x), 0.0, 255.0)
     region = None
     if preparation.resize == "pad":
-        rows, columns = (_inside(*axis) for axis in zip(*places[1:], strict=True))
+        rows, columns = (_inside(*axis) for axis in on_canvas)
         region = ops.logical_and(rows, ops.transpose(columns))
     if preparation.roi is not None:
-        roi = _region(preparation.roi, *places[1:])
-        x = ops.where(ops.expand_dims(roi, -1), x, float(FILL))
-        region = roi if region is None else ops.logical_and(roi, region)
+        shown = roi([_middles_within(*axis) for axis in on_canvas], lengths)
+        x = ops.where(shown, x, float(FILL))
+        region = shown[..., 0] if region is None else ops.logical_and(shown[..., 0], region)
     return x / 255.0, region if region is None else ops.expand_dims(region, 0)
 
 
@@ -127,73 +134,67 @@ def _antialiasing(ones, size, first, length):
     return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-6)
 
 
-def _middles(count):
-    """The middles of pixels along an axis, float32 [count, 1]."""
-    return np.arange(count, dtype=np.float32)[:, None] + 0.5
+def _middles(size, first):
+    """How far a canvas's pixels are in an image that begins at `first`, float32 [size, 1]."""
+    return ops.subtract(np.arange(size, dtype=np.float32)[:, None] + 0.5, first)
 
 
 def _middles_within(size, first, length):
-    """Where a canvas's pixels are in the image; beyond the image its border goes on."""
-    return ops.minimum(ops.maximum(ops.subtract(_middles(size), first), 0.5), length - 0.5)
+    """Likewise; beyond the image its border goes on."""
+    return ops.minimum(ops.maximum(_middles(size, first), 0.5), length - 0.5)
 
 
-def _region(roi, canvas, firsts, lengths):
-    """The region of interest on the canvas, bool [H', W']."""
-    matrices = []
-    for side, first, length, count in zip(canvas, firsts, lengths, roi.shape, strict=True):
-        at = ops.floor(_middles_within(side, first, length) * count / length)
-        matrices.append(ops.cast(ops.equal(at, np.arange(count, dtype=np.float32)), "float32"))
-    rows, columns = matrices
-    inside = _constant(roi.astype(np.float32), "region_of_interest")(rows)
-    return ops.matmul(inside, ops.transpose(columns)) > 0.5
+def _inside(size, first, length):
+    """Which of a canvas's pixels along an axis show the image, bool [size, 1]."""
+    middles = _middles(size, first)
+    return ops.logical_and(middles > 0.0, middles < length)
 
 
-def _own_region(roi, ones):
-    """`Preparation.own_region`, bool [H, W, 1]."""
-    rows, columns = (
-        ops.cast(ops.floor((ops.cumsum(axis) - 0.5) * count / ops.sum(axis)), "int32")
-        for axis, count in zip(ones, roi.shape, strict=True)
-    )
+def _roi(roi):
+    """`Preparation.own_region`: a function of pixels' middles and images' lengths along both axes.
+
+    It returns bool [H, W, 1].
+    """
     # Looked up: images are too large for products with matrices that only choose.
-    table = keras.layers.Embedding(*roi.shape, trainable=False, name="own_region_of_interest")
+    table = keras.layers.Embedding(*roi.shape, trainable=False, name="region_of_interest")
     table.build([None])
     table.set_weights([roi.astype(np.float32)])
-    return ops.expand_dims(ops.take(table(rows), columns, axis=1) > 0.5, -1)
 
+    def looked_up(middles, lengths):
+        rows, columns = (
+            ops.cast(ops.floor(ops.reshape(at, [-1]) * count / length), "int32")
+            for at, count, length in zip(middles, roi.shape, lengths, strict=True)
+        )
+        return ops.expand_dims(ops.take(table(rows), columns, axis=1) > 0.5, -1)
 
-def _inside(side, first, length):
-    """Which of a canvas's pixels along an axis show the image, bool [side, 1]."""
-    middles = ops.subtract(_middles(side), first)
-    return ops.logical_and(middles > 0.0, middles < length)
+    return looked_up
 
 
 def _score_tiles(detector, network, pixels, region, precise):
     """The largest tile's score, [B], and the tiles' maps joined; a row of tiles at a time."""
     preparation = detector.preparation
     (rows, columns), (height, width) = preparation.tiles, preparation.size
-    taken = keras.Input([height, width, 3], name="tiles")
-    inputs, seen = [taken], None
-    if region is not None:
-        seen = keras.Input([height, width], dtype="bool", name="tile_regions")
-        inputs.append(seen)
-    score, anomaly_map = _score_inputs(detector, network, taken, seen, precise)
+    if region is None:
+        region = ops.ones([1, *preparation.canvas], "bool")
+    inputs = [keras.Input([height, width, 3]), keras.Input([height, width], dtype="bool")]
+    score, anomaly_map = _score_inputs(detector, network, *inputs, precise)
     outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})
     scorer = keras.Model(inputs, outputs, name="tile_scorer")
+
+    def tile(canvas, top, left):
+        return canvas[:, top : top + height, left : left + width]
+
     corners, scores, strips = preparation.corners, [], []
+    none = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0  # of each image
     for row in range(rows):
         here = corners[row * columns : (row + 1) * columns]
-        inputs = [ops.concatenate([_tile(pixels, *at, preparation) for at in here], axis=0)]
-        if region is not None:
-            seen = [_tile(region, *at, preparation) for at in here]
-            like = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0
-            inputs.append(ops.concatenate([ops.logical_or(one, like) for one in seen], axis=0))
-        scored = scorer(inputs if len(inputs) > 1 else inputs[0])
+        seen = [tile(region, *at) for at in here]
+        tiles = ops.concatenate([tile(pixels, *at) for at in here], axis=0)
+        scored = scorer([tiles, ops.concatenate([ops.logical_or(x, none) for x in seen], axis=0)])
         row_scores = ops.reshape(ops.cast(scored["score"], "float32"), (columns, -1))
-        for column in range(columns):
-            score = row_scores[column]
-            if region is not None:  # A tile with nothing to look at has no say.
-                score = ops.where(ops.any(seen[column]), score, float(np.finfo(np.float32).min))
-            scores.append(score)
+        for column in range(columns):  # A tile with nothing to look at has no say.
+            least = float(np.finfo(np.float32).min)
+            scores.append(ops.where(ops.any(seen[column]), row_scores[column], least))
         if "map" in scored:
             maps = ops.reshape(scored["map"], (columns, -1, *scored["map"].shape[1:]))
             maps = [maps[column] for column in range(columns)]
@@ -202,32 +203,20 @@ def _score_tiles(detector, network, pixels, region, precise):
     return score, _joined(strips, 1, height, preparation.common[0]) if strips else None
 
 
-def _tile(canvas, top, left, preparation):
-    """The tile of canvases, [B, H, W, ...], whose upper left pixel is given."""
-    height, width = preparation.size
-    return canvas[:, top : top + height, left : left + width]
-
-
 def _joined(parts, axis, side, common):
     """`Preparation.join` along one axis."""
-    if not common:
-        return ops.concatenate(parts, axis=axis)
     rising = (np.arange(common, dtype=np.float32) + 0.5) / common
     rising = rising[:, None] if axis == 1 else rising
+    falling = rising[::-1].copy()
 
     def cut(part, start, stop):
         return part[:, start:stop] if axis == 1 else part[:, :, start:stop]
 
     pieces = [cut(parts[0], 0, side - common)]
-    for before, part in zip(parts, [*parts[1:], None], strict=True):
-        last = cut(before, side - common, side)
-        if part is None:
-            pieces.append(last)
-            break
-        falling = rising[::-1].copy()
-        pieces.append(last * falling + cut(part, 0, common) * rising)
-        if side > 2 * common:
-            pieces.append(cut(part, common, side - common))
+    for before, part in itertools.pairwise(parts):
+        pieces.append(cut(before, side - common, side) * falling + cut(part, 0, common) * rising)
+        pieces.append(cut(part, common, side - common))
+    pieces.append(cut(parts[-1], side - common, side))
     return ops.concatenate(pieces, axis=axis)
 
 

@@ -263,8 +263,7 @@ def _ramps(side, count, common):
     Returns float32 [count, side]; those of a pixel add up to one.
     """
     ramps = np.ones([count, side], np.float32)
-    if common:
-        rising = (np.arange(common, dtype=np.float32) + 0.5) / common
-        ramps[1:, :common] *= rising
-        ramps[:-1, side - common :] *= rising[::-1]
+    rising = (np.arange(common, dtype=np.float32) + 0.5) / common
+    ramps[1:, :common] *= rising
+    ramps[:-1, side - common :] *= rising[::-1]
     return ramps
