@@ -8,7 +8,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "cutpaste_tf"
 # From top to bottom. A room is a module or a package; what it imports lies below it.
 ROOMS = (
-    "main", "sweep", "predict", "export", "figures", "app", "doctor", "refit",
+    "main", "sweep", "app", "predict", "export", "figures", "doctor", "refit",
     "flags", "scorer", "run",
     "detector",
     "train", "localize",

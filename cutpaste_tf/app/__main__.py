@@ -10,11 +10,9 @@ Gradio, the extra `app`, and no internet: nothing is fetched from or sent to any
 
 import contextlib
 import importlib.metadata
-import ipaddress
 import os
 import pathlib
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -26,7 +24,7 @@ from cutpaste_tf.files import UserError
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
-_GRADIO = (6, 17)  # at least
+_GRADIO = (6, 17)  # at least: before, its pages ask others' servers for files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,25 +48,19 @@ def _serve(argv):
     parser.add_argument("--port", type=int, default=7860, help="the port to listen on; 7860")
     arguments = parser.parse_args(argv[1:])
     runs = finished_runs(arguments.workdir, arguments.run)
+    if not 1 <= arguments.port <= 65535:
+        raise UserError(f"--port={arguments.port}: must be from 1 to 65535")
     check_gradio()
-    check_address(arguments.host, arguments.port)
     with contextlib.suppress(KeyboardInterrupt):  # That is how a server ends.
         serve(Inspector(runs, arguments.data_dir), arguments.host, arguments.port)
     return 0
 
 
 def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, pathlib.Path]:
-    """Finds finished runs: folders with a results.json.
-
-    Args:
-      workdir: a folder to search; None for --run.
-      run: one run's folder; None for --workdir.
+    """Finds finished runs below a folder, or takes one; a UserError says if there is none.
 
     Returns:
       The runs' folders by their names, CATEGORY/seed_N relative to the work directory, sorted.
-
-    Raises:
-      UserError: if there are none, or both or neither of the folders are given.
     """
     if bool(workdir) == bool(run):
         raise UserError("give either --workdir=DIR or --run=RUNDIR")
@@ -87,66 +79,21 @@ def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, path
 
 
 def check_gradio() -> None:
-    """Checks that Gradio is installed, without the seconds that its import takes.
-
-    Raises:
-      UserError: if it is not, or is too old: before 6.17 its pages ask others' servers for files.
-    """
-    needed = "the web page needs gradio"
+    """Checks that Gradio is installed, without the seconds that its import takes."""
     try:
         version = importlib.metadata.version("gradio")
-        if tuple(int(part) for part in version.split(".")[:2]) >= _GRADIO:
-            return
-        needed += f" {_GRADIO[0]}.{_GRADIO[1]} or later, not {version}"
     except importlib.metadata.PackageNotFoundError:
-        pass
-    raise UserError(f'{needed}: pip install "cutpaste-tf[app]"')
-
-
-def check_address(host: str, port: int) -> None:
-    """Checks that a server may listen at an address.
-
-    Args:
-      host: a name or an address.
-      port: the port.
-
-    Raises:
-      UserError: if the port is none or taken, or the host is not this machine's.
-    """
-    if not 1 <= port <= 65535:
-        raise UserError(f"--port={port}: must be from 1 to 65535")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"--host={host}: no address of this machine") from error
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if os.name == "posix":  # as servers do, so that a port that was just left is free
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise UserError(
-                f"--port={port}: {host} cannot be listened on there ({error.strerror}); choose "
-                "another --port or --host"
-            ) from error
+        version = "0.0"
+    if tuple(int(part) for part in version.split(".")[:2]) < _GRADIO:
+        needed = f"{_GRADIO[0]}.{_GRADIO[1]}"
+        raise UserError(
+            f'the web page needs gradio {needed} or later: pip install "cutpaste-tf[app]"'
+        )
 
 
 def serve(inspector: Inspector, host: str, port: int) -> None:
-    """Serves the page until Ctrl-C.
-
-    Args:
-      inspector: the runs.
-      host: the address to listen on.
-      port: the port.
-
-    Raises:
-      UserError: if the server does not start.
-      KeyboardInterrupt: in the end.
-    """
-    loopback = host == "localhost"
-    with contextlib.suppress(ValueError):
-        loopback = ipaddress.ip_address(host).is_loopback
-    if not loopback:
+    """Serves the page until Ctrl-C, which raises KeyboardInterrupt."""
+    if host not in ("localhost", "127.0.0.1", "::1"):
         print(f"warning: --host={host}: anyone who reaches it can use the page", file=sys.stderr)
     command.prepare_libraries()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
@@ -175,7 +122,9 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
                 **options,
             )
         except OSError as error:
-            raise UserError(f"--port={port}: the server does not start ({error})") from error
+            raise UserError(
+                f"--host={host} --port={port}: the server does not start ({error})"
+            ) from error
         shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"the page is at http://{shown}:{port} until Ctrl-C", flush=True)

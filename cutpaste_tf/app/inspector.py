@@ -5,6 +5,7 @@ Nothing here imports TensorFlow before the first image.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import threading
 from collections.abc import Callable
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
+from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
-    from cutpaste_tf.data.pipeline import Images
     from cutpaste_tf.report.overlay import Scale
 
 NEAREST = 5  # normal images that are shown beside one
@@ -27,17 +29,10 @@ _SIDE, _THUMBNAIL = 800, 320  # pixels, at most, of what is shown
 def nearest(
     query: np.ndarray, normal: np.ndarray, precision: np.ndarray | None = None, count: int = NEAREST
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the embeddings that are nearest to one.
+    """Finds the embeddings that are nearest to one, [D], among normal ones, [N, D].
 
-    Args:
-      query: [D].
-      normal: [N, D].
-      precision: [D, D], a Gaussian's: distances are then sqrt((x - y)^T precision (x - y)), those
-        of whitened embeddings. Euclidean without.
-      count: how many to find.
-
-    Returns:
-      The indices, int64 [min(count, N)], the nearest first, and their distances, float64.
+    With a Gaussian's precision, [D, D], distances are sqrt((x - y)^T precision (x - y)), those of
+    whitened embeddings; Euclidean without. Returns the indices, the nearest first, and distances.
     """
     difference = normal.astype(np.float64) - query
     weighted = difference if precision is None else difference @ precision
@@ -55,6 +50,7 @@ class Finding:
       name: the image's file name.
       score: its anomaly score.
       picture: uint8 [h, w, 3], the image, no larger than the page needs.
+      size: its own height and width in pixels.
       prepared: the image as the network sees it.
       map: float32 [H, W], its anomaly map, of the whole image; None where the run makes none.
       scale: makes the map's `report.overlay.Scale` of a threshold.
@@ -64,7 +60,8 @@ class Finding:
     name: str
     score: float
     picture: np.ndarray
-    prepared: "Images"
+    size: tuple[int, int]
+    prepared: np.ndarray
     map: np.ndarray | None
     scale: Callable[[Threshold], "Scale"]
 
@@ -72,7 +69,8 @@ class Finding:
 class Inspector:
     """Finished runs, loaded when they are first asked for, and what the page asks of them.
 
-    The methods may be called from several threads: one of them scores at a time.
+    The methods may be called from several threads: one of them works at a time. They raise
+    UserErrors where an image, a run or its training images cannot be read.
 
     Args:
       runs: the runs' folders by their names.
@@ -82,95 +80,63 @@ class Inspector:
     def __init__(self, runs: dict[str, pathlib.Path], data_dir: str | None = None):
         self.runs, self._data_dir = runs, data_dir
         self._lock = threading.Lock()
-        self._detector = functools.lru_cache(_KEPT_RUNS)(self._load)
+        self._model = functools.lru_cache(_KEPT_RUNS)(self._load)
         self._normal = functools.lru_cache(_KEPT_RUNS)(self._embed_normal)
 
     def inspect(self, run: str, path: str) -> Finding:
-        """Scores an image.
-
-        Args:
-          run: the run's name.
-          path: the image's file.
-
-        Returns:
-          The finding.
-
-        Raises:
-          UserError: if the image or the run cannot be read.
-        """
-        from cutpaste_tf.data import decode, pipeline
-        from cutpaste_tf.report.overlay import Scale
-
+        """Scores the image in a file by the run of a name."""
         name = pathlib.Path(path).name
         with self._lock:
-            detector = self._detector(run)
-        preparation = detector.preparation
-        try:
-            image = decode.read(path, preparation.bits)
-        except UserError as error:  # Where uploads are kept says nothing to anyone.
-            raise UserError(str(error).replace(path, name)) from error
-        with self._lock:
-            images = pipeline.of_arrays([image], preparation)
-            evaluation = detector.evaluate(images, maps=detector.makes_maps)
-            anomaly_map = None
-            if detector.makes_maps:
-                anomaly_map = evaluation.maps.read([0])[0]
-                anomaly_map = preparation.over_image(anomaly_map, *image.shape[:2])
-        return Finding(
-            run=run,
-            name=name,
-            score=float(evaluation.scores[0]),
-            picture=_shrunk(image, _SIDE),
-            prepared=images,
-            map=anomaly_map,
-            scale=functools.partial(Scale.of_run, self.runs[run], detector.level),
-        )
+            model = self._model(run)
+            try:
+                image = decode.read(path, model.bits)
+            except UserError as error:  # Where uploads are kept says nothing to anyone.
+                raise UserError(str(error).replace(path, name)) from error
+            size, prepared = image.shape[:2], model.prepare(image)
+            ((score, anomaly_map),) = model.score([prepared], [size])
+            if not math.isfinite(score):
+                raise UserError(f"{name}: the network's features of it are not finite")
+            if anomaly_map is not None:
+                anomaly_map = model.over_image(anomaly_map, *size)
+        picture = _shrunk(image, _SIDE)
+        return Finding(run, name, score, picture, size, prepared, anomaly_map, model.scale_at)
 
     def neighbours(self, finding: Finding) -> list[tuple[np.ndarray, str, float]]:
         """Finds the normal training images that are most like an image.
 
         The first call for a run embeds all of them.
 
-        Args:
-          finding: of the image.
-
         Returns:
           Of each, the nearest first: the image, uint8 [h, w, 3], its name, and its distance: in the
           density's own metric where that is one Gaussian of whole images, Euclidean otherwise.
-
-        Raises:
-          UserError: if the run or its training images cannot be read.
         """
-        from cutpaste_tf.data import decode, pipeline
+        from cutpaste_tf.data import pipeline
         from cutpaste_tf.density import GaussianDensity
 
         with self._lock:
-            detector = self._detector(finding.run)
+            model = self._model(finding.run)
+            detector = model.detector
             split, embeddings = self._normal(finding.run)
-            (query,) = detector.embed(finding.prepared)
+            (query,) = detector.embed(model.images([finding.prepared], [finding.size]))
         gaussian = isinstance(detector.density, GaussianDensity)
         precision = detector.density.precision if gaussian else None
         result = []
         for index, distance in zip(*nearest(query, embeddings, precision), strict=True):
             image = split.images[index]
-            if split.from_files:
-                image = decode.read(image, detector.preparation.bits)
-            else:
-                image = pipeline.to_rgb(image)
+            image = decode.read(image, model.bits) if split.from_files else pipeline.to_rgb(image)
             result.append((_shrunk(image, _THUMBNAIL), split.names[index], float(distance)))
         return result
 
     def _load(self, run):
-        from cutpaste_tf.detector import Detector
-
-        return Detector.load(self.runs[run])
+        # The page has thresholds of its own.
+        return RunModel(self.runs[run], threshold=0.0, maps=None)
 
     def _embed_normal(self, run):
         """A run's normal training images and their embeddings."""
         from cutpaste_tf.data import pipeline
         from cutpaste_tf.run import images
 
-        detector = self._detector(run)
+        detector = self._model(run).detector
         config = detector.config
         if self._data_dir:
             config = dataclasses.replace(config, data_dir=self._data_dir)

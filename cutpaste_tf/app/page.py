@@ -19,11 +19,7 @@ _PROMPT = "Drop an image into the field to see how anomalous it looks."
 
 
 class View:
-    """What the page shows of an inspector's answers: arrays, numbers and HTML; nothing is raised.
-
-    Args:
-      inspector: the runs.
-    """
+    """What the page shows of an inspector's answers: arrays, numbers and HTML; never an error."""
 
     def __init__(self, inspector: Inspector):
         self._inspector = inspector
@@ -31,12 +27,7 @@ class View:
     def threshold(
         self, run: str, value: float | None = None, percent: float | None = None
     ) -> tuple[Threshold | None, float | None, float, str]:
-        """Chooses a threshold.
-
-        Args:
-          run: the run's name; its own threshold is taken where nothing else is given.
-          value: the threshold.
-          percent: the false-positive rate.
+        """Takes a threshold, or the one at a false-positive rate in per cent, or else the run's.
 
         Returns:
           The threshold, or None where there is none; the number to show; the false-positive rate

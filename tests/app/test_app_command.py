@@ -41,7 +41,6 @@ def test_finished_runs_are_named_relative_to_the_work_directory(app_runs, tmp_pa
         (["--run=run", "--port=0"], "--port=0: must be from 1 to 65535"),
         (["--run=run", "--port=65536"], "--port=65536: must be from 1 to 65535"),
         (["--run=run", "--port=x"], "--port"),
-        (["--run=run", "--host=no.such.host.invalid"], "--host=no.such.host.invalid: no address"),
         (["--run=run", "--hos=127.0.0.1"], "--hos"),
     ],
 )
@@ -67,13 +66,22 @@ def test_mistakes_are_told_before_anything_heavy_is_imported():
     assert done.stdout == "2 set()\n", done.stderr
 
 
-def test_a_port_that_is_taken(app_runs, capsys):
+def test_a_port_that_is_taken(app_runs):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
-        assert start(f"--run={app_runs[0] / IMAGE_RUN}", f"--port={port}") == 2
-    assert f"error: --port={port}: 127.0.0.1 cannot be listened on" in capsys.readouterr().err
+        flags = [f"--run={app_runs[0] / IMAGE_RUN}", f"--port={other.getsockname()[1]}"]
+        program = [sys.executable, "-m", "cutpaste_tf.app", *flags]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"error: --host=127.0.0.1 {flags[1]}: the server does not start (" in done.stderr
+
+
+def keep_environment(monkeypatch):
+    """Has what `serve` sets set back at the end of the test."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(command.signal, "signal", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("version", [None, "5.50.0", "6.9.1"])
@@ -86,17 +94,15 @@ def test_gradio_missing_or_too_old(app_runs, monkeypatch, capsys, version):
     monkeypatch.setattr(importlib.metadata, "version", look_up)
     assert start(f"--run={app_runs[0] / IMAGE_RUN}") == 2
     error = capsys.readouterr().err
-    needed = "" if version is None else f" 6.17 or later, not {version}"
-    assert error == f'error: the web page needs gradio{needed}: pip install "cutpaste-tf[app]"\n'
+    needed = "the web page needs gradio 6.17 or later"
+    assert error == f'error: {needed}: pip install "cutpaste-tf[app]"\n'
 
 
 @pytest.mark.parametrize(
     ("host", "warned"), [("127.0.0.1", 0), ("localhost", 0), ("::1", 0), ("0.0.0.0", 1)]
 )
 def test_a_host_that_others_reach_is_warned_of(monkeypatch, capsys, host, warned):
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR", "no_proxy"):
-        monkeypatch.setenv(name, "")  # so that each is set back at the end
-    monkeypatch.setattr(command.signal, "signal", lambda *arguments: None)
+    keep_environment(monkeypatch)
 
     def stop(inspector):
         raise UserError("so far")

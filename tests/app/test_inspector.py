@@ -50,7 +50,7 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
     train = sorted((data / "train" / "good").iterdir())
     query = data / "test" / "hole" / "001.png"
     for run in (IMAGE_RUN, PATCH_RUN):
-        detector = inspector._detector(run)
+        detector = inspector._model(run).detector
         files = [str(path) for path in (query, *train)]
         images = pipeline.prepare(normal_split(files, files), detector.preparation)
         embeddings = detector.embed(images).astype(np.float64)
@@ -101,7 +101,7 @@ def test_a_score_is_what_the_detector_gives_whatever_the_file(app_runs, inspecto
             finding = inspector.inspect(run, str(tmp_path / name))
             seen = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
             assert finding.name == name
-            (score,) = inspector._detector(run).score([seen])
+            (score,) = inspector._model(run).detector.score([seen])
             assert finding.score == pytest.approx(score, rel=1e-5)
             seen = seen if seen.ndim == 3 else np.repeat(seen[..., None], 3, axis=-1)
             np.testing.assert_array_equal(finding.picture, seen)
@@ -131,8 +131,8 @@ def test_requests_at_once_get_what_they_get_one_by_one(app_runs, inspector):
 
 def test_the_last_runs_alone_are_kept(app_runs, inspector, monkeypatch):
     loaded = []
-    detector = inspector._detector(IMAGE_RUN)
-    monkeypatch.setattr(Inspector, "_load", lambda self, run: loaded.append(run) or detector)
+    model = inspector._model(IMAGE_RUN)
+    monkeypatch.setattr(Inspector, "_load", lambda self, run: loaded.append(run) or model)
     several = Inspector(dict.fromkeys("abcd", app_runs[0] / IMAGE_RUN))
     image = str(app_runs[1] / "test" / "good" / "000.png")
     for run in "abcaabcdba":

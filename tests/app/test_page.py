@@ -49,7 +49,7 @@ def test_data_that_have_moved(app_runs, own_copy, tmp_path):
     (moved / "train" / "good" / "000.png").unlink()
     inspector._normal.cache_clear()
     _, text = view.neighbours(finding)
-    assert "7 normal images of part, and the run was trained on 8" in text
+    assert "its training images are no longer what they were" in text
 
 
 def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
@@ -88,7 +88,7 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
             box, heat, legend = view.verdict(finding, chosen)
             assert shown(box)[1]["Anomaly score"] == f"{finding.score:.6g}"
             assert shown(box)[1]["Threshold"] == f"{chosen.value:.6g}"
-            scale = Scale.of_run(inspector.runs[run], inspector._detector(run).level, chosen)
+            scale = Scale.of_run(inspector.runs[run], inspector._model(run).detector.level, chosen)
             np.testing.assert_array_equal(
                 heat, overlay(finding.picture, scale(finding.map, finding.score))
             )
@@ -97,15 +97,17 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
         assert heats[0] > heats[1]
 
 
-def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(app_runs, inspector):
-    detector = inspector._detector(IMAGE_RUN)
+def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(
+    app_runs, inspector, monkeypatch
+):
+    detector = inspector._model(IMAGE_RUN).detector
     train = sorted(str(path) for path in (app_runs[1] / "train" / "good").iterdir())
     images = pipeline.prepare(normal_split(train, train), detector.preparation)
     features = detector.embed(images).astype(np.float64)
     config = dataclasses.replace(detector.config, density="kde")
     kde = Detector(config, detector.backbone, densities.make("kde").fit(features))
+    monkeypatch.setattr(Detector, "load", lambda run_dir: kde)
     inspector = Inspector(inspector.runs)
-    inspector._detector = lambda run: kde
     view = view_of(inspector)
     finding = view.inspect(IMAGE_RUN, train[2])
     box, heat, legend = view.verdict(finding, thresholds.Threshold(finding.score - 1))
