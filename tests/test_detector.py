@@ -237,7 +237,7 @@ def test_a_patch_models_normal_scores_are_of_images_left_out(localized):
     others = [i for i in range(8) if i not in held_out]
     embedder = patch.PatchEmbedder(detector.backbone, (64, 64), 16, 16)
     sets = [pipeline.prepare(train_images.subset(part), 64) for part in (others, held_out)]
-    features, held = (next(embedder.embeddings(images, (0, 3))) for images in sets)
+    features, held = (next(embedder.embeddings(images, (0, 4))) for images in sets)
     flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
     fitted = densities.make("gde").fit(flat)
     expected = fitted.score(held.reshape(-1, held.shape[-1])).reshape(len(held), -1).max(1)
