@@ -135,22 +135,17 @@ def choose(names: Sequence[str]) -> list[Experiment]:
                 f"--experiments={name}: must be a table ({', '.join(TABLES)}), an experiment that "
                 "--list lists, or a file ending in .flags"
             )
-    # Of one training with and without further tests, the one with them.
-    tested = {x.name for x in chosen if x in TABLES["table6"]}
-    alike = [(x.name, x.flagfile) for x in TABLES["table6"]]
-    unique = [
-        x
-        for x in dict.fromkeys(chosen)
-        if x.flags or x.name not in tested or (x.name, x.flagfile) not in alike
-    ]
-    for experiment in unique:
-        same = [other for other in unique if other.name == experiment.name]
-        if len(same) > 1:
+    unique = {}
+    for experiment in chosen:
+        other = unique.setdefault(experiment.name, experiment)
+        if other.flagfile != experiment.flagfile:
             raise UserError(
-                f"--experiments: {same[0].flagfile} and {same[1].flagfile} would share the folder "
+                f"--experiments: {other.flagfile} and {experiment.flagfile} would share the folder "
                 f"{experiment.name}; rename one"
             )
-    return unique
+        if experiment.flags:  # Of one training with and without further tests, the one with them.
+            unique[experiment.name] = experiment
+    return list(unique.values())
 
 
 def find_flagfile(experiment: Experiment) -> str:
