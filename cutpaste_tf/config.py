@@ -247,11 +247,9 @@ class Config:
                 value = (value,) if isinstance(value, (int, float)) else tuple(value)
                 object.__setattr__(self, name, value)
             if not _well_typed(value, field.default) or not rule.test(value):
-                raise bad_value(name, value)
+                self._refuse(name, f"must be {rule.allowed}")
         if self.dataset in ("mvtec_ad", "folder") and not self.data_dir:
-            raise UserError(
-                f"--data_dir: --dataset={self.dataset} needs the folder that holds the images"
-            )
+            self._refuse("data_dir", f"--dataset={self.dataset} needs the folder of the images")
         for name in ("data_dir", "workdir"):
             if as_text(getattr(self, name)) != getattr(self, name):
                 self._refuse(name, "its name is not UTF-8; rename it")
@@ -414,20 +412,20 @@ class Config:
 
     def differences(self, other: "Config") -> list[str]:
         """Returns the names of the settings that would make another result than `other`'s."""
-        names = [name for name in FIELDS if name not in NOT_IN_RESULTS]
-        return [name for name in names if self.as_compared(name) != other.as_compared(name)]
+        others = other.compared()
+        return [name for name, value in self.compared().items() if value != others[name]]
 
-    def as_compared(self, name: str) -> Any:
-        """Returns a setting as far as it makes the run's result what it is."""
-        return self.main_density if name == "density" else getattr(self, name)
+    def compared(self) -> dict[str, Any]:
+        """Returns the settings as far as they make the run's result what it is."""
+        values = {name: getattr(self, name) for name in FIELDS if name not in NOT_IN_RESULTS}
+        return values | {"density": self.main_density}
 
     def fingerprint(self) -> str:
         """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is.
 
         Those at their defaults do not count, so that it stays when a version adds settings.
         """
-        names = [name for name in FIELDS if name not in NOT_IN_RESULTS]
-        values = {n: self.as_compared(n) for n in names if self.as_compared(n) != FIELDS[n].default}
+        values = {n: value for n, value in self.compared().items() if value != FIELDS[n].default}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -488,9 +486,3 @@ def as_flag(name: str, value: Any) -> str:
 def shown(config: Config, name: str) -> str:
     """Returns a setting as it is written in its flag."""
     return as_flag(name, getattr(config, name))
-
-
-def bad_value(name: str, value: Any) -> UserError:
-    """Returns the error of a flag's value that its rule does not allow."""
-    allowed = FIELDS[name].metadata["rule"].allowed
-    return UserError(f"--{name}={as_flag(name, value)}: must be {allowed}")

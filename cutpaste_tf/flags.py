@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from cutpaste_tf import choices
-from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag, bad_value
+from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag
 from cutpaste_tf.files import UserError
 
 _HELP_COLUMN, _HELP_WIDTH = 36, 64
@@ -20,13 +20,13 @@ _HELP_COLUMN, _HELP_WIDTH = 36, 64
 
 def _parse_value(name: str, text: str) -> Any:
     """Turns a flag's text into the setting's type; a text that does not fit is a UserError."""
-    default = FIELDS[name].default
+    default, metadata = FIELDS[name].default, FIELDS[name].metadata
     try:
         if isinstance(default, tuple):
-            return tuple(type(default[0])(x) for x in text.split(FIELDS[name].metadata["between"]))
+            return tuple(type(default[0])(part) for part in text.split(metadata["between"]))
         return type(default)(text.strip())
     except ValueError:
-        raise bad_value(name, text) from None
+        raise UserError(f"--{name}={text}: must be {metadata['rule'].allowed}") from None
 
 
 def _flag_values() -> flags.FlagValues:

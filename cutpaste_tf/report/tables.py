@@ -19,15 +19,13 @@ import numpy as np
 
 from cutpaste_tf import artifacts, metrics
 from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES
-from cutpaste_tf.config import FIELDS, NOT_IN_RESULTS, Config, as_flag
+from cutpaste_tf.config import FIELDS, Config, as_flag
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
 
 NUMBERS = tuple(TABLES)
-# What a run's results do not depend on, or what tells which of a table's rows it belongs to.
-_NOT_COMPARED = NOT_IN_RESULTS | {
-    *("category", "seed", "jit_compile", "map_levels", "maps", "features"),
-}
+# What changes a number by rounding alone, or tells which of a table's rows a run belongs to.
+_NOT_COMPARED = ("category", "seed", "jit_compile", "map_levels", "maps", "features")
 # What the paper does not give: this project's choice.
 _NOT_IN_THE_PAPER = {
     "density",  # a Gaussian: the paper's is one; how its covariance is estimated is not said
@@ -148,13 +146,12 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     defaults = {name: field.default for name, field in FIELDS.items()}
     expected = defaults | FLAGFILES | dict(column.settings or {})
     differing = []
-    for name, value in expected.items():
+    for name, value in config.compared().items():
         compared = column.compared is None or name in column.compared
-        actual = config.as_compared(name)
-        if compared and name not in _NOT_COMPARED and actual != value:
+        if compared and name not in _NOT_COMPARED and value != expected[name]:
             whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
-            shown, usual = (as_flag(name, one) for one in (actual, value))
-            differing.append(f"{name} {shown} ({whose} {usual})")
+            usual = as_flag(name, expected[name])
+            differing.append(f"{name} {as_flag(name, value)} ({whose} {usual})")
     return tuple(differing)
 
 
