@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -18,11 +18,12 @@ from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
+from cutpaste_tf.localize.gaussians import LocationGaussians, MapGaussians
+from cutpaste_tf.localize.maps import Maps
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 
 _EMBED_BATCH = 64
-_MAPS_BATCH = 16
 
 
 class Embedder:
@@ -73,78 +74,18 @@ class Evaluation:
 
     density: densities.Density
     scores: np.ndarray
-    maps: "Maps | None" = None
+    maps: Maps | None = None
     normal_features: np.ndarray | None = None
     features: np.ndarray | None = None
-    map_density: densities.MapGaussians | None = None
+    map_density: MapGaussians | None = None
     by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal_by_kind: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    normal_maps: "Maps | None" = None
+    normal_maps: Maps | None = None
 
     @property
     def normal_peaks(self) -> np.ndarray:
         """The largest pixel of each of the normal maps, float64 [M]; none where there are none."""
         return np.zeros([0]) if self.normal_maps is None else self.normal_maps.peaks
-
-
-class Maps:
-    """The anomaly maps of N images, kept small and brought to full size when they are read.
-
-    Args:
-      small: float32 [N * K, h', w'], of the images' K tiles.
-      enlarge: a function from float32 [n, h', w'] to [n, h, w], a tile's height and width.
-      images: the images that they are of.
-    """
-
-    def __init__(
-        self,
-        small: np.ndarray,
-        enlarge: Callable[[tf.Tensor], tf.Tensor],
-        images: pipeline.Images,
-    ):
-        self.small, self._enlarge, self.images = small, enlarge, images
-
-    def __len__(self) -> int:
-        return len(self.small) // self.images.preparation.count
-
-    @functools.cached_property
-    def peaks(self) -> np.ndarray:
-        """The largest pixel of each map, float64 [N]."""
-        parts = (
-            range(s, min(s + _MAPS_BATCH, len(self))) for s in range(0, len(self), _MAPS_BATCH)
-        )
-        largest = [np.zeros([0]), *(self.read(part).max(axis=(1, 2)) for part in parts)]
-        return np.concatenate(largest).astype(np.float64)
-
-    def subset(self, indices: np.ndarray) -> "Maps":
-        """Returns the maps of some images, int [M], each of one tile."""
-        return Maps(self.small[indices], self._enlarge, self.images.subset(indices))
-
-    def joined(self, other: "Maps") -> "Maps":
-        """Returns these maps and then others, of images that are prepared in the same way."""
-        small = np.concatenate([self.small, other.small])
-        images = pipeline.Images(len(self) + len(other), self.images.preparation, None)
-        return Maps(small, self._enlarge, images)
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Reads the maps of some images, their tiles joined.
-
-        Args:
-          indices: int [n].
-
-        Returns:
-          float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
-          not looked at is zero.
-        """
-        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
-        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
-        tiles = self._enlarge(tf.constant(tiles.reshape(-1, *self.small.shape[1:]))).numpy()
-        joined = preparation.join(tiles)
-        for one, index in zip(joined, indices, strict=True):
-            seen = self.images.looked_at(index)
-            if seen is not None:
-                one[~seen] = 0.0
-        return joined
 
 
 @contextlib.contextmanager
@@ -308,7 +249,7 @@ class Evaluator:
         density: densities.Density,
         images: pipeline.Images,
         maps: bool | None = None,
-        map_density: densities.MapGaussians | None = None,
+        map_density: MapGaussians | None = None,
     ) -> Evaluation:
         """Scores images by a density that was fitted before.
 
@@ -363,9 +304,7 @@ class Evaluator:
         seen = train_images.seen
         return _largest(self._cross_validated(evaluation.normal_features, seen), seen)
 
-    def _score_patches(
-        self, density: densities.LocationGaussians, images: pipeline.Images
-    ) -> Evaluation:
+    def _score_patches(self, density: LocationGaussians, images: pipeline.Images) -> Evaluation:
         """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
         small, means = patch.score(self._embedder, density, images)
         level = float(np.mean(density.level))
@@ -411,7 +350,7 @@ class Detector:
         config: Config,
         backbone: keras.Model,
         density: densities.Density,
-        map_density: densities.MapGaussians | None = None,
+        map_density: MapGaussians | None = None,
         roi: np.ndarray | None = None,
         bits: int = 16,
     ):
@@ -446,9 +385,11 @@ class Detector:
             pretrained = backbones.copy_network(backbone)
             weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
             backbone = backbones.side_by_side(pretrained, backbone)
-        density, map_density, roi = densities.load(run_dir / artifacts.DENSITY), None, None
+        map_density, roi = None, None
+        by_place = LocationGaussians if config.patch_size else None
+        density = densities.load(run_dir / artifacts.DENSITY, by_place)
         if config.maps == "features":
-            map_density = densities.load(run_dir / artifacts.MAP_DENSITY)
+            map_density = densities.load(run_dir / artifacts.MAP_DENSITY, MapGaussians)
         if config.roi != "none":
             roi = decode.read_mask(run_dir / artifacts.ROI)
         return cls(config, backbone, density, map_density, roi, bits)

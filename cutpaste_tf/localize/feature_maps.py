@@ -17,6 +17,7 @@ from keras import ops
 from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.localize import upsample
+from cutpaste_tf.localize.gaussians import GaussianStatistics, MapGaussians
 from cutpaste_tf.models import backbone as backbones
 
 _BATCH = 32
@@ -168,7 +169,7 @@ class Fit:
         where there are fewer than 4 images, or nobody asks.
     """
 
-    gaussians: densities.MapGaussians
+    gaussians: MapGaussians
     features: dict[str, np.ndarray]
     maps: np.ndarray
 
@@ -240,7 +241,7 @@ class _Statistics:
     def __init__(self, embedder, locations, like=None):
         self._grid, self.locations = embedder.grid, locations
         count = embedder.grid[0] if locations == "shared" else int(np.prod(embedder.grid))
-        self._statistics = densities.GaussianStatistics(
+        self._statistics = GaussianStatistics(
             count, embedder.dimensions, None if like is None else like._statistics
         )
 
@@ -261,7 +262,7 @@ class _Statistics:
 
     def fit(self):
         """Returns the Gaussians."""
-        return densities.MapGaussians(self._gaussians(), self._grid, np.zeros([0, 2]))
+        return MapGaussians(self._gaussians(), self._grid, np.zeros([0, 2]))
 
     def _gaussians(self):
         if self.locations != "nearby":
@@ -279,7 +280,7 @@ class _Statistics:
 
 
 def score(
-    embedder: MapEmbedder, gaussians: densities.MapGaussians, images: pipeline.Images
+    embedder: MapEmbedder, gaussians: MapGaussians, images: pipeline.Images
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Computes features and anomaly maps in one pass.
 

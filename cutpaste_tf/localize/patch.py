@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.localize.gaussians import GaussianStatistics, LocationGaussians
 
 _BATCH = 8  # images a step
 _GROUP = 64  # images whose patches of a band are scored at once
@@ -115,9 +116,7 @@ class PatchEmbedder:
             yield self(batch, band)
 
 
-def fit(
-    embedder: PatchEmbedder, images: pipeline.Images, separate: bool
-) -> densities.LocationGaussians:
+def fit(embedder: PatchEmbedder, images: pipeline.Images, separate: bool) -> LocationGaussians:
     """Fits densities of the patches of normal images, holding no more than a batch of embeddings.
 
     Args:
@@ -141,20 +140,20 @@ def fit(
     vary = False  # A band of background alone need not.
     for first, last in embedder.bands:
         part = slice(first * embedder.columns, last * embedder.columns)
-        statistics = densities.GaussianStatistics((last - first) * embedder.columns, dims)
+        statistics = GaussianStatistics((last - first) * embedder.columns, dims)
         for embeddings in embedder.embeddings(images, (first, last)):
             statistics.update(embeddings.reshape(len(embeddings), -1, dims))
         fitted, vary = statistics.fit(), vary or statistics.vary
         mean[part], whitener[part], level[part] = fitted.mean, fitted.whitener, fitted.level
     densities.check_variation(vary)
-    return densities.LocationGaussians(mean, whitener, level)
+    return LocationGaussians(mean, whitener, level)
 
 
 def gather(
     embedder: PatchEmbedder,
     images: pipeline.Images,
     chosen: Sequence[np.ndarray],
-) -> list[densities.GaussianStatistics]:
+) -> list[GaussianStatistics]:
     """Gathers what one Gaussian for all locations needs to know, in a single pass.
 
     Args:
@@ -168,7 +167,7 @@ def gather(
     Raises:
       UserError: as in `fit`.
     """
-    statistics = [densities.GaussianStatistics(1, embedder.dimensions) for _ in chosen]
+    statistics = [GaussianStatistics(1, embedder.dimensions) for _ in chosen]
     for band in embedder.bands:
         done = 0
         for embeddings in embedder.embeddings(images, band):
@@ -208,7 +207,7 @@ def cross_validated_scores(
 
 
 def score(
-    embedder: PatchEmbedder, gaussians: densities.LocationGaussians, images: pipeline.Images
+    embedder: PatchEmbedder, gaussians: LocationGaussians, images: pipeline.Images
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores all patches of images.
 

@@ -9,7 +9,8 @@ from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.detector import Evaluation, Maps
+from cutpaste_tf.detector import Evaluation
+from cutpaste_tf.localize.maps import Maps
 from cutpaste_tf.report import canvas, figures, projector
 from cutpaste_tf.run.results import stage_names
 from cutpaste_tf.train import views

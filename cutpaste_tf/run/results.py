@@ -15,8 +15,9 @@ from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import reduced_mask
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.detector import Evaluation, Maps
+from cutpaste_tf.detector import Evaluation
 from cutpaste_tf.files import UserError
+from cutpaste_tf.localize.maps import Maps
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 

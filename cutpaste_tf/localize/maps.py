@@ -1,0 +1,71 @@
+"""Anomaly maps of images, by whatever method they were made."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from cutpaste_tf.data import pipeline
+
+_MAPS_BATCH = 16
+
+
+class Maps:
+    """The anomaly maps of N images, kept small and brought to full size when they are read.
+
+    Args:
+      small: float32 [N * K, h', w'], of the images' K tiles.
+      enlarge: a function from float32 [n, h', w'] to [n, h, w], a tile's height and width.
+      images: the images that they are of.
+    """
+
+    def __init__(
+        self,
+        small: np.ndarray,
+        enlarge: Callable[[tf.Tensor], tf.Tensor],
+        images: pipeline.Images,
+    ):
+        self.small, self._enlarge, self.images = small, enlarge, images
+
+    def __len__(self) -> int:
+        return len(self.small) // self.images.preparation.count
+
+    @functools.cached_property
+    def peaks(self) -> np.ndarray:
+        """The largest pixel of each map, float64 [N]."""
+        parts = (
+            range(s, min(s + _MAPS_BATCH, len(self))) for s in range(0, len(self), _MAPS_BATCH)
+        )
+        largest = [np.zeros([0]), *(self.read(part).max(axis=(1, 2)) for part in parts)]
+        return np.concatenate(largest).astype(np.float64)
+
+    def subset(self, indices: np.ndarray) -> "Maps":
+        """Returns the maps of some images, int [M], each of one tile."""
+        return Maps(self.small[indices], self._enlarge, self.images.subset(indices))
+
+    def joined(self, other: "Maps") -> "Maps":
+        """Returns these maps and then others, of images that are prepared in the same way."""
+        small = np.concatenate([self.small, other.small])
+        images = pipeline.Images(len(self) + len(other), self.images.preparation, None)
+        return Maps(small, self._enlarge, images)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Reads the maps of some images, their tiles joined.
+
+        Args:
+          indices: int [n].
+
+        Returns:
+          float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
+          not looked at is zero.
+        """
+        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
+        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
+        tiles = self._enlarge(tf.constant(tiles.reshape(-1, *self.small.shape[1:]))).numpy()
+        joined = preparation.join(tiles)
+        for one, index in zip(joined, indices, strict=True):
+            seen = self.images.looked_at(index)
+            if seen is not None:
+                one[~seen] = 0.0
+        return joined
