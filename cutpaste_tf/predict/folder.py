@@ -7,7 +7,8 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cutpaste_tf import command
 from cutpaste_tf.data import search, stream
@@ -18,7 +19,7 @@ from cutpaste_tf.predict.rows import AREAS, CSV, JOB, JSONL, MAPS, Judge, common
 from cutpaste_tf.threshold import VERDICTS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Summary:
     """What a prediction did.
 
@@ -28,15 +29,22 @@ class Summary:
       anomalous: those of them whose score is above the threshold.
       failed: images that have no score, or no overlay where one was asked for.
       first_error: the first of these and why.
-      seconds: wall-clock time from the first image on, without loading the run.
     """
 
-    images: int
-    scored: int
-    anomalous: int
-    failed: int
-    first_error: str | None
-    seconds: float
+    images: int = 0
+    scored: int = 0
+    anomalous: int = 0
+    failed: int = 0
+    first_error: str | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Counts an image by its row."""
+        self.images += 1
+        self.scored += row["score"] is not None
+        self.anomalous += row["verdict"] == VERDICTS[1]
+        if row["error"] is not None:
+            self.failed += 1
+            self.first_error = self.first_error or f"{row['path']}: {row['error']}"
 
 
 def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
@@ -81,8 +89,7 @@ def predict(
     judge = Judge(model, output, common_root(sources), batch_size)
     areas = model.scale is not None and model.scale.outlined
     output.mkdir(parents=True, exist_ok=True)
-    done = scored = anomalous = failed = 0
-    first_error = None
+    summary = Summary()
     began = time.perf_counter()
     with (
         tables.written(output, areas) as write,
@@ -90,22 +97,16 @@ def predict(
     ):
         for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
             for judged in batch:
-                row = judged.row
-                done += 1
-                scored += row["score"] is not None
-                anomalous += row["verdict"] == VERDICTS[1]
-                if row["error"] is not None:
-                    failed += 1
-                    first_error = first_error or f"{row['path']}: {row['error']}"
+                summary.add(judged.row)
                 write(judged)
             progress.update(len(batch))
             progress.tell()
     seconds = time.perf_counter() - began
     log(
-        f"{anomalous} of {scored} images anomalous; {scored} images in {seconds:.1f} s, "
-        f"{scored / seconds:.1f} images a second"
+        f"{summary.anomalous} of {summary.scored} images anomalous; {summary.scored} images in "
+        f"{seconds:.1f} s, {summary.scored / seconds:.1f} images a second"
     )
     also = [AREAS] if areas else []
     beside = [JSONL, *also, *([f"{MAPS}/"] if model.scale is not None else [])]
     log(f"written to {output / CSV}, {', '.join(beside)}")
-    return Summary(done, scored, anomalous, failed, first_error, seconds)
+    return summary

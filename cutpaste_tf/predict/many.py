@@ -29,7 +29,6 @@ from cutpaste_tf.files import UserError, as_text, locked, replacing
 from cutpaste_tf.predict import folder
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, CSV, JOB, MAPS, Judge, common_root
-from cutpaste_tf.threshold import VERDICTS
 
 PARTS = "part-*.parquet"
 SHARD = 1000  # files; a worker that is lost loses what it has done of one part
@@ -53,7 +52,7 @@ def predict(
 
     `make_model` is called in each worker, so its paths are absolute. `settings` are what rows
     depend on besides the images, by flags' names, as JSON has it. An address, CPUs and GPUs of None
-    are as in `cluster`. What is returned is of all parts, but its seconds are those of this time.
+    are as in `cluster`. What is returned is of all parts.
     """
     pq = cluster.load("pyarrow.parquet", "--ray")
     output = pathlib.Path(output)
@@ -78,7 +77,7 @@ def predict(
                     seconds = _score(missing, worker, address, cpus, gpus, progress, log)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt("interrupted; start again to go on") from error
-        summary = _summary(parts, seconds)
+        summary = _summary(parts)
     rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second" if count else ""
     log(f"{summary.anomalous} of {summary.scored} images anomalous{rate}")
     log(f"written to {output / PARTS}")
@@ -195,21 +194,16 @@ def _schema(areas):
     return pa.schema(columns)
 
 
-def _summary(parts, seconds):
+def _summary(parts):
     """Counts what the parts say."""
     import pyarrow.parquet as pq
 
-    images = scored = anomalous = 0
-    failed, first_error = 0, None
+    summary = folder.Summary()
     for path in parts:
         try:
             rows = pq.read_table(path, columns=["path", "score", "verdict", "error"]).to_pylist()
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read; remove it and start again") from error
-        errors = [f"{row['path']}: {row['error']}" for row in rows if row["error"] is not None]
-        images += len(rows)
-        scored += sum(row["score"] is not None for row in rows)
-        anomalous += sum(row["verdict"] == VERDICTS[1] for row in rows)
-        failed += len(errors)
-        first_error = first_error or next(iter(errors), None)
-    return folder.Summary(images, scored, anomalous, failed, first_error, seconds)
+        for row in rows:
+            summary.add(row)
+    return summary
