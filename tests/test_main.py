@@ -211,7 +211,7 @@ def test_too_few_different_images_stop_before_training(run_here, tmp_path, count
     assert_user_error(done, "--category=part", told, "at least 4 different ones are needed")
     assert "step" not in done.stdout
     run_dir = tmp_path / "runs" / "part" / "seed_0"
-    assert [path.name for path in run_dir.iterdir()] == ["config.json"]
+    assert {path.name for path in run_dir.iterdir()} == {"config.json", "lock"}
     # With more of them the same command goes on.
     for number in range(4):
         write_image(good / f"more{number}.png", pattern(rng))
