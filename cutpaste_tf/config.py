@@ -90,11 +90,6 @@ class Config:
         "the region of interest: the file of a mask, 0 outside; auto: all but a fixed background; "
         "none: everything; what lies outside has no part in views, maps, metrics and scores",
     )
-    allow_changed_data: bool = _data(
-        False,
-        choices.BOOLEAN,
-        "go on with an interrupted run though its images have changed, and skip a finished one",
-    )
 
     steps: int = _training(65536, whole(0), "parameter updates; 0: evaluate the initial weights")
     batch_size: int = _training(
@@ -383,7 +378,6 @@ class Config:
                     "is of another version of cutpaste-tf, whose numbers are others; train again, "
                     "in another --workdir"
                 )
-            values.pop("data", None)  # what the run's images were, beside the settings
             return cls(**values)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
@@ -432,7 +426,7 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # Settings that make no other result, or that can be changed at any time.
 NOT_IN_RESULTS = {
-    *("workdir", "data_dir", "allow_changed_data", "eval_every", "augment", "distribution"),
+    *("workdir", "data_dir", "eval_every", "augment", "distribution"),
     *("false_positive_rate", "test_anomalies"),
 }
 

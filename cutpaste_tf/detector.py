@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
+from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
@@ -373,25 +373,24 @@ class Detector:
           UserError: if a file of the run is missing, or is not the one that the run wrote.
         """
         run_dir = pathlib.Path(run_dir)
-        config = Config.load(run_dir)
-        artifacts.check_files(run_dir, config)
-        bits = artifacts.read_results(run_dir)["bit_depth"]
+        config = run_folder.checked(run_dir)
+        bits = run_folder.read_results(run_dir)["bit_depth"]
         # Scoring takes one device, and is done in float32.
         config = dataclasses.replace(config, distribution="none", mixed_precision=False)
         backbones.set_precision(config)
         backbone = backbones.build_backbone(config, initial_weights=False)
-        weights.load(backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
+        weights.load(backbone, run_dir / run_folder.BACKBONE_WEIGHTS)
         if config.keep_pretrained:
             pretrained = backbones.copy_network(backbone)
-            weights.load(pretrained, run_dir / artifacts.PRETRAINED_WEIGHTS)
+            weights.load(pretrained, run_dir / run_folder.PRETRAINED_WEIGHTS)
             backbone = backbones.side_by_side(pretrained, backbone)
         map_density, roi = None, None
         by_place = LocationGaussians if config.patch_size else None
-        density = densities.load(run_dir / artifacts.DENSITY, by_place)
+        density = densities.load(run_dir / run_folder.DENSITY, by_place)
         if config.maps == "features":
-            map_density = densities.load(run_dir / artifacts.MAP_DENSITY, MapGaussians)
+            map_density = densities.load(run_dir / run_folder.MAP_DENSITY, MapGaussians)
         if config.roi != "none":
-            roi = decode.read_mask(run_dir / artifacts.ROI)
+            roi = decode.read_mask(run_dir / run_folder.ROI)
         return cls(config, backbone, density, map_density, roi, bits)
 
     @property

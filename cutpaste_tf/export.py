@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import artifacts, command, machine
+from cutpaste_tf import command, machine, run_folder
 from cutpaste_tf.exported import KEY, Description
 from cutpaste_tf.files import UserError
 
@@ -124,7 +124,7 @@ def export(
     """
     if format not in FILES:
         raise UserError(f"--format={format}: must be one of {', '.join(FILES)}")
-    chosen = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
+    chosen = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
     for package in PACKAGES.get(format, ()):
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -171,15 +171,14 @@ def export(
 
 
 def _describe(run_dir, detector, chosen):
-    normal_scores = artifacts.read_normal_scores(run_dir)
     return Description(
         run=f"{detector.config.category}/seed_{detector.config.seed}",
         config=detector.config,
         bits=detector.preparation.bits,
         threshold=chosen,
-        normal_scores=np.zeros([0]) if normal_scores is None else normal_scores,
+        normal_scores=run_folder.read_normal_scores(run_dir),
         level=detector.level,
-        pixel_threshold=artifacts.read_results(run_dir).get("pixel_threshold"),
+        pixel_threshold=run_folder.read_results(run_dir)["pixel_threshold"],
         roi=detector.preparation.roi,
         versions=machine.versions(),
     )

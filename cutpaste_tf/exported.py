@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
@@ -50,7 +50,7 @@ class Description:
     def choose_threshold(
         self, threshold: float | None, false_positive_rate: float | None, source: str
     ) -> Threshold:
-        """Finds the threshold, or another in its place; see `artifacts.choose_threshold`.
+        """Finds the threshold, or another in its place; see `threshold.choose`.
 
         Args:
           threshold: takes the place of the exported one.
@@ -63,10 +63,9 @@ class Description:
         Raises:
           UserError: for a value that is not allowed, or if there are no scores of normal images.
         """
-        given = artifacts.given_threshold(threshold, false_positive_rate)
-        if given is not None or false_positive_rate is None:
-            return given or self.threshold
-        return artifacts.threshold_at_rate(self.normal_scores, false_positive_rate, source)
+        return thresholds.choose(
+            self.threshold, self.normal_scores, source, threshold, false_positive_rate
+        )
 
     def to_json(self) -> str:
         """Returns the JSON text; numbers are read back to the last bit."""

@@ -19,7 +19,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command
+from cutpaste_tf import command, run_folder
 from cutpaste_tf.files import UserError
 
 # How many images each figure shows, and figure 3 embeds of each kind and run.
@@ -173,8 +173,8 @@ def _preparation(run, config):
     from cutpaste_tf.data import decode
     from cutpaste_tf.data.preparation import Preparation
 
-    roi, results = pathlib.Path(run) / artifacts.ROI, pathlib.Path(run) / artifacts.RESULTS
-    bits = artifacts.read_results(run)["bit_depth"] if results.is_file() else 16
+    roi, results = pathlib.Path(run) / run_folder.ROI, pathlib.Path(run) / run_folder.RESULTS
+    bits = run_folder.read_results(run)["bit_depth"] if results.is_file() else 16
     return Preparation.of(config, decode.read_mask(roi) if roi.is_file() else None, bits)
 
 

@@ -10,10 +10,9 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command, flags, machine
+from cutpaste_tf import command, data, flags, machine, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
-from cutpaste_tf.run import files, images
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
 
@@ -47,8 +46,16 @@ def do_runs(runs: Sequence[Config]) -> None:
       UserError: for what the user can mend.
     """
     command.prepare_libraries()
-    states = [files.run_state(config) for config in runs]
-    now = images.check(runs, states)
+    states = [run_folder.state(config) for config in runs]
+    categories = {}
+
+    def load(config):
+        if config.category not in categories:
+            categories[config.category] = data.load(config)
+        return categories[config.category]
+
+    for config, state in zip(runs, states, strict=True):
+        run_folder.check_images(config, state, load)
     if any(state != "finished" for state in states):
         machine.check(runs[0])
     results = []
@@ -57,12 +64,12 @@ def do_runs(runs: Sequence[Config]) -> None:
         locks = [all_locks.enter_context(contextlib.ExitStack()) for _ in runs]
         unfinished = [i for i, state in enumerate(states) if state != "finished"]
         for i in unfinished:
-            locks[i].enter_context(files.locked(runs[i]))
+            locks[i].enter_context(run_folder.locked(runs[i]))
         for i in unfinished:
-            files.begin(runs[i], states[i], now[i])
+            run_folder.begin(runs[i], states[i], load(runs[i]))
         for config, state, lock in zip(runs, states, locks, strict=True):
             if state == "finished":
-                results.append(files.recorded_results(config))
+                results.append(run_folder.finished_results(config))
                 continue
             from cutpaste_tf.run import story
 
@@ -95,7 +102,7 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
         seeds.setdefault(config.category, []).append(config.run_dir)
     for category, run_dirs in seeds.items():
         try:
-            averaged = artifacts.ensemble_scores(run_dirs) if len(run_dirs) > 1 else None
+            averaged = run_folder.ensemble_scores(run_dirs) if len(run_dirs) > 1 else None
         except UserError as error:  # The runs stand for themselves all the same.
             print(f"warning: no ensemble: {error}", file=sys.stderr)
             continue

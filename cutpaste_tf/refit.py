@@ -22,12 +22,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, command
+from cutpaste_tf import command, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search
 from cutpaste_tf.data.split import Category, normal
 from cutpaste_tf.files import UserError, as_text
-from cutpaste_tf.run import files, images
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -117,7 +116,7 @@ def refit(
     run_dir, output = pathlib.Path(run_dir), pathlib.Path(output)
     if not add and not drop:
         raise UserError("nothing to add or drop; give --add, --drop or both")
-    config, before = Config.load(run_dir), artifacts.read_results(run_dir)
+    config, before = Config.load(run_dir), run_folder.read_results(run_dir)
     if os.path.lexists(output):
         raise UserError(f"--output={output}: is there already; name another, or remove it")
     if add and config.dataset not in ("folder", "mvtec_ad"):
@@ -129,7 +128,7 @@ def refit(
         false_positive_rate=before["false_positive_rate"],
         data_dir=os.path.abspath(data_dir) if data_dir else config.data_dir,
     )
-    category = images.of_run(config, run_dir)
+    category = run_folder.load_images(config, run_dir)
     earlier = category.train
     dropped = _dropped(earlier, drop, run_dir)
     if twice := next((path for path in added if path in _places(earlier)), None):
@@ -165,9 +164,9 @@ def refit(
         shutil.copytree(
             run_dir / "checkpoints", folder / "checkpoints", ignore=shutil.ignore_patterns("backup")
         )
-        if (run_dir / artifacts.ROI).is_file():
-            shutil.copyfile(run_dir / artifacts.ROI, folder / artifacts.ROI)
-        images.write_refitted(run_dir, folder, config, category)
+        if (run_dir / run_folder.ROI).is_file():
+            shutil.copyfile(run_dir / run_folder.ROI, folder / run_folder.ROI)
+        run_folder.write_settings(folder, config, category)
         scores = story.write_densities_and_scores(
             config, folder, category, train_images, evaluator, trained[config.features]
         )
@@ -185,8 +184,8 @@ def refit(
             "names_dropped": [earlier.names[i] for i in sorted(dropped)],
             "added_above_threshold": above,
         }
-        collected["sha256"] = artifacts.checksums(folder, config)
-        files.write_results(folder, collected)
+        collected["sha256"] = run_folder.checksums(folder, config)
+        run_folder.write_results(folder, collected)
         folder.rename(output)
     log(
         f"{len(earlier)} normal images, {len(added)} added, {len(dropped)} dropped: "
@@ -224,7 +223,7 @@ def _dropped(known, drop, run_dir):
     for text in _listed(map(str, drop)):
         index = places.get(text, places.get(os.path.abspath(text)))
         if index is None:
-            table = run_dir / artifacts.NORMAL_SCORES
+            table = run_dir / run_folder.NORMAL_SCORES
             raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
         dropped.add(index)
     return dropped

@@ -23,11 +23,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from cutpaste_tf import cluster, command, experiments
+from cutpaste_tf import cluster, command, data, experiments, run_folder
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
-from cutpaste_tf.run import files, images
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
@@ -123,8 +122,17 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
 
 def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     """Runs jobs on Ray, by the command's arguments; returns the exit status, 0 or 1."""
-    states = [files.run_state(job.config) for job in jobs]
-    now = images.check([job.config for job in jobs], states)
+    states = [run_folder.state(job.config) for job in jobs]
+    categories = {}
+
+    def load(config):
+        place = config.dataset, config.data_dir, config.category
+        if place not in categories:
+            categories[place] = data.load(config)
+        return categories[place]
+
+    for job, state in zip(jobs, states, strict=True):
+        run_folder.check_images(job.config, state, load)
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
     finished = len(jobs) - len(left)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
@@ -136,9 +144,9 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         cpus, gpus, slots = cluster.share_out(
             ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
         )
-        for job, state, of_images in zip(jobs, states, now, strict=True):
+        for job, state in zip(jobs, states, strict=True):
             if state != "finished":
-                files.begin(job.config, state, of_images)
+                run_folder.begin(job.config, state, load(job.config))
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
         # Each run has a process of its own, which gives all memory back at its end.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
@@ -172,9 +180,9 @@ def _train(text, folder, cpus, gpus):
         return f"{platform.node()}: {error.filename}: {error.strerror}"
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            with command.run_faults_as_user_errors(config), files.locked(config):
-                if files.run_state(config) == "finished":
-                    return files.recorded_results(config)
+            with command.run_faults_as_user_errors(config), run_folder.locked(config):
+                if run_folder.state(config) == "finished":
+                    return run_folder.finished_results(config)
                 from cutpaste_tf.run import story
 
                 return story.run(config)

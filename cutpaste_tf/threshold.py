@@ -1,16 +1,23 @@
-"""Verdicts from anomaly scores: thresholds that are chosen on normal images alone.
+"""Verdicts from anomaly scores, by normal images' scores alone: thresholds, and ensembles of runs.
 
 An image is anomalous where its anomaly score is above the threshold. The threshold at a
 false-positive rate is a quantile of scores of normal images by densities that were fitted without
 them, a run's normal_scores.csv, so it can be changed without training anything again.
+
+An ensemble's score is the mean of its runs' standardised scores (Section 4.1, Table 1: "We further
+improve the AUC to 96.1 by ensembling anomaly scores from 5 CutPaste (3-way) models"). No test image
+has a part in the standardising, so an ensemble scores one image as well as many.
 
 Nothing here imports TensorFlow.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from cutpaste_tf.files import UserError
 
 VERDICTS = ("normal", "anomalous")
 
@@ -45,6 +52,49 @@ class Threshold:
         return [VERDICTS[int(score > self.value)] for score in scores]
 
 
+def choose(
+    recorded: Threshold | None,
+    normal_scores: np.ndarray,
+    source: str,
+    threshold: float | None = None,
+    false_positive_rate: float | None = None,
+) -> Threshold:
+    """Chooses between a run's threshold and another in its place.
+
+    Args:
+      recorded: the run's own; None where it has none.
+      normal_scores: [n] scores of normal images; there may be none.
+      source: what has the scores, for a message.
+      threshold: takes the place of the run's: --threshold.
+      false_positive_rate: takes the place of the one that the run was made with, in (0, 1).
+
+    Returns:
+      The threshold.
+
+    Raises:
+      UserError: for a value that is not allowed, or if there are no scores to choose one from.
+    """
+    if threshold is not None and false_positive_rate is not None:
+        raise UserError(
+            f"--false_positive_rate={false_positive_rate:g}: a threshold is given already, "
+            f"--threshold={threshold:g}; leave one of them out"
+        )
+    if threshold is not None:
+        if not math.isfinite(threshold):
+            raise UserError(f"--threshold={threshold}: must be a finite number")
+        return Threshold(float(threshold))
+    if false_positive_rate is not None and not 0.0 < false_positive_rate < 1.0:
+        raise UserError(
+            f"--false_positive_rate={false_positive_rate:g}: must be above 0 and below 1"
+        )
+    if false_positive_rate is None and recorded is not None:
+        return recorded
+    if false_positive_rate is None or not len(normal_scores):
+        raise UserError(f"{source}: has no scores of normal images; give --threshold")
+    value = at_rate(normal_scores, false_positive_rate)
+    return Threshold(value, false_positive_rate, len(normal_scores))
+
+
 def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
     """Finds the threshold that a share of normal images is above.
 
@@ -59,15 +109,8 @@ def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
 
     Returns:
       The threshold, one of the scores.
-
-    Raises:
-      ValueError: if there are no scores or the rate is not in (0, 1).
     """
     scores = np.sort(np.asarray(normal_scores, np.float64))
-    if not len(scores):
-        raise ValueError("a threshold needs scores of normal images")
-    if not 0.0 < false_positive_rate < 1.0:
-        raise ValueError(f"a false-positive rate must be in (0, 1), not {false_positive_rate}")
     # Less a hair: what rounding put just above a whole number is that number.
     rank = math.ceil((len(scores) + 1) * (1.0 - false_positive_rate) - 1e-9)
     return float(scores[min(max(rank, 1), len(scores)) - 1])
@@ -76,3 +119,20 @@ def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
 def smallest_rate(count: int) -> float:
     """Returns the smallest false-positive rate that `count` normal scores can vouch for."""
     return 1.0 / (count + 1)
+
+
+def ensemble(scores: Sequence[np.ndarray], normal_scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Averages the scores of several runs, each less the mean of normal ones, by their deviation.
+
+    Args:
+      scores: each run's [N] negative log densities of the same images, up to a constant.
+      normal_scores: each run's cross-validated ones of its own normal training images, at least 2.
+
+    Returns:
+      float64 [N].
+    """
+    standardized = []
+    for one, normal in zip(scores, normal_scores, strict=True):
+        deviation = max(float(np.std(normal, ddof=1)), 1e-12 * abs(float(np.mean(normal))))
+        standardized.append((one - np.mean(normal)) / (deviation or 1.0))
+    return np.mean(standardized, axis=0)

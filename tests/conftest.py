@@ -195,14 +195,15 @@ def read_scores(run_dir: pathlib.Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def copy_run(run_dir, target, sums=True):
-    """Copies a run; without its checksums, as older runs are, if that is asked for."""
-    shutil.copytree(run_dir, target)
-    if not sums:
-        results = json.loads((target / "results.json").read_text())
-        del results["sha256"], results["threshold"]
-        (target / "results.json").write_text(json.dumps(results))
-    return target
+def alter_run(run_dir, **settings):
+    """Gives a run other settings, and the checksums of its settings and files as they are now."""
+    from cutpaste_tf import run_folder
+    from cutpaste_tf.config import Config
+
+    config = json.loads((run_dir / "config.json").read_text()) | settings
+    (run_dir / "config.json").write_text(json.dumps(config))
+    sums = run_folder.checksums(run_dir, Config.load(run_dir))
+    run_folder.write_results(run_dir, run_folder.read_results(run_dir) | {"sha256": sums})
 
 
 @pytest.fixture(scope="session")

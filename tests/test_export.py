@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from conftest import assert_user_error, pattern
 
-from cutpaste_tf import artifacts, export, scorer
 from cutpaste_tf import density as densities
+from cutpaste_tf import export, run_folder, scorer
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
@@ -411,7 +411,7 @@ def test_alone_in_another_process(finished, load_once, formats, refused, images,
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("PRINTED ") for line in done.stdout.splitlines()]
     expected = Detector.load(run_dir).score(list(images))
-    value = artifacts.choose_threshold(run_dir).value
+    value = run_folder.choose_threshold(run_dir).value
     printed = [json.loads(line) for line in lines if line.startswith("[{")]
     assert len(printed) == len(formats)
     for plain, low in printed:
@@ -514,7 +514,7 @@ def test_the_gaussians_of_maps_count_towards_the_limit(
     localized, load_once, tmp_path, capsys, monkeypatch
 ):
     run_dir, _, _ = localized
-    if not (run_dir / artifacts.MAP_DENSITY).is_file():
+    if not (run_dir / run_folder.MAP_DENSITY).is_file():
         pytest.skip("has none")
     found = Detector.load(run_dir)
     others = [*found.backbone.get_weights(), *found.density.arrays().values()]

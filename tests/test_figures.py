@@ -1,13 +1,13 @@
 """The paper's figures, drawn from runs."""
 
-import json
+import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import copy_run, write_image
+from conftest import alter_run, write_image
 
-from cutpaste_tf import artifacts, figures
+from cutpaste_tf import figures, run_folder
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
@@ -131,13 +131,11 @@ def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
 @pytest.fixture
 def masked_run(finished, tmp_path):
     """A run of images that are not square, with a region of interest."""
-    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
-    values = json.loads((run_dir / "config.json").read_text())
-    values |= {"image_size": [32, 48], "roi": "a.png", "resize": "pad"}
-    (run_dir / "config.json").write_text(json.dumps(values))
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
+    alter_run(run_dir, image_size=[32, 48], roi="a.png", resize="pad")
     roi = np.zeros([32, 32], np.uint8)
     roi[4:24, 2:20] = 255
-    write_image(run_dir / artifacts.ROI, roi)
+    write_image(run_dir / run_folder.ROI, roi)
     return str(run_dir), roi > 0
 
 

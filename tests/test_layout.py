@@ -13,10 +13,10 @@ ROOMS = (
     "detector",
     "train", "localize",
     "report",
-    "command", "cluster", "machine",
+    "command", "cluster", "machine", "run_folder",
     "data", "models", "density",
-    "augment", "exported", "artifacts", "metrics", "experiments",
-    "threshold", "ensemble",
+    "augment", "exported", "metrics", "experiments",
+    "threshold",
     "config", "choices", "files",
 )  # fmt: skip
 

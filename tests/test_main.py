@@ -28,7 +28,7 @@ from conftest import (
 )
 from PIL import Image
 
-from cutpaste_tf import artifacts, main, metrics
+from cutpaste_tf import main, metrics, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.detector import Embedder, Evaluator
 from cutpaste_tf.files import UserError
@@ -116,7 +116,7 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     lines = [line.split() for line in first.stdout.splitlines() if "(ensemble)" in line]
     assert [line[:2] for line in lines] == [["anchor", "all"], ["bolt", "all"]]
     for category, _, printed, _ in lines:
-        labels, scores_of_both = artifacts.ensemble_scores(
+        labels, scores_of_both = run_folder.ensemble_scores(
             [tmp_path / "runs" / category / f"seed_{seed}" for seed in (0, 1)]
         )
         area = sklearn.metrics.roc_auc_score(labels, scores_of_both)
@@ -445,7 +445,7 @@ def test_without_a_rate_there_is_no_threshold_and_no_cross_validation(
     assert (results["threshold"], results["num_normal_scores"]) == (None, 0)
     assert results["image_auroc"] is not None
     with pytest.raises(UserError, match="no scores of normal images"):
-        artifacts.choose_threshold(tmp_path / "part/seed_0")
+        run_folder.choose_threshold(tmp_path / "part/seed_0")
 
 
 def test_another_keras_backend_is_refused(mvtec, tmp_path):
@@ -605,7 +605,7 @@ def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     run_dir = tmp_path / "runs" / "part" / "seed_0"
     assert "region of interest: 49% of the image" in capsys.readouterr().out
     results = json.loads((run_dir / "results.json").read_text())
-    assert len(artifacts.read_normal_scores(run_dir)) == 9
+    assert len(run_folder.read_normal_scores(run_dir)) == 9
     made = "maps" in " ".join(flags)
     for name in ("pixel_auroc", "pixel_aupro", "untrained_pixel_auroc"):
         assert (results[name] is not None) == made

@@ -4,15 +4,16 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_user_error, copy_run, pattern, write_image
+from conftest import ROOT, alter_run, assert_user_error, pattern, write_image
 from PIL import Image
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import run_folder
 from cutpaste_tf.detector import Detector, Embedder
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict.rows import COLUMNS, Judge, common_root, map_name
@@ -119,7 +120,7 @@ def test_thresholds_change_without_training(finished, images, tmp_path, capsys):
     assert row(f"--threshold={score + 1e-3}")["verdict"] == "normal"
     at_half = row("--false_positive_rate=0.5")
     assert (
-        at_half["threshold"] == artifacts.choose_threshold(run_dir, false_positive_rate=0.5).value
+        at_half["threshold"] == run_folder.choose_threshold(run_dir, false_positive_rate=0.5).value
     )
     assert at_half["score"] == score
 
@@ -153,7 +154,7 @@ def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path,
     (row,) = rows(output)
     detector = Detector.load(run_dir)
     found = detector.evaluate([str(image)], maps=True)
-    scale = Scale.of_run(run_dir, detector.level, artifacts.choose_threshold(run_dir))
+    scale = Scale.of_run(run_dir, detector.level, run_folder.choose_threshold(run_dir))
     values = scale(found.maps.read([0])[0], row["score"])
     expected = overlay(predict_read(image), values)
     np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)
@@ -168,8 +169,8 @@ def test_maps_and_their_areas_are_written_for_who_goes_on_with_them(
     odd = np.zeros([60, 90, 3], np.uint8)
     odd[:20, 60:] = 255
     path, output = write_image(images / "odd.png", odd), tmp_path / "out"
-    run_dir = copy_run(run_dir, tmp_path / "run")
-    results = artifacts.read_results(run_dir)
+    run_dir = shutil.copytree(run_dir, tmp_path / "run")
+    results = run_folder.read_results(run_dir)
     if results["pixel_threshold"] is not None:  # This network has learnt nothing.
         maps = Detector.load(run_dir).evaluate([odd], maps=True).maps.read([0])
         results["pixel_threshold"] = float(np.median(maps))
@@ -184,7 +185,7 @@ def test_maps_and_their_areas_are_written_for_who_goes_on_with_them(
     if detector.config.maps != "features":
         assert not (output / "areas.csv").exists()
         return
-    threshold = artifacts.read_results(run_dir)["pixel_threshold"]
+    threshold = run_folder.read_results(run_dir)["pixel_threshold"]
     with open(output / "areas.csv", encoding="utf-8", newline="") as file:
         areas = [row for row in csv.DictReader(file) if row["path"] == str(path)]
     raw = np.load(output / "maps" / "odd.npy")
@@ -350,12 +351,11 @@ def test_help_answers_at_once_and_as_a_command(tmp_path):
 
 
 def test_an_image_of_which_nothing_is_looked_at_is_no_normal_one(finished, tmp_path, capsys):
-    run_dir = copy_run(finished[0], tmp_path / "run", sums=False)
-    config = json.loads((run_dir / "config.json").read_text())
-    (run_dir / "config.json").write_text(json.dumps(config | {"resize": "pad", "roi": "a.png"}))
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
     roi = np.zeros([20, 20], np.uint8)
     roi[:2] = 255
-    write_image(run_dir / artifacts.ROI, roi)
+    write_image(run_dir / run_folder.ROI, roi)
+    alter_run(run_dir, resize="pad", roi="a.png")
     folder = tmp_path / "new"
     for name, height in (("a", 40), ("b", 2), ("c", 40)):  # of b the middle row is left
         write_image(folder / f"{name}.png", pattern(RNG, 120)[:height])

@@ -13,7 +13,6 @@ import small
 from conftest import (
     TINY,
     assert_user_error,
-    copy_run,
     make_mvtec,
     pattern,
     read_scores,
@@ -21,7 +20,7 @@ from conftest import (
     write_image,
 )
 
-from cutpaste_tf import artifacts, data, refit
+from cutpaste_tf import data, refit, run_folder
 from cutpaste_tf import main as mains
 from cutpaste_tf.app.__main__ import finished_runs
 from cutpaste_tf.app.inspector import Inspector
@@ -114,7 +113,7 @@ def test_it_is_a_run_on_these_images(kind, new, tmp_path, capsys, monkeypatch):
         shutil.copyfile(path, other / "train" / "good" / f"new_{path.name}")
     expected, _, _ = run_in_this_process(tmp_path / "other", *flags)
     assert_same_files(output, expected)
-    found, wanted = (artifacts.read_results(one) for one in (output, expected))
+    found, wanted = (run_folder.read_results(one) for one in (output, expected))
     differ = {name for name in wanted if found.get(name) != wanted[name]}
     assert differ <= {"sha256", "train_seconds", "images_per_second"}
     assert found.keys() - wanted.keys() == {"refit"}
@@ -124,8 +123,8 @@ def test_the_network_and_the_test_images_stay(localized, new, tmp_path, capsys):
     run_dir, _, _ = localized
     output = tmp_path / "refitted"
     printed = done(capsys, f"--run={run_dir}", f"--add={new}", f"--output={output}")
-    results = artifacts.read_results(output)
-    before = artifacts.read_results(run_dir)
+    results = run_folder.read_results(output)
+    before = run_folder.read_results(run_dir)
     assert "8 normal images, 6 added, 0 dropped: 14 now" in printed
     auroc = f"{100 * results['image_auroc']:.1f} (before {100 * before['image_auroc']:.1f})"
     assert f"image AUROC {auroc}" in printed
@@ -157,7 +156,7 @@ def test_the_network_and_the_test_images_stay(localized, new, tmp_path, capsys):
     assert [float(row["score"]) for row in read_scores(output)] == expected.scores.tolist()
     # A run as any other.
     assert finished_runs(str(tmp_path)) == {"refitted": output}
-    assert artifacts.choose_threshold(output).value == results["threshold"]
+    assert run_folder.choose_threshold(output).value == results["threshold"]
     np.testing.assert_allclose(found.score(list(category.test.images)), expected.scores, rtol=1e-5)
     assert {p.name for p in output.iterdir()} <= {p.name for p in run_dir.iterdir()}
     assert not list(tmp_path.glob(".refit*"))
@@ -171,7 +170,7 @@ def test_what_is_added_and_dropped_again_was_never_there(localized, new, tmp_pat
     names.write_bytes("\r\n".join(str(path) for path in new.iterdir()).encode("utf-8-sig"))
     done(capsys, f"--run={one}", f"--drop={names}", f"--output={two}")
     assert_same_files(two, run_dir)
-    assert len(artifacts.read_results(two)["refit"]["names_dropped"]) == 6
+    assert len(run_folder.read_results(two)["refit"]["names_dropped"]) == 6
     # An image of the training, by its name and by its path.
     for drop in ("train/good/003.png", folder / "train" / "good" / "003.png"):
         done(capsys, f"--run={two}", f"--drop={drop}", f"--output={three}")
@@ -189,7 +188,7 @@ def test_images_in_another_light_are_above_the_threshold_until_they_are_added(
     printed = done(
         capsys, f"--run={run_dir}", f"--add={tmp_path / 'new'}", f"--output={tmp_path / 'out'}"
     )
-    above = artifacts.read_results(tmp_path / "out")["refit"]["added_above_threshold"]
+    above = run_folder.read_results(tmp_path / "out")["refit"]["added_above_threshold"]
     # The patches of these training images are of any brightness; no whole image is.
     assert above["before"] == (0.0 if Config.load(run_dir).patch_size else 1.0)
     assert above["after"] <= 0.1
@@ -227,9 +226,9 @@ def test_images_that_are_gone_or_changed_are_named(finished, new, tmp_path, caps
     shutil.rmtree(one)
     gone = moved / "part" / "train" / "good" / "003.png"
     gone.unlink()
-    assert_user_error(run(capsys, *add), "training images")
+    assert_user_error(run(capsys, *add), "003.png: is no longer there")
     shutil.copyfile(new / "0.png", gone)
-    assert_user_error(run(capsys, *add), "training images")
+    assert_user_error(run(capsys, *add), "003.png has changed")
     shutil.copyfile(folder / "train" / "good" / "003.png", gone)
     done(capsys, *add)
     drop = (f"--run={one}", "--drop=train/good/003.png", f"--output={two}")
@@ -259,7 +258,7 @@ def test_main_leaves_a_refitted_run_as_it_is(finished, new, tmp_path, capsys):
 def test_mistakes_are_one_line_and_write_nothing(finished, new, tmp_path, capsys):
     run_dir, _, _ = finished
     run_flag, output = f"--run={run_dir}", tmp_path / "out"
-    unfinished = copy_run(run_dir, tmp_path / "unfinished")
+    unfinished = shutil.copytree(run_dir, tmp_path / "unfinished")
     (unfinished / "results.json").unlink()
     (tmp_path / "there").mkdir()
     (tmp_path / "empty").mkdir()

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cutpaste_tf import threshold
+from cutpaste_tf.files import UserError
+from cutpaste_tf.threshold import Threshold
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -47,13 +50,56 @@ def test_by_hand():
     assert threshold.smallest_rate(99) == 0.01
 
 
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
-def test_rates_that_are_none_are_refused(rate):
-    with pytest.raises(ValueError, match="false-positive rate"):
-        threshold.at_rate([1.0, 2.0], rate)
-    with pytest.raises(ValueError, match="needs scores"):
-        threshold.at_rate([], 0.1)
+def test_a_threshold_is_given_or_the_runs_own_or_at_a_rate():
+    own, scores = Threshold(7.5, 0.02, 100), np.arange(1.0, 101.0)
+    assert threshold.choose(own, scores, "x") == own
+    assert threshold.choose(own, scores, "x", 3) == Threshold(3.0)
+    at_rate = threshold.choose(own, scores, "x", false_positive_rate=0.05)
+    assert at_rate == Threshold(96.0, 0.05, 100)
+    assert "given" in str(Threshold(3.0))
+    assert "0.05" in str(at_rate)
+    assert "vouch for 0.0099 at best" in str(Threshold(1.0, 0.001, 100))
+
+
+@pytest.mark.parametrize(
+    ("given", "rate", "message"),
+    [
+        (1.0, 0.1, "leave one of them out"),
+        (float("nan"), None, "--threshold=nan"),
+        (None, 0.0, "--false_positive_rate=0: must be above 0"),
+        (None, 1.5, "--false_positive_rate=1.5"),
+        (None, 0.1, "x: has no scores of normal images; give --threshold"),
+        (None, None, "x: has no scores of normal images; give --threshold"),
+    ],
+)
+def test_mistakes_about_thresholds_are_named(given, rate, message):
+    with pytest.raises(UserError, match=message):
+        threshold.choose(None, np.zeros([0]), "x", given, rate)
 
 
 def test_a_score_that_is_the_threshold_is_normal():
     assert threshold.Threshold(2.0).verdicts([1.0, 2.0, 2.5]) == ["normal", "normal", "anomalous"]
+
+
+def test_an_ensemble_is_standardised_by_the_normal_scores_alone():
+    normal = np.array([1.0, 2.0, 4.0, 7.0])
+    found = threshold.ensemble([np.array([3.5, 9.0])], [normal])
+    np.testing.assert_allclose(found, stats.zmap([3.5, 9.0], normal, ddof=1))
+
+
+@settings(deadline=None, derandomize=True)
+@given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
+def test_an_ensemble_does_not_depend_on_the_runs_scales(scale, shift):
+    rng = np.random.default_rng(0)
+    scores, normal = rng.normal(size=(3, 20)), rng.normal(size=(3, 10))
+    expected = threshold.ensemble(list(scores), list(normal))
+    moved = threshold.ensemble(
+        [scores[0] * scale + shift, *scores[1:]], [normal[0] * scale + shift, *normal[1:]]
+    )
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_normal_scores_do_not_divide_by_zero():
+    found = threshold.ensemble([np.array([2.0, 3.0])], [np.full(5, 2.0)])
+    assert np.isfinite(found).all()
+    assert found[0] == 0 < found[1]

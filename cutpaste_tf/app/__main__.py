@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, command
+from cutpaste_tf import command, run_folder
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.files import UserError
 
@@ -65,11 +65,11 @@ def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, path
     if bool(workdir) == bool(run):
         raise UserError("give either --workdir=DIR or --run=RUNDIR")
     root = pathlib.Path(run or workdir)
-    if run and not (root / artifacts.RESULTS).is_file():
+    if run and not (root / run_folder.RESULTS).is_file():
         raise UserError(f"--run={run}: there is no results.json; has the run finished?")
     if not root.is_dir():
         raise UserError(f"--workdir={workdir}: there is no such folder")
-    folders = [root] if run else sorted(path.parent for path in root.rglob(artifacts.RESULTS))
+    folders = [root] if run else sorted(path.parent for path in root.rglob(run_folder.RESULTS))
     if not folders:
         raise UserError(f"--workdir={workdir}: no finished runs there; they have a results.json")
     own_name = "/".join(pathlib.Path(os.path.abspath(root)).parts[-2:])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutpaste_tf import run_folder
 from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict.model import RunModel
@@ -134,14 +135,13 @@ class Inspector:
     def _embed_normal(self, run):
         """A run's normal training images and their embeddings."""
         from cutpaste_tf.data import pipeline
-        from cutpaste_tf.run import images
 
         detector = self._model(run).detector
         config = detector.config
         if self._data_dir:
             config = dataclasses.replace(config, data_dir=self._data_dir)
         try:
-            split = images.of_run(config, self.runs[run]).train
+            split = run_folder.load_images(config, self.runs[run]).train
         except UserError as error:
             raise UserError(f"{error}; --data_dir says where the run's images are now") from error
         return split, detector.embed(pipeline.prepare(split, detector.preparation))

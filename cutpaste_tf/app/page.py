@@ -7,7 +7,7 @@ import traceback
 import gradio as gr
 import numpy as np
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import NEAREST, Finding, Inspector
 from cutpaste_tf.files import UserError
@@ -36,8 +36,8 @@ class View:
         folder = self._inspector.runs[run]
         rate = None if percent is None else percent / 100.0
         try:
-            chosen = artifacts.choose_threshold(folder, value, rate)
-            normal = artifacts.read_normal_scores(folder)
+            chosen = run_folder.choose_threshold(folder, value, rate)
+            normal = run_folder.read_normal_scores(folder)
         except UserError as error:
             text = str(error).replace("give --threshold", "type one in")
             return None, None, _PERCENT[0], _line(f"No threshold: {text}", "problem")
@@ -48,7 +48,7 @@ class View:
             if rate < thresholds.smallest_rate(count):
                 least = 100 * thresholds.smallest_rate(count)
                 text += f" So few can vouch for {least:.2g}% at best."
-        elif normal is None or not len(normal):
+        elif not len(normal):
             rate, text = 0.0, "Typed in."
         else:
             above = int((normal > value).sum())

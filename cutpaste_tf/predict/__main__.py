@@ -28,8 +28,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import artifacts, cluster, command
-from cutpaste_tf.config import Config
+from cutpaste_tf import cluster, command, run_folder
 from cutpaste_tf.data import stream
 from cutpaste_tf.files import UserError, as_text
 from cutpaste_tf.predict import folder, many, watch
@@ -99,18 +98,17 @@ def _predict_many(arguments):
     gpus = arguments.gpus_per_worker
     if arguments.model is None:
         run_dir = os.path.abspath(arguments.run)
-        config = Config.load(run_dir)
-        artifacts.check_files(run_dir, config)
+        config = run_folder.checked(run_dir)
         make_model = functools.partial(RunModel, run_dir, *options)
-        known = {"run": artifacts.checksums(run_dir, config)}
-        threshold = artifacts.choose_threshold(run_dir, *options[:2])
+        known = {"run": run_folder.checksums(run_dir, config)}
+        threshold = run_folder.choose_threshold(run_dir, *options[:2])
     else:
         from cutpaste_tf.predict.onnx import OnnxModel
 
         path = os.path.abspath(arguments.model)
         make_model = functools.partial(OnnxModel, path, *options)
         threshold = make_model().threshold  # A mistake is told before anything is written.
-        known = {"model": artifacts.checksum(path)}
+        known = {"model": run_folder.checksum(path)}
         gpus = gpus or 0.0  # It takes none.
     return many.predict(
         make_model,
@@ -140,7 +138,7 @@ def _watch(arguments, output):
         raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
     next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
     if arguments.model is None:
-        artifacts.choose_threshold(
+        run_folder.choose_threshold(
             arguments.run, arguments.threshold, arguments.false_positive_rate
         )
     return watch.watch(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cutpaste_tf import artifacts, command, machine
+from cutpaste_tf import command, machine, run_folder
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
@@ -93,7 +93,7 @@ class RunModel:
         false_positive_rate: float | None = None,
         maps: bool | None = False,
     ):
-        self.threshold = artifacts.choose_threshold(run_dir, threshold, false_positive_rate)
+        self.threshold = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
         command.prepare_libraries()
         from cutpaste_tf.detector import Detector
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import run_folder
 from cutpaste_tf.threshold import Threshold
 
 OUTLINE = (90, 220, 255)  # Inferno has no blue as light as this.
@@ -45,8 +45,8 @@ class Scale:
         Returns:
           The scale.
         """
-        normal = artifacts.read_normal_scores(run_dir) if level is None else None
-        of_pixels = artifacts.read_results(run_dir).get("pixel_threshold")
+        normal = run_folder.read_normal_scores(run_dir) if level is None else None
+        of_pixels = run_folder.read_results(run_dir)["pixel_threshold"]
         return cls.of(level, normal, of_pixels, chosen)
 
     @classmethod

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cutpaste_tf import artifacts, metrics
+from cutpaste_tf import metrics, run_folder
 from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.config import FIELDS, Config, as_flag
 from cutpaste_tf.files import UserError
@@ -198,12 +198,12 @@ def _cell(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | N
     mean, stderr = float(np.mean(values)), None
     if column.of_ensemble:
         try:
-            scored = artifacts.ensemble_scores(paths)
+            scored = run_folder.ensemble_scores(paths)
         except UserError as error:
             problems.append(f"no ensemble: {error}")
             return None
         if scored is None:
-            problems.append(f"{paths[0]}: no ensemble: its runs lack {artifacts.NORMAL_SCORES}")
+            problems.append(f"{paths[0]}: no ensemble: its runs lack {run_folder.NORMAL_SCORES}")
             return None
         area = metrics.image_auroc(*scored)
         if area is None:

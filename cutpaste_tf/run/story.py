@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import artifacts, data, machine, metrics
+from cutpaste_tf import data, machine, metrics, run_folder
 from cutpaste_tf import density as densities
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
@@ -19,7 +19,7 @@ from cutpaste_tf.detector import Evaluation, Evaluator
 from cutpaste_tf.files import replacing
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
-from cutpaste_tf.run import files, pictures, results, synthetic_tests
+from cutpaste_tf.run import pictures, results, synthetic_tests
 from cutpaste_tf.train import classifier, loop
 
 
@@ -60,7 +60,7 @@ def run(config: Config) -> dict:
     if warning := results.check_images(config, train_images):
         log(warning)
     if roi is not None:  # One that was refused can be mended.
-        with replacing(run_dir / artifacts.ROI) as temporary:
+        with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
@@ -123,8 +123,8 @@ def run(config: Config) -> dict:
         summary,
     )
     collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
-    collected["sha256"] = artifacts.checksums(run_dir, config)
-    files.write_results(run_dir, collected)
+    collected["sha256"] = run_folder.checksums(run_dir, config)
+    run_folder.write_results(run_dir, collected)
     for line in results.result_lines(collected):
         log(line)
     log(f"written to {run_dir}")
@@ -156,11 +156,11 @@ def write_densities_and_scores(
     normal_scores = np.zeros([0])
     if config.false_positive_rate:
         normal_scores = evaluator.normal_scores(train_images, evaluation)
-    densities.save(evaluation.density, run_dir / artifacts.DENSITY)
+    densities.save(evaluation.density, run_dir / run_folder.DENSITY)
     if evaluation.map_density is not None:
-        densities.save(evaluation.map_density, run_dir / artifacts.MAP_DENSITY)
-    files.write_scores(run_dir, category.test, evaluation.scores)
-    files.write_normal_scores(run_dir, category.train.names, normal_scores)
+        densities.save(evaluation.map_density, run_dir / run_folder.MAP_DENSITY)
+    run_folder.write_scores(run_dir, category.test, evaluation.scores)
+    run_folder.write_normal_scores(run_dir, category.train.names, normal_scores)
     return normal_scores
 
 
@@ -168,8 +168,8 @@ def _region(
     config: Config, train: Split, bits: int, log: Callable[[str], None]
 ) -> np.ndarray | None:
     """The region of interest; the run's own, from when it began, where there is one."""
-    path = config.run_dir / artifacts.ROI
-    if path.is_file() and files.has_trained(config):
+    path = config.run_dir / run_folder.ROI
+    if path.is_file() and run_folder.has_trained(config):
         return decode.read_mask(path)
     roi = region.find(config, train, bits)
     if roi is None:
@@ -182,7 +182,7 @@ def _region(
 def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Model:
     """A copy of the network as it is before training, from when the run began."""
     pretrained = backbones.copy_network(backbone)
-    path = run_dir / artifacts.PRETRAINED_WEIGHTS
+    path = run_dir / run_folder.PRETRAINED_WEIGHTS
     if path.is_file():  # What --weights names may have changed since.
         weights.load(pretrained, path)
     else:
@@ -193,11 +193,11 @@ def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Mode
 
 def _with_earlier_densities(config: Config) -> Config:
     """The settings with the further densities of an earlier evaluation of the run too."""
-    names = dict.fromkeys([*config.density.split(","), *files.evaluated_by(config, "density")])
+    names = dict.fromkeys([*config.density.split(","), *run_folder.evaluated_by(config, "density")])
     return dataclasses.replace(config, density=",".join(names))
 
 
 def _test_anomalies(config: Config) -> list[str]:
     """The kinds of synthetic anomalies to test on: those of an earlier evaluation too."""
-    asked = {*config.synthetic_tests, *files.evaluated_by(config, "test_anomalies")}
+    asked = {*config.synthetic_tests, *run_folder.evaluated_by(config, "test_anomalies")}
     return [kind for kind in TEST_ANOMALIES if kind in asked]

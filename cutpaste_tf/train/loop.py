@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import keras
 
-from cutpaste_tf import artifacts
+from cutpaste_tf import run_folder
 from cutpaste_tf.config import EPOCH_STEPS, Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.files import UserError
@@ -168,20 +168,20 @@ def _fit(model, data, *, epochs, steps_per_epoch, callbacks, **options):
 def has_weights(run_dir: pathlib.Path) -> bool:
     """Returns whether a run's training has ended."""
     # The head is written first, so the backbone's presence means that both are there.
-    return (run_dir / artifacts.BACKBONE_WEIGHTS).is_file()
+    return (run_dir / run_folder.BACKBONE_WEIGHTS).is_file()
 
 
 def save_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:
     """Writes the final weights of head and backbone, each atomically."""
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    weights.save(model.head, run_dir / artifacts.HEAD_WEIGHTS)
-    weights.save(model.backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
+    weights.save(model.head, run_dir / run_folder.HEAD_WEIGHTS)
+    weights.save(model.backbone, run_dir / run_folder.BACKBONE_WEIGHTS)
 
 
 def load_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:
     """Reads what `save_weights` wrote; a file that does not fit is a UserError."""
-    weights.load(model.head, run_dir / artifacts.HEAD_WEIGHTS)
-    weights.load(model.backbone, run_dir / artifacts.BACKBONE_WEIGHTS)
+    weights.load(model.head, run_dir / run_folder.HEAD_WEIGHTS)
+    weights.load(model.backbone, run_dir / run_folder.BACKBONE_WEIGHTS)
 
 
 def _summary(recorded, config):

@@ -15,10 +15,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import IMAGE_RUN, PATCH_RUN, ROOT, write_image
+from conftest import IMAGE_RUN, PATCH_RUN, ROOT, alter_run, write_image
 
-from cutpaste_tf import artifacts
 from cutpaste_tf import density as densities
+from cutpaste_tf import run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import Finding, Inspector
 from cutpaste_tf.data import pipeline
@@ -49,7 +49,7 @@ def test_data_that_have_moved(app_runs, own_copy, tmp_path):
     (moved / "train" / "good" / "000.png").unlink()
     inspector._normal.cache_clear()
     _, text = view.neighbours(finding)
-    assert "its training images are no longer what they were" in text
+    assert "000.png: is no longer there" in text
 
 
 def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
@@ -121,9 +121,9 @@ def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(
 
 def test_where_a_threshold_comes_from(app_runs, inspector):
     view, folder = view_of(inspector), app_runs[0] / IMAGE_RUN
-    normal = artifacts.read_normal_scores(folder)
+    normal = run_folder.read_normal_scores(folder)
     chosen, number, percent, text = view.threshold(IMAGE_RUN)
-    assert chosen == artifacts.choose_threshold(folder)
+    assert chosen == run_folder.choose_threshold(folder)
     assert (number, percent) == (pytest.approx(chosen.value, rel=1e-5), 1.0)
     assert "own: 1% of normal images are above it, judging by 8. So few" in text
 
@@ -142,11 +142,10 @@ def test_where_a_threshold_comes_from(app_runs, inspector):
 
 
 def test_a_run_without_normal_scores_gives_no_verdict_until_one_is_typed(own_copy, app_runs):
-    (own_copy / "normal_scores.csv").unlink()
+    (own_copy / "normal_scores.csv").write_text("path,score\n")
     results = json.loads((own_copy / "results.json").read_text())
-    results["threshold"] = None
-    del results["sha256"]["normal_scores.csv"]
-    (own_copy / "results.json").write_text(json.dumps(results))
+    (own_copy / "results.json").write_text(json.dumps(results | {"threshold": None}))
+    alter_run(own_copy)
     view = view_of(Inspector({IMAGE_RUN: own_copy}))
     chosen, number, _, text = view.threshold(IMAGE_RUN)
     assert (chosen, number) == (None, None)
@@ -284,7 +283,7 @@ def use_page(browser, url, app_runs, tmp_path):
     page.wait_for_selector("#verdict strong")
     assert float(fact("Anomaly score")) == pytest.approx(score, rel=1e-4)
     assert fact("Image") == image.name
-    own = artifacts.choose_threshold(app_runs[0] / IMAGE_RUN)
+    own = run_folder.choose_threshold(app_runs[0] / IMAGE_RUN)
     (word,) = own.verdicts([score])
     assert page.inner_text("#verdict strong").lower() == word
     for selector in ("#picture img", "#heat img"):

@@ -12,7 +12,7 @@ from conftest import ROOT, assert_user_error, pattern, write_image
 from graphs import write_model
 from PIL import Image
 
-from cutpaste_tf import artifacts, export
+from cutpaste_tf import export, run_folder
 from cutpaste_tf.detector import Detector
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import onnx as predict_onnx
@@ -80,7 +80,7 @@ def test_threshold_and_scale_are_the_runs(model, load_once):
     level = Detector.load(run_dir).level
     for options in ({}, {"threshold": 3.5}, {"false_positive_rate": 0.4}):
         found = OnnxModel(path, **options, maps=True)
-        assert found.threshold == artifacts.choose_threshold(run_dir, **options)
+        assert found.threshold == run_folder.choose_threshold(run_dir, **options)
         assert found.scale == Scale.of_run(run_dir, level, found.threshold)
     assert found.description.run == "part/seed_0"
     assert found.description.config == Detector.load(run_dir).config

@@ -49,7 +49,10 @@ def test_a_line_goes_around_what_is_above_the_threshold_and_not_along_the_border
 
 
 def test_a_runs_own_threshold_of_pixels_is_where_its_maps_are_brightest(tmp_path):
-    for results, high, outlined in (({"pixel_threshold": 9.0}, 9.0, True), ({}, 7.0, False)):
+    for results, high, outlined in (
+        ({"pixel_threshold": 9.0}, 9.0, True),
+        ({"pixel_threshold": None}, 7.0, False),
+    ):
         (tmp_path / "results.json").write_text(json.dumps(results))
         scale = overlays.Scale.of_run(tmp_path, 3.0, Threshold(7.0))
         assert (scale.low, scale.high, scale.outlined) == (3.0, high, outlined)

@@ -9,8 +9,8 @@ import sklearn.metrics
 from conftest import read_scores, write_image
 from PIL import Image
 
-from cutpaste_tf import artifacts, metrics
 from cutpaste_tf import detector as detectors
+from cutpaste_tf import metrics, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation
@@ -72,7 +72,7 @@ def test_the_untrained_network_is_the_seeds_before_training(finished):
 def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
     run_dir, _, output = finished
     results = json.loads((run_dir / "results.json").read_text())
-    scores = artifacts.read_normal_scores(run_dir)
+    scores = run_folder.read_normal_scores(run_dir)
     assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
     assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.01, 8)
     assert "8 normal images vouch for 11% at best" in output

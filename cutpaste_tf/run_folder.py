@@ -1,0 +1,424 @@
+"""A run's folder: what a run leaves, WORKDIR/CATEGORY/seed_N, is written and read here alone.
+
+Files are trusted once their SHA-256 is right; a file that was altered since is refused by that.
+Nothing here imports TensorFlow, unless the data set does.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from cutpaste_tf import data, files
+from cutpaste_tf import threshold as thresholds
+from cutpaste_tf.choices import GAUSSIANS
+from cutpaste_tf.config import Config, shown
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.files import UserError, replacing
+from cutpaste_tf.threshold import Threshold
+
+CONFIG = "config.json"
+IMAGES = "images.json"  # the images that the run was begun with
+BACKBONE_WEIGHTS = "checkpoints/backbone.weights.h5"
+PRETRAINED_WEIGHTS = "checkpoints/pretrained.weights.h5"  # with --keep_pretrained
+HEAD_WEIGHTS = "checkpoints/head.weights.h5"
+DENSITY = "density.npz"
+MAP_DENSITY = "map_density.npz"  # with --maps=features
+ROI = "roi.png"  # with --roi
+NORMAL_SCORES = "normal_scores.csv"
+SCORES = "scores.csv"
+RESULTS = "results.json"  # written last: its presence means that the run is finished
+_LOCK = "lock"  # held while a command is at the run
+# What scoring depends on, besides the settings.
+_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
+
+
+# 1. Before a run: its state, its settings, its images.
+
+
+def state(config: Config) -> str:
+    """Looks at what a run's folder holds; writes nothing.
+
+    Returns:
+      "new", "interrupted" or "finished". A run without all densities and test anomalies that are
+      asked for is "interrupted": it is evaluated again.
+
+    Raises:
+      UserError: if the folder belongs to a run with other settings, or to one that refit has made
+        and that has not all that is asked for.
+    """
+    run_dir = config.run_dir
+    if not (run_dir / CONFIG).is_file():
+        return "new"
+    earlier = Config.load(run_dir)
+    for name in config.differences(earlier):
+        raise UserError(
+            f"{run_dir}: holds a run with --{name}={shown(earlier, name)}, not "
+            f"{shown(config, name)}; name another --workdir or remove it"
+        )
+    if not (run_dir / RESULTS).is_file():
+        return "interrupted"
+    densities = config.density.split(",")
+    if set(config.synthetic_tests) <= set(evaluated_by(config, "test_anomalies")) and (
+        len(densities) == 1 or set(densities) <= set(evaluated_by(config, "density"))
+    ):
+        return "finished"
+    if "refit" in read_results(run_dir):
+        raise UserError(
+            f"{run_dir}: was made by refit, of other images than those of its training, and is not "
+            "evaluated again; name another --workdir or remove it"
+        )
+    return "interrupted"
+
+
+def has_trained(config: Config) -> bool:
+    """Returns whether a run has left anything of its training, or is finished."""
+    return any((config.run_dir / name).exists() for name in ("checkpoints", RESULTS))
+
+
+def evaluated_by(config: Config, what: str) -> list[str]:
+    """Returns the kinds of "density" or "test_anomalies" that a finished run has results of."""
+    if not (config.run_dir / RESULTS).is_file():
+        return []
+    return list(read_results(config.run_dir).get(f"image_auroc_by_{what}") or {})
+
+
+@contextlib.contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Keeps other commands from a run while the block lasts; a UserError if one is at it."""
+    busy = (
+        f"{config.run_dir}: another command is at this run; wait for its end, or name another "
+        "--workdir"
+    )
+    with contextlib.ExitStack() as stack:
+        with _writing(config.run_dir):
+            stack.enter_context(files.locked(config.run_dir / _LOCK, busy))
+        yield
+
+
+def begin(config: Config, earlier: str, category: Category) -> None:
+    """Writes a run's settings and what its images are, unless its training has begun before.
+
+    Args:
+      config: the run's settings.
+      earlier: its state, as it was found before it was locked.
+      category: the run's images.
+
+    Raises:
+      UserError: if another command has been at the run since, or its folder cannot be written.
+    """
+    if state(config) != earlier:
+        raise UserError(f"{config.run_dir}: another command has just been at this run; start again")
+    if not has_trained(config):  # What was refused before its training may have been mended.
+        write_settings(config.run_dir, config, category)
+
+
+def write_settings(run_dir: pathlib.Path, config: Config, category: Category) -> None:
+    """Writes config.json and images.json; a UserError if an image or the folder cannot be used."""
+    images = {
+        part: {name: [*_stamp(file), _content(file)] for name, file in _named_files(split)}
+        for part, split in (("train", category.train), ("test", category.test))
+    }
+    if config.data_dir:  # The run may be used from another folder than it was trained in.
+        config = dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir))
+    with _writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write_json(run_dir / IMAGES, images, indent=None)
+        _write_json(run_dir / CONFIG, json.loads(config.to_json()))
+
+
+@contextlib.contextmanager
+def _writing(run_dir):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{run_dir}: cannot be written ({error.strerror or error})") from error
+
+
+def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
+    """Compares a run's images with those that it was begun with.
+
+    Args:
+      config: the run's settings.
+      earlier: the run's state.
+      load: finds the images, as `data.load`.
+
+    Raises:
+      UserError: if an interrupted run's images have changed or are gone. A finished run's results
+        can be shown all the same; that is a warning.
+    """
+    if earlier == "finished" and "refit" in read_results(config.run_dir):
+        return
+    try:
+        category = load(config)
+        problem = _changed(config.run_dir, category) if has_trained(config) else None
+    except UserError as error:
+        if earlier != "finished":
+            raise
+        problem = f"{config.run_dir}: not compared with its images: {error}"
+    if problem and earlier != "finished":
+        raise UserError(f"{problem}; put it back as it was, or name another --workdir")
+    if problem:
+        print(f"warning: {problem}", file=sys.stderr)
+
+
+def load_images(config: Config, run_dir: str | os.PathLike) -> Category:
+    """Finds the images that a finished run's densities are of, and those that it was tested on.
+
+    Args:
+      config: the run's settings; `data_dir` is where its data set is now.
+      run_dir: the run's folder.
+
+    Returns:
+      The images. Those that refit has added are called by their paths.
+
+    Raises:
+      UserError: if an image is gone or has changed.
+    """
+    category = data.load(config)
+    images = dict(zip(category.train.names, category.train.images, strict=True))
+    names = list(_read_json(pathlib.Path(run_dir) / IMAGES)["train"])
+    for name in names:
+        if name not in images and not os.path.isfile(name):
+            raise UserError(f"{name}: is no longer there, and {run_dir} is of it")
+    train = normal(names, [images.get(name, name) for name in names])
+    category = Category(train, category.test)
+    if problem := _changed(pathlib.Path(run_dir), category):
+        raise UserError(problem)
+    return category
+
+
+def _changed(run_dir, category):
+    """One line on the first image that is not as it was when a run was begun; None if all are."""
+    recorded = _read_json(run_dir / IMAGES)
+    for part, split in (("train", category.train), ("test", category.test)):
+        then, now = recorded[part], dict(_named_files(split))
+        changes = {name: "is new" for name in now if name not in then}
+        changes |= {name: "is gone" for name in then if name not in now}
+        changes |= {n: "has changed" for n in then if n in now and not _is_same(then[n], now[n])}
+        for name, change in changes.items():
+            return f"{run_dir}: was begun with other images: {name} {change}"
+    return None
+
+
+def _is_same(recorded, file):
+    # The content of files that were copied or touched, and of arrays, has to be read.
+    return (None not in recorded and recorded[:2] == _stamp(file)) or recorded[2] == _content(file)
+
+
+def _named_files(split):
+    """Pairs of a name and an image, then those of the masks; each is a path or an array."""
+    yield from zip(split.names, split.images, strict=True)
+    for name, mask in zip(split.names, split.masks, strict=True):
+        if mask is not None:
+            yield f"the mask of {name}", mask
+
+
+def _stamp(file):
+    """A file's size in bytes and time of change in nanoseconds; of an array none."""
+    if isinstance(file, np.ndarray):
+        return [None, None]
+    with _reading(file):
+        status = os.stat(file)
+        return [status.st_size, status.st_mtime_ns]
+
+
+def _content(file):
+    """The SHA-256, in hexadecimal, of a file or of an array."""
+    if not isinstance(file, np.ndarray):
+        return checksum(file)
+    digest = hashlib.sha256(f"{file.dtype.str} {file.shape}".encode())
+    digest.update(np.ascontiguousarray(file))
+    return digest.hexdigest()
+
+
+# 2. What a run has found.
+
+
+def write_results(run_dir: pathlib.Path, results: dict) -> None:
+    """Writes results.json, whole or not at all; its presence means that the run is finished."""
+    _write_json(run_dir / RESULTS, results)
+
+
+def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
+    """Writes scores.csv: path, label, defect_type, score, and the data set's further columns.
+
+    Args:
+      run_dir: the run's folder.
+      split: the test images.
+      scores: [N] anomaly scores of them.
+    """
+    columns = (split.names, split.labels.tolist(), split.defect_types, map(float, scores))
+    names = ["path", "label", "defect_type", "score", *split.extra]
+    _write_csv(run_dir / SCORES, names, zip(*columns, *split.extra.values(), strict=True))
+
+
+def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.ndarray) -> None:
+    """Writes normal_scores.csv: path and cross-validated score of every training image.
+
+    The images that look least normal are on top: a bad one that has slipped in is found there.
+
+    Args:
+      run_dir: the run's folder.
+      names: of the N normal training images.
+      scores: [N] or none, as `Evaluator.normal_scores` returns them.
+    """
+    worst_first = np.argsort(-scores, kind="stable")
+    rows = [(names[i], float(scores[i])) for i in worst_first]
+    _write_csv(run_dir / NORMAL_SCORES, ["path", "score"], rows)
+
+
+def read_results(run_dir: str | os.PathLike) -> dict:
+    """Reads a finished run's results.json; a UserError if the run is not finished."""
+    path = pathlib.Path(run_dir) / RESULTS
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; has the run finished?")
+    return _read_json(path)
+
+
+def finished_results(config: Config) -> dict:
+    """Reads a finished run's results, and prints that it is skipped."""
+    results = read_results(config.run_dir)
+    rate, stays = results["false_positive_rate"], ""
+    if rate != config.false_positive_rate:
+        stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
+    print(f"{config.run_dir}: finished already, skipped{stays}")
+    return results
+
+
+def read_normal_scores(run_dir: str | os.PathLike) -> np.ndarray:
+    """Reads the cross-validated scores of a run's normal training images, float64 [M] or none."""
+    rows = _read_csv(run_dir, NORMAL_SCORES, score=float)
+    return np.array([row["score"] for row in rows], np.float64)
+
+
+def choose_threshold(
+    run_dir: str | os.PathLike,
+    threshold: float | None = None,
+    false_positive_rate: float | None = None,
+) -> Threshold:
+    """Finds a finished run's threshold, or another in its place; see `threshold.choose`."""
+    results = read_results(run_dir)
+    names = ("threshold", "false_positive_rate", "num_normal_scores")
+    recorded = None if results["threshold"] is None else Threshold(*map(results.get, names))
+    normal_scores = read_normal_scores(run_dir)
+    return thresholds.choose(recorded, normal_scores, str(run_dir), threshold, false_positive_rate)
+
+
+def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Averages the negative log densities of the same test images by finished runs.
+
+    Args:
+      run_dirs: the runs' folders.
+
+    Returns:
+      The labels, int64 [N], and the ensemble's scores, float64 [N]; None where a run has left no
+      scores of normal images, or only one.
+
+    Raises:
+      UserError: if a file cannot be read, or the runs' test images differ.
+    """
+    scores, normal_scores, images = [], [], []
+    for run_dir in run_dirs:
+        rows = _read_csv(run_dir, SCORES, label=int, score=float)
+        normal = read_normal_scores(run_dir)
+        if len(normal) < 2:
+            return None
+        images.append([(row["path"], row["label"]) for row in rows])
+        if images[-1] != images[0]:
+            raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
+        tested = np.array([row["score"] for row in rows])
+        config = Config.load(run_dir)
+        # Equation 2 of a Gaussian is half the squared distance. What --image_score=both makes is
+        # no distance, and may be below zero.
+        if config.main_density in GAUSSIANS and config.image_score != "both":
+            tested, normal = 0.5 * np.square(tested), 0.5 * np.square(normal)
+        scores.append(tested)
+        normal_scores.append(normal)
+    labels = np.array([label for _, label in images[0]], np.int64)
+    return labels, thresholds.ensemble(scores, normal_scores)
+
+
+# 3. Checksums.
+
+
+def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
+    """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
+    run_dir = pathlib.Path(run_dir)
+    names = [name for name in _SUMMED if (run_dir / name).is_file()]
+    return {"settings": config.fingerprint(), **{name: checksum(run_dir / name) for name in names}}
+
+
+def checked(run_dir: str | os.PathLike) -> Config:
+    """Reads a finished run's settings, after all its files were checked.
+
+    Args:
+      run_dir: the run's folder.
+
+    Returns:
+      The settings.
+
+    Raises:
+      UserError: if the run is not finished, or a file is not the one that the run wrote.
+    """
+    run_dir, config = pathlib.Path(run_dir), Config.load(run_dir)
+    for name, expected in read_results(run_dir)["sha256"].items():
+        path = run_dir / (CONFIG if name == "settings" else name)
+        if expected != (config.fingerprint() if name == "settings" else checksum(path)):
+            raise UserError(
+                f"{path}: damaged or altered (its SHA-256 is not the one in {RESULTS}); copy the "
+                "run again, or train it again"
+            )
+    return config
+
+
+def checksum(path: str | os.PathLike) -> str:
+    """Returns a file's SHA-256, in hexadecimal; a UserError if it cannot be read."""
+    with _reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(path):
+    """Makes a UserError that names a file of what its reading raises."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path}: damaged; copy the run again, or train it again") from error
+
+
+def _read_json(path):
+    with _reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_csv(run_dir, name, **types):
+    path = pathlib.Path(run_dir) / name
+    with _reading(path), open(path, encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return [row | {column: of(row[column]) for column, of in types.items()} for row in rows]
+
+
+def _write_json(path: pathlib.Path, values: dict, indent: int | None = 2) -> None:
+    with replacing(path) as temporary:
+        text = json.dumps(values, indent=indent, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_csv(path: pathlib.Path, names: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(rows)

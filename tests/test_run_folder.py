@@ -1,0 +1,324 @@
+"""A run's folder: its state, its images, its tables, its checksums."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import QUICK, ROOT, make_mvtec, pattern, read_scores, write_image
+
+from cutpaste_tf import data, flags, main, run_folder
+from cutpaste_tf.config import Config
+from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.files import UserError
+from cutpaste_tf.threshold import Threshold
+
+
+@pytest.fixture
+def config(mvtec, tmp_path):
+    """The settings of a run that is not begun."""
+    return Config(
+        dataset="folder", data_dir=str(mvtec), category="part", workdir=str(tmp_path / "runs")
+    )
+
+
+@pytest.fixture
+def begun(config):
+    """The settings of a run whose training has begun."""
+    run_folder.begin(config, "new", data.load(config))
+    (config.run_dir / "checkpoints").mkdir()
+    return config
+
+
+def add_image(root, part="train/good"):
+    write_image(root / "part" / part / "new.png", pattern(np.random.default_rng(9)))
+
+
+# State and settings.
+
+
+def test_a_run_is_new_and_then_interrupted_and_its_data_dir_absolute(config, mvtec, monkeypatch):
+    monkeypatch.chdir(mvtec.parent)
+    relative = dataclasses.replace(config, data_dir=mvtec.name)
+    assert run_folder.state(relative) == "new"
+    run_folder.begin(relative, "new", data.load(relative))
+    assert run_folder.state(relative) == "interrupted"
+    assert Config.load(relative.run_dir).data_dir == str(mvtec)
+    with pytest.raises(UserError, match="another command has just been at this run; start again"):
+        run_folder.begin(relative, "new", data.load(relative))
+    other = dataclasses.replace(config, image_size=(32, 48))
+    with pytest.raises(UserError, match="holds a run with --image_size=256, not 32x48; name"):
+        run_folder.state(other)
+
+
+HOLDER = """
+import sys
+from cutpaste_tf import run_folder
+from cutpaste_tf.config import Config
+with run_folder.locked(Config.from_json(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_is_one_commands_until_that_ends_or_is_killed(
+    small_backbone, quick_views, mvtec, tmp_path, capsys
+):
+    base = ["main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK]
+    first, second = flags.parse([*base, "--seed=0,1"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, first.to_json()],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "held\n"
+    for seeds in ("0", "1,0"):
+        assert main.main([*base, f"--seed={seeds}"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {first.run_dir}: another command is at this run; wait ")
+        assert told.count("\n") == 1
+        assert not (second.run_dir / "config.json").exists()  # nor is the other begun
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert main.main([*base, "--seed=0"]) == 0
+
+
+# Images.
+
+
+def test_images_that_are_new_gone_or_changed_are_told(begun, mvtec, capsys):
+    run_folder.check_images(begun, "interrupted", data.load)
+    run_folder.write_results(begun.run_dir, {})
+    part = mvtec / "part"
+    for change, told in (
+        (lambda: add_image(mvtec), "train/good/new.png is new"),
+        ((part / "train/good/new.png").unlink, None),
+        (lambda: os.utime(part / "train/good/000.png"), None),  # its content is the same
+        (
+            lambda: shutil.copy(part / "train/good/001.png", part / "train/good/000.png"),
+            "train/good/000.png has changed",
+        ),
+        ((part / "train/good/000.png").unlink, "train/good/000.png is gone"),
+    ):
+        change()
+        if told is None:
+            run_folder.check_images(begun, "interrupted", data.load)
+            continue
+        with pytest.raises(UserError) as error:
+            run_folder.check_images(begun, "interrupted", data.load)
+        told = f"{begun.run_dir}: was begun with other images: {told}"
+        assert str(error.value) == f"{told}; put it back as it was, or name another --workdir"
+        run_folder.check_images(begun, "finished", data.load)
+        assert capsys.readouterr().err == f"warning: {told}\n"
+
+
+def test_a_mask_that_has_changed_is_told(begun, mvtec):
+    masks = mvtec / "part" / "ground_truth" / "hole"
+    shutil.copy(masks / "001_mask.png", masks / "000_mask.png")
+    with pytest.raises(UserError, match=r"the mask of test/hole/000.png has changed"):
+        run_folder.check_images(begun, "interrupted", data.load)
+
+
+def test_images_elsewhere_are_known_by_their_content(begun, tmp_path):
+    moved = dataclasses.replace(begun, data_dir=str(make_mvtec(tmp_path / "elsewhere")))
+    run_folder.check_images(moved, "interrupted", data.load)
+
+
+def test_what_was_refused_before_its_training_is_begun_again(config, mvtec):
+    run_folder.begin(config, "new", data.load(config))
+    add_image(mvtec)
+    run_folder.check_images(config, "interrupted", data.load)
+    run_folder.begin(config, "interrupted", data.load(config))
+    assert len(json.loads((config.run_dir / "images.json").read_text())["train"]) == 9
+
+
+def test_a_finished_run_is_skipped_where_its_images_are_not(begun, mvtec, capsys):
+    mvtec.rename(mvtec.with_name("moved"))
+    run_folder.write_results(begun.run_dir, {})
+    run_folder.check_images(begun, "finished", data.load)
+    assert "not compared with its images" in capsys.readouterr().err
+    with pytest.raises(UserError, match="train/good: there is no such folder"):
+        run_folder.check_images(begun, "interrupted", data.load)
+
+
+def test_arrays_are_known_by_values_shapes_and_masks(config):
+    zeros, mask = np.zeros([2, 3], np.uint8), np.ones([2, 3], bool)
+
+    def category(arrays, masks):
+        labels = np.array([int(mask is not None) for mask in masks])
+        names = [str(i) for i in range(len(arrays))]
+        return Category(normal(names, arrays), Split(names, arrays, labels, ["x"] * 2, masks))
+
+    run_folder.write_settings(config.run_dir, config, category([zeros, zeros], [None, mask]))
+    (config.run_dir / "checkpoints").mkdir()
+    same = category([zeros.copy(), np.zeros([3, 2], np.uint8).T], [None, mask])
+    run_folder.check_images(config, "interrupted", lambda _: same)
+    for other in (
+        category([zeros, zeros + 1], [None, mask]),
+        category([zeros, zeros.reshape(3, 2)], [None, mask]),
+        category([zeros, zeros], [None, ~mask]),
+        category([zeros, zeros], [None, None]),
+    ):
+        with pytest.raises(UserError, match="was begun with other images"):
+            run_folder.check_images(config, "interrupted", lambda _, other=other: other)
+
+
+def test_a_runs_images_are_found_again(begun, mvtec, tmp_path):
+    added = str(write_image(tmp_path / "new.png", pattern(np.random.default_rng(9))))
+    category = data.load(begun)
+    train = normal([*category.train.names[1:], added], [*category.train.images[1:], added])
+    refitted = tmp_path / "refitted"
+    run_folder.write_settings(refitted, begun, Category(train, category.test))
+    found = run_folder.load_images(begun, refitted)
+    assert (found.train.names, found.train.images) == (train.names, train.images)
+    assert found.test.names == category.test.names
+    os.remove(added)
+    with pytest.raises(UserError, match="new.png: is no longer there"):
+        run_folder.load_images(begun, refitted)
+
+
+def test_a_folders_images_are_compared_without_tensorflow(begun):
+    code = (
+        "import sys; from cutpaste_tf import data, run_folder; from cutpaste_tf.config import "
+        "Config; run_folder.check_images(Config.from_json(sys.argv[1]), 'interrupted', data.load);"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, begun.to_json()], cwd=ROOT, check=True)
+
+
+def test_a_command_refuses_to_go_on_with_other_images(
+    small_backbone, quick_views, mvtec, tmp_path, capsys
+):
+    base = ["main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK]
+    assert main.main(base) == 0
+    run_dir = tmp_path / "part" / "seed_0"
+    before = (run_dir / "results.json").read_text()
+    add_image(mvtec, "test/hole")
+    capsys.readouterr()
+    assert main.main(base) == 0
+    assert capsys.readouterr().err.startswith(f"warning: {run_dir}: was begun with other images")
+    assert (run_dir / "results.json").read_text() == before
+    (run_dir / "results.json").unlink()
+    assert main.main(base) == 2
+    assert "test/hole/new.png is new; put it back" in capsys.readouterr().err
+
+
+# Tables, thresholds, ensembles.
+
+
+def test_scores_are_written_with_the_data_sets_columns_to_the_last_bit(tmp_path):
+    split = normal(["a"], [np.zeros([4, 4], np.uint8)])
+    split = dataclasses.replace(split, extra={"defect_probability": [0.3333]})
+    score = np.nextafter(1.5, 2)
+    run_folder.write_scores(tmp_path, split, np.array([score]))
+    (row,) = read_scores(tmp_path)
+    assert float(row.pop("score")) == score
+    assert row == {
+        "path": "a", "label": "0", "defect_type": "good", "defect_probability": "0.3333",
+    }  # fmt: skip
+
+
+def test_the_worst_normal_images_are_on_top(tmp_path):
+    run_folder.write_normal_scores(tmp_path, ["a", "b", "c", "d"], np.array([1.0, 3.0, 0.5, 3.0]))
+    lines = (tmp_path / "normal_scores.csv").read_text().splitlines()
+    assert lines == ["path,score", "b,3.0", "d,3.0", "a,1.0", "c,0.5"]
+    run_folder.write_normal_scores(tmp_path, ["a"], np.zeros([0]))
+    assert len(run_folder.read_normal_scores(tmp_path)) == 0
+
+
+def test_results_are_whole_or_not_there(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        run_folder.write_results(tmp_path, {"image_auroc": float("nan")})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="has the run finished"):
+        run_folder.read_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match="results.json: damaged"):
+        run_folder.read_results(tmp_path)
+
+
+def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", own=None, **settings):
+    config = Config(dataset="textures", category="brick", **settings)
+    split = Split(list(names), [None] * 3, np.array([0, 1, 1]), ["x"] * 3, [None] * 3)
+    run_folder.write_settings(folder, config, Category(normal([], []), normal([], [])))
+    run_folder.write_scores(folder, split, np.array(scores))
+    normal_scores = np.array(normal_scores, np.float64)
+    run_folder.write_normal_scores(folder, [str(i) for i in normal_scores], normal_scores)
+    own = own or Threshold(None)
+    run_folder.write_results(
+        folder,
+        {
+            "threshold": own.value,
+            "false_positive_rate": own.false_positive_rate,
+            "num_normal_scores": own.num_normal,
+        },
+    )
+    return folder
+
+
+def test_a_runs_own_threshold_and_another(tmp_path):
+    own = Threshold(7.5, 0.02, 100)
+    run = write_run(tmp_path, np.arange(1, 101), own=own)
+    assert run_folder.choose_threshold(run) == own
+    assert run_folder.choose_threshold(run, threshold=3) == Threshold(3.0)
+    at_rate = run_folder.choose_threshold(run, false_positive_rate=0.05)
+    assert at_rate == Threshold(96.0, 0.05, 100)
+    (run / "normal_scores.csv").write_text("path,score\na,much\n")
+    with pytest.raises(UserError, match="normal_scores.csv: damaged"):
+        run_folder.choose_threshold(run, false_positive_rate=0.05)
+
+
+def test_runs_are_read_and_averaged(tmp_path):
+    """Of a kernel density the scores themselves, of a Gaussian half the squared distances."""
+    one = write_run(tmp_path / "one", [0.0, 2.0], density="kde")
+    two = write_run(tmp_path / "two", [0.0, 4.0], [2.0, 6.0, 4.0])
+    labels, scores = run_folder.ensemble_scores([one, two])
+    assert labels.tolist() == [0, 1, 1]
+    first = np.array([0.0, 1.0, 2.0]) / np.sqrt(2.0)
+    second = (np.array([2.0, 18.0, 8.0]) - 4.0) / np.std([0.0, 8.0], ddof=1)
+    np.testing.assert_allclose(scores, (first + second) / 2)
+    other = write_run(tmp_path / "other", [0.0, 2.0], names="abd")
+    with pytest.raises(UserError, match="other images"):
+        run_folder.ensemble_scores([one, other])
+    few = write_run(tmp_path / "few", [0.0])
+    assert run_folder.ensemble_scores([one, few]) is None
+
+
+def test_scores_of_features_and_maps_are_averaged_as_they_are(tmp_path):
+    flags = {"maps": "features", "image_score": "both"}
+    run = write_run(tmp_path, [-1.0, 1.0], [-3.0, -1.0, 2.0], **flags)
+    _, scores = run_folder.ensemble_scores([run])
+    np.testing.assert_allclose(scores, np.array([-3.0, -1.0, 2.0]) / np.sqrt(2.0))
+
+
+# Checksums.
+
+
+def test_files_and_settings_that_were_altered_are_named(finished, tmp_path):
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
+    assert run_folder.checked(run_dir) == Config.load(run_dir)
+    names = set(run_folder.read_results(run_dir)["sha256"])
+    assert names == {
+        "settings", "checkpoints/backbone.weights.h5", "density.npz", "normal_scores.csv",
+    }  # fmt: skip
+    for name in (*names - {"settings"}, "config.json"):
+        path = run_dir / name
+        before = path.read_bytes()
+        if name == "config.json":
+            settings = json.loads(before)
+            path.write_text(json.dumps(settings | {"seed": 5}))
+        else:
+            path.write_bytes(before[:-1])
+        with pytest.raises(UserError, match=f"{name}: damaged or altered"):
+            run_folder.checked(run_dir)
+        path.write_bytes(before)
+    (run_dir / "density.npz").unlink()
+    with pytest.raises(UserError, match="density.npz: cannot be read"):
+        run_folder.checked(run_dir)
