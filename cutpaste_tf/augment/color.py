@@ -33,16 +33,8 @@ def sample(
 ) -> Jitter:
     """Draws a colour jitter for each image.
 
-    Args:
-      batch: the number of images, B.
-      maximum: the maximum intensity in [0, 0.5] (0.1 in Appendix A.2): the factors are uniform in
-        [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum]. One for all, or one each
-        of brightness, contrast and saturation, without hue.
-      seed: int32 [2].
-      hue: whether the hue is turned.
-
-    Returns:
-      The jitter.
+    The factors are uniform in [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum].
+    The maximum is one for all, or one each of brightness, contrast and saturation, without hue.
     """
     order_seed, factor_seed, hue_seed = random.split(seed, 3)
     # The order of four independent uniform numbers is a uniformly random permutation.
@@ -54,16 +46,10 @@ def sample(
 
 
 def apply(pixels: tf.Tensor, jitter: Jitter, weights: tf.Tensor | None = None) -> tf.Tensor:
-    """Applies a colour jitter to the pixels of each image.
+    """Applies a colour jitter to the pixels of each image, floating point [B, N, 3] in [0, 1].
 
-    Args:
-      pixels: floating point [B, N, 3] in [0, 1]: the N pixels of each image, in any order.
-      jitter: what to apply.
-      weights: float32 [B, N]: how much each pixel counts in the mean grey level that contrast
-        refers to; None counts all alike. Give 0 to pixels that are not part of the patch.
-
-    Returns:
-      Pixels of the same shape and dtype, in [0, 1].
+    Weights, float32 [B, N], say how much each pixel counts in the mean grey level that contrast
+    refers to; None counts all alike. Pixels that are not part of the patch have 0.
     """
     dtype = pixels.dtype
     rgb = tf.cast(pixels, tf.float32)
@@ -80,15 +66,7 @@ def apply(pixels: tf.Tensor, jitter: Jitter, weights: tf.Tensor | None = None) -
 
 
 def apply_to_images(images: tf.Tensor, jitter: Jitter | None) -> tf.Tensor:
-    """Applies a colour jitter to whole images.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1].
-      jitter: what to apply; None returns the images as they are.
-
-    Returns:
-      Images of the same shape and dtype.
-    """
+    """Applies a colour jitter to whole images, floating point [B, H, W, 3] in [0, 1]."""
     if jitter is None:
         return images
     shape = tf.shape(images)

@@ -63,17 +63,10 @@ def sample_patch(
     seed: tf.Tensor,
     area_ratio: tuple[float, float] = AREA_RATIO,
 ) -> Patch:
-    """Draws CutPaste's upright rectangles.
+    """Draws CutPaste's upright rectangles for images of a height and width in pixels.
 
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2].
-      area_ratio: the patch's smallest and largest share of the image's area, uniform in between.
-
-    Returns:
-      The patches. The aspect ratio (height by width) is uniform in (0.3, 1) or (1, 3.3), each of
-      the two with probability one half.
+    The share of the area is uniform; the aspect ratio, height by width, is uniform in (0.3, 1) or
+    (1, 3.3), each of the two with probability one half.
     """
     area_seed, side_seed, aspect_seed, place_seed = random.split(seed, 4)
     area = random.uniform([batch], area_seed, *area_ratio) * (size[0] * size[1])
@@ -90,21 +83,12 @@ def sample_patch(
 
 
 def sample_scar(batch: int | tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
-    """Draws CutPaste-Scar's long, thin, turned rectangles.
+    """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError where they do not fit.
 
-    Args:
-      batch: the number of images, B.
-      size: the images' height and width in pixels.
-      seed: int32 [2].
-
-    Returns:
-      The patches: width and length (upright before turning) are uniform over whole pixels, the
-      angle is uniform in (-45, 45) degrees. Sizes are pixels whatever the image's size, as the
-      paper has it for 256x256 images and for 64x64 patches alike; in proportion to a small image,
-      scars would be of a pixel or two, hardly to be seen.
-
-    Raises:
-      ValueError: if the longest and widest scar, turned, does not fit into the image.
+    Width and length (upright before turning) are uniform over whole pixels, the angle is uniform in
+    (-45, 45) degrees. Sizes are pixels whatever the image's size, as the paper has it for 256x256
+    images and for 64x64 patches alike; in proportion to a small image, scars would be of a pixel or
+    two, hardly to be seen.
     """
     if min(size) < SCAR_SIDE:
         raise ValueError(f"a scar's {SCAR_SIDE} pixels do not fit into {size}")
@@ -120,17 +104,10 @@ def sample_scar(batch: int | tf.Tensor, size: tuple[int, int], seed: tf.Tensor) 
 
 
 def move_into(patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
-    """Has patches cut and pasted around pixels of their images' regions of interest.
+    """Has patches cut and pasted around pixels of their images' regions, as `count_pixels` says.
 
-    Args:
-      patch: the patches.
-      counts: as `count_pixels` returns.
-      size: the images' height and width in pixels.
-      seed: int32 [2].
-
-    Returns:
-      Patches of the same shapes. The middle of each, where it is cut and where it is pasted, is a
-      pixel of the region, every one as likely as any other, or as near to it as the border allows.
+    The middle of each, where it is cut and where it is pasted, is a pixel of the region, every one
+    as likely as any other, or as near to it as the border allows.
     """
 
     def around(height, width, place_seed):
@@ -172,16 +149,8 @@ def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | Non
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
 
     Turning takes the nearest source pixel of each target pixel, so it leaves no holes and, without
-    jitter, makes no new colour.
-
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1].
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has (`patch_pixels`, `SCAR_PIXELS`).
-      jitter: of the patches' colours, whose mean grey level is the patch's own; None: none.
-
-    Returns:
-      The pixels to write and where.
+    jitter, makes no new colour. `pixels` are the most that a patch's upright box has. The mean grey
+    level that the jitter refers to is the patch's own.
     """
     source, target, inside = listed(patch, pixels, tf.shape(images)[2])
     values = read(images, source)
@@ -195,14 +164,8 @@ def listed(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Lists the pixels of patches, as positions y * W + x in their image.
 
-    Args:
-      patch: the patches' places.
-      pixels: the most pixels that a patch's upright box has, P.
-      image_width: the images' width, W.
-
-    Returns:
-      int32 [B, P]: where each pixel is cut; int32 [B, P]: where it is pasted; bool [B, P]: whether
-      it is one of the patch's. Those that are not repeat one that is.
+    Returns int32 [B, P]: where each pixel is cut; int32 [B, P]: where it is pasted; bool [B, P]:
+    whether it is one of the patch's. Those that are not repeat one that is.
     """
     return (_upright_pixels if patch.angle is None else _turned_pixels)(patch, pixels, image_width)
 
@@ -214,16 +177,7 @@ def read(images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
 
 
 def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
-    """Takes for each image one of two edits.
-
-    Args:
-      first: an edit of P pixels an image.
-      second: an edit of Q pixels an image.
-      take_first: bool [B].
-
-    Returns:
-      An edit of max(P, Q) pixels an image; the shorter one's first pixel is repeated.
-    """
+    """Takes for each image one of two edits; the shorter one's first pixel is repeated."""
     most = max(first.index.shape[1], second.index.shape[1])
 
     def lengthen(edit):
@@ -240,14 +194,9 @@ def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
 
 
 def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:
-    """Writes edits into images, all in one pass.
+    """Writes edits into images, [N, H, W, C], all in one pass.
 
-    Args:
-      images: [N, H, W, C].
-      edits: pairs of an edit to B images and the position among the N of the first of them.
-
-    Returns:
-      Images of the same shape and dtype.
+    Each edit of B images comes after the position among the N of the first of them.
     """
     if not edits:
         return images
@@ -307,11 +256,7 @@ def _place(height, width, angle, size, seed):
 
 
 def _upright_pixels(patch, pixels, image_width):
-    """Lists the source and target positions of upright patches' pixels.
-
-    Returns int32 [B, P] positions y * W + x of sources and targets, and bool [B, P]: which are
-    part of the patch; the others repeat its last pixel.
-    """
+    """Lists what `listed` returns of upright patches; other pixels repeat the last one."""
     height, width = patch.height[:, None], patch.width[:, None]
     number = tf.range(pixels)[None]
     inside = number < height * width
@@ -325,7 +270,7 @@ def _upright_pixels(patch, pixels, image_width):
 
 
 def _turned_pixels(patch, pixels, image_width):
-    """Lists the source and target positions of turned patches' pixels, as `_upright_pixels`."""
+    """Lists what `listed` returns of turned patches."""
     p = {name: value[:, None] for name, value in patch._asdict().items()}
     number = tf.range(pixels)[None]
     row, column = tf.truncatediv(number, p["box_width"]), tf.math.mod(number, p["box_width"])

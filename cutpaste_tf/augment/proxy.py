@@ -73,16 +73,7 @@ THIN = Shape(
 
 
 def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
-    """Returns a kind that edits a patch of each image.
-
-    Args:
-      shape: of the patches.
-      draw: of the number of images, a seed and the ranges, draws what else the edit takes.
-      edit: of images, patches, the most pixels that one has and what `draw` drew.
-
-    Returns:
-      The kind.
-    """
+    """Returns a kind that edits a patch of each image; `draw` draws what else the edit takes."""
 
     def drawn(batch, size, seed, settings, counts=None):
         patch_seed, other_seed = random.split(seed, 2)

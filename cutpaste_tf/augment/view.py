@@ -45,18 +45,9 @@ def draw(
     jitter: float | Sequence[float],
     crops: Corner | None = None,
 ) -> View:
-    """Draws the views of a batch.
+    """Draws views of a height and width: the largest shift is a share of their side.
 
-    Args:
-      batch: the number of images, B.
-      size: the views' height and width in pixels.
-      seed: int32 [2].
-      translation: the largest shift, as a share of the view's side, in [0, 0.5].
-      jitter: the maximum intensity of the colour jitter, as in `color.sample`; without hue.
-      crops: where the crops begin that take the images' place; they are shifted within the images.
-
-    Returns:
-      What to do to the images.
+    Crops that take the images' place are shifted within the images.
     """
     translate_seed, jitter_seed = random.split(seed, 2)
     corner = crops
@@ -71,13 +62,7 @@ def draw(
 def apply(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
     """Makes views that were drawn; the images' reflection fills what lies beyond their borders.
 
-    Args:
-      images: floating point [B, H, W, 3] in [0, 1], or uint8.
-      view: what to do to them.
-      size: the views' height and width in pixels, h and w.
-
-    Returns:
-      [B, h, w, 3] of the same dtype; float32 in [0, 1] of uint8 ones.
+    Floating point in [0, 1] keeps its dtype; bytes become float32 in [0, 1].
     """
     if view.corner is not None:
         images = _cut(images, view.corner, size)
