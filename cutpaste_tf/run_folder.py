@@ -40,9 +40,6 @@ _LOCK = "lock"  # held while a command is at the run
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
 
 
-# 1. Before a run: its state, its settings, its images.
-
-
 def state(config: Config) -> str:
     """Looks at what a run's folder holds; writes nothing.
 
@@ -106,13 +103,9 @@ def locked(config: Config) -> Iterator[None]:
 def begin(config: Config, earlier: str, category: Category) -> None:
     """Writes a run's settings and what its images are, unless its training has begun before.
 
-    Args:
-      config: the run's settings.
-      earlier: its state, as it was found before it was locked.
-      category: the run's images.
-
     Raises:
-      UserError: if another command has been at the run since, or its folder cannot be written.
+      UserError: if the run's state is no longer what it was before the run was locked, or its
+        folder cannot be written.
     """
     if state(config) != earlier:
         raise UserError(f"{config.run_dir}: another command has just been at this run; start again")
@@ -143,16 +136,11 @@ def _writing(run_dir):
 
 
 def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
-    """Compares a run's images with those that it was begun with.
-
-    Args:
-      config: the run's settings.
-      earlier: the run's state.
-      load: finds the images, as `data.load`.
+    """Compares a run's images, which `load` finds, with those that the run was begun with.
 
     Raises:
-      UserError: if an interrupted run's images have changed or are gone. A finished run's results
-        can be shown all the same; that is a warning.
+      UserError: if an interrupted run's images have changed or are gone. Of a finished run that is
+        a warning: its results can be shown all the same.
     """
     if earlier == "finished" and "refit" in read_results(config.run_dir):
         return
@@ -182,15 +170,14 @@ def load_images(config: Config, run_dir: str | os.PathLike) -> Category:
     Raises:
       UserError: if an image is gone or has changed.
     """
-    category = data.load(config)
+    run_dir, category = pathlib.Path(run_dir), data.load(config)
     images = dict(zip(category.train.names, category.train.images, strict=True))
-    names = list(_read_json(pathlib.Path(run_dir) / IMAGES)["train"])
-    for name in names:
-        if name not in images and not os.path.isfile(name):
-            raise UserError(f"{name}: is no longer there, and {run_dir} is of it")
+    names = list(_read_json(run_dir / IMAGES)["train"])
+    if gone := [name for name in names if name not in images and not os.path.isfile(name)]:
+        raise UserError(f"{gone[0]}: is no longer there, and {run_dir} is of it")
     train = normal(names, [images.get(name, name) for name in names])
     category = Category(train, category.test)
-    if problem := _changed(pathlib.Path(run_dir), category):
+    if problem := _changed(run_dir, category):
         raise UserError(problem)
     return category
 
@@ -200,17 +187,16 @@ def _changed(run_dir, category):
     recorded = _read_json(run_dir / IMAGES)
     for part, split in (("train", category.train), ("test", category.test)):
         then, now = recorded[part], dict(_named_files(split))
-        changes = {name: "is new" for name in now if name not in then}
-        changes |= {name: "is gone" for name in then if name not in now}
-        changes |= {n: "has changed" for n in then if n in now and not _is_same(then[n], now[n])}
-        for name, change in changes.items():
-            return f"{run_dir}: was begun with other images: {name} {change}"
+        for name in {**now, **then}:
+            if name not in then:
+                return f"{run_dir}: was begun with other images: {name} is new"
+            if name not in now:
+                return f"{run_dir}: was begun with other images: {name} is gone"
+            # The content of files that were copied or touched, and of arrays, has to be read.
+            *stamp, content = then[name]
+            if (None in stamp or stamp != _stamp(now[name])) and content != _content(now[name]):
+                return f"{run_dir}: was begun with other images: {name} has changed"
     return None
-
-
-def _is_same(recorded, file):
-    # The content of files that were copied or touched, and of arrays, has to be read.
-    return (None not in recorded and recorded[:2] == _stamp(file)) or recorded[2] == _content(file)
 
 
 def _named_files(split):
@@ -239,36 +225,22 @@ def _content(file):
     return digest.hexdigest()
 
 
-# 2. What a run has found.
-
-
 def write_results(run_dir: pathlib.Path, results: dict) -> None:
     """Writes results.json, whole or not at all; its presence means that the run is finished."""
     _write_json(run_dir / RESULTS, results)
 
 
 def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
-    """Writes scores.csv: path, label, defect_type, score, and the data set's further columns.
-
-    Args:
-      run_dir: the run's folder.
-      split: the test images.
-      scores: [N] anomaly scores of them.
-    """
+    """Writes scores.csv, of the N test images and their scores, [N]."""
     columns = (split.names, split.labels.tolist(), split.defect_types, map(float, scores))
     names = ["path", "label", "defect_type", "score", *split.extra]
     _write_csv(run_dir / SCORES, names, zip(*columns, *split.extra.values(), strict=True))
 
 
 def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.ndarray) -> None:
-    """Writes normal_scores.csv: path and cross-validated score of every training image.
+    """Writes normal_scores.csv, of the training images and their cross-validated scores, if any.
 
     The images that look least normal are on top: a bad one that has slipped in is found there.
-
-    Args:
-      run_dir: the run's folder.
-      names: of the N normal training images.
-      scores: [N] or none, as `Evaluator.normal_scores` returns them.
     """
     worst_first = np.argsort(-scores, kind="stable")
     rows = [(names[i], float(scores[i])) for i in worst_first]
@@ -346,9 +318,6 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
     return labels, thresholds.ensemble(scores, normal_scores)
 
 
-# 3. Checksums.
-
-
 def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
     """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
     run_dir = pathlib.Path(run_dir)
@@ -358,12 +327,6 @@ def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
 
 def checked(run_dir: str | os.PathLike) -> Config:
     """Reads a finished run's settings, after all its files were checked.
-
-    Args:
-      run_dir: the run's folder.
-
-    Returns:
-      The settings.
 
     Raises:
       UserError: if the run is not finished, or a file is not the one that the run wrote.
