@@ -9,7 +9,6 @@ All numbers are percent. Nothing here imports TensorFlow.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -104,11 +103,8 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
     for path in sorted(root.rglob("results.json")):
         try:
             config = Config.load(path.parent)
-            results = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(results, dict) or "image_auroc" not in results:
-                raise ValueError("it holds no results")
-            runs.append(Run(path.parent, config, results))
-        except (OSError, ValueError, UserError) as error:
+            runs.append(Run(path.parent, config, run_folder.read_results(path.parent)))
+        except UserError as error:
             problems.append(f"{path.parent}: left out: {' '.join(str(error).split())}")
     return runs, problems
 

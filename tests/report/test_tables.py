@@ -389,7 +389,7 @@ def test_unreadable_runs_are_told_and_left_out(tmp_path):
         ("a", "{}", "{"),
         ("b", "not JSON", '{"image_auroc": 1}'),
         ("c", '{"unknown": 1}', '{"image_auroc": 1}'),
-        ("d", good_config, "[]"),
+        ("d", good_config, "{"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
