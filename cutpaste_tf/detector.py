@@ -161,48 +161,39 @@ class Evaluator:
         if config.patch_size:
             density = patch.fit(self._embedder, train_images, config.separate_locations)
             return {config.features: self._score_patches(density, test_images)}
-        of_features = config.maps == "features" and maps
-        if of_features:
+        gaussians = None
+        if config.maps == "features" and maps:
             # Cross-validated where a threshold or a score is of it.
             validated = bool(config.false_positive_rate) or config.image_score == "both"
             fit = feature_maps.fit(
                 self._map_embedder, train_images, config.map_locations, validated
             )
             normal_features, gaussians = fit.features, fit.gaussians
-            test_features, small = feature_maps.score(self._map_embedder, gaussians, test_images)
         else:
             normal_features = self._embedder(train_images)
-            test_features = self._embedder(test_images)
+        test_features, small = self._features(test_images, gaussians)
         evaluations = {}
         for name, features in normal_features.items():
-            density = self._fit(features[train_images.seen.ravel()])
-            scores = density.score(test_features[name])
-            explained = None
-            if config.maps == "gradcam" and maps and name == config.features:
-                explained = self._explain(density, test_images)
-            by_image_score = {}
-            if of_features and name == config.features:
-                normal = self._normal_by_kind(
+            density = densities.make(config.main_density).fit(features[train_images.seen.ravel()])
+            normal, of_maps, explain = {"normal_features": features}, None, False
+            if name == config.features:
+                of_maps, explain = gaussians, config.maps == "gradcam" and maps
+            if of_maps is not None:
+                normal["normal_by_kind"] = self._normal_by_kind(
                     features, patch.image_scores(fit.maps), train_images.seen, gaussians
                 )
-                by_image_score = {
-                    **self._by_image_score(scores, small, gaussians, test_images),
-                    "normal_by_kind": normal,
-                    "normal_maps": Maps(fit.maps, self._enlarge, train_images),
-                }
-            evaluation = Evaluation(
-                density,
-                _largest(scores, test_images.seen),
-                explained,
-                features,
-                test_features[name],
+                normal["normal_maps"] = Maps(fit.maps, self._enlarge, train_images)
+            found = self._evaluation(
+                density, test_features[name], test_images, explain, of_maps, small
             )
-            evaluations[name] = dataclasses.replace(evaluation, **by_image_score)
+            evaluations[name] = dataclasses.replace(found, **normal)
         return evaluations
 
-    def _fit(self, features):
-        """Fits the density of pooled features."""
-        return densities.make(self._config.main_density).fit(features)
+    def _features(self, images, gaussians):
+        """Features by name and, by the Gaussians of feature maps, the maps of images' tiles."""
+        if gaussians is None:
+            return self._embedder(images), None
+        return feature_maps.score(self._map_embedder, gaussians, images)
 
     def _cross_validated(self, features, seen):
         """Scores normal images' tiles, [N * K, D], by densities that were fitted without the image.
@@ -230,18 +221,25 @@ class Evaluator:
         by_kind = {"pooled": pooled, "map": largest, "both": gaussians.combine(*parts)}
         return {kind: _largest(scores, seen) for kind, scores in by_kind.items()}
 
-    def _by_image_score(self, pooled, small, gaussians, images):
-        """What an evaluation has of tiles' scores by pooled features, and of their maps."""
-        by_kind = {"pooled": pooled, "map": patch.image_scores(small)}
+    def _evaluation(self, density, features, images, explain, gaussians, small):
+        """Scores images by pooled features and, where there are Gaussians, by their maps too."""
+        by_kind, seen = {"pooled": density.score(features)}, images.seen
+        if gaussians is None:
+            explained = self._explain(density, images) if explain else None
+            scores = _largest(by_kind["pooled"], seen)
+            return Evaluation(density, scores, explained, features=features)
+        by_kind["map"] = patch.image_scores(small)
         if len(gaussians.usual):
             by_kind["both"] = gaussians.combine(by_kind["pooled"], by_kind["map"])
-        by_kind = {kind: _largest(scores, images.seen) for kind, scores in by_kind.items()}
-        return {
-            "scores": by_kind[self._config.image_score],
-            "maps": Maps(small, self._enlarge, images),
-            "map_density": gaussians,
-            "by_kind": by_kind,
-        }
+        by_kind = {kind: _largest(scores, seen) for kind, scores in by_kind.items()}
+        return Evaluation(
+            density,
+            by_kind[self._config.image_score],
+            Maps(small, self._enlarge, images),
+            features=features,
+            map_density=gaussians,
+            by_kind=by_kind,
+        )
 
     @_precisely
     def score(
@@ -265,16 +263,10 @@ class Evaluator:
         """
         if self._config.patch_size:
             return self._score_patches(density, images)
-        if map_density is not None:
-            features, small = feature_maps.score(self._map_embedder, map_density, images)
-            features = features[self._config.features]
-            of_kind = self._by_image_score(density.score(features), small, map_density, images)
-            return Evaluation(density, features=features, **of_kind)
-        features = self._embedder(images)[self._config.features]
-        scores = _largest(density.score(features), images.seen)
-        wanted = self._config.maps == "gradcam" if maps is None else maps
-        explained = self._explain(density, images) if wanted else None
-        return Evaluation(density, scores, explained, features=features)
+        features, small = self._features(images, map_density)
+        explain = self._config.maps == "gradcam" if maps is None else maps
+        features = features[self._config.features]
+        return self._evaluation(density, features, images, explain, map_density, small)
 
     @_precisely
     def embed(self, images: pipeline.Images) -> np.ndarray:
