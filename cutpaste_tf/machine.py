@@ -1,9 +1,7 @@
-"""The machine: what it computes on, which versions are on it, and what the flags ask of it."""
+"""The machine: what it computes on, and which versions are on it."""
 
 import os
 import platform
-
-from cutpaste_tf.config import Config
 
 _PACKAGES = ("cutpaste-tf", "tensorflow", "keras", "scikit-learn", "numpy")
 
@@ -36,26 +34,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
             result[name] = "unknown"
     return result
-
-
-def needs_check(config: Config) -> bool:
-    """Returns whether `check` has anything to check."""
-    return config.weights != "none"
-
-
-def check(config: Config) -> None:
-    """Checks what the flags ask of this machine, before anything is written.
-
-    The weights that --weights names are fetched or read.
-
-    Args:
-      config: the settings.
-
-    Raises:
-      UserError: if the weights cannot be had or are another network's.
-    """
-    if not needs_check(config):
-        return
-    from cutpaste_tf.models import backbone
-
-    backbone.build_backbone(config)

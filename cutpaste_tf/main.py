@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command, data, flags, machine, run_folder
+from cutpaste_tf import command, data, flags, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 
@@ -56,17 +56,13 @@ def do_runs(runs: Sequence[Config]) -> None:
 
     for config, state in zip(runs, states, strict=True):
         run_folder.check_images(config, state, load)
-    if any(state != "finished" for state in states):
-        machine.check(runs[0])
     results = []
     with contextlib.ExitStack() as all_locks:
         # All at once: who comes to a run hours later must not find another command at it.
         locks = [all_locks.enter_context(contextlib.ExitStack()) for _ in runs]
-        unfinished = [i for i, state in enumerate(states) if state != "finished"]
-        for i in unfinished:
-            locks[i].enter_context(run_folder.locked(runs[i]))
-        for i in unfinished:
-            run_folder.begin(runs[i], states[i], load(runs[i]))
+        for config, state, lock in zip(runs, states, locks, strict=True):
+            if state != "finished":
+                lock.enter_context(run_folder.locked(config))
         for config, state, lock in zip(runs, states, locks, strict=True):
             if state == "finished":
                 results.append(run_folder.finished_results(config))
@@ -74,7 +70,7 @@ def do_runs(runs: Sequence[Config]) -> None:
             from cutpaste_tf.run import story
 
             with lock:
-                results.append(story.run(config))
+                results.append(story.run(config, load(config)))
     if len(results) > 1:
         print_summary(results, runs)
 

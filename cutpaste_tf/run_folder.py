@@ -100,15 +100,8 @@ def locked(config: Config) -> Iterator[None]:
         yield
 
 
-def begin(config: Config, earlier: str, category: Category) -> None:
-    """Writes a run's settings and what its images are, unless its training has begun before.
-
-    Raises:
-      UserError: if the run's state is no longer what it was before the run was locked, or its
-        folder cannot be written.
-    """
-    if state(config) != earlier:
-        raise UserError(f"{config.run_dir}: another command has just been at this run; start again")
+def begin(config: Config, category: Category) -> None:
+    """Writes a run's settings and what its images are, unless its training has begun before."""
     if not has_trained(config):  # What was refused before its training may have been mended.
         write_settings(config.run_dir, config, category)
 

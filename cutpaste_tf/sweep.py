@@ -144,9 +144,9 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         cpus, gpus, slots = cluster.share_out(
             ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
         )
-        for job, state in zip(jobs, states, strict=True):
-            if state != "finished":
-                run_folder.begin(job.config, state, load(job.config))
+        for job in left:
+            with run_folder.locked(job.config):  # makes its folder, which all workers must see
+                pass
         print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
         # Each run has a process of its own, which gives all memory back at its end.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
@@ -185,7 +185,7 @@ def _train(text, folder, cpus, gpus):
                     return run_folder.finished_results(config)
                 from cutpaste_tf.run import story
 
-                return story.run(config)
+                return story.run(config, data.load(config))
         except UserError as error:  # Trying again would be of no use.
             print(f"error: {error}")
             return str(error)

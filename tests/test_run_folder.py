@@ -30,7 +30,7 @@ def config(mvtec, tmp_path):
 @pytest.fixture
 def begun(config):
     """The settings of a run whose training has begun."""
-    run_folder.begin(config, "new", data.load(config))
+    run_folder.begin(config, data.load(config))
     (config.run_dir / "checkpoints").mkdir()
     return config
 
@@ -46,11 +46,9 @@ def test_a_run_is_new_and_then_interrupted_and_its_data_dir_absolute(config, mvt
     monkeypatch.chdir(mvtec.parent)
     relative = dataclasses.replace(config, data_dir=mvtec.name)
     assert run_folder.state(relative) == "new"
-    run_folder.begin(relative, "new", data.load(relative))
+    run_folder.begin(relative, data.load(relative))
     assert run_folder.state(relative) == "interrupted"
     assert Config.load(relative.run_dir).data_dir == str(mvtec)
-    with pytest.raises(UserError, match="another command has just been at this run; start again"):
-        run_folder.begin(relative, "new", data.load(relative))
     other = dataclasses.replace(config, image_size=(32, 48))
     with pytest.raises(UserError, match="holds a run with --image_size=256, not 32x48; name"):
         run_folder.state(other)
@@ -132,10 +130,10 @@ def test_images_elsewhere_are_known_by_their_content(begun, tmp_path):
 
 
 def test_what_was_refused_before_its_training_is_begun_again(config, mvtec):
-    run_folder.begin(config, "new", data.load(config))
+    run_folder.begin(config, data.load(config))
     add_image(mvtec)
     run_folder.check_images(config, "interrupted", data.load)
-    run_folder.begin(config, "interrupted", data.load(config))
+    run_folder.begin(config, data.load(config))
     assert len(json.loads((config.run_dir / "images.json").read_text())["train"]) == 9
 
 

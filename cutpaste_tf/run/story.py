@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import data, machine, metrics, run_folder
 from cutpaste_tf import density as densities
+from cutpaste_tf import machine, metrics, run_folder
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline, region
@@ -23,11 +23,12 @@ from cutpaste_tf.run import pictures, results, synthetic_tests
 from cutpaste_tf.train import classifier, loop
 
 
-def run(config: Config) -> dict:
+def run(config: Config, category: Category) -> dict:
     """Trains and evaluates one category with one seed.
 
     Args:
       config: the run's settings; its folder must exist.
+      category: the images, as `data.load` finds them.
 
     Returns:
       The results, as written to results.json.
@@ -44,7 +45,6 @@ def run(config: Config) -> dict:
     keras.utils.set_random_seed(config.seed)
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
-    category = data.load(config)
     bits = pipeline.filled_bits(category.train)
     roi = _region(config, category.train, bits, log)
     preparation = Preparation.of(config, roi, bits)
@@ -59,15 +59,17 @@ def run(config: Config) -> dict:
         log(note)
     if warning := results.check_images(config, train_images):
         log(warning)
-    if roi is not None:  # One that was refused can be mended.
-        with replacing(run_dir / run_folder.ROI) as temporary:
-            Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
         log("no normal and anomalous test images to tell apart: metrics will be null")
 
     # 2. The network, and what it is worth before training.
     model = classifier.build_classifier(config)
+    # What was refused until here leaves nothing behind, and can be mended.
+    run_folder.begin(config, category)
+    if roi is not None:
+        with replacing(run_dir / run_folder.ROI) as temporary:
+            Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     evaluator = Evaluator(config, model.backbone)
     # A patch model scores thousands of patches an image: hours for a number that few ask for.
     measured_before = not config.patch_size or not config.steps
