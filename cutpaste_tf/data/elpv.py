@@ -19,7 +19,7 @@ _SPLIT_SEED = 0
 
 
 def load(category: str) -> Category:
-    """Loads the cells of one type; the test split has their `defect_probability`."""
+    """Loads the cells of one type."""
     try:
         from elpv_dataset.utils import load_dataset
     except ImportError as error:
@@ -48,6 +48,5 @@ def load(category: str) -> Category:
                 f"probability_{p:.2f}" if p > 0.0 else "good" for p in probabilities[test]
             ],
             masks=[None] * len(test),
-            extra={"defect_probability": [round(float(p), 4) for p in probabilities[test]]},
         ),
     )

@@ -9,13 +9,12 @@ Images are of any format that Pillow reads, grey or colour, of any size, and may
 folders below these. What is hidden is no data.
 """
 
-import concurrent.futures
 import os
 import pathlib
 
 import numpy as np
 
-from cutpaste_tf.data import decode, search
+from cutpaste_tf.data import decode, search, stream
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
 
@@ -197,8 +196,7 @@ def _marking(test, masks, name, notes):
         # Smaller masks are rounded to whole pixels.
         return mask.any(), abs(rows * width - columns * height) <= max(height, width)
 
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = dict(zip(given, pool.map(looked_at, given), strict=True))
+    found = dict(zip(given, stream.in_order(looked_at, given), strict=True))
     blank = [i for i, (marks, _) in found.items() if not marks]
     if blank:
         notes.append(

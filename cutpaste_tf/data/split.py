@@ -1,7 +1,7 @@
 """What is known of a set of images, wherever they come from."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ class Split:
       defect_types: "good", or the type of the defect.
       masks: for each image None, a mask's path, or a bool array [H, W] that is True on the
         defect; None for normal images.
-      extra: further columns for scores.csv, by name.
     """
 
     names: Sequence[str]
@@ -25,7 +24,6 @@ class Split:
     labels: np.ndarray
     defect_types: Sequence[str]
     masks: Sequence[str | np.ndarray | None]
-    extra: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,7 +41,6 @@ class Split:
             self.labels[indices],
             chosen(self.defect_types),
             chosen(self.masks),
-            {name: chosen(column) for name, column in self.extra.items()},
         )
 
     def examples(self, count: int) -> np.ndarray:

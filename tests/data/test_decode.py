@@ -171,6 +171,7 @@ def test_a_mask_that_is_black_all_over_marks_nothing(tmp_path, mode):
     assert not decode.read_mask(saved(tmp_path / "m.png", image)).any()
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
 def test_images_that_are_too_large_are_named(tmp_path, monkeypatch, kind):
     path = saved(tmp_path / "x", pattern(RNG, 20), kind)
