@@ -226,8 +226,8 @@ def write_results(run_dir: pathlib.Path, results: dict) -> None:
 def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
     """Writes scores.csv, of the N test images and their scores, [N]."""
     columns = (split.names, split.labels.tolist(), split.defect_types, map(float, scores))
-    names = ["path", "label", "defect_type", "score", *split.extra]
-    _write_csv(run_dir / SCORES, names, zip(*columns, *split.extra.values(), strict=True))
+    names = ["path", "label", "defect_type", "score"]
+    _write_csv(run_dir / SCORES, names, zip(*columns, strict=True))
 
 
 def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.ndarray) -> None:

@@ -211,16 +211,13 @@ def test_a_command_refuses_to_go_on_with_other_images(
 # Tables, thresholds, ensembles.
 
 
-def test_scores_are_written_with_the_data_sets_columns_to_the_last_bit(tmp_path):
+def test_scores_are_written_to_the_last_bit(tmp_path):
     split = normal(["a"], [np.zeros([4, 4], np.uint8)])
-    split = dataclasses.replace(split, extra={"defect_probability": [0.3333]})
     score = np.nextafter(1.5, 2)
     run_folder.write_scores(tmp_path, split, np.array([score]))
     (row,) = read_scores(tmp_path)
     assert float(row.pop("score")) == score
-    assert row == {
-        "path": "a", "label": "0", "defect_type": "good", "defect_probability": "0.3333",
-    }  # fmt: skip
+    assert row == {"path": "a", "label": "0", "defect_type": "good"}
 
 
 def test_the_worst_normal_images_are_on_top(tmp_path):
