@@ -126,7 +126,7 @@ def detector(request):
             location_density="separate" if kind == "patch_separate" else "shared",
         )
         backbone = shake(small_backbone(None))
-        embedder = patch.PatchEmbedder(backbone, (64, 64), 32, 16, config.separate_locations)
+        embedder = patch.PatchEmbedder(backbone, (64, 64), 16, 16, config.separate_locations)
         images = pipeline.prepare(normal([""] * 12, arrays), 64)
         density = patch.fit(embedder, images, config.separate_locations)
     elif kind in MAPS:
@@ -248,7 +248,7 @@ def check_prediction(found, value, path, images):
     )
     assert all((one is not None) == makes_maps for _, one in scored)
     for index, (_, anomaly_map) in enumerate(scored if makes_maps else []):
-        whole = model.over_image(anomaly_map, sizes[index])
+        whole = model.over_image(anomaly_map, *sizes[index])
         theirs = preparation.over_image(expected.maps.read([index])[0], *sizes[index])
         assert whole.shape == theirs.shape
         np.testing.assert_allclose(whole, theirs, rtol=2e-2, atol=1e-2 * np.abs(theirs).max())
