@@ -348,20 +348,3 @@ def test_help_answers_at_once_and_as_a_command(tmp_path):
     assert done.returncode == 0
     assert "--false_positive_rate" in done.stdout
     assert "tensorflow" not in done.stderr
-
-
-def test_an_image_of_which_nothing_is_looked_at_is_no_normal_one(finished, tmp_path, capsys):
-    run_dir = shutil.copytree(finished[0], tmp_path / "run")
-    roi = np.zeros([20, 20], np.uint8)
-    roi[:2] = 255
-    write_image(run_dir / run_folder.ROI, roi)
-    alter_run(run_dir, resize="pad", roi="a.png")
-    folder = tmp_path / "new"
-    for name, height in (("a", 40), ("b", 2), ("c", 40)):  # of b the middle row is left
-        write_image(folder / f"{name}.png", pattern(RNG, 120)[:height])
-    arguments = [f"--run={run_dir}", f"--images={folder}", f"--output={tmp_path / 'out'}"]
-    done = main(capsys, *arguments, "--maps", "--threshold=1")
-    assert_user_error(done, "1 of 3 images have an error", "b.png: shows nothing of the region")
-    found = rows(tmp_path / "out")
-    assert [row["verdict"] is None for row in found] == [False, True, False]
-    assert [row["map"] is None for row in found] == [False, True, False]

@@ -37,15 +37,9 @@ def walk(
 ) -> Iterator[pathlib.Path]:
     """Finds the files in a folder and all folders in it, but for what is hidden.
 
-    Args:
-      folder: where to look. Each folder is searched once, whatever links lead to it.
-      skip: says which of the folders in it are passed over.
-
-    Yields:
-      The files in the order of their names, those of a folder before those of the folders in it.
-
-    Raises:
-      UserError: if a folder may not be read.
+    Each folder is searched once, whatever links lead to it; folders for which `skip` is true are
+    passed over. Files come in the order of their names, those of a folder before those of the
+    folders in it. A folder that may not be read is a UserError.
     """
 
     def refuse(error):
@@ -66,11 +60,7 @@ def walk(
 def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Returns the folders and the images that lie in a folder itself, but for what is hidden.
 
-    Args:
-      folder: where to look; if it is none, there is nothing in it.
-
-    Raises:
-      UserError: if it may not be read.
+    There are none in a folder that is not there; one that may not be read is a UserError.
     """
     folders, images = [], []
     try:

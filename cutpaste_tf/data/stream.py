@@ -33,7 +33,7 @@ class Read(NamedTuple):
 def find(
     sources: Sequence[str | os.PathLike], outside: pathlib.Path, *tables: str
 ) -> Iterator[pathlib.Path]:
-    """Finds images.
+    """Finds images; a UserError says what is wrong with a source.
 
     Args:
       sources: files, taken as they are, and folders, searched with all folders in them for files
@@ -44,10 +44,6 @@ def find(
 
     Yields:
       The files, those of a folder in the order of their names.
-
-    Raises:
-      UserError: if a source is missing or lies in what is not searched, or a folder may not be
-        read.
     """
     real = os.path.realpath(outside)
 
@@ -156,14 +152,8 @@ def in_order(
 ) -> Iterator[R]:
     """Does some work on items in threads, and yields what comes of it in the items' order.
 
-    Args:
-      work: is called with each.
-      items: may be endless; they are taken as they are needed.
-      ahead: how many may be done before they are asked for; two for each thread by default.
-      workers: threads; one for each core by default.
-
-    Yields:
-      What `work` returns, or raises.
+    Items may be endless: `ahead` are done before they are asked for, by default two for each
+    thread. There is a thread for each core by default.
     """
     workers = workers or os.cpu_count() or 1
     ahead = ahead or 2 * workers

@@ -21,15 +21,7 @@ from cutpaste_tf.threshold import VERDICTS
 
 @dataclasses.dataclass
 class Summary:
-    """What a prediction did.
-
-    Attributes:
-      images: images that there were.
-      scored: those that got a score.
-      anomalous: those of them whose score is above the threshold.
-      failed: images that have no score, or no overlay where one was asked for.
-      first_error: the first of these and why.
-    """
+    """What a prediction did; `failed` images have no score, or no overlay as was asked for."""
 
     images: int = 0
     scored: int = 0
@@ -69,21 +61,8 @@ def predict(
 ) -> Summary:
     """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
 
-    Args:
-      model: what scores them.
-      sources: images, and folders to search for them.
-      output: the folder to write to. The tables take their names when all is done, or at Ctrl-C;
-        what was there before stays until then.
-      count: how many images there are, as `count_images` returns.
-      batch_size: inputs of the network at a time.
-      log: takes lines of text.
-
-    Returns:
-      What was done.
-
-    Raises:
-      UserError: for what the user can mend; what was in the tables stays then.
-      KeyboardInterrupt: at Ctrl-C, after the rows of what was scored were written.
+    The tables take their names when all is done, or at Ctrl-C, which is raised then; what was there
+    before stays until then, and after a mistake of the user's. `count` is as `count_images` has it.
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
     judge = Judge(model, output, common_root(sources), batch_size)

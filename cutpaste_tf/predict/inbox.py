@@ -79,10 +79,6 @@ class Inbox:
 
         If not, the file has changed meanwhile or may still be written, and comes again; or it has
         gone before it could be scored.
-
-        Args:
-          arrival: the file.
-          scored: whether it has got a score.
         """
         path, found = arrival
         status = _status(path)

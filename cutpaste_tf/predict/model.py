@@ -13,7 +13,6 @@ from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.data.preparation import Preparation
     from cutpaste_tf.report.overlay import Scale
 
 
@@ -35,11 +34,7 @@ class Model(Protocol):
     device: str
 
     def prepare(self, image: np.ndarray) -> Any:
-        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads.
-
-        Raises:
-          UserError: saying why the image cannot be scored.
-        """
+        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads."""
 
     def score(
         self, prepared: Sequence[Any], sizes: Sequence[tuple[int, int]]
@@ -57,17 +52,6 @@ class Model(Protocol):
 
     def over_image(self, anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Returns a map of the whole of an image of some height and width, float32 [h', w']."""
-
-
-def check_shown(image: np.ndarray, preparation: "Preparation") -> None:
-    """Checks that an image, uint8 [H, W, 3], shows anything of what is looked at.
-
-    Raises:
-      UserError: if it does not: it would pass for normal.
-    """
-    region = preparation.region(*image.shape[:2])
-    if region is not None and not region.any():
-        raise UserError("shows nothing of the region of interest")
 
 
 class RunModel:
@@ -104,7 +88,7 @@ class RunModel:
                 "needs a Gaussian's distance; leave --maps out"
             )
         self._preparation = self.detector.preparation
-        self.over_image = self._preparation.over_image
+        self.prepare, self.over_image = self._preparation.apply, self._preparation.over_image
         self.bits, self.inputs = self._preparation.bits, self._preparation.count
         self.device = machine.device()
         wanted = self.detector.makes_maps if maps is None else maps
@@ -115,11 +99,6 @@ class RunModel:
         from cutpaste_tf.report.overlay import Scale
 
         return Scale.of_run(self._run_dir, self.detector.level, threshold)
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image's tiles, uint8 [K, h, w, 3]; see `Model`."""
-        check_shown(image, self._preparation)
-        return self._preparation.apply(image)
 
     def score(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

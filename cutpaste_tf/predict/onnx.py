@@ -14,7 +14,6 @@ from cutpaste_tf import machine
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.exported import Description
 from cutpaste_tf.files import UserError
-from cutpaste_tf.predict.model import check_shown
 
 # Pixels of images that are resized at a time. The graph has them as floats, several times over.
 _PIXELS = 2**22
@@ -58,16 +57,15 @@ class OnnxModel:
 
             its = self.description
             self.scale = Scale.of(its.level, its.normal_scores, its.pixel_threshold, self.threshold)
-        self._preparation = Preparation.of(
+        preparation = Preparation.of(
             self.description.config, self.description.roi, self.description.bits
         )
-        self.over_image = self._preparation.over_image
-        self.bits, self.inputs = self._preparation.bits, self._preparation.count
+        self.over_image = preparation.over_image
+        self.bits, self.inputs = preparation.bits, preparation.count
         self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Returns the image, which is resized in the graph; see `Model`."""
-        check_shown(image, self._preparation)
         return image
 
     def score(

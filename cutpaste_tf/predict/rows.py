@@ -58,8 +58,7 @@ class Judge:
     def __call__(self, paths: Iterable[pathlib.Path]) -> Iterator[list[Judged]]:
         """Yields what is known of files, batch by batch and in their order.
 
-        Overlays are written before their rows are yielded. A file that cannot be read, whose name
-        is not UTF-8, or whose overlay's name is too long, is a row with an error.
+        Overlays are written before their rows are yielded. What is wrong with a file is in its row.
         """
         model, keep = self._model, self._model.scale is not None
         batches = stream.batches(

@@ -15,17 +15,9 @@ from cutpaste_tf.predict.rows import AREA_COLUMNS, AREAS, COLUMNS, CSV, JSONL, J
 
 @contextlib.contextmanager
 def written(output: pathlib.Path, areas: bool) -> Iterator[Callable[[Judged], None]]:
-    """Opens the tables under other names; they take theirs if all goes well, or go.
+    """Opens the tables under other names; they take theirs if all goes well or at Ctrl-C, or go.
 
-    Args:
-      output: the folder to write to.
-      areas: whether there is an areas.csv.
-
-    Yields:
-      What writes a file's rows.
-
-    Raises:
-      KeyboardInterrupt: at Ctrl-C, after the tables have taken their names.
+    Yields what writes a file's rows. With `areas` there is an areas.csv.
     """
     targets = [output / JSONL, output / CSV, *([output / AREAS] if areas else [])]
     temporary = [path.with_name(path.name + ".tmp") for path in targets]
@@ -60,12 +52,8 @@ def spreadsheets(
 ) -> Iterator[Callable[[dict, Sequence[dict]], None]]:
     """Opens predictions.csv and, if there are two paths, areas.csv.
 
-    Args:
-      paths: the files.
-      mode: "w" begins them, "a" adds lines, each of which is in the file at once.
-
-    Yields:
-      What writes a row and the areas that belong to it; numbers are read back to the last bit.
+    Mode "w" begins them; "a" adds lines, each of which is in the file at once. Yields what writes a
+    row and the areas that belong to it; numbers are read back to the last bit.
     """
     with contextlib.ExitStack() as opened:
         writers = []

@@ -51,11 +51,7 @@ def watch(
       log: takes lines of text: of each image its verdict, score and path.
 
     Returns:
-      The exit status after SIGTERM: 0.
-
-    Raises:
-      UserError: for what the user can mend.
-      KeyboardInterrupt: at Ctrl-C, with a line that says what was done.
+      The exit status after SIGTERM: 0. After Ctrl-C a KeyboardInterrupt says what was done.
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     # So that the next watch knows the files, wherever it is started.
@@ -108,18 +104,7 @@ def is_watched(output: pathlib.Path) -> bool:
 
 
 class Journal:
-    """The tables of a watch.
-
-    Args:
-      output: their folder.
-      model: what scores; with areas where it outlines them.
-
-    Attributes:
-      done: the stamps of the files that have rows, by their paths.
-
-    Raises:
-      UserError: if the tables are not those of a watch.
-    """
+    """The tables of a watch; `done` has the stamps of the files that have rows, by their paths."""
 
     def __init__(self, output: pathlib.Path, model: Model):
         self._path = output / JSONL
@@ -216,6 +201,4 @@ def _signals() -> Iterator[list[int]]:
 
 def _warm_up(model):
     """Scores an image, as the first one takes seconds."""
-    with contextlib.suppress(UserError):  # It may show nothing of a region of interest.
-        prepared = model.prepare(np.full([64, 64, 3], 128, np.uint8))
-        model.score([prepared], [(64, 64)])
+    model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
