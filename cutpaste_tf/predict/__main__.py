@@ -60,55 +60,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(argv):
     arguments = _parser().parse_args(argv[1:])
-    _check(arguments)
-    output = pathlib.Path(arguments.output)
-    with command.output_faults_as_user_errors(output):
-        if arguments.watch:
-            return _watch(arguments, output)
-        if watch.is_watched(output):
-            raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
-        if arguments.ray is not None:
-            return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
-        count = folder.count_images(arguments.images, output)
-        options = {"count": count, "batch_size": arguments.batch_size, "log": _log}
-        summary = folder.predict(_load(arguments), arguments.images, output, **options)
-        return _status(summary, output / CSV)
-
-
-def _check(arguments):
-    which = arguments.run if arguments.model is None else arguments.model
-    given = {"--run or --model": which, "--images": arguments.images}
-    missing = ", ".join(name for name, value in given.items() if value is None)
-    if missing:
-        raise UserError(f"the following arguments are required: {missing}")
     if arguments.batch_size is None:
         arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
-    output = arguments.output
-    if not output or as_text(output) != output:
-        raise UserError(f"--output={output}: must name a folder, in UTF-8")
+    if not arguments.output or as_text(arguments.output) != arguments.output:
+        raise UserError(f"--output={arguments.output}: must name a folder, in UTF-8")
     cluster.check_flags(arguments, "worker")
-    if arguments.watch and arguments.ray is not None:
+    output = pathlib.Path(arguments.output)
+    if arguments.watch:
+        return _watch(arguments, output)
+    if watch.is_watched(output):
+        raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
+    with command.output_faults_as_user_errors(output):
+        if arguments.ray is not None:
+            return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
+        count = folder.count_images(arguments.images, output)
+        options = {"count": count, "batch_size": arguments.batch_size, "log": _log}
+        summary = folder.predict(_model(arguments)(), arguments.images, output, **options)
+        return _status(summary, output / CSV)
+
+
+def _watch(arguments, output):
+    if arguments.ray is not None:
         raise UserError("--ray: is for images that are there already; leave --watch out")
+    arrivals = arguments.images[0]
+    if len(arguments.images) > 1 or not os.path.isdir(arrivals):
+        raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
+    next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
+    model = _model(arguments)()
+    with command.output_faults_as_user_errors(output):
+        return watch.watch(arrivals, output, model, batch_size=arguments.batch_size, log=_log)
 
 
 def _predict_many(arguments):
-    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
-    gpus = arguments.gpus_per_worker
+    make_model, gpus = _model(arguments), arguments.gpus_per_worker
     if arguments.model is None:
-        run_dir = os.path.abspath(arguments.run)
-        config = run_folder.checked(run_dir)
-        make_model = functools.partial(RunModel, run_dir, *options)
-        known = {"run": run_folder.checksums(run_dir, config)}
-        threshold = run_folder.choose_threshold(run_dir, *options[:2])
+        config = run_folder.checked(arguments.run)
+        known = {"run": run_folder.checksums(arguments.run, config)}
+        options = arguments.threshold, arguments.false_positive_rate
+        threshold = run_folder.choose_threshold(arguments.run, *options)
     else:
-        from cutpaste_tf.predict.onnx import OnnxModel
-
-        path = os.path.abspath(arguments.model)
-        make_model = functools.partial(OnnxModel, path, *options)
         threshold = make_model().threshold  # A mistake is told before anything is written.
-        known = {"model": run_folder.checksum(path)}
+        known = {"model": run_folder.checksum(arguments.model)}
         gpus = gpus or 0.0  # It takes none.
     return many.predict(
         make_model,
@@ -123,6 +117,16 @@ def _predict_many(arguments):
     )
 
 
+def _model(arguments):
+    """Returns what makes the model; from absolute paths, as workers are in another folder."""
+    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
+    if arguments.model is None:
+        return functools.partial(RunModel, os.path.abspath(arguments.run), *options)
+    from cutpaste_tf.predict.onnx import OnnxModel
+
+    return functools.partial(OnnxModel, os.path.abspath(arguments.model), *options)
+
+
 def _status(summary, where):
     if summary.failed:
         raise UserError(
@@ -132,44 +136,17 @@ def _status(summary, where):
     return 0
 
 
-def _watch(arguments, output):
-    arrivals = arguments.images[0]
-    if len(arguments.images) > 1 or not os.path.isdir(arrivals):
-        raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
-    next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
-    if arguments.model is None:
-        run_folder.choose_threshold(
-            arguments.run, arguments.threshold, arguments.false_positive_rate
-        )
-    return watch.watch(
-        arrivals,
-        output,
-        lambda: _load(arguments),
-        batch_size=arguments.batch_size,
-        log=_log,
-    )
-
-
-def _load(arguments):
-    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
-    if arguments.model is None:
-        return RunModel(arguments.run, *options)
-    from cutpaste_tf.predict.onnx import OnnxModel
-
-    return OnnxModel(arguments.model, *options)
-
-
 def _log(text):
     print(text, flush=True)
 
 
 def _parser():
     parser = command.Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
-    which = parser.add_mutually_exclusive_group()
+    which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     which.add_argument("--model", help="an ONNX file that was exported from one")
-    images = "images, or folders to search for them"
-    parser.add_argument("--images", nargs="+", action="extend", help=images)
+    images = {"required": True, "help": "images, or folders to search for them"}
+    parser.add_argument("--images", nargs="+", action="extend", **images)
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument(
         "--watch", action="store_true", help="score images as they arrive in a folder, until Ctrl-C"

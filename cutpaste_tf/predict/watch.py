@@ -33,7 +33,7 @@ _LOCK = "watch.lock"
 def watch(
     folder: str | os.PathLike,
     output: str | os.PathLike,
-    load: Callable[[], Model],
+    model: Model,
     *,
     batch_size: int = 32,
     log: Callable[[str], None],
@@ -46,7 +46,7 @@ def watch(
     Args:
       folder: where images arrive.
       output: the folder of their tables and overlays.
-      load: returns what scores the images.
+      model: what scores the images.
       batch_size: inputs of the network at a time, where more than one image is there.
       log: takes lines of text: of each image its verdict, score and path.
 
@@ -60,7 +60,6 @@ def watch(
     counts = collections.Counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(output / _LOCK, busy))
-        model = load()
         log(f"{folder}: threshold {model.threshold}; on {model.device}")
         _warm_up(model)
         journal = stack.enter_context(Journal(output, model))

@@ -59,7 +59,7 @@ def main():
 
     def watched():
         with command.output_faults_as_user_errors(output):
-            return watch.watch(inbox, output, Mean, log=log)
+            return watch.watch(inbox, output, Mean(), log=log)
 
     return command.exit_status(watched)
 

@@ -221,7 +221,7 @@ def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, capsys, monke
         assert_user_error(main(capsys, *arguments), message)
         assert not output.exists()
     arguments = [f"--{name}={value}" for name, value in usual.items()]
-    assert_user_error(main(capsys, *arguments[1:]), "are required: --run or --model")
+    assert_user_error(main(capsys, *arguments[1:]), "--run --model is required")
     assert_user_error(main(capsys, *arguments, "--maps"), "--maps", "makes none")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert_user_error(main(capsys, *arguments), "pip install onnxruntime")
