@@ -6,7 +6,6 @@ It is one JSON text in the file's metadata. Nothing here imports TensorFlow.
 import base64
 import dataclasses
 import json
-import math
 import zlib
 from collections.abc import Mapping
 
@@ -50,19 +49,7 @@ class Description:
     def choose_threshold(
         self, threshold: float | None, false_positive_rate: float | None, source: str
     ) -> Threshold:
-        """Finds the threshold, or another in its place; see `threshold.choose`.
-
-        Args:
-          threshold: takes the place of the exported one.
-          false_positive_rate: likewise, as the share of normal images above it.
-          source: what to call the file in messages.
-
-        Returns:
-          The threshold.
-
-        Raises:
-          UserError: for a value that is not allowed, or if there are no scores of normal images.
-        """
+        """Finds the threshold of the file called `source`; see `threshold.choose`."""
         return thresholds.choose(
             self.threshold, self.normal_scores, source, threshold, false_positive_rate
         )
@@ -86,51 +73,26 @@ class Description:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], source: str) -> "Description":
-        """Reads a file's metadata.
-
-        Args:
-          metadata: texts by their keys.
-          source: what to call the file in messages.
-
-        Returns:
-          What is known.
-
-        Raises:
-          UserError: if the file says nothing of a run, or what this version cannot read.
-        """
-        if KEY not in metadata:
-            raise UserError(
-                f"{source}: says nothing of a run, as what an earlier version has exported; export "
-                "the run again"
-            )
+        """Reads the metadata of the file that messages call `source`."""
         try:
             values = json.loads(metadata[KEY])
             if values["format"] != FORMAT:
-                raise UserError(
-                    f"{source}: was exported by another version of cutpaste-tf "
-                    f"({values['versions']['cutpaste-tf']}); export the run again, or take that one"
-                )
-            config = Config.from_json(json.dumps(values["settings"]), source)
-            found = cls(
-                str(values["run"]),
-                config,
-                int(values["bits"]),
+                raise ValueError("another version's")
+            return cls(
+                values["run"],
+                Config.from_json(json.dumps(values["settings"]), source),
+                values["bits"],
                 Threshold(**values["threshold"]),
                 np.array(values["normal_scores"], np.float64),
-                _number(values["level"]),
-                _number(values["pixel_threshold"]),
+                values["level"],
+                values["pixel_threshold"],
                 None if values["roi"] is None else _unpacked(values["roi"]),
-                dict(values["versions"]),
+                values["versions"],
             )
-            if not math.isfinite(found.threshold.value):
-                raise ValueError("a threshold that is not finite")
-        except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
-            raise UserError(f"{source}: its metadata are damaged; export the run again") from error
-        return found
-
-
-def _number(value):
-    return None if value is None else float(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source}: says nothing of a run that this version can read; export the run again"
+            ) from error
 
 
 def _packed(mask):

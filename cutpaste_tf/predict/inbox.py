@@ -56,14 +56,14 @@ class Inbox:
         now, whole = {}, []
         try:
             for path in stream.find([self._folder], self._outside, CSV, JOB):
-                status = _status(path)
-                if status is None:
+                found, arrived = _stamp(path)
+                if found is None:
                     continue
-                now[path] = found = _stamp(status)
-                new = self._done.get(as_text(path)) != found
-                if new and self._before.get(path) == found and not self._is_waiting(path, found):
-                    # Of files found at once: a rename changes this time, and no other.
-                    whole.append((status.st_ctime_ns, Arrival(path, found)))
+                now[path] = found
+                broken, until = self._broken.get(path, (None, 0.0))
+                waits = broken == found and self._clock() < until
+                if self._before.get(path) == found != self._done.get(as_text(path)) and not waits:
+                    whole.append((arrived, Arrival(path, found)))
             problem = ""
         except UserError as error:
             now, whole, problem = {}, [], str(error)
@@ -81,34 +81,23 @@ class Inbox:
         gone before it could be scored.
         """
         path, found = arrival
-        status = _status(path)
-        if status is None:
-            stands = scored  # It was moved on right after it was read.
-        elif _stamp(status) != found:
-            stands = False
-        else:
-            known = self._broken.get(path, (None, 0.0))[0] == found
-            stands = scored or known  # Broken still, when its time is over.
-            if not stands:
-                self._broken[path] = found, self._clock() + _BROKEN
-        if stands:
+        now, _ = _stamp(path)
+        still_broken = now == found == self._broken.get(path, (None, 0.0))[0]
+        if still_broken or (scored and now in (found, None)):  # None: moved on after it was read.
             self._done[as_text(path)] = found
-            self._broken.pop(path, None)
-        return stands
-
-    def _is_waiting(self, path, found):
-        known, until = self._broken.get(path, (None, 0.0))
-        return known == found and self._clock() < until
+            return True
+        if now == found:
+            self._broken[path] = found, self._clock() + _BROKEN
+        return False
 
 
-def _status(path):
-    """What the system knows of a file; None if there is none."""
+def _stamp(path):
+    """Returns a file's stamp and when it took its name, in ns; None and 0 if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _stamp(status):
-    return status.st_size, status.st_mtime_ns
+        return None, 0
+    if not stat.S_ISREG(status.st_mode):
+        return None, 0
+    # A rename changes the third time, and no other.
+    return (status.st_size, status.st_mtime_ns), status.st_ctime_ns
