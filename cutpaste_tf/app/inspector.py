@@ -71,11 +71,8 @@ class Inspector:
     """Finished runs, loaded when they are first asked for, and what the page asks of them.
 
     The methods may be called from several threads: one of them works at a time. They raise
-    UserErrors where an image, a run or its training images cannot be read.
-
-    Args:
-      runs: the runs' folders by their names.
-      data_dir: where the training images are, if not where the runs found them.
+    UserErrors where an image, a run or its training images cannot be read. `runs` are folders by
+    names; `data_dir` is where training images are, if not where the runs found them.
     """
 
     def __init__(self, runs: dict[str, pathlib.Path], data_dir: str | None = None):

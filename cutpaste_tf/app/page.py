@@ -154,15 +154,9 @@ p.problem { margin: 0; color: #b42318; font-weight: 600; }
 
 
 def build_page(inspector: Inspector):  # noqa: ANN201
-    """Makes the page.
-
-    Args:
-      inspector: the runs.
-
-    Returns:
-      Gradio's Blocks, and what their `launch` is to be given besides the address.
-    """
-    tools = {"buttons": ["fullscreen", "download"]}  # without the one that shares
+    """Makes the page: Gradio's Blocks, and what to give their `launch` besides an address."""
+    # Without the button that shares.
+    shows = {"buttons": ["fullscreen", "download"], "format": "png", "interactive": False}
     # Whatever sets the verdict waits for what does so already, so that the last one stays.
     in_turn = {"concurrency_id": "verdict", "concurrency_limit": 1}
     quick = {"show_progress": "hidden", "trigger_mode": "always_last", **in_turn}
@@ -196,18 +190,9 @@ def build_page(inspector: Inspector):  # noqa: ANN201
             with gr.Column(scale=3, min_width=560):
                 verdict = gr.HTML(_box("empty", _PROMPT), elem_id="verdict")
                 with gr.Row():
-                    picture, heat = (
-                        gr.Image(
-                            label=label,
-                            format="png",
-                            height=330,
-                            interactive=False,
-                            elem_id=name,
-                            elem_classes="picture",
-                            **tools,
-                        )
-                        for label, name in (("Image", "picture"), ("Heat map", "heat"))
-                    )
+                    shows_one = {"height": 330, "elem_classes": "picture", **shows}
+                    picture = gr.Image(label="Image", elem_id="picture", **shows_one)
+                    heat = gr.Image(label="Heat map", elem_id="heat", **shows_one)
                 legend = gr.HTML(padding=False)
                 gr.HTML("<h2>Nearest normal images</h2>")
                 gallery = gr.Gallery(
@@ -215,10 +200,8 @@ def build_page(inspector: Inspector):  # noqa: ANN201
                     show_label=False,
                     columns=NEAREST,
                     object_fit="contain",
-                    format="png",
-                    interactive=False,
                     elem_id="gallery",
-                    **tools,
+                    **shows,
                 )
                 below = gr.HTML(padding=False, elem_id="below")
 
