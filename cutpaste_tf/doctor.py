@@ -6,6 +6,7 @@ Prints Markdown, to be pasted into a bug report: versions, devices, memory, Imag
 and problems with what mends them.
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -54,14 +55,7 @@ def _examine(argv):
 
 
 def facts(data_dir: str = "") -> dict[str, str]:
-    """Returns what a bug report needs, by its name.
-
-    Args:
-      data_dir: as --data_dir.
-
-    Returns:
-      Texts; imports TensorFlow.
-    """
+    """Returns what a bug report needs, texts by their names."""
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()
@@ -90,19 +84,13 @@ def facts(data_dir: str = "") -> dict[str, str]:
         ", ".join(_keras_weights()) or f"none in {_keras_home()}"
     )
     if data_dir:
-        found["data"] = _data(data_dir)
+        with contextlib.suppress(UserError):  # which is one of the problems
+            found["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"
     return found
 
 
 def problems(data_dir: str = "") -> list[str]:
-    """Returns what is amiss, each with what mends it.
-
-    Args:
-      data_dir: as --data_dir.
-
-    Returns:
-      Texts; none where all is well.
-    """
+    """Returns what is amiss, each with what mends it; none where all is well."""
     import tensorflow as tf
 
     found = []
@@ -164,14 +152,6 @@ def _categories(data_dir):
 
     archive = mvtec_ad.find_archive(pathlib.Path(data_dir), "bottle")
     return (archive.name,) if archive else folder.categories(data_dir)
-
-
-def _data(data_dir):
-    try:
-        names = _categories(data_dir)
-    except UserError as error:
-        return str(error)
-    return f"{data_dir}: {', '.join(names[:20])}"
 
 
 if __name__ == "__main__":

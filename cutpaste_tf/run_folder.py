@@ -95,7 +95,7 @@ def locked(config: Config) -> Iterator[None]:
         "--workdir"
     )
     with contextlib.ExitStack() as stack:
-        with _writing(config.run_dir):
+        with _writing(f"--workdir={config.workdir}"):
             stack.enter_context(files.locked(config.run_dir / _LOCK, busy))
         yield
 
@@ -121,11 +121,11 @@ def write_settings(run_dir: pathlib.Path, config: Config, category: Category) ->
 
 
 @contextlib.contextmanager
-def _writing(run_dir):
+def _writing(what):
     try:
         yield
     except OSError as error:
-        raise UserError(f"{run_dir}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"{what}: cannot be written ({error.strerror or error})") from error
 
 
 def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:

@@ -240,7 +240,7 @@ def test_a_network_that_tells_nothing_leaves_no_detector(
     done = run_here(mvtec, tmp_path, "--eval_every=0")
     assert_user_error(done, told, "did the training diverge?")
     names = {path.name for path in (tmp_path / "part" / "seed_0").iterdir()}
-    assert names == {"config.json", "checkpoints", "tensorboard", "lock"}
+    assert names == {"config.json", "images.json", "checkpoints", "tensorboard", "lock"}
 
 
 def test_no_images_to_train_on(run_here, tmp_path):
