@@ -128,12 +128,12 @@ def refit(
         false_positive_rate=before["false_positive_rate"],
         data_dir=os.path.abspath(data_dir) if data_dir else config.data_dir,
     )
-    category = run_folder.load_images(config, run_dir)
-    earlier = category.train
-    dropped = _dropped(earlier, drop, run_dir)
-    if twice := next((path for path in added if path in _places(earlier)), None):
+    category = run_folder.load_images(config, run_dir, _listed(map(str, drop)))
+    stay = category.train
+    dropped = before["num_train"] - len(stay)
+    paths = {os.path.abspath(image) for image in stay.images if isinstance(image, str)}
+    if twice := next((path for path in added if path in paths), None):
         raise UserError(f"--add: the run has {twice} already; leave it out")
-    stay = earlier.subset([i for i in range(len(earlier)) if i not in dropped])
     train = normal([*stay.names, *added], [*stay.images, *added])
     category = Category(train, category.test)
 
@@ -181,14 +181,14 @@ def refit(
             "from": os.path.abspath(run_dir),
             "from_sha256": {n: x for n, x in before["sha256"].items() if n != "settings"},
             "added": len(added),
-            "names_dropped": [earlier.names[i] for i in sorted(dropped)],
+            "dropped": dropped,
             "added_above_threshold": above,
         }
         collected["sha256"] = run_folder.checksums(folder, config)
         run_folder.write_results(folder, collected)
         folder.rename(output)
     log(
-        f"{len(earlier)} normal images, {len(added)} added, {len(dropped)} dropped: "
+        f"{before['num_train']} normal images, {len(added)} added, {dropped} dropped: "
         f"{len(train)} now"
     )
     for line in _lines(before, collected):
@@ -215,24 +215,6 @@ def _found(sources):
     if odd := next((path for path in paths if as_text(path) != path), None):
         raise UserError(f"--add: {as_text(odd)}: its name is not UTF-8; rename it")
     return list(dict.fromkeys(paths))
-
-
-def _dropped(known, drop, run_dir):
-    """The indices of the images that --drop names."""
-    places, dropped = _places(known), set()
-    for text in _listed(map(str, drop)):
-        index = places.get(text, places.get(os.path.abspath(text)))
-        if index is None:
-            table = run_dir / run_folder.NORMAL_SCORES
-            raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
-        dropped.add(index)
-    return dropped
-
-
-def _places(known):
-    """Images' indices by their names and by their absolute paths."""
-    paths = {os.path.abspath(x): i for i, x in enumerate(known.images) if isinstance(x, str)}
-    return paths | {name: i for i, name in enumerate(known.names)}
 
 
 def _listed(drop):

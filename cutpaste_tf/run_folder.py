@@ -139,7 +139,9 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
         return
     try:
         category = load(config)
-        problem = _changed(config.run_dir, category) if has_trained(config) else None
+        problem = None
+        if has_trained(config):
+            problem = _changed(config.run_dir, _read_json(config.run_dir / IMAGES), category)
     except UserError as error:
         if earlier != "finished":
             raise
@@ -150,34 +152,47 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
         print(f"warning: {problem}", file=sys.stderr)
 
 
-def load_images(config: Config, run_dir: str | os.PathLike) -> Category:
+def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] = ()) -> Category:
     """Finds the images that a finished run's densities are of, and those that it was tested on.
 
     Args:
       config: the run's settings; `data_dir` is where its data set is now.
       run_dir: the run's folder.
+      drop: names or paths of training images that are left out; they may be gone.
 
     Returns:
-      The images. Those that refit has added are called by their paths.
+      The images. Those that refit has added are called by their paths; what the data set has
+      besides the run's images is left out.
 
     Raises:
-      UserError: if an image is gone or has changed.
+      UserError: if an image is gone or has changed, or `drop` names none of the run's.
     """
     run_dir, category = pathlib.Path(run_dir), data.load(config)
     images = dict(zip(category.train.names, category.train.images, strict=True))
-    names = list(_read_json(run_dir / IMAGES)["train"])
+    by_path = {os.path.abspath(x): name for name, x in images.items() if isinstance(x, str)}
+    recorded = _read_json(run_dir / IMAGES)
+    earlier, dropped = recorded["train"], set()
+    for text in drop:
+        path = os.path.abspath(text)
+        alike = [name for name in (text, path, by_path.get(path)) if name in earlier]
+        if not alike:
+            table = run_dir / NORMAL_SCORES
+            raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
+        dropped.add(alike[0])
+    names = [name for name in earlier if name not in dropped]
     if gone := [name for name in names if name not in images and not os.path.isfile(name)]:
         raise UserError(f"{gone[0]}: is no longer there, and {run_dir} is of it")
     train = normal(names, [images.get(name, name) for name in names])
-    category = Category(train, category.test)
-    if problem := _changed(run_dir, category):
+    tested = [i for i, name in enumerate(category.test.names) if name in recorded["test"]]
+    category = Category(train, category.test.subset(tested))
+    recorded["train"] = {name: earlier[name] for name in names}
+    if problem := _changed(run_dir, recorded, category):
         raise UserError(problem)
     return category
 
 
-def _changed(run_dir, category):
+def _changed(run_dir, recorded, category):
     """One line on the first image that is not as it was when a run was begun; None if all are."""
-    recorded = _read_json(run_dir / IMAGES)
     for part, split in (("train", category.train), ("test", category.test)):
         then, now = recorded[part], dict(_named_files(split))
         for name in {**now, **then}:

@@ -134,7 +134,7 @@ def test_the_network_and_the_test_images_stay(localized, new, tmp_path, capsys):
     told = results["refit"]
     assert told["from"] == str(run_dir)
     assert told["from_sha256"] == {n: x for n, x in before["sha256"].items() if n != "settings"}
-    assert (told["added"], told["names_dropped"]) == (6, [])
+    assert (told["added"], told["dropped"]) == (6, 0)
 
     detector, config = Detector.load(run_dir), Config.load(run_dir)
     category = data.load(config)
@@ -170,7 +170,7 @@ def test_what_is_added_and_dropped_again_was_never_there(localized, new, tmp_pat
     names.write_bytes("\r\n".join(str(path) for path in new.iterdir()).encode("utf-8-sig"))
     done(capsys, f"--run={one}", f"--drop={names}", f"--output={two}")
     assert_same_files(two, run_dir)
-    assert len(run_folder.read_results(two)["refit"]["names_dropped"]) == 6
+    assert run_folder.read_results(two)["refit"]["dropped"] == 6
     # An image of the training, by its name and by its path.
     for drop in ("train/good/003.png", folder / "train" / "good" / "003.png"):
         done(capsys, f"--run={two}", f"--drop={drop}", f"--output={three}")
@@ -234,6 +234,13 @@ def test_images_that_are_gone_or_changed_are_named(finished, new, tmp_path, caps
     drop = (f"--run={one}", "--drop=train/good/003.png", f"--output={two}")
     (new / "0.png").unlink()
     assert_user_error(run(capsys, *drop), new / "0.png", "no longer")
+    # What is dropped may be gone, and what the data set has besides is none of the run's.
+    gone.unlink()
+    shutil.copyfile(new / "1.png", gone.with_name("999.png"))
+    shutil.copyfile(new / "1.png", moved / "part" / "test" / "good" / "999.png")
+    done(capsys, *drop, f"--drop={new / '0.png'}")
+    results = run_folder.read_results(two)
+    assert (results["num_train"], results["num_test"]) == (12, 8)
 
 
 def test_main_leaves_a_refitted_run_as_it_is(finished, new, tmp_path, capsys):
