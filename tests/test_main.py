@@ -641,7 +641,7 @@ def test_predictions_of_images_of_any_shape_are_the_runs_scores(
         assert not own[~near].any()
         assert own[region].any() or "--maps=gradcam" in flags
     (run_dir / "roi.png").unlink()
-    with pytest.raises(UserError, match=r"roi\.png: there is no such file"):
+    with pytest.raises(UserError, match=r"roi\.png: cannot be read"):
         Detector.load(run_dir)
 
 
