@@ -17,7 +17,7 @@ from PIL import Image
 
 from cutpaste_tf import density as densities
 from cutpaste_tf import detector as detectors
-from cutpaste_tf import main, metrics, run_folder, scorer
+from cutpaste_tf import main, metrics, refit, run_folder, scorer
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, resize
@@ -285,6 +285,12 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     np.testing.assert_allclose(outputs["score"], found.scores, rtol=1e-4)
     maps = found.maps.read(range(len(labels)))
     np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * maps.max())
+
+    # Refitted it scores by both too.
+    refit.refit(both, tmp_path / "refitted", drop=["train/good/000.png"])
+    fewer = detector.evaluator(training.subset(np.arange(1, 8)), images)["pool"]
+    scores = [float(row["score"]) for row in read_scores(tmp_path / "refitted")]
+    np.testing.assert_allclose(scores, fewer.scores, rtol=1e-6)
 
     # Evaluated again it is what it was, whatever has become of the file since.
     (both / "results.json").unlink()
