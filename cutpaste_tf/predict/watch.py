@@ -149,7 +149,6 @@ class Journal:
 
     def _read(self):
         """Yields the lines; cuts off half a line at the end."""
-        self._lines.seek(0)
         whole = 0
         with open(self._path, "rb") as lines:
             for line in lines:
