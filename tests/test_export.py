@@ -460,9 +460,13 @@ def main(capsys, *arguments):
 def test_a_command_replaces_what_was_exported_before(detector, tmp_path, capsys, monkeypatch):
     _, found = detector
     monkeypatch.setattr(Detector, "load", lambda run_dir: found)
+    run_dir, tmp_path = tmp_path / "run", tmp_path / "model"
+    run_dir.mkdir()
+    run_folder.write_results(run_dir, {"threshold": None})
+    run_folder.write_normal_scores(run_dir, [], np.zeros([0]))
     scores = []
     for options in (["--threshold=1e9"], ["--threshold=0"]):
-        arguments = ["--run=any", f"--output={tmp_path}", "--format=saved_model", *options]
+        arguments = [f"--run={run_dir}", f"--output={tmp_path}", "--format=saved_model", *options]
         done = main(capsys, *arguments)
         assert done.returncode == 0, done.stderr
         assert f"written to {tmp_path / 'saved_model'}; its scores are the run's" in done.stdout
