@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutpaste_tf.augment.proxy import make_views
-    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.scoring.detector import Detector
 
 __all__ = ["Detector", "make_views"]
 __version__ = "0.2.0"
@@ -21,7 +21,7 @@ __version__ = "0.2.0"
 # a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_HOMES = {"Detector": "cutpaste_tf.detector", "make_views": "cutpaste_tf.augment.proxy"}
+_HOMES = {"Detector": "cutpaste_tf.scoring.detector", "make_views": "cutpaste_tf.augment.proxy"}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,11 +38,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import command, machine, run_folder
-from cutpaste_tf.exported import KEY, Description
 from cutpaste_tf.files import UserError
+from cutpaste_tf.predict.exported import KEY, Description
 
 if TYPE_CHECKING:
-    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.scoring.detector import Detector
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -132,7 +132,7 @@ def export(
                 f'pip install "cutpaste-tf[{_EXTRA}]"'
             )
     command.prepare_libraries()
-    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.scoring.detector import Detector
 
     detector = Detector.load(run_dir)
     if format in ("onnx", "tflite"):
@@ -299,7 +299,7 @@ def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.nda
 
 
 def _write_keras(detector, default, path):
-    from cutpaste_tf import scorer
+    from cutpaste_tf.scoring import scorer
 
     model = scorer.build_scorer(detector)
     scorer.with_optional_threshold(model, default).save(path)
@@ -327,7 +327,7 @@ def _functions(model, default):
 def _write_saved_model(detector, default, path):
     import tensorflow as tf
 
-    from cutpaste_tf import scorer
+    from cutpaste_tf.scoring import scorer
 
     module = tf.Module()
     module.model = scorer.build_scorer(detector)
@@ -348,7 +348,7 @@ def _write_tflite(detector, default, path):
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
-    from cutpaste_tf import scorer
+    from cutpaste_tf.scoring import scorer
 
     # TensorFlow Lite multiplies no float64 matrices.
     model = scorer.build_scorer(detector, portable=True, precise=False)
@@ -380,7 +380,7 @@ def _write_onnx(detector, default, path, description):
     import onnx
     import tf2onnx
 
-    from cutpaste_tf import scorer
+    from cutpaste_tf.scoring import scorer
 
     model = scorer.build_scorer(detector, portable=True)
     _, with_threshold = _functions(model, default)

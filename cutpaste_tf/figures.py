@@ -121,8 +121,8 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
 
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import Preparation
-    from cutpaste_tf.detector import Detector
     from cutpaste_tf.report import figures
+    from cutpaste_tf.scoring.detector import Detector
 
     panels = {}
     for run in runs:
@@ -217,8 +217,8 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     import tensorflow as tf
 
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.detector import Detector
     from cutpaste_tf.report import figures
+    from cutpaste_tf.scoring.detector import Detector
 
     detectors = [Detector.load(run) for run in runs]
     first = detectors[0].config

@@ -82,7 +82,7 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
       results: the runs' results.
       runs: the runs' settings.
     """
-    from cutpaste_tf import metrics
+    from cutpaste_tf.scoring import metrics
 
     def percent(value):
         return "     -" if value is None else f"{100 * value:6.1f}"

@@ -140,8 +140,8 @@ def refit(
     # 2. The network, as it is.
     command.prepare_libraries()
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.detector import Detector
     from cutpaste_tf.run import results, story
+    from cutpaste_tf.scoring.detector import Detector
 
     detector = Detector.load(run_dir)
     train_images = pipeline.prepare(train, detector.preparation)

@@ -23,10 +23,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from cutpaste_tf import cluster, command, data, experiments, run_folder
+from cutpaste_tf import cluster, command, data, run_folder
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
+from cutpaste_tf.report import experiments
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended

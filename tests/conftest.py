@@ -227,7 +227,7 @@ def run_in_this_process(root: pathlib.Path, *flags: str) -> tuple[pathlib.Path, 
 @pytest.fixture
 def load_once(monkeypatch):
     """Loads each run once in a process, for tests that are about something else."""
-    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.scoring.detector import Detector
 
     load = Detector.load
 

@@ -13,17 +13,17 @@ import pytest
 import tensorflow as tf
 from conftest import assert_user_error, pattern
 
-from cutpaste_tf import density as densities
-from cutpaste_tf import export, run_folder, scorer
+from cutpaste_tf import export, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Detector, Embedder, Evaluator
-from cutpaste_tf.exported import Description
-from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.predict.exported import Description
 from cutpaste_tf.predict.onnx import OnnxModel
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import patch, scorer, upsample
+from cutpaste_tf.scoring.detector import Detector, Embedder, Evaluator
 from cutpaste_tf.threshold import Threshold
 
 # For each kind of run the formats that it is exported to here; each takes seconds to convert.

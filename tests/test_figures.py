@@ -12,7 +12,7 @@ from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import download, folder, pipeline
 from cutpaste_tf.data.preparation import FILL, Preparation
-from cutpaste_tf.detector import Detector
+from cutpaste_tf.scoring.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("load_once")
 

@@ -49,7 +49,7 @@ def make_images(root):
 def numbers(root, name):
     """What a run makes of the images."""
     from cutpaste_tf import main
-    from cutpaste_tf.detector import Detector
+    from cutpaste_tf.scoring.detector import Detector
 
     workdir = root / name.replace(" ", "_")
     flags = [flag.replace("ROI", str(root / "region.png")) for flag in RUNS[name]]

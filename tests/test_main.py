@@ -28,10 +28,11 @@ from conftest import (
 )
 from PIL import Image
 
-from cutpaste_tf import main, metrics, run_folder
+from cutpaste_tf import main, run_folder
 from cutpaste_tf.config import Config
-from cutpaste_tf.detector import Embedder, Evaluator
 from cutpaste_tf.files import UserError
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Embedder, Evaluator
 from cutpaste_tf.train import classifier, loop
 
 
@@ -336,7 +337,7 @@ def test_two_stages_of_efficientnet_give_all_columns_of_table_3(mvtec, tmp_path,
     # The pretrained columns, by hand; and a run that only evaluates has no others.
     assert "pretrained" in capsys.readouterr().out
     from cutpaste_tf.data import folder, pipeline
-    from cutpaste_tf.detector import Detector, Evaluator
+    from cutpaste_tf.scoring.detector import Detector, Evaluator
 
     part = folder.load(mvtec / "part")
     images = [pipeline.prepare(split, 32) for split in (part.train, part.test)]
@@ -595,8 +596,8 @@ SHAPES = {
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     shape, staged_backbone, quick_views, tmp_path, capsys
 ):
-    from cutpaste_tf.detector import Detector
     from cutpaste_tf.predict import __main__ as predict
+    from cutpaste_tf.scoring.detector import Detector
 
     data, roi = write_photographs(tmp_path)
     flags = [*QUICK, "--image_size=32x48", f"--roi={roi}", *SHAPES[shape]]

@@ -14,10 +14,10 @@ from conftest import ROOT, assert_user_error, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf import run_folder
-from cutpaste_tf.detector import Detector, Embedder
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict.rows import COLUMNS, Judge, common_root, map_name
 from cutpaste_tf.report.overlay import Scale, overlay
+from cutpaste_tf.scoring.detector import Detector, Embedder
 
 pytestmark = pytest.mark.usefixtures("load_once")
 

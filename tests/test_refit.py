@@ -27,9 +27,9 @@ from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Detector, Evaluator
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.run import pictures
+from cutpaste_tf.scoring.detector import Detector, Evaluator
 
 
 @pytest.fixture

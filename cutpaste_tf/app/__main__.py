@@ -104,7 +104,7 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cutpaste_tf_app_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        import cutpaste_tf.detector  # noqa: F401 - now, and not when the first image waits for it
+        import cutpaste_tf.scoring.detector  # noqa: F401 - now, and not when the first image waits for it
         from cutpaste_tf.app.page import build_page
 
         blocks, options = build_page(inspector)

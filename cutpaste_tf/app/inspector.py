@@ -109,7 +109,7 @@ class Inspector:
           density's own metric where that is one Gaussian of whole images, Euclidean otherwise.
         """
         from cutpaste_tf.data import pipeline
-        from cutpaste_tf.density import GaussianDensity
+        from cutpaste_tf.scoring.density import GaussianDensity
 
         with self._lock:
             model = self._model(finding.run)

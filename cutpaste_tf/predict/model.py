@@ -79,7 +79,7 @@ class RunModel:
     ):
         self.threshold = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
         command.prepare_libraries()
-        from cutpaste_tf.detector import Detector
+        from cutpaste_tf.scoring.detector import Detector
 
         self._run_dir, self.detector = run_dir, Detector.load(run_dir)
         if maps and not self.detector.makes_maps:

@@ -12,8 +12,8 @@ import numpy as np
 
 from cutpaste_tf import machine
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.exported import Description
 from cutpaste_tf.files import UserError
+from cutpaste_tf.predict.exported import Description
 
 # Pixels of images that are resized at a time. The graph has them as floats, several times over.
 _PIXELS = 2**22

@@ -90,8 +90,8 @@ class Judge:
         """Draws an image's overlay, says in its row where, and returns its areas."""
         from PIL import Image
 
-        from cutpaste_tf.localize import areas
         from cutpaste_tf.report.overlay import overlay
+        from cutpaste_tf.scoring import areas
 
         scale = self._model.scale
         target = self._maps / map_name(read.path, self._root)

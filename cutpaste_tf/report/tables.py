@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cutpaste_tf import metrics, run_folder
+from cutpaste_tf import run_folder
 from cutpaste_tf.choices import CIFAR10_CLASSES, MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.config import FIELDS, Config, as_flag
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report.columns import FLAGFILES, OWN, TABLES, Column, Run, Value
+from cutpaste_tf.scoring import metrics
 
 NUMBERS = tuple(TABLES)
 # What changes a number by rounding alone, or tells which of a table's rows a run belongs to.

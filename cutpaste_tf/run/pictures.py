@@ -4,15 +4,16 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from cutpaste_tf import command, metrics
+from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.detector import Evaluation
-from cutpaste_tf.localize.maps import Maps
 from cutpaste_tf.report import canvas, figures, projector
 from cutpaste_tf.run.results import stage_names
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Evaluation
+from cutpaste_tf.scoring.maps import Maps
 from cutpaste_tf.train import views
 
 _VIEWS, _EXTREMES, _LOCALIZED = 6, 8, 24  # images that the figures show

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cutpaste_tf import density as densities
-from cutpaste_tf import machine, metrics
+from cutpaste_tf import machine
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import reduced_mask
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.detector import Evaluation
 from cutpaste_tf.files import UserError
-from cutpaste_tf.localize.maps import Maps
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Evaluation
+from cutpaste_tf.scoring.maps import Maps
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 

@@ -8,18 +8,19 @@ import keras
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import density as densities
-from cutpaste_tf import machine, metrics, run_folder
+from cutpaste_tf import machine, run_folder
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline, region
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.detector import Evaluation, Evaluator
 from cutpaste_tf.files import replacing
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.run import pictures, results, synthetic_tests
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Evaluation, Evaluator
 from cutpaste_tf.train import classifier, loop
 
 

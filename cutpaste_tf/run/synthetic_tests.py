@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cutpaste_tf import metrics
 from cutpaste_tf.data import pipeline, synthetic
 from cutpaste_tf.data.split import Split
-from cutpaste_tf.detector import Evaluation, Evaluator
 from cutpaste_tf.run.results import pixel_metrics
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Evaluation, Evaluator
 
 
 def make_test_sets(

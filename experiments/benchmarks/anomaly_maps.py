@@ -24,8 +24,8 @@ def main() -> None:
 
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.detector import Evaluator
     from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.scoring.detector import Evaluator
 
     def images(count, seed):
         shape = [count, arguments.size, arguments.size, 3]

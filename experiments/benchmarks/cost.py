@@ -28,8 +28,9 @@ import math
 
 import common
 
-from cutpaste_tf import choices, experiments, flags
+from cutpaste_tf import choices, flags
 from cutpaste_tf.config import EPOCH_STEPS
+from cutpaste_tf.report import experiments
 
 RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
 # (ResNet-50's, EfficientNet-B4's) published images a second.
@@ -75,7 +76,7 @@ def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
 def work(experiment: experiments.Experiment) -> Work:
     """Counts what the runs of an experiment do."""
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.localize import patch
+    from cutpaste_tf.scoring import patch
     from cutpaste_tf.train import stages
 
     flagfile = experiments.find_flagfile(experiment)

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.spatial.distance
 import sklearn.covariance
 
-from cutpaste_tf import density
+from cutpaste_tf.scoring import density
 
 IMAGES, DIMENSIONS = 300, (512, 1792)
 PATCHES, BATCH = 57 * 57, 8  # of an image, and images a batch

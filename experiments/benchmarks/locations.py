@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=240, help="normal images")
     arguments = parser.parse_args()
 
-    from cutpaste_tf import density as densities
+    from cutpaste_tf.scoring import density as densities
 
     rng = np.random.default_rng(0)
     some = rng.normal(size=[arguments.images, BAND, arguments.dims]).astype(np.float32)

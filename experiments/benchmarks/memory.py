@@ -45,7 +45,7 @@ def score_patches(count: int, size: int) -> float:
 
 def pixel_metrics(count: int, size: int) -> float:
     """Computes pixel AUROC, AP and AUPRO of maps, a tenth of whose pixels is anomalous."""
-    from cutpaste_tf import metrics
+    from cutpaste_tf.scoring import metrics
 
     rng, pixels, mask = (
         np.random.default_rng(0),
@@ -90,8 +90,8 @@ def _images(count, size):
 
 def _evaluator(count, size, **flags):
     from cutpaste_tf.config import Config
-    from cutpaste_tf.detector import Evaluator
     from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.scoring.detector import Evaluator
 
     flags |= {"image_size": size, "width": 0.25}
     config = Config(dataset="folder", data_dir=".", category="none", **flags)

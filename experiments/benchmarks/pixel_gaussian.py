@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=256)
     arguments = parser.parse_args()
 
-    from cutpaste_tf import metrics
     from cutpaste_tf.data import folder, pipeline
     from cutpaste_tf.data.preparation import Preparation
+    from cutpaste_tf.scoring import metrics
 
     size = arguments.image_size
     category = folder.load(pathlib.Path(arguments.data_dir) / arguments.category)

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 import sklearn.metrics
 
-from cutpaste_tf import metrics
+from cutpaste_tf.scoring import metrics
 
 LIMIT, THRESHOLDS = 0.3, 200
 

@@ -32,13 +32,13 @@ def main() -> None:
 
     import tensorflow as tf
 
-    from cutpaste_tf import density as densities
     from cutpaste_tf import export, machine
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.detector import Detector
     from cutpaste_tf.files import UserError
     from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.scoring import density as densities
+    from cutpaste_tf.scoring.detector import Detector
 
     config = Config(
         dataset="folder",

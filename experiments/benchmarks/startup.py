@@ -80,7 +80,7 @@ def first_steps(began: float, argv: list[str]) -> None:
 
     command.prepare_libraries()
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.detector import Evaluator
+    from cutpaste_tf.scoring.detector import Evaluator
     from cutpaste_tf.train import classifier
 
     said("libraries")

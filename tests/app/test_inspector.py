@@ -9,11 +9,11 @@ import sklearn.neighbors
 from conftest import IMAGE_RUN, PATCH_RUN, pattern, write_image
 from PIL import Image
 
-from cutpaste_tf import density as densities
 from cutpaste_tf.app.inspector import Inspector, nearest
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
-from cutpaste_tf.detector import Detector
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring.detector import Detector
 
 
 def test_nearest_is_what_scikit_learn_finds():

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from conftest import IMAGE_RUN, PATCH_RUN, ROOT, alter_run, write_image
 
-from cutpaste_tf import density as densities
 from cutpaste_tf import run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import Finding, Inspector
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.report.overlay import Scale, overlay
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring.detector import Detector
 
 
 def test_data_that_have_moved(app_runs, own_copy, tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from cutpaste_tf import exported
 from cutpaste_tf.config import Config
-from cutpaste_tf.exported import Description
+from cutpaste_tf.predict import exported
+from cutpaste_tf.predict.exported import Description
 from cutpaste_tf.threshold import Threshold
 
 

@@ -13,11 +13,11 @@ from graphs import write_model
 from PIL import Image
 
 from cutpaste_tf import export, run_folder
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import onnx as predict_onnx
 from cutpaste_tf.predict.onnx import OnnxModel
 from cutpaste_tf.report.overlay import Scale
+from cutpaste_tf.scoring.detector import Detector
 
 HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
 

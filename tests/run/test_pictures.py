@@ -8,9 +8,9 @@ import pytest
 from conftest import QUICK, make_mvtec
 
 from cutpaste_tf import main
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.report import figures, projector
 from cutpaste_tf.run import pictures
+from cutpaste_tf.scoring.detector import Detector
 
 DRAW_FIGURES = pictures.draw_figures  # which `small_backbone` leaves out
 

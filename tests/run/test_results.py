@@ -9,15 +9,16 @@ import sklearn.metrics
 from conftest import read_scores, write_image
 from PIL import Image
 
-from cutpaste_tf import detector as detectors
-from cutpaste_tf import metrics, run_folder
+from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
+from cutpaste_tf.scoring import detector as detectors
+from cutpaste_tf.scoring import metrics
+from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.train import classifier
 
 

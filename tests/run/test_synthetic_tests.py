@@ -5,8 +5,8 @@ import pytest
 import sklearn.metrics
 
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.run import synthetic_tests
+from cutpaste_tf.scoring.detector import Detector
 
 
 def test_synthetic_anomalies_are_scored_beside_the_normal_test_images(localized):

@@ -20,7 +20,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Embedder
+from cutpaste_tf.scoring.detector import Embedder
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone
 from cutpaste_tf.train import classifier, loop

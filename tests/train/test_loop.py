@@ -5,9 +5,9 @@ import json
 import pytest
 from training import TWO_STAGES, config, largest_difference, train_until_killed, trained
 
-from cutpaste_tf import detector as detectors
 from cutpaste_tf.config import EPOCH_STEPS
 from cutpaste_tf.files import UserError
+from cutpaste_tf.scoring import detector as detectors
 from cutpaste_tf.train import classifier, loop
 
 pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")

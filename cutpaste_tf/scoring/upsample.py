@@ -6,7 +6,7 @@ import numpy as np
 import scipy.ndimage
 import tensorflow as tf
 
-from cutpaste_tf.localize.patch import patches_along
+from cutpaste_tf.scoring.patch import patches_along
 
 # Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
 # paper's [32]).

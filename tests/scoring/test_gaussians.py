@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import sklearn.covariance
 
-from cutpaste_tf import density
 from cutpaste_tf.files import UserError
-from cutpaste_tf.localize import gaussians as module
-from cutpaste_tf.localize.gaussians import GaussianStatistics, MapGaussians
+from cutpaste_tf.scoring import density
+from cutpaste_tf.scoring import gaussians as module
+from cutpaste_tf.scoring.gaussians import GaussianStatistics, MapGaussians
 
 
 @pytest.mark.parametrize(("count", "dims"), [(40, 6), (7, 12), (300, 3)])

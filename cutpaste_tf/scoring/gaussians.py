@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import density as densities
+from cutpaste_tf.scoring import density as densities
 
 _FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
 

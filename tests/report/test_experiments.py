@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from conftest import ROOT
 
-from cutpaste_tf import choices, config, experiments, flags
+from cutpaste_tf import choices, config, flags
 from cutpaste_tf.files import UserError
-from cutpaste_tf.report import tables
+from cutpaste_tf.report import experiments, tables
 
 
 def runs_of(experiment):

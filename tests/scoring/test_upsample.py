@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cutpaste_tf.localize.upsample import receptive_field_upsampler
+from cutpaste_tf.scoring.upsample import receptive_field_upsampler
 
 
 @pytest.mark.parametrize(("size", "stride"), [(32, 4), (16, 8), (8, 2)])

@@ -6,7 +6,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutpaste_tf import metrics
+from cutpaste_tf.scoring import metrics
 
 
 def pairs_won(labels, scores):

@@ -7,10 +7,10 @@ import operator
 import numpy as np
 import pytest
 
-from cutpaste_tf import exported
 from cutpaste_tf.config import Config
-from cutpaste_tf.exported import Description
 from cutpaste_tf.files import UserError
+from cutpaste_tf.predict import exported
+from cutpaste_tf.predict.exported import Description
 from cutpaste_tf.threshold import Threshold, at_rate
 
 

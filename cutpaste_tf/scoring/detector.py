@@ -11,17 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import density as densities
 from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.localize import feature_maps, gradcam, patch, upsample
-from cutpaste_tf.localize.gaussians import LocationGaussians, MapGaussians
-from cutpaste_tf.localize.maps import Maps
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import feature_maps, gradcam, patch, upsample
+from cutpaste_tf.scoring.gaussians import LocationGaussians, MapGaussians
+from cutpaste_tf.scoring.maps import Maps
 
 _EMBED_BATCH = 64
 

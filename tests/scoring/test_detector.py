@@ -15,20 +15,20 @@ import tensorflow as tf
 from conftest import QUICK, alter_run, pattern, read_scores, write_image
 from PIL import Image
 
-from cutpaste_tf import density as densities
-from cutpaste_tf import detector as detectors
-from cutpaste_tf import main, metrics, refit, run_folder, scorer
+from cutpaste_tf import main, refit, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Detector
 from cutpaste_tf.files import UserError
-from cutpaste_tf.localize import patch, upsample
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.run import pictures
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import detector as detectors
+from cutpaste_tf.scoring import metrics, patch, scorer, upsample
+from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.train import classifier, loop
 
 

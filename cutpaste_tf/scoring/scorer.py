@@ -8,9 +8,9 @@ from keras import ops
 
 from cutpaste_tf.choices import GAUSSIANS
 from cutpaste_tf.data.preparation import FILL, reduced_mask
-from cutpaste_tf.detector import Detector
-from cutpaste_tf.localize import feature_maps, patch, upsample
 from cutpaste_tf.models.plain import as_keras
+from cutpaste_tf.scoring import feature_maps, patch, upsample
+from cutpaste_tf.scoring.detector import Detector
 
 
 def build_scorer(

@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from cutpaste_tf import density
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.localize import gradcam, upsample
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
+from cutpaste_tf.scoring import density, gradcam, upsample
 
 SIZE = 64
 

@@ -9,9 +9,10 @@ import sklearn.model_selection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutpaste_tf import density, threshold
+from cutpaste_tf import threshold
 from cutpaste_tf.files import UserError
-from cutpaste_tf.localize.gaussians import GaussianStatistics
+from cutpaste_tf.scoring import density
+from cutpaste_tf.scoring.gaussians import GaussianStatistics
 
 
 def features(count=200, dims=6, seed=0):

@@ -9,8 +9,8 @@ from conftest import pattern, write_image
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError
-from cutpaste_tf.localize import patch
 from cutpaste_tf.models.resnet import resnet18
+from cutpaste_tf.scoring import patch
 
 
 def images_of(arrays):

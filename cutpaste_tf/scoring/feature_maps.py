@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.localize import upsample
-from cutpaste_tf.localize.gaussians import GaussianStatistics, MapGaussians
 from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import upsample
+from cutpaste_tf.scoring.gaussians import GaussianStatistics, MapGaussians
 
 _BATCH = 32
 _HELD = 2**30  # bytes of normal images' vectors that are held rather than computed again

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.scoring import density as densities
 
 _BATCH = 16
 

@@ -9,15 +9,15 @@ import sklearn.covariance
 import tensorflow as tf
 from conftest import pattern
 
-from cutpaste_tf import density as densities
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.detector import Embedder, Evaluator
-from cutpaste_tf.localize import feature_maps, patch
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.resnet import resnet18
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import feature_maps, patch
+from cutpaste_tf.scoring.detector import Embedder, Evaluator
 
 LEVELS = ("conv3", "conv4")
 SETTINGS = {"dataset": "folder", "data_dir": "x", "category": "part", "width": 0.0625}

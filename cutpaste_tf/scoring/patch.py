@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import density as densities
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.localize.gaussians import GaussianStatistics, LocationGaussians
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring.gaussians import GaussianStatistics, LocationGaussians
 
 _BATCH = 8  # images a step
 _GROUP = 64  # images whose patches of a band are scored at once

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutpaste_tf.localize import areas
+from cutpaste_tf.scoring import areas
 
 
 def test_areas_are_in_the_images_pixels_and_touch_by_corners_too():
