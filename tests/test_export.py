@@ -262,7 +262,7 @@ def test_an_onnx_file_holds_no_gaussians_twice(detector, tmp_path):
     constants = onnx.load(tmp_path / "model.onnx").graph.initializer
     sizes = [int(np.prod(constant.dims)) for constant in constants]
     maps, height, width = found.map_density.grid
-    assert sizes.count(maps * height * width * found.map_density.shape[1] ** 2) == 1
+    assert sizes.count(maps * height * width * found.map_density.gaussians.mean.shape[1] ** 2) == 1
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def find_flagfile(experiment: Experiment) -> str:
     """
     if pathlib.Path(experiment.flagfile).is_absolute():  # a file of the user's
         return experiment.flagfile
-    beside = pathlib.Path(__file__).resolve().parents[1] / "experiments"
+    beside = pathlib.Path(__file__).resolve().parents[2] / "experiments"
     for path in (
         pathlib.Path("experiments") / experiment.flagfile,
         beside / experiment.flagfile,

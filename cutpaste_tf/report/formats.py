@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, CSV and HTML."""
+"""Tables as text, Markdown, CSV, HTML and LaTeX."""
 
 import csv
 import html
@@ -148,6 +148,46 @@ def comma_separated(table: Table) -> str:
     return buffer.getvalue()
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _latex(text_: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text_).replace("±", r"$\pm$")
+
+
+def latex(table: Table) -> str:
+    """Returns a table as a LaTeX table environment; it needs no package."""
+    heads = _heads(table)
+    names = " & ".join(_latex(name) for name, _ in heads)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table.title)} (Table {table.number} of the paper).}}",
+        rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
+        r"\hline",
+        rf" & {names} \\",
+        " & ".join(["category", *(kind for _, kind in heads)]) + r" \\",
+        r"\hline",
+    ]
+    for row in table.rows:
+        cells = []
+        for cell in _cells(table, row):
+            marks = ",".join(map(str, _marks(table, cell)))
+            cells.append(_latex(str(cell)) + (rf"\textsuperscript{{{marks}}}" if marks else ""))
+        lines.append(" & ".join([_latex(row.name), *cells]) + r" \\")
+        if row.kind == "average":
+            lines.append(r"\hline")
+    lines += [r"\end{tabular}", "", r"\raggedright\footnotesize"]
+    # No line break of LaTeX's here: it would take a note's bracket for its argument.
+    lines += [_latex(line) + r"\par" for line in _legend(table)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
 def html_table(table: Table, base: pathlib.Path | None = None) -> str:
     """Returns a table as HTML: a section with the table, its notes and links to its runs.
 
@@ -225,6 +265,7 @@ FORMATS = {
     "markdown": markdown,
     "csv": comma_separated,
     "html": html_table,
+    "latex": latex,
 }
 
 

@@ -174,8 +174,8 @@ def _score_tiles(detector, network, pixels, region, precise):
     """The largest tile's score, [B], and the tiles' maps joined; a row of tiles at a time."""
     preparation = detector.preparation
     (rows, columns), (height, width) = preparation.tiles, preparation.size
-    if region is None:
-        region = ops.ones([1, *preparation.canvas], "bool")
+    if region is None:  # All of it; computed, as ONNX's converter takes no constant that is true.
+        region = ops.sum(ops.zeros_like(pixels[..., 0]), axis=0, keepdims=True) < 1.0
     inputs = [keras.Input([height, width, 3]), keras.Input([height, width], dtype="bool")]
     score, anomaly_map = _score_inputs(detector, network, *inputs, precise)
     outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})

@@ -125,6 +125,37 @@ class Evaluation(keras.callbacks.Callback):
             logs.update(self._evaluate())
 
 
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Keras's, but that a fault of its files is a warning, after which it writes nothing more.
+
+    Args:
+      folder: where to write.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(str(folder), write_graph=False)
+        self._works = True
+
+    def on_train_begin(self, logs=None) -> None:
+        """Opens the file."""
+        self._write(super().on_train_begin)
+
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Writes the logs."""
+        self._write(super().on_epoch_end, epoch, logs)
+
+    def on_train_end(self, logs=None) -> None:
+        """Closes the file."""
+        self._write(super().on_train_end)
+
+    def _write(self, method, *arguments):
+        if self._works:
+            self._works = False
+            with command.faults_as_warnings(f"{self.log_dir}: not written"):
+                method(*arguments)
+                self._works = True
+
+
 class Progress(keras.callbacks.Callback):
     """Shows how far the training is.
 
@@ -163,6 +194,7 @@ class Progress(keras.callbacks.Callback):
         self.progress.__exit__()
 
 
+@command.faults_as_warnings("TensorBoard's stage: not written")
 def show_stage(stage: Stage, epoch: int, folder: pathlib.Path) -> None:
     """Shows a stage's name in TensorBoard's folder, at the epoch where it begins."""
     trained = "all layers" if stage.trains_backbone else "the head"
@@ -175,6 +207,7 @@ def show_stage(stage: Stage, epoch: int, folder: pathlib.Path) -> None:
         tf.summary.text("stage", text, epoch)
 
 
+@command.faults_as_warnings("TensorBoard's views: not written")
 def show_views(images: pipeline.Images, config: Config, folder: pathlib.Path) -> None:
     """Shows the first step's views in TensorBoard's folder, a few images per class."""
     by_class = views.gallery(images, config, _GALLERY_IMAGES)

@@ -75,7 +75,7 @@ def train(
         keras.callbacks.TerminateOnNaN(),
         record,
         callbacks.Evaluation(evaluate, config.eval_every, config.steps),
-        keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
+        callbacks.TensorBoard(run_dir / "tensorboard"),
         callbacks.Progress(config, log),
     ]
     planned, epoch = stages(config), 0

@@ -455,6 +455,19 @@ def test_csv_has_exact_numbers(filled):
     assert all(r["mean"] == "" and r["source"] == "ours" for r in missing)
 
 
+def test_latex_escapes_and_closes(filled):
+    text = formats.latex(filled)
+    assert r"metal\_nut" in text
+    assert r"a\&b" in text
+    assert text.count(r"\begin") == text.count(r"\end")
+    # A bracket after a line break would be its argument.
+    assert not re.search(r"\\\\\s*\[", text)
+    assert "[1] steps 800" in text
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and " & " in line]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns) - 1}
+
+
 class Page:
     def __init__(self, text):
         start = text.index("<body>")
