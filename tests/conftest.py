@@ -63,6 +63,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # Nor are modules that were imported.
 
 
+def slow_but(cases: list, *quick) -> list:
+    """Cases for `parametrize`, of which only the quick ones are run by default."""
+    return [x if x in quick else pytest.param(*_tuple(x), marks=pytest.mark.slow) for x in cases]
+
+
+def _tuple(case):
+    return case if isinstance(case, tuple) else (case,)
+
+
 def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
@@ -242,7 +251,9 @@ def load_once(monkeypatch):
 LOADED = {}
 
 
-@pytest.fixture(scope="session", params=["patch", "gradcam", "features"])
+@pytest.fixture(
+    scope="session", params=slow_but(["patch", "gradcam", "features"], "patch", "features")
+)
 def localized(request, tmp_path_factory):
     """The folder of a finished run that makes anomaly maps, and its data."""
     root = tmp_path_factory.mktemp(request.param)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
-from conftest import assert_user_error, pattern
+from conftest import assert_user_error, pattern, slow_but
 
 from cutpaste_tf import export, run_folder
 from cutpaste_tf.config import Config
@@ -78,6 +78,8 @@ SHAPES = {
     "tiles_region": {"image_size": (32,), "tiles": (2, 2), "roi": "x"},
 }
 CASES = [(kind, format) for kind, formats in KINDS.items() for format in formats]
+# ONNX is the format furthest from a run; of the others, one of each kind of map.
+QUICK = [x for x in CASES if x[1] == "onnx" or x[0] in ("gde", "maps_nearby", "tiles")]
 # Of a score, relative; ONNX Runtime and TensorFlow Lite convolve in another order.
 CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
 
@@ -177,7 +179,7 @@ def images():
     return np.stack([pattern(np.random.default_rng(i), 90)[:77] for i in range(3)])
 
 
-@pytest.mark.parametrize(("detector", "format"), CASES, indirect=["detector"])
+@pytest.mark.parametrize(("detector", "format"), slow_but(CASES, *QUICK), indirect=["detector"])
 def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_path):
     _, found = detector
     expected = found.evaluate(list(images))
@@ -389,7 +391,7 @@ low = interpreter.get_signature_runner("with_threshold")(
 @pytest.mark.parametrize(
     ("formats", "refused"),
     [
-        (("keras", "saved_model"), ("cutpaste_tf",)),
+        pytest.param(("keras", "saved_model"), ("cutpaste_tf",), marks=pytest.mark.slow),
         (("onnx", "tflite"), ("cutpaste_tf", "tensorflow", "keras")),
     ],
     ids=["with_tensorflow", "without"],

@@ -24,6 +24,7 @@ from conftest import (
     make_mvtec,
     pattern,
     read_scores,
+    slow_but,
     write_image,
 )
 from PIL import Image
@@ -200,7 +201,8 @@ def test_a_broken_image_stops_before_training(run_here, mvtec, tmp_path, break_i
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(1, "images: 1"), (3, "images: 3"), (8, "all 8 normal")]
+    ("count", "told"),
+    slow_but([(1, "images: 1"), (3, "images: 3"), (8, "all 8 normal")], (8, "all 8 normal")),
 )
 def test_too_few_different_images_stop_before_training(run_here, tmp_path, count, told):
     good = tmp_path / "data" / "part" / "train" / "good"
@@ -454,6 +456,7 @@ def test_another_keras_backend_is_refused(mvtec, tmp_path):
     assert_user_error(run(mvtec, tmp_path, env=environment), "KERAS_BACKEND=jax")
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_it_can_be_resumed(mvtec, tmp_path):
     process = subprocess.Popen(
         [*SMALL_MAIN, "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK,
@@ -592,7 +595,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles", "a region"))
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     shape, staged_backbone, quick_views, tmp_path, capsys
 ):

@@ -17,6 +17,7 @@ from conftest import (
     pattern,
     read_scores,
     run_in_this_process,
+    slow_but,
     write_image,
 )
 
@@ -119,6 +120,9 @@ def test_it_is_a_run_on_these_images(kind, new, tmp_path, capsys, monkeypatch):
     assert found.keys() - wanted.keys() == {"refit"}
 
 
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
 def test_the_network_and_the_test_images_stay(localized, new, tmp_path, capsys):
     run_dir, _, _ = localized
     output = tmp_path / "refitted"
@@ -162,6 +166,9 @@ def test_the_network_and_the_test_images_stay(localized, new, tmp_path, capsys):
     assert not list(tmp_path.glob(".refit*"))
 
 
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
 def test_what_is_added_and_dropped_again_was_never_there(localized, new, tmp_path, capsys):
     run_dir, folder, _ = localized
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))

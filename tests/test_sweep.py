@@ -143,6 +143,7 @@ def workers(process, deadline):
 
 
 @pytest.mark.xdist_group("ray")
+@pytest.mark.slow
 def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, capsys):
     # Without training, for the time that it takes.
     flags = ["--dataset=folder", f"--data_dir={make_mvtec(tmp_path / 'data')}", *TINY, "--steps=0"]

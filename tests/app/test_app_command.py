@@ -66,6 +66,7 @@ def test_mistakes_are_told_before_anything_heavy_is_imported():
     assert done.stdout == "2 set()\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(app_runs):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

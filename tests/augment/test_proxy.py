@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow_but
 from PIL import Image
 
 from cutpaste_tf.augment import paste, proxy, view
@@ -405,7 +406,7 @@ def assert_same(actual, expected):
 OTHERS = ["rotation", "cutout_mean", "confetti", "cutpaste_union"]
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("xla", slow_but([False, True], False), ids=["graph", "xla"])
 def test_the_other_tasks_compiled_equal_eager_ones(xla):
     # The view's own augmentation is the same for all tasks.
     settings = dataclasses.replace(AUGMENTED, translation=0.0, view_jitter=0.0)
@@ -439,7 +440,7 @@ def test_views_compiled_by_themselves_equal_eager_ones(task):
     assert np.abs(other[0] - expected[0][0]).max() > 0.1
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("xla", slow_but([False, True], False), ids=["graph", "xla"])
 def test_compiled_views_equal_eager_ones(xla):
     # One test for what could be three: compiling takes most of the time.
     signature = [tf.TensorSpec([None, *SHAPE[1:]], tf.float32), tf.TensorSpec([2], tf.int32)]

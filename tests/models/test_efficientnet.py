@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import slow_but
 from keras.src.applications import efficientnet as keras_efficientnet
 from keras.src.legacy.saving import legacy_h5_format
 
@@ -60,7 +61,7 @@ def assert_same_features(model, plain, images):
         )
 
 
-@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+@pytest.mark.parametrize("ending", slow_but([".weights.h5", ".keras"], ".weights.h5"))
 def test_all_features_equal_keras_applications(plain, images, tmp_path, ending):
     file = tmp_path / f"plain{ending}"
     plain.save_weights(file) if ending == ".weights.h5" else plain.save(file)

@@ -138,6 +138,7 @@ def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("localized", ["features"], indirect=True)
 def test_areas_are_a_column(localized, here, images, tmp_path, capsys):
     arguments = [f"--run={localized[0]}", f"--images={images}", "--maps"]
@@ -314,6 +315,7 @@ def wait_for_parts(process, output, count):
 
 
 @pytest.mark.xdist_group("ray")
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path):
     images, output = make_images(tmp_path / "new", 40, broken=7), tmp_path / "out"
     process = start(images, output, SHARD="2", SECONDS="0.2")

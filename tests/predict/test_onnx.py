@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, assert_user_error, pattern, write_image
+from conftest import ROOT, assert_user_error, pattern, slow_but, write_image
 from graphs import write_model
 from PIL import Image
 
@@ -50,6 +50,9 @@ def model(localized, tmp_path_factory):
     return localized[0], path
 
 
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
 def test_the_files_are_the_runs(model, load_once, images, tmp_path, capsys):
     run_dir, path = model
     usual = (f"--images={images}", "--maps")
@@ -75,6 +78,9 @@ def test_the_files_are_the_runs(model, load_once, images, tmp_path, capsys):
     assert [json.loads(line)["path"] for line in lines] == [row["path"] for row in ours]
 
 
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
 def test_threshold_and_scale_are_the_runs(model, load_once):
     run_dir, path = model
     level = Detector.load(run_dir).level
@@ -111,6 +117,9 @@ def alone(refused, *arguments):
     )
 
 
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
 def test_maps_take_no_tensorflow(model, images, tmp_path):
     _, path = model
     (images / "b" / "broken.png").unlink()

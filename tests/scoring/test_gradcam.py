@@ -39,7 +39,9 @@ def expected_map(features, fitted):
     [
         (lambda: resnet18(SIZE, width=0.125), "pool", "gde"),
         (lambda: resnet18(SIZE, width=0.125), "pool", "gmm"),
-        (lambda: efficientnet("efficientnet_b0", SIZE), "pool", "gde"),
+        pytest.param(
+            lambda: efficientnet("efficientnet_b0", SIZE), "pool", "gde", marks=pytest.mark.slow
+        ),
         pytest.param(
             lambda: efficientnet("efficientnet_b0", SIZE), "level8", "gde", marks=pytest.mark.slow
         ),

@@ -4,6 +4,7 @@ import keras
 import kernels
 import pytest
 import tensorflow as tf
+from conftest import slow_but
 from training import config
 
 from cutpaste_tf.augment import proxy
@@ -26,8 +27,14 @@ def traced(views):
     return tf.function(views.make).get_concrete_function(images, *specs)
 
 
-@pytest.mark.parametrize("patch_size", [0, 32])
-@pytest.mark.parametrize("task", sorted(proxy.TASKS))
+@pytest.mark.parametrize(
+    ("task", "patch_size"),
+    slow_but(
+        [(task, size) for task in sorted(proxy.TASKS) for size in (0, 32)],
+        ("cutpaste_union", 0),
+        ("cutpaste_3way", 32),
+    ),
+)
 def test_where_there_is_a_gpu_all_pixels_are_made_on_it(task, patch_size, gpu):
     """The numbers that were drawn are followed as well: positions lie between pixels."""
     settings = config(
@@ -53,11 +60,14 @@ def test_views_that_are_not_compiled_would_be_made_on_the_host():
 
 @pytest.mark.parametrize(
     "flags",
-    [
+    slow_but(
+        [
+            {"backbone": "resnet18"},
+            {"backbone": "resnet18", "mixed_precision": True},
+            {"backbone": "efficientnet_b0", "width": 1.0, "head_steps": 1, "finetune_steps": 5},
+        ],
         {"backbone": "resnet18"},
-        {"backbone": "resnet18", "mixed_precision": True},
-        {"backbone": "efficientnet_b0", "width": 1.0, "head_steps": 1, "finetune_steps": 5},
-    ],
+    ),
     ids=["resnet18", "mixed_precision", "efficientnet_b0"],
 )
 def test_a_whole_step_stays_on_the_gpu(flags, gpu):
