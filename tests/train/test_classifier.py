@@ -104,7 +104,7 @@ def test_efficientnets_gradients_under_xla_and_mixed_precision(
     # Statistics of the very views, so that signals and gradients keep their size, as in a trained
     # network: others overflow float16 in this depth, at any loss scale.
     model = classifier.build_classifier(settings)
-    views, _ = model._views(*next(iter(step_views.batches(images, settings, 0))))
+    views, _ = model._views.make(*next(iter(step_views.batches(images, settings, 0))))
     usual = model.backbone
     for layer in classifier.all_layers(usual):
         layer.trainable = True
