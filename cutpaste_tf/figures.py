@@ -214,9 +214,9 @@ def _pasted(config, images, task, step=0):
 def localization(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
     """Draws test images, their masks and the anomaly maps of runs of one category (Figure 4)."""
     import numpy as np
-    import tensorflow as tf
 
     from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import mask_of_size, resize_map
     from cutpaste_tf.report import figures
     from cutpaste_tf.scoring.detector import Detector
 
@@ -235,26 +235,29 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
     if not len(test):
         raise UserError(f"--run={runs[0]}: there are no test images to show")
     shown = test.examples(count)
-    preparation = detectors[0].preparation
-    size = preparation.canvas
+    images = pipeline.prepare(test.subset(shown), detectors[0].preparation)
+    numbers = range(len(shown))
+    pictures = images.without_border(images.canvases(numbers), numbers)
     chosen = [test.images[i] for i in shown]
     # What is usual on normal images is dark, whatever the method's scale.
     normal = [test.images[i] for i in np.flatnonzero(test.labels == 0)[:count]] or chosen
     maps = {}
     for detector in detectors:
-        values, usual = (
-            evaluation.maps.read(range(len(evaluation.scores)))
-            for evaluation in (detector.evaluate(chosen), detector.evaluate(normal))
-        )
-        if values.shape[1:] != size:
-            values = tf.image.resize(values[..., None], size)[..., 0].numpy()
+        scored, usual = (detector.evaluate(each).maps for each in (chosen, normal))
+        values, usual = (each.read(range(len(each))) for each in (scored, usual))
+        over_pictures = [
+            resize_map(one, picture.shape[:2])
+            for one, picture in zip(
+                scored.images.without_border(values, numbers), pictures, strict=True
+            )
+        ]
         name = figures.MAP_NAMES[detector.config.maps]
         if name in maps:
             name += f" {sum(other.startswith(name) for other in maps) + 1}"
-        maps[name] = (values, np.median(usual), np.quantile(values, 0.999))
+        maps[name] = (over_pictures, np.median(usual), np.quantile(values, 0.999))
     return figures.localization(
-        pipeline.prepare(test.subset(shown), preparation).canvases(range(len(shown))),
-        np.stack([preparation.mask(test.masks[i]) for i in shown]),
+        pictures,
+        [mask_of_size(test.masks[i], images.own_size(n)) for n, i in enumerate(shown)],
         maps,
         first.category,
     )

@@ -174,7 +174,7 @@ def refit(
         untrained = None if config.steps else trained
         collected = {name: before[name] for name in _OF_THE_TRAINING}
         collected |= {"num_train": len(train)}
-        collected |= results.measure(config, category.test, trained, untrained, test_images, scores)
+        collected |= results.measure(config, category.test, trained, untrained, scores)
         if above:
             above["after"] = float(np.mean(scores[new] > collected["threshold"]))
         collected["refit"] = {

@@ -77,6 +77,15 @@ class Images:
         numbers = _numbers(indices, self.preparation.count)
         return self.preparation.join(self.read(tf.constant(numbers)).numpy())
 
+    def without_border(
+        self, canvases: np.ndarray, indices: np.ndarray | Sequence[int]
+    ) -> list[np.ndarray]:
+        """Cuts the border of --resize=pad off some images' canvases, [n, H, W, ...]."""
+        return [
+            self.preparation.image_part(canvas, *self.own_size(index))
+            for canvas, index in zip(canvases, indices, strict=True)
+        ]
+
     def own_size(self, index: int) -> tuple[int, int]:
         """Returns an image's own height and width in pixels."""
         size = self.preparation.canvas if self.sizes is None else self.sizes[index]

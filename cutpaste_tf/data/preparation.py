@@ -113,22 +113,6 @@ class Preparation:
         # What is left over goes on as the image's border, where an edge would be a feature.
         return np.pad(resized, [*self._margins(place), (0, 0)], mode="edge")
 
-    def mask(self, mask: str | np.ndarray | None) -> np.ndarray:
-        """Brings a defect's mask onto the canvas.
-
-        Args:
-          mask: a file's path, a bool array [H, W], or None for a normal image.
-
-        Returns:
-          bool, as high and wide as the canvas. True where any of a pixel's area is on the defect:
-          thin lines survive.
-        """
-        if mask is None:
-            return np.zeros(self.canvas, bool)
-        mask = decode.read_mask(mask) if isinstance(mask, str) else mask
-        place = self.place(*mask.shape)
-        return np.pad(reduced_mask(mask, place[2:]), self._margins(place))
-
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """Reads and prepares a file, as `apply` does; a UserError names what cannot be read."""
         return self.apply(decode.read(path, self.bits))
@@ -175,14 +159,6 @@ class Preparation:
             return np.round(joined).astype(np.uint8)
         return joined
 
-    @property
-    def shows_own_size(self) -> bool:
-        """Whether pixels are judged at an image's own size, and not at that of the canvas.
-
-        Squashed and whole they are judged at --image_size, as in the paper.
-        """
-        return self.resize != "squash" or self.count > 1
-
     def over_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Returns a map of the whole of an image, of its shape or squashed, from the canvas's."""
         if self.resize == "squash":
@@ -191,14 +167,12 @@ class Preparation:
 
     def own_region(self, height: int, width: int) -> np.ndarray | None:
         """Returns the region of interest at an image's own size, bool [height, width], or None."""
-        if self.roi is None:
-            return None
-        # The pixel of the region whose area an image's pixel's middle is in.
-        rows, columns = (
-            ((np.arange(side) + 0.5) * pixels / side).astype(np.int64)
-            for side, pixels in zip((height, width), self.roi.shape, strict=True)
-        )
-        return self.roi[np.ix_(rows, columns)]
+        return None if self.roi is None else stretched(self.roi, (height, width))
+
+    def image_part(self, canvas: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Returns the part of a canvas, [H, W, ...], that shows an image of some size."""
+        top, left, *sides = self.place(height, width)
+        return canvas[top : top + sides[0], left : left + sides[1]]
 
     def to_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Brings a map from the canvas to an image's own size.
@@ -211,10 +185,7 @@ class Preparation:
         Returns:
           float32 [height, width].
         """
-        top, left, *sides = self.place(height, width)
-        shown = canvas_map[top : top + sides[0], left : left + sides[1]]
-        small = Image.fromarray(np.ascontiguousarray(shown, np.float32))
-        return np.array(small.resize((width, height), Image.Resampling.BILINEAR))
+        return resize_map(self.image_part(canvas_map, height, width), (height, width))
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -236,6 +207,36 @@ def _resizer():
             return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
 
     return resized
+
+
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a map, float32 [H, W], to a height and width, bilinearly."""
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def stretched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Brings a mask, [H, W], to a height and width: a pixel is as the one that its middle is in."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * pixels / side).astype(np.int64)
+        for side, pixels in zip(size, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
+
+
+def mask_of_size(mask: str | np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """Returns a defect's mask at the size of its image.
+
+    Args:
+      mask: a file's path, a bool array [H, W], or None for a normal image.
+      size: the image's height and width, h and w; a mask of another size is stretched over it.
+
+    Returns:
+      bool [h, w].
+    """
+    if mask is None:
+        return np.zeros(size, bool)
+    return stretched(decode.read_mask(mask) if isinstance(mask, str) else mask, size)
 
 
 def reduced_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,7 +24,7 @@ _EMBEDDED = {
     "CutPaste-Scar": (YELLOW, "^"),
 }
 MAP_NAMES = {"gradcam": "GradCAM", "patches": "patch heat map", "features": "feature map"}
-MASK_COLOR = (230, 30, 30)
+MASK_COLOR = "#e61e1e"
 
 
 def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) -> Figure:
@@ -97,8 +97,8 @@ def extremes(
     """Shows the most and the least anomalous test images.
 
     Args:
-      images: function-like sequence of N images, uint8 [H, W, 3].
-      masks: N masks, bool [H, W]; their outlines are drawn.
+      images: N images, uint8 [H, W, 3].
+      masks: N masks, bool, of any size; their outlines are drawn.
       labels: [N], 0 for normal and 1 for anomalous.
       defect_types: the N images' types of defect.
       scores: [N] anomaly scores.
@@ -119,7 +119,9 @@ def extremes(
         for axes, index in zip(row, indices, strict=True):
             _picture(axes, images[index])
             if masks[index].any():
-                axes.contour(masks[index], levels=[0.5], colors="yellow", linewidths=1)
+                axes.contour(
+                    masks[index], levels=[0.5], colors="yellow", linewidths=1, **_over(axes)
+                )
             color = ANOMALOUS_COLOR if labels[index] else NORMAL_COLOR
             axes.set_title(f"{defect_types[index]}\n{scores[index]:.1f}", color=color, fontsize=8)
     figure.suptitle(title)
@@ -127,19 +129,19 @@ def extremes(
 
 
 def localization(
-    images: np.ndarray,
-    masks: np.ndarray,
-    maps: Mapping[str, tuple[np.ndarray, float, float]],
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    maps: Mapping[str, tuple[Sequence[np.ndarray], float, float]],
     title: str,
     columns: int = 8,
 ) -> Figure:
     """Shows where defects are and where they are found (Figures 4 and 7 to 21).
 
     Args:
-      images: uint8 [N, H, W, 3].
-      masks: bool [N, H, W], shown in red.
-      maps: by the method's name, float32 [N, H, W] and the scores that the lightest and the darkest
-        colour stand for, the same for all images.
+      images: N images, uint8 [H, W, 3].
+      masks: N masks, bool, of any size, shown in red.
+      maps: by the method's name, N maps, float32 [H, W], as the images are, and the scores that the
+        lightest and the darkest colour stand for, the same for all images.
       title: the title.
       columns: images a row.
 
@@ -164,10 +166,11 @@ def localization(
         block, column = divmod(number, columns)
         column_axes = grid[block * len(names) : (block + 1) * len(names), column]
         _picture(column_axes[0], image)
-        marked = np.where(mask[..., None], np.array(MASK_COLOR) * 0.7 + image * 0.3, image)
-        _picture(column_axes[1], marked.astype(np.uint8))
+        _picture(column_axes[1], image)
         if mask.any():  # in grey, red alone may be as dark as what is around it
-            column_axes[1].contour(mask, levels=[0.5], colors="white", linewidths=0.6)
+            over = _over(column_axes[1])
+            column_axes[1].contourf(mask, levels=[0.5, 1.5], colors=[MASK_COLOR], alpha=0.7, **over)
+            column_axes[1].contour(mask, levels=[0.5], colors="white", linewidths=0.6, **over)
         for axes, (values, low, high) in zip(column_axes[2:], maps.values(), strict=True):
             shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
             _picture(axes, overlay.heat_map(image, shown))
@@ -312,6 +315,11 @@ def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     across = min(len(handles), 2 * columns)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across)
     return figure
+
+
+def _over(axes):
+    """Where contours of something of another size lie on the picture that axes show."""
+    return {"origin": "upper", "extent": axes.images[0].get_extent()}
 
 
 def _picture(axes, image):

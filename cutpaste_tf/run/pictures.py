@@ -8,6 +8,7 @@ from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.preparation import mask_of_size
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.report import canvas, figures, projector
 from cutpaste_tf.run.results import stage_names
@@ -53,8 +54,7 @@ def draw_figures(
         count = min(_EXTREMES, len(order))
         shown = np.concatenate([order[:count], order[::-1][:count]])
         return figures.extremes(
-            test_images.canvases(shown),
-            [test_images.preparation.mask(test_split.masks[i]) for i in shown],
+            *_pictures_and_masks(test_split, test_images, shown),
             labels[shown],
             [test_split.defect_types[i] for i in shown],
             scores[shown],
@@ -122,11 +122,16 @@ def localization_figure(
     high = np.quantile(values, 0.999)
     name = figures.MAP_NAMES[config.maps]
     return figures.localization(
-        test_images.canvases(shown),
-        np.stack([test_images.preparation.mask(test_split.masks[i]) for i in shown]),
-        {name: (values, low, high)},
+        *_pictures_and_masks(test_split, test_images, shown),
+        {name: (test_images.without_border(values, shown), low, high)},
         _title(config),
     )
+
+
+def _pictures_and_masks(split, images, shown):
+    """Test images without their border, and their masks at the images' own size."""
+    masks = [mask_of_size(split.masks[i], images.own_size(i)) for i in shown]
+    return images.without_border(images.canvases(shown), shown), masks
 
 
 def _title(config):

@@ -65,7 +65,7 @@ def measure_test_sets(
             masks = [None] * len(normals) + list(anomalies.split.masks)
             both = Split([""] * len(masks), [""] * len(masks), labels, [""] * len(masks), masks)
             maps = evaluation.maps.subset(normals).joined(scored.maps)
-            pixel_auroc = pixel_metrics(maps, both, maps.images)["pixel_auroc"]
+            pixel_auroc = pixel_metrics(maps, both)["pixel_auroc"]
         measured[kind] = auroc, pixel_auroc
     return measured
 

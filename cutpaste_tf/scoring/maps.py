@@ -60,12 +60,24 @@ class Maps:
           float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
           not looked at is zero.
         """
-        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
-        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
-        tiles = self._enlarge(tf.constant(tiles.reshape(-1, *self.small.shape[1:]))).numpy()
-        joined = preparation.join(tiles)
+        joined = self._whole(indices)
         for one, index in zip(joined, indices, strict=True):
             seen = self.images.looked_at(index)
             if seen is not None:
                 one[~seen] = 0.0
         return joined
+
+    def at_own_size(self, index: int) -> np.ndarray:
+        """Reads an image's map at the image's own height and width, float32 [h, w].
+
+        What lies outside the region of interest is not cut off: at its border it would fade.
+        """
+        size = self.images.own_size(index)
+        return self.images.preparation.to_image(self._whole([index])[0], *size)
+
+    def _whole(self, indices):
+        """The maps of some images as high and wide as the canvas, their tiles joined."""
+        preparation = self.images.preparation
+        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])
+        tiles = tiles[np.asarray(indices, np.int64)].reshape(-1, *self.small.shape[1:])
+        return preparation.join(self._enlarge(tf.constant(tiles)).numpy())

@@ -73,17 +73,33 @@ def auroc_by_defect_type(
     return result
 
 
+_BINS = 2**25  # of scores with the same sign, exponent and 16 bits after them
+
+
 class PixelScores:
     """Pixel AUROC, average precision and AUPRO of anomaly maps that come one at a time.
 
-    The metrics are exact. Four bytes are kept for each normal pixel, twice that for a moment, and
-    about 80 for each anomalous one while they are computed: 1,000 maps of 256 x 256 take 0.6 GB,
-    and 0.8 GB where a tenth of all pixels is anomalous.
+    Exact, four bytes are kept for each normal pixel, twice that for a moment, and about 80 for each
+    anomalous one while they are computed: 1,000 maps of 256 x 256 take 0.6 GB, and 0.8 GB where a
+    tenth of all pixels is anomalous.
+
+    Else pixels are counted by bins, in 0.8 GB at most and in some megabytes as a rule, however many
+    come. Scores in a bin, which are at most 0.0015% apart, count as equal. The AUROC is then off by
+    no more than half the share of pairs of a normal and an anomalous pixel in the same bin, and
+    AUPRO by that over its limit, where each region weighs the same: by 0.0001 if one pair in 5,000
+    or 17,000 is that near. Where scores have a standard deviation of a tenth of their mean, one in
+    30,000 is.
+
+    Args:
+      exact: whether to keep every score.
     """
 
-    def __init__(self):
+    def __init__(self, exact: bool = True):
         self._normal, self._anomalous, self._weights = [], [], []
         self._regions = 0
+        # Of each bin the normal pixels, the anomalous ones and their weights; where no score comes
+        # the operating system gives no memory.
+        self._bins = None if exact else np.zeros([3, _BINS])
 
     def add(
         self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None = None
@@ -105,14 +121,20 @@ class PixelScores:
             raise ValueError("an anomaly map must be finite")
         if region is not None:
             mask = mask & region
-        self._normal.append(scores[~mask if region is None else region & ~mask])
-        if not mask.any():
-            return
         regions, count = scipy.ndimage.label(mask, structure=np.ones([3, 3]))
         regions = regions[mask]
-        self._anomalous.append(scores[mask])
-        self._weights.append(1.0 / np.bincount(regions)[regions])
+        weights = 1.0 / np.bincount(regions)[regions]
         self._regions += count
+        normal, anomalous = scores[~mask if region is None else region & ~mask], scores[mask]
+        if self._bins is None:
+            self._normal.append(normal)
+            self._anomalous.append(anomalous)
+            self._weights.append(weights)
+            return
+        anomalous = _bins_of(anomalous)
+        np.add.at(self._bins[0], _bins_of(normal), 1.0)
+        np.add.at(self._bins[1], anomalous, 1.0)
+        np.add.at(self._bins[2], anomalous, weights)
 
     def compute(self, limit: float = 0.3) -> dict[str, float | None]:
         """Computes the metrics of all images added so far.
@@ -126,39 +148,58 @@ class PixelScores:
           `pixel_aupro`, the area, up to the limit and divided by it, under the regions' mean
           overlap over the false positive rate. None where there are no anomalous or normal pixels.
         """
-        # One array instead of the images' own, which are let go; their order does not matter.
-        self._normal = [np.concatenate(self._normal or [np.zeros([0], np.float32)])]
-        normal = self._normal[0]
-        if not self._anomalous or not len(normal):
+        normal, above, at_least, hits, overlap = (
+            self._sorted() if self._bins is None else self._binned()
+        )
+        if not normal or not hits.any():
             return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
-        normal.sort()
-        self._anomalous = [np.concatenate(self._anomalous)]
-        self._weights = [np.concatenate(self._weights)]
-        order = np.argsort(-self._anomalous[0], kind="stable")
-        scores, weights = self._anomalous[0][order], self._weights[0][order]
-        del order
-        count = len(scores)
-
-        # Only at a threshold that some anomalous pixel reaches does recall or overlap rise.
-        last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-        thresholds = scores[last]
-        overlap = np.cumsum(weights, out=weights)[last] / self._regions
-        del scores, weights
-        above = len(normal) - np.searchsorted(normal, thresholds, "right")
-        at_least = len(normal) - np.searchsorted(normal, thresholds, "left")
-        hits, new_hits = last + 1, np.diff(last, prepend=-1)
+        new_hits = np.diff(hits, prepend=0)
         # Of a normal and an anomalous pixel with the same score, half counts.
         wrong = (int(new_hits @ above) + int(new_hits @ at_least)) / 2.0
-        average_precision = float(new_hits @ (hits / (hits + at_least))) / count
-        del thresholds, last, hits, new_hits
+        average_precision = float(new_hits @ (hits / (hits + at_least))) / int(hits[-1])
+        del new_hits
         # No threshold after the first that passes the limit is of use to AUPRO.
-        used = np.searchsorted(above, limit * len(normal), "right") + 1
-        rates = above[:used] / len(normal), at_least[:used] / len(normal)
+        used = np.searchsorted(above, limit * normal, "right") + 1
+        rates = above[:used] / normal, at_least[:used] / normal
         return {
-            "pixel_auroc": 1.0 - wrong / (count * len(normal)),
+            "pixel_auroc": 1.0 - wrong / (int(hits[-1]) * normal),
             "pixel_ap": average_precision,
-            "pixel_aupro": _area_up_to(limit, *rates, overlap[:used]),
+            "pixel_aupro": _area_up_to(limit, *rates, overlap[:used] / self._regions),
         }
+
+    # Both return the number of normal pixels and, at falling thresholds, how many of them are above
+    # and how many reach it, how many anomalous ones do, and those pixels' weights.
+
+    def _sorted(self):
+        # One array instead of the images' own, which are let go; their order does not matter.
+        parts = self._normal, self._anomalous, self._weights
+        for part in parts:
+            part[:] = [np.concatenate(part or [np.zeros([0], np.float32)])]
+        (normal,), (scores,), (weights,) = parts
+        normal.sort()
+        order = np.argsort(-scores, kind="stable")
+        scores, weights = scores[order], weights[order]
+        del order
+        # Only at a threshold that some anomalous pixel reaches does recall or overlap rise.
+        last = np.flatnonzero(scores != np.append(scores[1:], np.float32(np.nan)))
+        thresholds = scores[last]
+        overlap = np.cumsum(weights, out=weights)[last]
+        del scores, weights
+        above, at_least = (
+            len(normal) - np.searchsorted(normal, thresholds, side) for side in ("right", "left")
+        )
+        return len(normal), above, at_least, last + 1, overlap
+
+    def _binned(self):
+        bins = self._bins[:, np.flatnonzero(self._bins.any(axis=0))[::-1]]
+        at_least, hits, overlap = np.cumsum(bins, axis=1)
+        return int(at_least.max(initial=0.0)), at_least - bins[0], at_least, hits, overlap
+
+
+def _bins_of(scores):
+    """The bins of float32 scores, which are in the scores' order."""
+    bits = (scores + 0.0).view(np.int32)  # 0 and -0 are one
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 7) + _BINS // 2
 
 
 def _area_up_to(limit, before, after, overlap):

@@ -26,27 +26,25 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from cutpaste_tf.data import folder, pipeline
-    from cutpaste_tf.data.preparation import Preparation
+    from cutpaste_tf.data.preparation import mask_of_size, resize_map
     from cutpaste_tf.scoring import metrics
 
     size = arguments.image_size
     category = folder.load(pathlib.Path(arguments.data_dir) / arguments.category)
-    train, test = (
-        pipeline.prepare(split, size).stored.numpy().astype(np.float64)
-        for split in (category.train, category.test)
-    )
+    images = [pipeline.prepare(split, size) for split in (category.train, category.test)]
+    train, test = (each.stored.numpy().astype(np.float64) for each in images)
     mean = train.mean(axis=0)
     centred = (train - mean).transpose(1, 2, 3, 0)
     covariance = centred @ centred.transpose(0, 1, 3, 2) / len(train) + np.eye(3)
     precision = np.linalg.inv(covariance)
-    masks = [Preparation((size, size)).mask(mask) for mask in category.test.masks]
     print(f"{arguments.category}, {size}x{size}, a Gaussian for each pixel")
     for deviation in (0, size // 64, size // 25):
         pixels = metrics.PixelScores()
-        for image, mask in zip(test, masks, strict=True):
+        for image, mask, own in zip(test, category.test.masks, images[1].sizes, strict=True):
             difference = image - mean
             squared = np.einsum("hwc,hwcd,hwd->hw", difference, precision, difference)
-            pixels.add(scipy.ndimage.gaussian_filter(np.sqrt(squared), deviation), mask)
+            smoothed = scipy.ndimage.gaussian_filter(np.sqrt(squared), deviation)
+            pixels.add(resize_map(smoothed, own), mask_of_size(mask, own))
         found = ", ".join(f"{name} {100 * x:.1f}" for name, x in pixels.compute().items())
         print(f"smoothed by {deviation:2d} pixels: {found}")
 

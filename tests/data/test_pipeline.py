@@ -120,18 +120,6 @@ def test_views_are_made_on_the_host_where_asked():
     assert int(step) == 0
 
 
-def test_masks_are_resized_without_new_values(tmp_path):
-    mask = np.zeros([64, 64], bool)
-    mask[16:32, 8:40] = True
-    expected = mask[::2, ::2]
-    preparation = Preparation((32, 32))
-    assert (preparation.mask(mask) == expected).all()
-    file = tmp_path / "m.png"
-    Image.fromarray(mask.astype(np.uint8) * 255).save(file)
-    assert (preparation.mask(str(file)) == expected).all()
-    assert not preparation.mask(None).any()
-
-
 # A region of which a tile of 2x2 shows nothing, another a little.
 ROI = np.zeros([60, 90], bool)
 ROI[5:25, 10:60] = ROI[25:40, 8:20] = True

@@ -64,72 +64,6 @@ def test_pixels_are_where_pillow_has_them(preparation, height, width):
 
 
 @MANY
-@given(preparation=preparations(), height=SIDES, width=SIDES)
-def test_what_is_looked_at_is_the_mask_of_the_whole_image(preparation, height, width):
-    whole = preparation.mask(np.ones([height, width], bool))
-    region = preparation.region(height, width)
-    if preparation.resize == "pad":
-        np.testing.assert_array_equal(whole, region)
-    else:
-        assert region is None
-        assert whole.all()
-    assert not preparation.mask(np.zeros([height, width], bool)).any()
-
-
-@MANY
-@given(
-    preparation=preparations(),
-    height=SIDES,
-    width=SIDES,
-    at=st.tuples(*[st.floats(0.0, 1.0)] * 2),
-)
-def test_a_line_of_one_pixel_survives_where_the_image_has_it(preparation, height, width, at):
-    row, column = int(at[0] * (height - 1)), int(at[1] * (width - 1))
-    image, mask = np.zeros([height, width, 3], np.uint8), np.zeros([height, width], bool)
-    image[row], mask[row] = 255, True
-    place = preparation.place(height, width)
-    first = place.top + row * place.height / height
-    last = place.top + (row + 1) * place.height / height
-    found = np.flatnonzero(preparation.mask(mask).any(axis=1))
-    expected = [y for y in range(preparation.canvas[0]) if y + 1 > first + 1e-9 and y < last - 1e-9]
-    assert found.tolist() == expected
-    mask[:] = False
-    mask[row, column] = True  # a single pixel, too
-    assert preparation.mask(mask).any()
-
-
-@MANY
-@given(
-    preparation=preparations(),
-    height=st.integers(24, 120),
-    width=st.integers(24, 120),
-    at=st.tuples(*[st.floats(-1.0, 1.0)] * 2),
-)
-def test_the_middle_of_a_defect_is_the_middle_of_what_the_image_shows(
-    preparation, height, width, at
-):
-    middle = [
-        side / 2 + share * (side / 2 - 5) for side, share in zip((height, width), at, strict=True)
-    ]
-    rows, columns = (
-        slice(max(int(x) - 2, 0), min(int(x) + 3, side))
-        for x, side in zip(middle, (height, width), strict=True)
-    )
-    image, mask = np.zeros([height, width, 3], np.uint8), np.zeros([height, width], bool)
-    image[rows, columns], mask[rows, columns] = 255, True
-    shown = preparation.on_canvas(image)[..., 0].astype(float)
-    region = preparation.region(height, width)
-    shown = shown if region is None else shown * region
-    found = preparation.mask(mask).astype(float)
-    centres = [
-        (weights.sum(axis=1 - axis) @ np.arange(len(weights.sum(axis=1 - axis)))) / weights.sum()
-        for weights in (shown, found)
-        for axis in (0, 1)
-    ]
-    assert np.abs(np.subtract(centres[:2], centres[2:])).max() <= 1.0
-
-
-@MANY
 @given(preparation=preparations(), height=SIDES, width=SIDES, seed=st.integers(0, 99))
 def test_a_map_comes_back_to_where_the_image_has_it(preparation, height, width, seed):
     slopes = np.random.default_rng(seed).uniform(-1.0, 1.0, 2)
@@ -209,8 +143,7 @@ def roi_of(height, width):
 
 @MANY
 @given(preparation=preparations(), height=SIDES, width=SIDES)
-def test_a_region_is_where_its_own_mask_would_be(preparation, height, width):
-    """Its nearest pixels; a mask has all that any part is in."""
+def test_a_region_is_where_the_image_has_it(preparation, height, width):
     roi = roi_of(30, 30)
     masked = Preparation(preparation.size, preparation.resize, preparation.tiles, roi=roi)
     region = masked.region(height, width)
@@ -220,9 +153,6 @@ def test_a_region_is_where_its_own_mask_would_be(preparation, height, width):
         column = (x + 0.5 - place.left) / place.width
         inside = 0 <= row < 1 and 0 <= column < 1 and roi[int(row * 30), int(column * 30)]
         assert region[y, x] == inside
-    whole = preparation.mask(masked.own_region(height, width))
-    if min(height, width) >= 30:  # else the region is finer than the image
-        assert (region & ~whole).sum() <= 0.1 * whole.sum() + sum(preparation.canvas)
 
 
 @pytest.mark.parametrize("resize", RESIZES)

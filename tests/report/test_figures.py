@@ -30,11 +30,17 @@ def test_histogram_counts_every_image(labels):
     assert sum(patch.get_height() for patch in axes.patches) == 5
 
 
+def outline(axes):
+    """The left, right, upper and lower end of what is drawn around a defect, in pixels."""
+    (left, upper), (right, lower) = axes.collections[-1].get_datalim(axes.transData).get_points()
+    return [left, right, upper, lower]
+
+
 def test_extremes_are_in_order_of_score_with_masks_outlined():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    masks = np.zeros([5, 16, 16], bool)
-    masks[4, 4:8, 4:8] = True
+    masks = np.zeros([5, 64, 32], bool)  # each of its image's own size
+    masks[4, 16:32, 8:16] = True
     kinds = ["good", "good", "good", "dent", "hole"]
     figure = figures.extremes(images, masks, LABELS, kinds, SCORES, "title", count=2)
     titles = [axes.get_title() for axes in figure.axes]
@@ -42,6 +48,7 @@ def test_extremes_are_in_order_of_score_with_masks_outlined():
     outlined = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
     assert outlined == [True, False, False, False]
     assert (figure.axes[0].images[0].get_array() == images[4]).all()
+    assert outline(figure.axes[0]) == pytest.approx([3.5, 7.5, 3.5, 7.5], abs=0.3)
 
 
 def test_gallery_has_a_row_for_each_class():
@@ -55,8 +62,8 @@ def test_gallery_has_a_row_for_each_class():
 def test_localization_has_input_mask_and_maps_under_each_other():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    masks = np.zeros([5, 16, 16], bool)
-    masks[3, 4:8, 4:8] = True
+    masks = np.zeros([5, 32, 64], bool)
+    masks[3, 8, 16:32] = True  # a line of one pixel
     maps = {name: (rng.random((5, 16, 16)), 0.0, 1.0) for name in ("GradCAM", "patch heat map")}
     figure = figures.localization(images, masks, maps, "title", columns=3)
     assert len(figure.axes) == 2 * 4 * 3  # two blocks of four rows
@@ -64,9 +71,10 @@ def test_localization_has_input_mask_and_maps_under_each_other():
     assert labels == ["input", "mask", "GradCAM", "patch heat map"] * 2
     # The fourth example begins the second block.
     np.testing.assert_array_equal(figure.axes[12].images[0].get_array(), images[3])
-    marked = figure.axes[15].images[0].get_array()
-    assert (marked[~masks[3]] == images[3][~masks[3]]).all()
-    assert (marked[masks[3]][:, 0] > marked[masks[3]][:, 1]).all()
+    np.testing.assert_array_equal(figure.axes[15].images[0].get_array(), images[3])
+    assert outline(figure.axes[15]) == pytest.approx([3.5, 7.5, 3.5, 4.0], abs=0.3)
+    red, _ = figure.axes[15].collections
+    assert matplotlib.colors.to_hex(red.get_facecolor()[0]) == figures.MASK_COLOR
     assert not figure.axes[14].images  # there is no sixth example
     outlined = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
     assert [i for i, found in enumerate(outlined) if found] == [15]

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import sklearn.metrics
 from conftest import read_scores, write_image
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.data.preparation import Preparation
+from cutpaste_tf.data.preparation import Preparation, mask_of_size
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
@@ -93,9 +94,9 @@ def test_a_run_with_maps_measures_them_by_pixel(localized):
     found = Detector.load(run_dir).evaluate(list(test.images))
     rows = read_scores(run_dir)
     np.testing.assert_allclose(found.scores, [float(r["score"]) for r in rows], rtol=1e-4)
-    maps = found.maps.read(range(len(test)))
-    assert maps.shape == (8, 64, 64)
-    masks = np.stack([Preparation((64, 64)).mask(mask) for mask in test.masks])
+    assert found.maps.read(range(len(test))).shape == (8, 64, 64)
+    maps = np.stack([found.maps.at_own_size(i) for i in range(len(test))])
+    masks = np.stack([mask_of_size(mask, maps.shape[1:]) for mask in test.masks])
     auroc = sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel())
     assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
     # A patch model is not measured before its training.
@@ -120,8 +121,8 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
     images = pipeline.Images(3, Preparation((4, 4)), None)
     maps = detectors.Maps(small, lambda part: part, images)
-    assert results.pixel_metrics(maps, split, images)["pixel_auroc"] == 1.0
-    assert set(results.pixel_metrics(None, split, images).values()) == {None}
+    assert results.pixel_metrics(maps, split)["pixel_auroc"] == 1.0
+    assert set(results.pixel_metrics(None, split).values()) == {None}
 
 
 SIZES = [(64, 128), (128, 64), (160, 160), (64, 192)]
@@ -141,90 +142,78 @@ def brought_by_hand(preparation, one, size):
     return by_pillow(one[top : top + sides[0], left : left + sides[1]], size)
 
 
+def plain_aupro(maps, masks, regions, limit=0.3):
+    """The area by a point above and one at each score that an anomalous pixel has."""
+    normal, parts = [], []
+    for one, mask, region in zip(maps, masks, regions, strict=True):
+        normal.append(one[region & ~mask])
+        labels, count = scipy.ndimage.label(mask & region, np.ones([3, 3]))
+        parts += [one[labels == number] for number in range(1, count + 1)]
+    rates, heights, normal = [0.0], [0.0], np.concatenate(normal)
+    for score in np.unique(np.concatenate(parts))[::-1]:
+        rates += [np.mean(normal > score), np.mean(normal >= score)]
+        heights += [heights[-1], np.mean([np.mean(part >= score) for part in parts])]
+    grid = np.unique([*(r for r in rates if r < limit), *np.linspace(0.0, limit, 20001)])
+    return np.trapezoid(np.interp(grid, [*rates, 1.0], [*heights, 1.0]), grid) / limit
+
+
+@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("with_region", [False, True])
-@pytest.mark.parametrize(
-    ("resize", "tiles"), [("pad", (1, 1)), ("squash", (2, 2)), ("pad", (2, 2))]
-)
-def test_pixels_are_compared_at_the_images_own_sizes(resize, tiles, with_region, tmp_path):
+@pytest.mark.parametrize("tiles", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_pixels_are_compared_at_the_images_own_sizes(
+    resize, tiles, with_region, exact, tmp_path, monkeypatch
+):
+    if not exact:
+        monkeypatch.setattr(results, "_MOST_PIXELS", 0)
     rng = np.random.default_rng(0)
     roi = rng.random([8, 8]) < 0.7 if with_region else None
-    size = (32 // tiles[0], 32 // tiles[1])
-    preparation = Preparation(size, resize, tiles, roi=roi)
-    assert preparation.shows_own_size
+    preparation = Preparation((32 // tiles[0], 32 // tiles[1]), resize, tiles, roi=roi)
     canvases = rng.random([4, *preparation.canvas]).astype(np.float32)
     small = np.concatenate([preparation.cut(one) for one in canvases])
-    masks = [None, *(rng.random(size) < 0.01 for size in SIZES[1:])]
-    masks[2] = str(write_image(tmp_path / "mask.png", masks[2].astype(np.uint8) * 255))
+    masks = [None, *(rng.random(size) < 0.003 for size in SIZES[1:])]
+    for mask in masks[1:]:
+        mask[20, 10:50] = True  # a line of one pixel
+    given = list(masks)
+    given[2] = str(write_image(tmp_path / "mask.png", masks[2].astype(np.uint8) * 255))
+    given[3] = masks[3].repeat(2, axis=0)  # stretched over its image
     split = dataclasses.replace(
         normal([""] * 4, [np.zeros([*size, 3], np.uint8) for size in SIZES]),
         labels=np.array([0, 1, 1, 1]),
-        masks=masks,
+        masks=given,
     )
     images = pipeline.prepare(split, preparation)
-    maps = detectors.Maps(small, lambda part: part, images)
-    found = results.pixel_metrics(maps, split, images)
+    found = results.pixel_metrics(detectors.Maps(small, lambda part: part, images), split)
 
-    labels, scores = [], []
-    for i, size in enumerate(SIZES):
-        read = maps.read([i])[0]
-        seen = images.looked_at(i)
-        np.testing.assert_allclose(read, canvases[i] if seen is None else canvases[i] * seen)
-        own = brought_by_hand(preparation, read, size)
-        mask = masks[i]
-        mask = np.zeros(size, bool) if mask is None else mask
-        mask = np.asarray(Image.open(mask)) > 0 if isinstance(mask, str) else mask
-        region = np.ones(size, bool)
-        if with_region:
-            region = by_pillow(roi.astype(np.uint8), size, Image.Resampling.NEAREST) > 0
-        labels.append(mask[region])
-        scores.append(own[region])
-    labels, scores = np.concatenate(labels), np.concatenate(scores)
-    auroc = sklearn.metrics.roc_auc_score(labels, scores)
-    assert found["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
-    ap = sklearn.metrics.average_precision_score(labels, scores)
-    assert found["pixel_ap"] == pytest.approx(ap, abs=1e-3)
+    masks[0] = np.zeros(SIZES[0], bool)
+    maps = [brought_by_hand(preparation, *x) for x in zip(canvases, SIZES, strict=True)]
+    regions = [np.ones(size, bool) for size in SIZES]
+    if with_region:
+        nearest = Image.Resampling.NEAREST
+        regions = [by_pillow(roi.astype(np.uint8), size, nearest) > 0 for size in SIZES]
+    labels, scores = (
+        np.concatenate([one[region] for one, region in zip(each, regions, strict=True)])
+        for each in (masks, maps)
+    )
+    expected = {
+        "pixel_auroc": sklearn.metrics.roc_auc_score(labels, scores),
+        "pixel_ap": sklearn.metrics.average_precision_score(labels, scores),
+        "pixel_aupro": plain_aupro(maps, masks, regions),
+    }
+    assert found == pytest.approx(expected, abs=1e-5 if exact else 1e-4)
 
 
-def test_pixels_of_many_large_images_are_compared_at_a_fraction_of_their_sizes(monkeypatch):
-    preparation = Preparation((32, 32), "pad")
-    rng = np.random.default_rng(0)
-    masks = [np.zeros([96, 64], bool) for _ in range(3)]
-    for i, mask in enumerate(masks):
-        mask[10 : 30 + i, 20] = True  # thin lines, which must not be lost
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_a_defect_of_one_pixels_width_keeps_its_own_area(resize):
+    mask = np.zeros([100, 300], bool)
+    mask[7, 20:180] = True
     split = dataclasses.replace(
-        normal([""] * 3, [np.zeros([96, 64, 3], np.uint8)] * 3), labels=np.ones(3), masks=masks
+        normal([""], [np.zeros([100, 300, 3], np.uint8)]), labels=np.ones(1), masks=[mask]
     )
-    images = pipeline.prepare(split, preparation)
-    added = []
-    monkeypatch.setattr(metrics.PixelScores, "add", lambda self, *a: added.append(a))
-    monkeypatch.setattr(results, "_MOST_PIXELS", 3 * 96 * 64 / 9)
-    maps = detectors.Maps(rng.random([3, 32, 32]).astype(np.float32), lambda part: part, images)
-    results.pixel_metrics(maps, split, images)
-    for i, (one, mask, region) in enumerate(added):
-        assert one.shape == mask.shape == (32, 21)
-        assert region is None
-        assert np.flatnonzero(mask.any(axis=1)).tolist() == list(range(3, -(-(30 + i) // 3)))
-        assert mask.any(axis=0).sum() == 1
-
-
-def test_squashed_pixels_outside_the_region_are_not_compared():
-    roi = np.zeros([4, 4], bool)
-    roi[:, :2] = True
-    preparation = Preparation((4, 4), roi=roi)
-    mask = np.zeros([8, 8], bool)
-    mask[0, 0] = mask[:, 7] = True  # one defect outside
-    split = dataclasses.replace(
-        normal(["", ""], [np.zeros([8, 8, 3], np.uint8)] * 2),
-        labels=np.array([0, 1]),
-        masks=[None, mask],
-    )
-    small = np.zeros([2, 4, 4], np.float32)
-    small[:, :, 2:] = 9.0
-    small[1, 0, 0] = 1.0
-    images = pipeline.prepare(split, preparation)
-    maps = detectors.Maps(small, lambda part: part, images)
-    found = results.pixel_metrics(maps, split, images)
-    assert found == {"pixel_auroc": 1.0, "pixel_ap": 1.0, "pixel_aupro": 1.0}
+    images = pipeline.prepare(split, Preparation((32, 32), resize))
+    maps = detectors.Maps(np.ones([1, 32, 32], np.float32), lambda part: part, images)
+    # Where all scores are equal, average precision is the share of anomalous pixels.
+    assert results.pixel_metrics(maps, split)["pixel_ap"] == pytest.approx(160 / 30000)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_auroc_by_defect_type_is_against_all_normal_images():
     assert metrics.auroc_by_defect_type(labels, scores, kinds) == {"dent": 0.75, "scratch": 0.0}
 
 
-def compute(maps, masks, **options):
-    scores = metrics.PixelScores()
+def compute(maps, masks, exact=True, **options):
+    scores = metrics.PixelScores(exact)
     for one, mask in zip(maps, masks, strict=True):
         scores.add(one, mask)
     return scores.compute(**options)
@@ -131,6 +131,27 @@ def test_pixels_outside_the_region_of_interest_do_not_count(seed, share):
     assert found["pixel_aupro"] == pytest.approx(expected)
 
 
+@settings(deadline=None, derandomize=True, max_examples=8)
+@given(
+    seed=st.integers(0, 10**6),
+    deviation=st.sampled_from([0.1, 3.0]),
+    share=st.sampled_from([0.001, 0.1]),
+)
+def test_metrics_of_pixels_that_are_counted_are_nearly_exact(seed, deviation, share):
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(1.0, deviation, [4, 60, 50]).astype(np.float32)
+    maps[0, :9] = 0.0
+    masks = rng.random(maps.shape) < share
+    masks[1] = False
+    masks[0, :2, :3] = masks[2, 5] = True
+    maps += masks * np.float32(deviation)
+    found, exact = (compute(maps, masks, exact) for exact in (False, True))
+    assert found == pytest.approx(exact, abs=1e-4)
+    # To the last bit where no two scores are near, of whatever sign.
+    maps = np.round(8.0 * maps)
+    assert compute(maps, masks, False) == pytest.approx(compute(maps, masks), abs=1e-12)
+
+
 def test_aupro_counts_each_region_alike():
     mask = np.zeros([20, 20], bool)
     mask[:10, :10] = True  # found
@@ -158,6 +179,7 @@ def test_pixel_metrics_are_missing_where_they_have_no_meaning():
     assert compute([], []) == nothing
     assert compute([np.ones([4, 4])], [blank]) == nothing
     assert compute([np.ones([4, 4])], [full]) == nothing
+    assert compute([], [], False) == compute([np.ones([4, 4])], [full], False) == nothing
     with pytest.raises(ValueError, match="finite"):
         compute([np.full([4, 4], np.nan)], [blank])
     with pytest.raises(ValueError, match="must be"):
