@@ -29,7 +29,11 @@ class Jitter(NamedTuple):
 
 
 def sample(
-    batch: int | tf.Tensor, maximum: float | Sequence[float], seed: tf.Tensor, *, hue: bool = True
+    batch: int | tf.Tensor,
+    maximum: float | Sequence[float],
+    seed: random.Seed | tf.Tensor,
+    *,
+    hue: bool = True,
 ) -> Jitter:
     """Draws a colour jitter for each image.
 

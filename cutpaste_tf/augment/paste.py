@@ -60,7 +60,7 @@ class Edit(NamedTuple):
 def sample_patch(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: tf.Tensor,
+    seed: random.Seed | tf.Tensor,
     area_ratio: tuple[float, float] = AREA_RATIO,
 ) -> Patch:
     """Draws CutPaste's upright rectangles for images of a height and width in pixels.
@@ -70,8 +70,8 @@ def sample_patch(
     """
     area_seed, side_seed, aspect_seed, place_seed = random.split(seed, 4)
     area = random.uniform([batch], area_seed, *area_ratio) * (size[0] * size[1])
-    wide = random.uniform([batch], aspect_seed, *ASPECT_RATIOS[0])
-    tall = random.uniform([batch], aspect_seed, *ASPECT_RATIOS[1])
+    unit = random.uniform([batch], aspect_seed, 0.0, 1.0)
+    wide, tall = (low + (high - low) * unit for low, high in ASPECT_RATIOS)
     aspect = tf.where(random.uniform([batch], side_seed, 0.0, 1.0) < 0.5, wide, tall)
 
     def whole(length, limit):
@@ -82,7 +82,9 @@ def sample_patch(
     return _place(height, width, None, size, place_seed)
 
 
-def sample_scar(batch: int | tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
+def sample_scar(
+    batch: int | tf.Tensor, size: tuple[int, int], seed: random.Seed | tf.Tensor
+) -> Patch:
     """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError where they do not fit.
 
     Width and length (upright before turning) are uniform over whole pixels, the angle is uniform in
@@ -103,7 +105,9 @@ def sample_scar(batch: int | tf.Tensor, size: tuple[int, int], seed: tf.Tensor) 
     )
 
 
-def move_into(patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: tf.Tensor) -> Patch:
+def move_into(
+    patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: random.Seed | tf.Tensor
+) -> Patch:
     """Has patches cut and pasted around pixels of their images' regions, as `count_pixels` says.
 
     The middle of each, where it is cut and where it is pasted, is a pixel of the region, every one

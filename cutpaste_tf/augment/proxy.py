@@ -42,7 +42,7 @@ class Settings:
 # What `draw_views` returns. What XLA compiles has no random numbers in it: fused with the pixels
 # they would be computed again for each, and their generators would take most of the time to
 # compile.
-Drawn = tuple[list, list, tf.Tensor | None]
+Drawn = tuple[list, list, list]
 
 
 class Kind(NamedTuple):
@@ -76,11 +76,10 @@ def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
     """Returns a kind that edits a patch of each image; `draw` draws what else the edit takes."""
 
     def drawn(batch, size, seed, settings, counts=None):
-        patch_seed, other_seed = random.split(seed, 2)
+        patch_seed, other_seed, place_seed = random.split(seed, 3)
         patch = shape.sample(batch, size, patch_seed, settings)
         if counts is not None:
-            # Shapes are drawn of the same seed, in another way.
-            patch = paste.move_into(patch, counts, size, patch_seed)
+            patch = paste.move_into(patch, counts, size, place_seed)
         return patch, draw(batch, other_seed, settings)
 
     def edited(images, drawn, settings):
@@ -228,12 +227,12 @@ def draw_views(
       task: a name in `TASKS`.
       seed: int32 [2].
       settings: the ranges.
-      region: bool [B, H, W], each image's region of interest; None: all. Patches are cut and pasted
-        in it, and nothing is pasted outside. Not with --patch_size.
+      region: bool [B, H, W], each image's region of interest; None: all. It moves with its image.
+        Patches are cut and pasted in it, and nothing is pasted outside. Not with --patch_size.
 
     Returns:
-      The input views, each class's edit, None for none, and the region: tensors with the images'
-      own numbers in the first axis of each.
+      The input views, each class's edit, None for none, and the input views' regions, if any:
+      tensors with the images' own numbers in the first axis of each.
     """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size
     crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
@@ -244,13 +243,17 @@ def draw_views(
     if settings.independent_views:
         view_seeds = random.split(view_seed, len(TASKS[task]))
     ranges = {"translation": settings.translation, "jitter": settings.view_jitter}
-    counts = None if region is None else paste.count_pixels(region)
     input_views = [view.draw(batch, size, one, **ranges, crops=crops) for one in view_seeds]
+    regions, counts = [], [None]
+    if region is not None:
+        moved = [view.move_region(region, one, size) for one in input_views]
+        input_views, regions = map(list, zip(*moved, strict=True))
+        counts = list(map(paste.count_pixels, regions))
     edits = [
-        cls.kind and cls.kind.draw(batch, size, class_seed, settings, counts)
-        for cls, class_seed in zip(TASKS[task], seeds, strict=True)
+        cls.kind and cls.kind.draw(batch, size, class_seed, settings, counts[number % len(counts)])
+        for number, (cls, class_seed) in enumerate(zip(TASKS[task], seeds, strict=True))
     ]
-    return input_views, edits, region
+    return input_views, edits, regions
 
 
 @tf.autograph.experimental.do_not_convert
@@ -282,12 +285,12 @@ def apply_views(
 
 def _views(task, settings, images, drawn):
     """Makes the views, [K * B, H, W, 3], that were drawn."""
-    input_views, edits, region = drawn
+    input_views, edits, regions = drawn
     classes, batch = TASKS[task], tf.shape(images)[0]
     size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
     inputs = [view.apply(images, one, size) for one in input_views]
     if len(inputs) == 1:
-        inputs *= len(classes)
+        inputs, regions = inputs * len(classes), regions * len(classes)
     edits = [
         (label * batch, cls.kind.edit(image, edit, settings))
         for label, (cls, image, edit) in enumerate(zip(classes, inputs, edits, strict=True))
@@ -296,10 +299,8 @@ def _views(task, settings, images, drawn):
     turned = [_turn(image, cls.turns) for cls, image in zip(classes, inputs, strict=True)]
     unedited = tf.concat(turned, axis=0)
     views = paste.write(unedited, edits)
-    if region is None:
-        return views
-    inside = tf.concat([_turn(region[..., None], cls.turns) for cls in classes], axis=0)
-    return tf.where(inside, views, unedited)
+    # What is turned is not edited, so that regions need not be turned.
+    return tf.where(tf.concat(regions, 0)[..., None], views, unedited) if regions else views
 
 
 @functools.cache

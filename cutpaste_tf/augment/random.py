@@ -1,4 +1,8 @@
-"""Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA."""
+"""Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA.
+
+Two draws of one seed share their numbers, and so do two splits of it, into as many or into more. So
+what `split` returns can be used once.
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -8,7 +12,21 @@ _MIXING_KEY = np.array([0x02461E293EC8F720], np.uint64)
 _ZERO = np.zeros([1], np.uint64)
 
 
-def _unit(shape: list, seed: tf.Tensor) -> tf.Tensor:
+class Seed:
+    """A part of a split seed: it is drawn from or split once, and a second time is a ValueError."""
+
+    def __init__(self, numbers: tf.Tensor):
+        self._numbers = numbers
+
+    def take(self) -> tf.Tensor:
+        """Returns the seed as int32 [2], and keeps nothing."""
+        numbers, self._numbers = self._numbers, None
+        if numbers is None:
+            raise ValueError("this seed was used before; split it into as many as are needed")
+        return numbers
+
+
+def _unit(shape: list, seed: Seed | tf.Tensor) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
 
     They are made of random integers, which are the same everywhere; TensorFlow's random floats of
@@ -29,7 +47,8 @@ def _bits(shape, seed):
     batch's views take some forty draws, whose operations were three in four of all that a step's
     views had to trace. (Little-endian machines only, which TensorFlow's wheels are all for.)
     """
-    mixed = _full_range([4], _MIXING_KEY, tf.cast(seed, tf.uint64), tf.uint32)
+    seed = tf.cast(seed.take() if isinstance(seed, Seed) else seed, tf.uint64)
+    mixed = _full_range([4], _MIXING_KEY, seed, tf.uint32)
     key, counter = tf.split(tf.bitcast(tf.reshape(mixed, [2, 2]), tf.uint64), 2)
     return _full_range(shape, key, tf.concat([_ZERO, counter], axis=0), tf.int32)
 
@@ -41,14 +60,14 @@ def _full_range(shape, key, counter, dtype):
 
 
 def uniform(
-    shape: list, seed: tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
+    shape: list, seed: Seed | tf.Tensor, low: float | tf.Tensor, high: float | tf.Tensor
 ) -> tf.Tensor:
     """Draws float32 numbers uniformly from [low, high); the ends may vary by item."""
     return low + (high - low) * _unit(shape, seed)
 
 
 def integers(
-    shape: list, seed: tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
+    shape: list, seed: Seed | tf.Tensor, low: int | tf.Tensor, high: int | tf.Tensor
 ) -> tf.Tensor:
     """Draws int32 numbers uniformly from low, ..., high; the ends may vary by item."""
     count = tf.cast(high - low + 1, tf.float32)
@@ -57,6 +76,6 @@ def integers(
     return tf.cast(low, tf.int32) + tf.cast(tf.minimum(offset, count - 1.0), tf.int32)
 
 
-def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+def split(seed: Seed | tf.Tensor, count: int) -> list[Seed]:
     """Splits a seed, int32 [2], into `count` seeds whose streams are independent of each other."""
-    return tf.unstack(_bits([count, 2], tf.convert_to_tensor(seed)), num=count)
+    return [Seed(one) for one in tf.unstack(_bits([count, 2], seed), num=count)]

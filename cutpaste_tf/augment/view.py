@@ -26,7 +26,9 @@ class View(NamedTuple):
     jitter: color.Jitter | None  # None: the colours stay
 
 
-def draw_crops(batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: tf.Tensor) -> Corner:
+def draw_crops(
+    batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: random.Seed | tf.Tensor
+) -> Corner:
     """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4)."""
     seeds = random.split(seed, 2)
     row, column = (
@@ -39,7 +41,7 @@ def draw_crops(batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: t
 def draw(
     batch: int | tf.Tensor,
     size: tuple[int, int],
-    seed: tf.Tensor,
+    seed: random.Seed | tf.Tensor,
     *,
     translation: float,
     jitter: float | Sequence[float],
@@ -64,8 +66,7 @@ def apply(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
 
     Floating point in [0, 1] keeps its dtype; bytes become float32 in [0, 1].
     """
-    if view.corner is not None:
-        images = _cut(images, view.corner, size)
+    images = move(images, view, size)
     if images.dtype == tf.uint8:  # Bytes are moved at a quarter of the cost.
         images = tf.cast(images, tf.float32) / 255.0
     return color.apply_to_images(images, view.jitter)
@@ -80,11 +81,24 @@ def _draw_shifts(batch, size, maximum, seed):
     return tuple(shifts)
 
 
-def _cut(images, corner, size):
-    for axis, first, side in zip((1, 2), corner, size, strict=True):
+def move(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
+    """Moves images, [B, H, W, ...], to where a view shows them, as `apply` does."""
+    if view.corner is None:
+        return images
+    for axis, first, side in zip((1, 2), view.corner, size, strict=True):
         last = tf.shape(images)[axis] - 1
         index = tf.abs(first[:, None] + tf.range(side))
         # Reflection without repeating the edge: -1 becomes 1, and last + 1 becomes last - 1.
         index = tf.minimum(index, 2 * last - index)
         images = tf.gather(images, index, axis=axis, batch_dims=1)
-    return tf.ensure_shape(images, [None, *size, images.shape[-1]])
+    return tf.ensure_shape(images, [None, *size, *images.shape[3:]])
+
+
+def move_region(region: tf.Tensor, view: View, size: tuple[int, int]) -> tuple[View, tf.Tensor]:
+    """Moves regions, [B, H, W], as views do; an image that would show nothing of its own stays."""
+    moved = move(region, view, size)
+    if view.corner is None:
+        return view, moved
+    shown = tf.reduce_any(moved, axis=[1, 2])
+    corner = tuple(tf.where(shown, first, 0) for first in view.corner)
+    return view._replace(corner=corner), tf.where(shown[:, None, None], moved, region)

@@ -516,18 +516,23 @@ def two_regions(count, size):
     return np.stack([disc, columns < 8] * (count // 2))
 
 
-@pytest.mark.parametrize("settings", [AUGMENTED, STILL], ids=["augmented", "still"])
-@pytest.mark.parametrize("task", sorted(set(CLASSES) - {"rotation"}))
-def test_every_edit_changes_the_region_and_nothing_else(task, settings):
-    images, region = noise(24, 64, 80, 3), two_regions(24, (64, 80))
-    images[..., 0] *= 0.5
-    views = masked_views(images, region, task, settings)
-    for label in range(1, len(views)):
-        differs = (views[label] != views[0]).any(-1)
-        assert not (differs & ~region).any()
-        assert differs.any(axis=(1, 2)).all()
-    if settings is STILL:
-        np.testing.assert_array_equal(views[0], images)
+@pytest.mark.parametrize("independent", [False, True], ids=["one view", "independent"])
+@pytest.mark.parametrize("translation", [0.0, 0.3])
+@pytest.mark.parametrize("task", sorted(CLASSES))
+def test_every_edit_changes_the_region_and_nothing_else(task, translation, independent):
+    """The region moves with its image, and an image whose region would leave the view stays."""
+    images, region = noise(24, 64, 64, 3), two_regions(24, (64, 64))
+    # So dark outside that a pixel tells where it is from, and so bright inside that it can change.
+    images = tf.constant(np.where(region[..., None], images + 0.3, images * 0.3))
+    settings = proxy.Settings(translation=translation, independent_views=independent)
+    drawn = proxy.draw_views(24, (64, 64), task, SEED, settings, tf.constant(region))
+    views = by_class(proxy.apply_views(images, drawn, task, settings)[0], task)
+    for label, cls in enumerate(proxy.TASKS[task]):
+        unedited = view.apply(images, drawn[0][label % len(drawn[0])], (64, 64)).numpy()
+        differs = (views[label] != np.rot90(unedited, cls.turns, axes=(1, 2))).any(-1)
+        assert differs.any(axis=(1, 2)).all() == differs.any() == bool(cls.kind)
+        assert not (differs & (unedited[..., 0] < 0.4)).any()
+        assert np.array_equal(unedited, images) == (translation == 0.0)
 
 
 @pytest.mark.parametrize("task", ["cutpaste_3way", "cutpaste_union", "scar", "rotation"])

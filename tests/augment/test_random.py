@@ -23,7 +23,7 @@ def test_uniform_is_float32_and_spread_over_its_range():
 @pytest.mark.parametrize("seed", [[0, 0], [7, 11], [-3, 2**31 - 1], [-(2**31), -1]])
 def test_draws_are_those_of_tensorflows_philox(seed, xla):
     def draw(seed):
-        return random._bits([5, 3], seed), tf.stack(random.split(seed, 4))
+        return random._bits([5, 3], seed), tf.stack([s.take() for s in random.split(seed, 4)])
 
     bits, seeds = tf.function(draw, jit_compile=xla, autograph=False)(tf.constant(seed))
     expected = tf.random.stateless_uniform(
@@ -84,7 +84,7 @@ def test_seed_decides_the_numbers(draw):
 
 
 def test_split_gives_distinct_seeds_with_unrelated_streams():
-    seeds = random.split(SEED, 5)
+    seeds = [seed.take() for seed in random.split(SEED, 5)]
     assert len(seeds) == 5
     assert all(seed.dtype == tf.int32 and seed.shape == [2] for seed in seeds)
     assert len({tuple(seed.numpy()) for seed in [SEED, *seeds]}) == 6
@@ -93,6 +93,21 @@ def test_split_gives_distinct_seeds_with_unrelated_streams():
         reference.assert_uniform(stream, 0.0, 1.0)
         for other in streams[:number]:
             reference.assert_unrelated(stream, other)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("second", [0, 1, 2])
+def test_a_split_seed_is_used_once(first, second):
+    """A seed's numbers and its splits into any count begin alike: two uses would share them."""
+    uses = [
+        lambda seed: random.split(seed, 2),
+        lambda seed: random.uniform([3], seed, 0.0, 1.0),
+        lambda seed: random.integers([3], seed, 0, 9),
+    ]
+    (seed,) = random.split(SEED, 1)
+    uses[first](seed)
+    with pytest.raises(ValueError, match="used before"):
+        uses[second](seed)
 
 
 def test_first_numbers_of_successive_seeds_are_uniform_and_unrelated():
@@ -117,7 +132,7 @@ def test_same_numbers_eagerly_and_compiled(jit_compile):
     def draw(seed):
         one, two = random.split(seed, 2)
         # 7 and 33: not multiples of the generator's block of four.
-        return one, random.uniform([7], one, -1.0, 2.0), random.integers([33], two, 0, 999)
+        return random.uniform([7], one, -1.0, 2.0), random.integers([33], two, 0, 999)
 
     compiled = tf.function(draw, jit_compile=jit_compile)(SEED)
     for expected, actual in zip(draw(SEED), compiled, strict=True):
