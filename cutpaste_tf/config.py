@@ -338,6 +338,12 @@ class Config:
         return self.density.split(",")[0]
 
     @property
+    def scores_are_distances(self) -> bool:
+        """Whether images' scores are distances (Equation 2's root): a Gaussian's, or a map's."""
+        pooled = self.image_score == "pooled" and self.main_density in choices.GAUSSIANS
+        return pooled or self.image_score == "map"
+
+    @property
     def synthetic_tests(self) -> tuple[str, ...]:
         """The kinds of synthetic anomalies to test on, in their order."""
         asked = self.test_anomalies.split(",")

@@ -233,8 +233,8 @@ def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
     images = np.stack(images).astype(np.uint8)
     expected = detector.score(list(images))
     exported = np.asarray(score(images)["score"], np.float64)
-    # Standardised scores are near zero for normal images.
-    least = 1.0 if detector.config.image_score == "both" else 1e-12
+    # Scores that are no distances may be near zero.
+    least = 1e-12 if detector.config.scores_are_distances else 1.0
     return float(np.max(np.abs(exported - expected) / np.maximum(np.abs(expected), least)))
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from cutpaste_tf import data, files
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.choices import GAUSSIANS
 from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, replacing
@@ -315,10 +314,7 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
         if images[-1] != images[0]:
             raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
         tested = np.array([row["score"] for row in rows])
-        config = Config.load(run_dir)
-        # Equation 2 of a Gaussian is half the squared distance. What --image_score=both makes is
-        # no distance, and may be below zero.
-        if config.main_density in GAUSSIANS and config.image_score != "both":
+        if Config.load(run_dir).scores_are_distances:  # Equation 2 is of half their squares.
             tested, normal = 0.5 * np.square(tested), 0.5 * np.square(normal)
         scores.append(tested)
         normal_scores.append(normal)

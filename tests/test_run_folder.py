@@ -286,11 +286,19 @@ def test_runs_are_read_and_averaged(tmp_path):
     assert run_folder.ensemble_scores([one, few]) is None
 
 
-def test_scores_of_features_and_maps_are_averaged_as_they_are(tmp_path):
-    flags = {"maps": "features", "image_score": "both"}
-    run = write_run(tmp_path, [-1.0, 1.0], [-3.0, -1.0, 2.0], **flags)
+@pytest.mark.parametrize("density", ["gde", "gmm", "kde", "gmm2", "kde,gde"])
+@pytest.mark.parametrize("image_score", ["pooled", "map", "both"])
+def test_what_an_ensemble_averages_depends_on_what_the_scores_are_of(
+    tmp_path, image_score, density
+):
+    """A map's score is a distance whatever density the pooled features have; both's is none."""
+    flags = {"maps": "features", "image_score": image_score, "density": density}
+    run = write_run(tmp_path, [1.0, 3.0], [2.0, 4.0, 6.0], **flags)
     _, scores = run_folder.ensemble_scores([run])
-    np.testing.assert_allclose(scores, np.array([-3.0, -1.0, 2.0]) / np.sqrt(2.0))
+    of_distances = {"pooled": density in ("gde", "gmm"), "map": True, "both": False}[image_score]
+    expected = np.array([-0.5, 5.5, 15.5] if of_distances else [0.0, 2.0, 4.0])
+    expected /= np.std([0.5, 4.5] if of_distances else [1.0, 3.0], ddof=1)
+    np.testing.assert_allclose(scores, expected)
 
 
 # Checksums.

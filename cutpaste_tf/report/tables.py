@@ -126,11 +126,12 @@ def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
     chosen = []
     for run in runs:
         value = (run.results.get("image_auroc_by_density") or {}).get(kind)
-        if run.config.main_density == kind:
+        own = run.config.image_score == "pooled" or value is None
+        if own and run.config.main_density == kind:
             chosen.append(run)
         elif value is not None:
             config = dataclasses.replace(run.config, density=kind)
-            # What else was measured is of the run's own density.
+            # What else was measured is of the run's own density, or of its maps.
             kept = {name: run.results.get(name) for name in ("collapse",)}
             chosen.append(Run(run.path, config, {**kept, "image_auroc": value}, scored=False))
     if not chosen:

@@ -643,3 +643,17 @@ def test_a_table_of_another_density(tmp_path):
     assert cell(tables.build("1", tables.of_density(runs, "gde")), "tile", "Ensemble")[0]
     with pytest.raises(UserError, match="--density=kde: no run there"):
         tables.of_density(runs, "kde")
+
+
+def test_a_density_is_measured_by_its_own_scores_alone(tmp_path):
+    """Scores of feature maps have no place there, whatever image_auroc is of."""
+    measured = {"image_auroc_by_density": {"gde": 0.8, "kde": 0.7}}
+    add_run(
+        tmp_path, "tile", 0, 0.95, np.arange(6), np.arange(8),
+        density="gde,kde", maps="features", image_score="map", results=measured,
+    )  # fmt: skip
+    runs, _ = tables.collect(str(tmp_path))
+    found = {
+        kind: tables.of_density(runs, kind)[0].results["image_auroc"] for kind in ("gde", "kde")
+    }
+    assert found == {"gde": 0.8, "kde": 0.7}
