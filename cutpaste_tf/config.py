@@ -405,7 +405,7 @@ class Config:
         """
         path = pathlib.Path(run_dir) / "config.json"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
         return cls.from_json(text, str(path))

@@ -64,6 +64,27 @@ def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+def read_lines(path: str, flag: str) -> list[str]:
+    """Reads a text file that a flag names, with a byte-order mark or without.
+
+    Args:
+      path: the file.
+      flag: the flag's name, for messages.
+
+    Returns:
+      Its lines without space around them, but for those that are empty.
+
+    Raises:
+      UserError: if it cannot be read, or is not UTF-8.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"--{flag}={path}: cannot be read ({reason})") from error
+    return list(filter(None, map(str.strip, text.split("\n"))))
+
+
 def as_text(name: str | os.PathLike) -> str:
     r"""Returns a name as UTF-8 can have it: on Linux a name is any bytes.
 

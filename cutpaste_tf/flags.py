@@ -4,16 +4,17 @@ Nothing here imports TensorFlow.
 """
 
 import dataclasses
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
 from cutpaste_tf import choices
 from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, read_lines
 
 _HELP_COLUMN, _HELP_WIDTH = 36, 64
 
@@ -73,7 +74,7 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
     """Parses a command line into the runs it asks for.
 
     Args:
-      argv: the command line, the program's name first. `--flagfile=FILE` is read as by absl.
+      argv: the command line, the program's name first. `--flagfile=FILE` stands for a file's lines.
       command: the command to name in the help text.
 
     Returns:
@@ -85,11 +86,9 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
     """
     values = _flag_values()
     try:
-        rest = values(list(argv))[1:]
+        rest = values([argv[0], *_expanded(argv[1:])])[1:]
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
-    except UnicodeDecodeError as error:
-        raise UserError("--flagfile: the file is not UTF-8; save it as such") from error
     if values.help:
         print(usage(command), end="")
         sys.exit(0)
@@ -109,6 +108,21 @@ def parse(argv: Sequence[str], command: str = "python -m cutpaste_tf.main") -> l
         for category in _categories(first)
         for seed in dict.fromkeys(seeds)
     ]
+
+
+def _expanded(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Puts flag files' lines in their places; absl's own reading knows no byte-order mark."""
+    rest = iter(arguments)
+    for argument in rest:
+        name, given, path = argument.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
+            yield argument
+            continue
+        path = os.path.expanduser(path if given else next(rest, ""))
+        if path in inside:
+            raise UserError(f"--flagfile={path}: names itself")
+        lines = [x for x in read_lines(path, "flagfile") if not x.startswith(("#", "//"))]
+        yield from _expanded(lines, (*inside, path))
 
 
 def _categories(config: Config) -> list[str]:

@@ -25,8 +25,8 @@ import numpy as np
 from cutpaste_tf import command, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search
-from cutpaste_tf.data.split import Category, normal
-from cutpaste_tf.files import UserError, as_text
+from cutpaste_tf.data.split import Category, natural, normal
+from cutpaste_tf.files import UserError, as_text, read_lines
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -135,7 +135,7 @@ def refit(
     if twice := next((path for path in added if path in paths), None):
         raise UserError(f"--add: the run has {twice} already; leave it out")
     train = normal([*stay.names, *added], [*stay.images, *added])
-    category = Category(train, category.test)
+    found = Category(train, category.test)
 
     # 2. The network, as it is.
     command.prepare_libraries()
@@ -145,12 +145,19 @@ def refit(
 
     detector = Detector.load(run_dir)
     train_images = pipeline.prepare(train, detector.preparation)
-    test_images = pipeline.prepare(category.test, detector.preparation)
-    if warning := results.check_images(config, train_images):
+    test_images = pipeline.prepare(found.test, detector.preparation)
+    for index, other in pipeline.same(train_images, test_images).items():
+        if index >= len(stay):
+            raise UserError(
+                f"--add: {train.names[index]} is the run's test image {found.test.names[other]}; "
+                "leave it out"
+            )
+    category, train_images = pipeline.without_copies(found, train_images, test_images)
+    if warning := results.check_images(config, train_images, len(train)):
         log(warning)
-    new = np.arange(len(stay), len(train))
+    new = np.flatnonzero(np.isin(category.train.names, added))
     above = None
-    if added and before["threshold"] is not None:
+    if len(new) and before["threshold"] is not None:
         scores = detector.evaluate(train_images.subset(new), maps=False).scores
         above = {"before": float(np.mean(scores > before["threshold"]))}
     evaluator = detector.evaluator
@@ -166,7 +173,7 @@ def refit(
         )
         if (run_dir / run_folder.ROI).is_file():
             shutil.copyfile(run_dir / run_folder.ROI, folder / run_folder.ROI)
-        run_folder.write_settings(folder, config, category)
+        run_folder.write_settings(folder, config, found)
         scores = story.write_densities_and_scores(
             config, folder, category, train_images, evaluator, trained[config.features]
         )
@@ -214,21 +221,13 @@ def _found(sources):
         paths += map(str, inside)
     if odd := next((path for path in paths if as_text(path) != path), None):
         raise UserError(f"--add: {as_text(odd)}: its name is not UTF-8; rename it")
-    return list(dict.fromkeys(paths))
+    return sorted(set(paths), key=natural)
 
 
 def _listed(drop):
     """Yields what --drop names, that of .txt files line by line."""
     for text in drop:
-        if not text.lower().endswith(".txt"):
-            yield text
-            continue
-        try:
-            lines = pathlib.Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise UserError(f"--drop={text}: cannot be read ({reason})") from error
-        yield from filter(None, map(str.strip, lines))
+        yield from read_lines(text, "drop") if text.lower().endswith(".txt") else [text]
 
 
 def _lines(before, after):

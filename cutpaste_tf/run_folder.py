@@ -365,12 +365,12 @@ def _reading(path):
 
 def _read_json(path):
     with _reading(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def _read_csv(run_dir, name, **types):
     path = pathlib.Path(run_dir) / name
-    with _reading(path), open(path, encoding="utf-8", newline="") as file:
+    with _reading(path), open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         return [row | {column: of(row[column]) for column, of in types.items()} for row in rows]
 

@@ -40,5 +40,21 @@ def test_a_folder_whose_name_is_not_utf8_is_named(tmp_path):
 def test_a_flag_file_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / "own.flags"
     file.write_bytes(b"--data_dir=caf\xe9\n")
-    with pytest.raises(UserError, match="--flagfile: the file is not UTF-8"):
+    with pytest.raises(UserError, match=r"--flagfile=.*own.flags: cannot be read \(not UTF-8\)"):
+        flags.parse(["main", f"--flagfile={file}"])
+
+
+@pytest.mark.parametrize("start", ["# of caf\xe9s", "--steps=7", "", "--flagfile={}/b.flags"])
+def test_a_flag_file_is_read_as_windows_writes_it(start, tmp_path):
+    (tmp_path / "b.flags").write_bytes("// b\r\n  --steps=7\r\n".encode("utf-8-sig"))
+    file = tmp_path / "own.flags"
+    lines = [start.format(tmp_path), "", "--steps=7", "--category=caf\xe9", "--data_dir=a b"]
+    file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    (tmp_path / "caf\xe9" / "train" / "good").mkdir(parents=True)
+    for argv in ([f"--flagfile={file}"], ["--flagfile", str(file)], [f"-flagfile={file}"]):
+        more = ["--dataset=folder", f"--data_dir={tmp_path}", "--width=0.5"]
+        (run,) = flags.parse(["main", *argv, *more])
+        assert (run.steps, run.category, run.width) == (7, "caf\xe9", 0.5)
+    file.write_text(f"--flagfile={file}\n")
+    with pytest.raises(UserError, match=r"own\.flags: names itself"):
         flags.parse(["main", f"--flagfile={file}"])

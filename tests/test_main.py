@@ -681,3 +681,31 @@ def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(
     done = run_here(mvtec, tmp_path / "runs", f"--roi={path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "part" / "seed_0" / "results.json").is_file()
+
+
+def test_a_run_of_copies_is_the_run_without_them_in_the_natural_order_of_names(run_here, tmp_path):
+    make_mvtec(tmp_path / "data", train=12)
+    good = tmp_path / "data" / "part" / "train" / "good"
+    alone = run_here(tmp_path / "data", tmp_path / "alone", "--steps=0")
+    for number, path in enumerate(sorted(good.iterdir())):
+        path.rename(good / f"img_{number}.png")  # of which the tenth is before the second
+    for number in (0, 1, 7):
+        Image.open(good / f"img_{number}.png").save(good / f"see_{number}.bmp")
+    Image.open(good / "img_3.png").save(tmp_path / "data/part/test/hole/9.tiff")
+    copied = run_here(tmp_path / "data", tmp_path / "copied", "--steps=0")
+    assert (alone.returncode, copied.returncode) == (0, 0)
+    assert alone.stderr == ""
+    assert copied.stderr.splitlines() == [
+        "warning: 3 of 15 training images are copies, such as train/good/see_0.bmp of "
+        "train/good/img_0.png; each image counts once",
+        "warning: 1 of 9 test images are training images too, such as test/hole/9.tiff, which is "
+        "train/good/img_3.png; what is measured on them tells nothing of new images",
+    ]
+    folders = [tmp_path / name / "part" / "seed_0" for name in ("alone", "copied")]
+    assert (folders[0] / "density.npz").read_bytes() == (folders[1] / "density.npz").read_bytes()
+    scores = [run_folder.read_normal_scores(folder) for folder in folders]
+    np.testing.assert_array_equal(*scores)
+    results = [run_folder.read_results(folder) for folder in folders]
+    assert [one["num_train"] for one in results] == [12, 15]
+    for name in ("threshold", "num_normal_scores"):
+        assert results[0][name] == results[1][name]

@@ -20,6 +20,7 @@ from conftest import (
     slow_but,
     write_image,
 )
+from PIL import Image
 
 from cutpaste_tf import data, refit, run_folder
 from cutpaste_tf import main as mains
@@ -300,6 +301,25 @@ def test_mistakes_are_one_line_and_write_nothing(finished, new, tmp_path, capsys
     done(capsys, run_flag, add, out)
     again = run(capsys, f"--run={output}", add, f"--output={tmp_path / 'again'}")
     assert_user_error(again, "has", new / "0.png", "already")
+
+
+def test_test_images_are_not_added_and_copies_add_nothing(finished, new, tmp_path, capsys):
+    run_dir, folder, _ = finished
+    output = tmp_path / "out"
+    # By their content, whatever their names and formats.
+    for name, test in (("6.bmp", "test/good/001.png"), ("7.tiff", "test/hole/002.png")):
+        Image.open(folder / test).save(new / name)
+        refused = run(capsys, f"--run={run_dir}", f"--add={new}", f"--output={output}")
+        assert_user_error(refused, f"--add: {new / name} is the run's test image {test}; leave it")
+        assert not output.exists()
+        (new / name).unlink()
+    for path in new.iterdir():
+        path.unlink()
+    Image.open(folder / "train" / "good" / "003.png").save(new / "again.bmp")
+    added = run(capsys, f"--run={run_dir}", f"--add={new}", f"--output={output}")
+    assert added.returncode == 0
+    assert f"{new / 'again.bmp'} of train/good/003.png; each image counts once" in added.stderr
+    assert_same_files(output, run_dir)
 
 
 def test_help_and_mistakes_do_not_import_tensorflow(tmp_path):

@@ -325,3 +325,18 @@ def test_files_and_settings_that_were_altered_are_named(finished, tmp_path):
     (run_dir / "density.npz").unlink()
     with pytest.raises(UserError, match="density.npz: cannot be read"):
         run_folder.checked(run_dir)
+
+
+def test_a_runs_files_are_read_as_an_editor_or_a_spreadsheet_saves_them(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    for name in ("config.json", "results.json", "normal_scores.csv", "scores.csv"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_bytes("\r\n".join(text.splitlines()).encode("utf-8-sig"))
+    assert Config.load(folder) == Config.load(finished[0])
+    assert run_folder.read_results(folder) == run_folder.read_results(finished[0])
+    for one, other in zip(
+        (run_folder.read_normal_scores(folder), *run_folder.ensemble_scores([folder])),
+        (run_folder.read_normal_scores(finished[0]), *run_folder.ensemble_scores([finished[0]])),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)

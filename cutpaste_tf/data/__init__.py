@@ -4,8 +4,10 @@ A category of a data set is a `Category`: normal images to train on, and test im
 missing. `load` finds them and refuses what is broken before anything is trained.
 """
 
+import dataclasses
+
 from cutpaste_tf.config import Config
-from cutpaste_tf.data.split import Category
+from cutpaste_tf.data.split import Category, natural
 from cutpaste_tf.files import UserError, as_text
 
 
@@ -16,7 +18,8 @@ def load(config: Config) -> Category:
       config: names the data set, where it is and the category.
 
     Returns:
-      The category's images, checked to exist; files are not yet opened.
+      The category's images, checked to exist; files are not yet opened. Those to train on are in
+      the natural order of their names, which for most cameras is the order in time.
 
     Raises:
       UserError: naming what is missing or unreadable.
@@ -26,7 +29,9 @@ def load(config: Config) -> Category:
         for path in (*split.images, *split.masks):
             if isinstance(path, str) and as_text(path) != path:
                 raise UserError(f"{path}: its name is not UTF-8; rename it")
-    return category
+    train = category.train
+    in_order = sorted(range(len(train)), key=lambda i: natural(train.names[i]))
+    return dataclasses.replace(category, train=train.subset(in_order))
 
 
 def _load(config):

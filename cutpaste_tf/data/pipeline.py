@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +11,7 @@ import tensorflow as tf
 
 from cutpaste_tf.data import decode
 from cutpaste_tf.data.preparation import Preparation, as_preparation, reduced_mask
-from cutpaste_tf.data.split import Split
+from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.data.stream import in_order
 
 # Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
@@ -31,6 +33,7 @@ class Images:
       stored: uint8 [N * K, h, w, 3], or None where they do not fit into memory.
       paths: the N images' files, where `stored` is None.
       sizes: int [N, 2], the images' own heights and widths; None: as the canvas is.
+      contents: of each image the SHA-256 of its inputs; None but from `prepare`.
     """
 
     count: int
@@ -38,6 +41,7 @@ class Images:
     stored: tf.Tensor | None
     paths: Sequence[str] | None = None
     sizes: np.ndarray | None = None
+    contents: Sequence[bytes] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -160,6 +164,7 @@ class Images:
             None if self.stored is None else tf.gather(self.stored, numbers),
             None if self.paths is None else [self.paths[index] for index in indices],
             None if self.sizes is None else self.sizes[indices],
+            None if self.contents is None else [self.contents[index] for index in indices],
         )
 
 
@@ -216,20 +221,69 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     bytes_each = tiles * int(np.prod(preparation.size)) * 3
     keep = not split.from_files or count * bytes_each <= MEMORY_LIMIT
     stored = np.empty([count * tiles if keep else 0, *preparation.size, 3], np.uint8)
-    sizes = np.zeros([count, 2], np.int64)
+    sizes, contents = np.zeros([count, 2], np.int64), []
 
     def one(image):
         array = decode.read(image, preparation.bits) if split.from_files else to_rgb(image)
-        return preparation.apply(array), array.shape[:2]
+        prepared = np.ascontiguousarray(preparation.apply(array))
+        return prepared, array.shape[:2], hashlib.sha256(prepared).digest()
 
-    for number, (prepared, size) in enumerate(in_order(one, split.images)):
+    for number, (prepared, size, content) in enumerate(in_order(one, split.images)):
         sizes[number] = size
+        contents.append(content)
         if keep:
             stored[number * tiles : (number + 1) * tiles] = prepared
     if keep:
         with _on_host():
-            return Images(count, preparation, tf.constant(stored), None, sizes)
-    return Images(count, preparation, None, split.images, sizes)
+            return Images(count, preparation, tf.constant(stored), None, sizes, contents)
+    return Images(count, preparation, None, split.images, sizes, contents)
+
+
+def same(images: Images, others: Images) -> dict[int, int]:
+    """Returns, for each of the images that is among others too, the first one that it is."""
+    first = {}
+    for index, content in enumerate(others.contents):
+        first.setdefault(content, index)
+    return {i: first[content] for i, content in enumerate(images.contents) if content in first}
+
+
+def without_copies(
+    found: Category, train_images: Images, test_images: Images
+) -> tuple[Category, Images]:
+    """Leaves out training images that are copies of earlier ones; warns of copies on stderr.
+
+    A copy in another part of a cross-validation would be scored by a density that was fitted to it,
+    and every copy would count as one more image that the threshold is from.
+
+    Args:
+      found: the images.
+      train_images: the training images, by `prepare`.
+      test_images: the test images, likewise; none of them is left out.
+
+    Returns:
+      The category and the training images, without copies.
+    """
+    train, tested = found.train, same(test_images, train_images)
+    first = same(train_images, train_images)
+    copies = [index for index, other in first.items() if index != other]
+    if copies:
+        print(
+            f"warning: {len(copies)} of {len(train)} training images are copies, such as "
+            f"{train.names[copies[0]]} of {train.names[first[copies[0]]]}; each image counts once",
+            file=sys.stderr,
+        )
+        different = np.setdiff1d(np.arange(len(train)), copies)
+        found = dataclasses.replace(found, train=train.subset(different))
+        train_images = train_images.subset(different)
+    if tested:
+        index, other = next(iter(tested.items()))
+        print(
+            f"warning: {len(tested)} of {len(found.test)} test images are training images too, "
+            f"such as {found.test.names[index]}, which is {train.names[other]}; what is measured "
+            "on them tells nothing of new images",
+            file=sys.stderr,
+        )
+    return found, train_images
 
 
 def filled_bits(split: Split) -> int:

@@ -1,6 +1,7 @@
 """What is known of a set of images, wherever they come from."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,6 +85,11 @@ class Category:
     train: Split
     test: Split
     notes: Sequence[str] = ()
+
+
+def natural(name: str) -> str:
+    """Returns a key that sorts names as people count: img_2 before img_10."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name)
 
 
 def normal(names: Sequence[str], images: Sequence) -> Split:

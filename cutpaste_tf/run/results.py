@@ -1,8 +1,6 @@
 """What a run has measured: results.json, and the lines that tell of it."""
 
-import collections
 import dataclasses
-import hashlib
 import math
 from collections.abc import Mapping
 
@@ -209,21 +207,20 @@ def pixel_threshold(rate: float, peaks: np.ndarray) -> float | None:
     return thresholds.at_rate(peaks, rate) if len(peaks) and rate else None
 
 
-def check_images(config: Config, images: pipeline.Images) -> str | None:
+def check_images(config: Config, images: pipeline.Images, found: int) -> str | None:
     """Checks that there are training images enough for the densities and the threshold.
 
     Args:
       config: the settings.
-      images: the normal training images.
+      images: the normal training images, without copies.
+      found: how many there are with their copies.
 
     Returns:
       What to warn of, if anything.
 
     Raises:
-      UserError: if fewer than `density.LEAST_IMAGES` of them are different, if copies are so many
-        that a density of the cross-validation would be of fewer than three different ones, if a
-        mixture has fewer than two for each component, or if some show nothing of the region of
-        interest.
+      UserError: if there are fewer than `density.LEAST_IMAGES`, or fewer than two for each of a
+        mixture's components, or if some show nothing of the region of interest.
     """
     least, count = densities.LEAST_IMAGES, images.count
     if blank := int((~images.seen.any(axis=1)).sum()):
@@ -232,20 +229,12 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
             f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
             "region or the size larger"
         )
-    different = count
-    if count >= least:
-        different, suffice = _count_different(count, _contents(images))
-        if different >= least and not suffice:
-            raise UserError(
-                f"--category={config.category}: only {different} of the {count} normal training "
-                "images are different; remove the copies"
-            )
-    if different < least:
-        if different == 1 < count:
-            told = f"all {count} normal training images are the same image"
+    if count < least:
+        if count == 1 < found:
+            told = f"all {found} normal training images are the same image"
         else:
-            copies = f", of which {different} are different" if different < count else ""
-            told = f"normal training images: {count}{copies}"
+            copies = f", of which {count} are different" if count < found else ""
+            told = f"normal training images: {found}{copies}"
         raise UserError(
             f"--category={config.category}: {told}; at least {least} different ones are needed, "
             "each to be scored by a density of three others"
@@ -263,34 +252,6 @@ def check_images(config: Config, images: pipeline.Images) -> str | None:
             "threshold is so high that many defects pass as normal"
         )
     return None
-
-
-def _contents(images):
-    """Yields of each image a digest of what the network sees of it."""
-    tiles = images.preparation.count
-    digest, done = hashlib.sha256(), 0
-    for batch in pipeline.evaluation_batches(images, 64):
-        for tile in batch.numpy():
-            digest.update(tile)
-            done += 1
-            if done % tiles == 0:
-                yield digest.digest()
-                digest = hashlib.sha256()
-
-
-def _count_different(count, contents):
-    """Counts different images until three are left whichever part is held out; were they ever?"""
-    parts = densities.held_out_parts(count)
-    part_of = np.zeros([count], np.int64)
-    for number, part in enumerate(parts):
-        part_of[part] = number
-    found = collections.defaultdict(set)  # in which parts each different image is
-    for index, content in enumerate(contents):
-        found[content].add(part_of[index])
-        left = [sum(at != {number} for at in found.values()) for number in range(len(parts))]
-        if min(left) >= densities.LEAST_IMAGES - 1:
-            return len(found), True
-    return len(found), False
 
 
 def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray) -> dict:

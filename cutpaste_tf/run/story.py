@@ -24,12 +24,12 @@ from cutpaste_tf.scoring.detector import Evaluation, Evaluator
 from cutpaste_tf.train import classifier, loop
 
 
-def run(config: Config, category: Category) -> dict:
+def run(config: Config, found: Category) -> dict:
     """Trains and evaluates one category with one seed.
 
     Args:
       config: the run's settings; its folder must exist.
-      category: the images, as `data.load` finds them.
+      found: the images, as `data.load` finds them.
 
     Returns:
       The results, as written to results.json.
@@ -46,19 +46,20 @@ def run(config: Config, category: Category) -> dict:
     keras.utils.set_random_seed(config.seed)
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
-    bits = pipeline.filled_bits(category.train)
-    roi = _region(config, category.train, bits, log)
+    bits = pipeline.filled_bits(found.train)
+    roi = _region(config, found.train, bits, log)
     preparation = Preparation.of(config, roi, bits)
-    train_images = pipeline.prepare(category.train, preparation)
-    test_images = pipeline.prepare(category.test, preparation)
-    labels = category.test.labels
+    train_images = pipeline.prepare(found.train, preparation)
+    test_images = pipeline.prepare(found.test, preparation)
+    labels = found.test.labels
     log(
-        f"{len(category.train)} images to train on, {len(category.test)} to test "
+        f"{len(found.train)} images to train on, {len(found.test)} to test "
         f"({int(labels.sum())} anomalous), on {machine.device()}"
     )
-    for note in category.notes:
+    for note in found.notes:
         log(note)
-    if warning := results.check_images(config, train_images):
+    category, train_images = pipeline.without_copies(found, train_images, test_images)
+    if warning := results.check_images(config, train_images, len(found.train)):
         log(warning)
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
@@ -67,7 +68,7 @@ def run(config: Config, category: Category) -> dict:
     # 2. The network, and what it is worth before training.
     model = classifier.build_classifier(config)
     # What was refused until here leaves nothing behind, and can be mended.
-    run_folder.begin(config, category)
+    run_folder.begin(config, found)
     if roi is not None:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
@@ -118,7 +119,7 @@ def run(config: Config, category: Category) -> dict:
     collected = results.collect_results(
         config,
         category.test,
-        len(category.train),
+        len(found.train),
         trained,
         untrained,
         test_images,

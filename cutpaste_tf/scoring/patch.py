@@ -180,7 +180,7 @@ def gather(
 
 
 def cross_validated_scores(
-    embedder: PatchEmbedder, images: pipeline.Images, separate: bool, folds: int = 5
+    embedder: PatchEmbedder, images: pipeline.Images, separate: bool
 ) -> np.ndarray:
     """Scores normal images by densities that were fitted without them.
 
@@ -188,12 +188,11 @@ def cross_validated_scores(
       embedder: the network.
       images: un-augmented normal training images.
       separate: as in `fit`.
-      folds: into how many parts the images are divided, by a fixed random order.
 
     Returns:
       float64 [N], the images' largest patch scores; empty where there are fewer than 4 images.
     """
-    parts = densities.held_out_parts(images.count, folds)
+    parts = densities.held_out_parts(images.count)
     chosen = [~np.isin(np.arange(images.count), held_out) for held_out in parts]
     if separate:  # A part at a time: several at once would not fit into memory.
         fitted = (fit(embedder, images.subset(np.flatnonzero(others)), True) for others in chosen)

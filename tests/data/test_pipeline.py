@@ -9,9 +9,11 @@ import tensorflow as tf
 from conftest import make_mvtec, pattern, write_image
 from PIL import Image
 
+from cutpaste_tf import threshold
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, reduced_mask, resize
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import Category, normal
+from cutpaste_tf.scoring import density
 
 
 def numbered(count, size=32):
@@ -260,3 +262,29 @@ def test_work_is_done_in_order_ahead_and_no_further():
     with pytest.raises(KeyError):
         next(found)
     assert list(pipeline.in_order(abs, [])) == []
+
+
+@pytest.mark.parametrize("kind", ["gde", "kde"])
+def test_copies_leave_the_threshold_at_its_rate(kind, capsys):
+    shares = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        arrays = list(rng.integers(0, 256, (1060, 4, 4, 3), np.uint8))
+        new = np.reshape(arrays[60:], [1000, 48]).astype(float)
+        found = []
+        for copied in (0, 12, 60):
+            order = rng.permutation(60 + copied)  # wherever the copies lie
+            arrays_now = [(arrays[:60] + arrays[:copied])[i] for i in order]
+            category = Category(normal(list(map(str, order)), arrays_now), normal([], []))
+            images = [pipeline.prepare(split, 4) for split in (category.train, category.test)]
+            category, kept = pipeline.without_copies(category, *images)
+            assert (len(category.train), kept.count) == (60, 60)
+            features = kept.stored.numpy().reshape(60, 48).astype(float)
+            value = threshold.at_rate(density.cross_validated_scores(kind, features), 0.1)
+            found.append(np.mean(density.make(kind).fit(features).score(new) > value))
+        shares.append(found)
+    assert np.all(np.abs(np.mean(shares, axis=0) - 0.1) < 0.05)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("warning: 12 of 72 training images are copies, such as ")
+    assert told[0].endswith("; each image counts once")
+    assert len(told) == 8

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cutpaste_tf.data.split import Split
+from cutpaste_tf.data.split import Split, natural
 
 
 def split(kinds):
@@ -36,3 +38,13 @@ def test_spread_reaches_from_the_first_to_the_last():
     assert chosen(99).tolist() == list(range(10))
     assert chosen(1).tolist() == [0]
     assert split([]).spread(3).tolist() == []
+
+
+@given(st.lists(st.tuples(st.text("ab/_-. ", max_size=3), st.integers(0, 10**15)), max_size=9))
+def test_names_are_in_the_order_that_people_count_in(parts):
+    names = [f"{text}{number}.png" for text, number in parts]
+    for (text, one), name in zip(parts, names, strict=True):
+        for (other_text, other), other_name in zip(parts, names, strict=True):
+            if text == other_text:
+                assert (natural(name) < natural(other_name)) == (one < other)
+    assert sorted(["img_10", "img_2", "img_1"], key=natural) == ["img_1", "img_2", "img_10"]

@@ -14,7 +14,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, mask_of_size
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import Category, normal
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
 from cutpaste_tf.scoring import detector as detectors
@@ -225,26 +225,23 @@ def test_a_defect_of_one_pixels_width_keeps_its_own_area(resize):
         ("aaaaaaaa", "all 8 normal training images are the same image; at least 4"),
         ("abcd", None),
         ("aaaaabcd", None),
-        # Where some part is held out, two are left.
-        (40 * "a" + "bcdefg", "only 7 of the 46 normal training images are different; remove"),
     ],
 )
-def test_four_different_images_at_least_are_trained_on(shown, told, monkeypatch):
+def test_four_different_images_at_least_are_trained_on(shown, told):
     colours = [np.full([9, 9, 3], ord(letter), np.uint8) for letter in shown]
-    images = pipeline.prepare(normal(list(shown), colours), 32)
+    category = Category(normal(list(shown), colours), normal([], []))
+    prepared = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
+    _, images = pipeline.without_copies(category, *prepared)
     config = Config(dataset="textures", category="brick", image_size=32)
-    if told and "remove" in told:
-        parts = [np.arange(40, 46), np.arange(40)]
-        monkeypatch.setattr(results.densities, "held_out_parts", lambda count: parts)
     if told is None:
-        assert f"{len(shown)} normal training images are few" in results.check_images(
-            config, images
+        assert "4 normal training images are few" in results.check_images(
+            config, images, len(shown)
         )
         no_threshold = dataclasses.replace(config, false_positive_rate=0.0)
-        assert results.check_images(no_threshold, images) is None
+        assert results.check_images(no_threshold, images, len(shown)) is None
         return
     with pytest.raises(UserError, match=f"--category=brick: {told}"):
-        results.check_images(config, images)
+        results.check_images(config, images, len(shown))
 
 
 def many(sizes, preparation):
@@ -258,13 +255,13 @@ def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
     roi[3, 3] = True
     images = many([(40, 40)] * 5, Preparation((32, 32), roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 5 of 5 normal training images show noth"):
-        results.check_images(config, images)
+        results.check_images(config, images, 5)
     # Or of some.
     roi[:40] = True
     config = dataclasses.replace(config, resize="pad")
     images = many([(40, 40)] * 5 + [(2, 80)], Preparation((32, 32), "pad", roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=pad"):
-        results.check_images(config, images)
+        results.check_images(config, images, 6)
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
