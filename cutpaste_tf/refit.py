@@ -152,8 +152,9 @@ def refit(
                 f"--add: {train.names[index]} is the run's test image {found.test.names[other]}; "
                 "leave it out"
             )
+    seen = train_images.seen
     category, train_images = pipeline.without_copies(found, train_images, test_images)
-    if warning := results.check_images(config, train_images, len(train)):
+    if warning := results.check_images(config, train_images, seen):
         log(warning)
     new = np.flatnonzero(np.isin(category.train.names, added))
     above = None

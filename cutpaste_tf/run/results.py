@@ -207,13 +207,13 @@ def pixel_threshold(rate: float, peaks: np.ndarray) -> float | None:
     return thresholds.at_rate(peaks, rate) if len(peaks) and rate else None
 
 
-def check_images(config: Config, images: pipeline.Images, found: int) -> str | None:
+def check_images(config: Config, images: pipeline.Images, seen: np.ndarray) -> str | None:
     """Checks that there are training images enough for the densities and the threshold.
 
     Args:
       config: the settings.
       images: the normal training images, without copies.
-      found: how many there are with their copies.
+      seen: bool [N, K], the `seen` of these images and their copies.
 
     Returns:
       What to warn of, if anything.
@@ -222,10 +222,10 @@ def check_images(config: Config, images: pipeline.Images, found: int) -> str | N
       UserError: if there are fewer than `density.LEAST_IMAGES`, or fewer than two for each of a
         mixture's components, or if some show nothing of the region of interest.
     """
-    least, count = densities.LEAST_IMAGES, images.count
-    if blank := int((~images.seen.any(axis=1)).sum()):
+    least, count, found = densities.LEAST_IMAGES, images.count, len(seen)
+    if blank := int((~seen.any(axis=1)).sum()):
         raise UserError(
-            f"--roi={config.roi}: {blank} of {count} normal training images show nothing of it at "
+            f"--roi={config.roi}: {blank} of {found} normal training images show nothing of it at "
             f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
             "region or the size larger"
         )

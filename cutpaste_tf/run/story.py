@@ -58,8 +58,9 @@ def run(config: Config, found: Category) -> dict:
     )
     for note in found.notes:
         log(note)
+    seen = train_images.seen
     category, train_images = pipeline.without_copies(found, train_images, test_images)
-    if warning := results.check_images(config, train_images, len(found.train)):
+    if warning := results.check_images(config, train_images, seen):
         log(warning)
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:

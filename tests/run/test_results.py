@@ -232,16 +232,15 @@ def test_four_different_images_at_least_are_trained_on(shown, told):
     category = Category(normal(list(shown), colours), normal([], []))
     prepared = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
     _, images = pipeline.without_copies(category, *prepared)
+    seen = prepared[0].seen
     config = Config(dataset="textures", category="brick", image_size=32)
     if told is None:
-        assert "4 normal training images are few" in results.check_images(
-            config, images, len(shown)
-        )
+        assert "4 normal training images are few" in results.check_images(config, images, seen)
         no_threshold = dataclasses.replace(config, false_positive_rate=0.0)
-        assert results.check_images(no_threshold, images, len(shown)) is None
+        assert results.check_images(no_threshold, images, seen) is None
         return
     with pytest.raises(UserError, match=f"--category=brick: {told}"):
-        results.check_images(config, images, len(shown))
+        results.check_images(config, images, seen)
 
 
 def many(sizes, preparation):
@@ -255,13 +254,13 @@ def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
     roi[3, 3] = True
     images = many([(40, 40)] * 5, Preparation((32, 32), roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 5 of 5 normal training images show noth"):
-        results.check_images(config, images, 5)
+        results.check_images(config, images, images.seen)
     # Or of some.
     roi[:40] = True
     config = dataclasses.replace(config, resize="pad")
     images = many([(40, 40)] * 5 + [(2, 80)], Preparation((32, 32), "pad", roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=pad"):
-        results.check_images(config, images, 6)
+        results.check_images(config, images, images.seen)
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
