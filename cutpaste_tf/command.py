@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from cutpaste_tf.config import Config
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, escaped, warn
 
 _DISK_FAULTS = (
     errno.ENOSPC,
@@ -79,7 +79,7 @@ class Progress:
         self.done = self._first = done
         self._began = self._said = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             import tqdm
 
             options = {"dynamic_ncols": True, "leave": False}
@@ -101,14 +101,14 @@ class Progress:
     def tell(self, text: str = "", *, now: bool = False) -> None:
         """Shows a text beside the bar; or in a line, if it is time for one or `now`."""
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            self._bar.set_postfix_str(escaped(text))
         elif now or time.monotonic() - self._said >= self._seconds:
             self.say(text)
 
     def say(self, text: str) -> None:
         """Shows a text in a line of its own."""
         if self._bar is not None:
-            self._bar.write(text)
+            self._bar.write(escaped(text))
             return
         self._said = time.monotonic()
         left = ""
@@ -134,6 +134,9 @@ def exit_status(
       The exit status: the command's; 2 after a mistake of the user's, told in one line on stderr;
       130 after Ctrl-C.
     """
+    # A service of Windows has none of the two, and libraries write to them all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # Names of files may hold what a terminal cannot show; see `files.as_text`.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -141,15 +144,21 @@ def exit_status(
     try:
         return command()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        warn(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt as error:
-        print(error.args[0] if error.args else interrupted, file=sys.stderr)
+        warn(str(error.args[0]) if error.args else interrupted)
         return 130
     except BrokenPipeError:
-        # Python flushes its output once more at its end, and must not stumble again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return reader_left
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                # Python flushes its output once more at its end, and must not stumble again.
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -214,7 +223,7 @@ def faults_as_warnings(what: str) -> Iterator[None]:
         if disk_fault(error) is not None:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"warning: {what} ({reason:.300})", file=sys.stderr)
+        warn(f"warning: {what} ({reason:.300})")
 
 
 def disk_fault(error: Exception) -> str | None:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import command, machine, run_folder
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say
 from cutpaste_tf.predict.exported import KEY, Description
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ def _export(argv):
             arguments.format,
             threshold=arguments.threshold,
             false_positive_rate=arguments.false_positive_rate,
-            log=lambda text: print(text, flush=True),
+            log=say,
         )
-    print(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
+    say(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
     return 0
 
 

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import command, run_folder
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say
 
 # How many images each figure shows, and figure 3 embeds of each kind and run.
 COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
@@ -58,7 +58,7 @@ def _draw(argv):
                 for ending in ("png", "pdf"):
                     path = os.path.join(folder, f"figure_{name}.{ending}")
                     figure.savefig(path, dpi=120)
-                    print(f"written to {path}")
+                    say(f"written to {path}")
             canvas.plt.close(figure)
     return 0
 

@@ -1,8 +1,9 @@
-"""Files that are whole or not there, locks among commands, and the user's error."""
+"""Files that are whole or not there, locks among commands, the user's error, lines of a log."""
 
 import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import filelock
@@ -91,3 +92,40 @@ def as_text(name: str | os.PathLike) -> str:
     A byte XX that is not UTF-8 becomes the six characters `\udcXX`, as Python prints it on stderr.
     """
     return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def cell(value: object) -> object:
+    """Returns a value as a CSV has it: a text that a spreadsheet takes for a formula begins with '.
+
+    In front of such a text that has apostrophes already there is one more, so that taking one away
+    gives any text back.
+    """
+    is_formula = isinstance(value, str) and value.lstrip("'").startswith(
+        ("=", "+", "-", "@", "\t", "\r")
+    )
+    return f"'{value}" if is_formula else value
+
+
+def escaped(text: str) -> str:
+    """Returns a text without what a terminal obeys: names of files may hold line breaks and codes.
+
+    A character that is not printable, such as one that turns the direction of writing, becomes
+    Python's escape of it.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def say(text: str) -> None:
+    """Prints a line of a log; one that cannot be written is dropped, and ends nothing."""
+    # A full disk, a reader that has left, a terminal that is closed.
+    with contextlib.suppress(OSError, ValueError):
+        print(escaped(text), flush=True)
+
+
+def warn(text: str) -> None:
+    """Prints a line on stderr, as `say` does on stdout."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(escaped(text), file=sys.stderr, flush=True)

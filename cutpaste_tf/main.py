@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import command, data, flags, run_folder
 from cutpaste_tf.config import Config
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say, warn
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
 
@@ -87,9 +87,9 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
     def percent(value):
         return "     -" if value is None else f"{100 * value:6.1f}"
 
-    print(f"{'category':20s} {'seed':>4s}  AUROC  before training")
+    say(f"{'category':20s} {'seed':>4s}  AUROC  before training")
     for r in results:
-        print(
+        say(
             f"{r['category']:20s} {r['seed']:4d} {percent(r['image_auroc'])} "
             f"    {percent(r['untrained_image_auroc'])}"
         )
@@ -100,15 +100,15 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
         try:
             averaged = run_folder.ensemble_scores(run_dirs) if len(run_dirs) > 1 else None
         except UserError as error:  # The runs stand for themselves all the same.
-            print(f"warning: no ensemble: {error}", file=sys.stderr)
+            warn(f"warning: no ensemble: {error}")
             continue
         if averaged is not None:
-            print(f"{category:20s}  all {percent(metrics.image_auroc(*averaged))}     (ensemble)")
+            say(f"{category:20s}  all {percent(metrics.image_auroc(*averaged))}     (ensemble)")
     known = [r for r in results if r["image_auroc"] is not None]
     if known:
         measured = [[r[n] for r in known] for n in ("image_auroc", "untrained_image_auroc")]
         mean = [percent(None if None in some else sum(some) / len(some)) for some in measured]
-        print(f"{'mean':20s}      {mean[0]}     {mean[1]}")
+        say(f"{'mean':20s}      {mean[0]}     {mean[1]}")
 
 
 if __name__ == "__main__":

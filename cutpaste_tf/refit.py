@@ -26,7 +26,7 @@ from cutpaste_tf import command, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search
 from cutpaste_tf.data.split import Category, natural, normal
-from cutpaste_tf.files import UserError, as_text, read_lines
+from cutpaste_tf.files import UserError, as_text, read_lines, say
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -82,7 +82,7 @@ def _refit(argv):
             arguments.add,
             arguments.drop,
             data_dir=arguments.data_dir,
-            log=lambda text: print(text, flush=True),
+            log=say,
         )
     return 0
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from cutpaste_tf import data, files
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config, shown
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.files import UserError, replacing
+from cutpaste_tf.files import UserError, replacing, say, warn
 from cutpaste_tf.threshold import Threshold
 
 CONFIG = "config.json"
@@ -148,7 +147,7 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
     if problem and earlier != "finished":
         raise UserError(f"{problem}; put it back as it was, or name another --workdir")
     if problem:
-        print(f"warning: {problem}", file=sys.stderr)
+        warn(f"warning: {problem}")
 
 
 def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] = ()) -> Category:
@@ -268,7 +267,7 @@ def finished_results(config: Config) -> dict:
     rate, stays = results["false_positive_rate"], ""
     if rate != config.false_positive_rate:
         stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
-    print(f"{config.run_dir}: finished already, skipped{stays}")
+    say(f"{config.run_dir}: finished already, skipped{stays}")
     return results
 
 

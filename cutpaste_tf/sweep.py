@@ -26,7 +26,7 @@ from typing import Any
 from cutpaste_tf import cluster, command, data, run_folder
 from cutpaste_tf import flags as run_flags
 from cutpaste_tf.config import Config
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say, warn
 from cutpaste_tf.report import experiments
 
 LOG = "log.txt"
@@ -138,7 +138,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     finished = len(jobs) - len(left)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
     if not left:
-        print(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
+        say(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
         return 0
     ray = cluster.start(arguments.ray_address, "--ray_address")
     try:
@@ -148,7 +148,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
         for job in left:
             with run_folder.locked(job.config):  # makes its folder, which all workers must see
                 pass
-        print(f"{counts}, {min(slots, len(left))} at a time", flush=True)
+        say(f"{counts}, {min(slots, len(left))} at a time")
         # Each run has a process of its own, which gives all memory back at its end.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
         train = ray.remote(max_retries=arguments.retries, retry_exceptions=True, **options)(_train)
@@ -161,8 +161,8 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     finally:
         ray.shutdown()
     for job, error in failed:
-        print(f"failed: {job}: {error} ({job.config.run_dir / LOG})", file=sys.stderr)
-    print(
+        warn(f"failed: {job}: {error} ({job.config.run_dir / LOG})")
+    say(
         f"{len(jobs) - len(failed)} of {len(jobs)} runs finished; see python -m cutpaste_tf.report "
         f"--workdir={arguments.workdir} --table=N"
     )
@@ -198,7 +198,7 @@ def _train(text, folder, cpus, gpus):
 def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
     """Waits for all runs; returns what failed and why."""
     running, failed = dict(running), []
-    with command.Progress(len(running), "run", _log, seconds=_LINE_SECONDS) as progress:
+    with command.Progress(len(running), "run", say, seconds=_LINE_SECONDS) as progress:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
             progress.tell("training")
@@ -215,10 +215,6 @@ def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
                 else:
                     progress.say(f"{job}: {_percent(outcome['image_auroc'])}")
     return failed
-
-
-def _log(text):
-    print(text, flush=True)
 
 
 def _percent(auroc):

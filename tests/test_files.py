@@ -8,8 +8,10 @@ import threading
 
 import pytest
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cutpaste_tf.files import UserError, as_text, locked, replacing
+from cutpaste_tf.files import UserError, as_text, cell, locked, replacing, say, warn
 
 HOLDER = """
 import sys
@@ -97,3 +99,55 @@ def test_names_become_text_that_is_utf8(name, text):
     assert as_text(os.fsdecode(name)) == text
     # As Python prints it on stderr.
     assert os.fsdecode(name).encode("utf-8", "backslashreplace") == text.encode()
+
+
+def test_printed_names_are_escaped_and_stay_readable(capsys):
+    say("x\nnormal 0.1  good.png\x1b[2K\u202egnp.jpg")
+    assert capsys.readouterr().out == "x\\nnormal 0.1  good.png\\x1b[2K\\u202egnp.jpg\n"
+    warn("Größe_日本.png \\ 'a b'")
+    assert capsys.readouterr().err == "Größe_日本.png \\ 'a b'\n"
+
+
+@given(st.text())
+def test_cells_are_no_formulas_and_read_back(text):
+    written = cell(text)
+    assert not written.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert written in (text, f"'{text}")
+    is_marked = written.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert (written[1:] if is_marked else written) == text
+
+
+@pytest.mark.parametrize("redirect", ["> /dev/full 2> /dev/full", ">&- 2>&-", "| true", "2>&-"])
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path, redirect):
+    code = """
+import sys
+from cutpaste_tf import command, files
+
+def work():
+    with command.Progress(9, "image", files.say, seconds=0) as progress:
+        for _ in range(3000):
+            progress.update()
+            progress.tell("some text")
+            files.warn("a warning")
+    open(sys.argv[1], "w").write("done")
+    return 0
+
+sys.exit(command.exit_status(work))
+"""
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'set -o pipefail; "$0" -c "$1" "$2" {redirect}',
+            sys.executable,
+            code,
+            tmp_path / "x",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (tmp_path / "x").read_text() == "done"
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import command, run_folder
 from cutpaste_tf.app.inspector import Inspector
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say, warn
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
@@ -94,7 +94,7 @@ def check_gradio() -> None:
 def serve(inspector: Inspector, host: str, port: int) -> None:
     """Serves the page until Ctrl-C, which raises KeyboardInterrupt."""
     if host not in ("localhost", "127.0.0.1", "::1"):
-        print(f"warning: --host={host}: anyone who reaches it can use the page", file=sys.stderr)
+        warn(f"warning: --host={host}: anyone who reaches it can use the page")
     command.prepare_libraries()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
     # Gradio asks its own server whether it is up, and must not ask by way of a proxy.
@@ -127,7 +127,7 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
             ) from error
         shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown
-        print(f"the page is at http://{shown}:{port} until Ctrl-C", flush=True)
+        say(f"the page is at http://{shown}:{port} until Ctrl-C")
         try:
             while True:
                 time.sleep(3600)

@@ -6,6 +6,7 @@ Nothing here imports TensorFlow, but for colour images of 16 bits.
 import io
 import os
 import pathlib
+import stat
 import warnings
 
 import numpy as np
@@ -22,6 +23,9 @@ FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF
 BITS = (8, 10, 12, 14, 16)  # that cameras have
 # Pixels of the largest image that is read, Pillow's own limit: 13,000 x 13,000.
 LARGEST = 178_956_970
+# Bytes of the largest file that is read: such an image with 16 bits a colour, uncompressed.
+LARGEST_FILE = 6 * LARGEST + 2**20
+_MEMORY = "takes more memory than there is"
 _DEEP = "its pixels have more than 16 bits; save it with 8 or 16"
 _DEEP_COLOURS = "its colours have fewer than 16 bits in 16; save it as png"
 # It warns from half of the limit on.
@@ -46,10 +50,26 @@ def read(path: str | os.PathLike, bits: int = 16) -> np.ndarray:
 
 def contents(path: str | os.PathLike) -> bytes:
     """Returns a file's bytes; a UserError names the file where that fails."""
+    _check_file(path)
     try:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: {_MEMORY}") from error
+
+
+def _check_file(path):
+    """Refuses what must not be opened: a pipe waits for ever, a huge file takes all memory."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # A ValueError: a name with a zero byte.
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise UserError(f"{path}: is {kind}")
+    if status.st_size > LARGEST_FILE:
+        raise UserError(f"{path}: too large a file; at most {LARGEST_FILE} bytes are read")
 
 
 def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
@@ -159,6 +179,8 @@ def _try(name, work):
         raise
     except PermissionError as error:
         raise UserError(f"{name}: may not be read") from error
+    except MemoryError as error:
+        raise UserError(f"{name}: {_MEMORY}") from error
     # Pillow's decoders raise almost anything on a damaged file.
     except Exception as error:
         raise UserError(
@@ -172,11 +194,24 @@ class _Unreadable(Exception):
 
 def _opened(source):
     """A file, or its bytes, as Pillow sees it: its header is read alone."""
+    if not isinstance(source, io.BytesIO):
+        _check_file(source)
     Image.init()
     file = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     if not file.width * file.height:
         raise _Unreadable("has no pixels")
     return file
+
+
+def _ends_in_zeros(data, kind):
+    """Whether a file's end is zeros in place of the image, where its format can tell."""
+    if kind == "WEBP":  # What follows the length that it gives is not the image.
+        data = data[: 8 + int.from_bytes(data[4:8], "little")]
+    elif kind not in ("JPEG", "MPO", "AVIF"):
+        return False
+    image = data.rstrip(b"\0")
+    # Cameras fill a jpeg up behind its end marker; a webp of one colour has zeros too, but few.
+    return len(data) - len(image) > max(64, len(data) // 8) and not image.endswith(b"\xff\xd9")
 
 
 def _deep_colours(file):
@@ -191,6 +226,8 @@ def _deep_colours(file):
 def _levels(data, bits):
     """uint8 or, of files with 16 bits, uint16; [H, W] or [H, W, 3]."""
     with _opened(io.BytesIO(data)) as file:
+        if _ends_in_zeros(data, file.format):
+            raise _Unreadable("its end is not written yet, or lost")
         deep = _deep_colours(file)
         if deep == "PNG":
             return _oriented(_png16(data), file.getexif().get(0x0112, 1))

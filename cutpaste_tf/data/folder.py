@@ -19,6 +19,7 @@ from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
 
 # What follows an image's stem in the name of its mask; the first that there is counts.
+_FOLDERS = ("train", "test", "ground_truth")
 _MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
 
 
@@ -74,6 +75,7 @@ def load(root: pathlib.Path) -> Category:
 
     train = _train_images(root, name, notes)
     test = _test_images(root, name, notes)
+    _note_others(root, notes)
     files = [file for _, file in test]
     types = [folder.name for folder, _ in test]
     types = ["good" if kind.lower() == "good" else kind for kind in types]
@@ -149,6 +151,19 @@ def _test_images(root, name, notes):
     return test
 
 
+def _note_others(root, notes):
+    """Notes what lies beside train/, test/ and ground_truth/ and is left out."""
+    folders, images = search.inside(root)
+    others = [path for path in folders if path.name.lower() not in _FOLDERS]
+    counts = {f"{p.name}/": sum(map(search.is_image, search.walk(p))) for p in others}
+    counts |= {path.name: 1 for path in images}
+    if left := [name for name, count in counts.items() if count]:
+        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+        notes.append(
+            f"{sum(counts.values())} images in {shown} are left out; train/ and test/ are read"
+        )
+
+
 def _masks(root, test, name, notes):
     """The test images' masks, None where there is none; notes what is missing or does not fit."""
     folders = _named(root, "ground_truth")
@@ -156,12 +171,17 @@ def _masks(root, test, name, notes):
     by_place = {}
     for file, folder in files:
         by_place.setdefault(_place(file, folder), file)
-    masks = []
-    for kind, file in test:
-        *where, stem = _place(file, kind.parent)
-        places = [(*where, stem + ending) for ending in _MASK_ENDINGS]
-        found = next((by_place[place] for place in places if place in by_place), None)
-        masks.append(None if where[0] == "good" else found)
+    masks = [None] * len(test)
+    for as_named in (tuple, _lower):  # Other case counts where there is no exact name.
+        left, taken = {}, set(masks)
+        for place, mask in by_place.items():
+            if mask not in taken:
+                left.setdefault(as_named(place), mask)
+        for i, (kind, file) in enumerate(test):
+            if masks[i] is None and kind.name.lower() != "good":
+                *where, stem = _place(file, kind.parent)
+                places = (as_named((*where, stem + ending)) for ending in _MASK_ENDINGS)
+                masks[i] = next((left[place] for place in places if place in left), None)
     anomalous = [i for i, (kind, _) in enumerate(test) if kind.name.lower() != "good"]
     missing = [test[i][1] for i in anomalous if masks[i] is None]
     if missing and folders:
@@ -171,7 +191,7 @@ def _masks(root, test, name, notes):
         )
     # Masks of good images, black all over, are often there.
     used = set(masks)
-    of_none = [f for f, folder in files if f not in used and _place(f, folder)[0] != "good"]
+    of_none = [f for f, folder in files if f not in used and _place(f, folder)[0].lower() != "good"]
     if of_none:
         notes.append(
             f"{len(of_none)} masks belong to no image, such as {name(of_none[0])}; of "
@@ -183,7 +203,11 @@ def _masks(root, test, name, notes):
 def _place(file, folder):
     """A file's place in test/ or ground_truth/: type, further folders, stem."""
     kind, *below = file.relative_to(folder).with_suffix("").parts
-    return (kind.lower(), *below) if below else ("", kind)
+    return (kind, *below) if below else ("", kind)
+
+
+def _lower(place):
+    return tuple(map(str.lower, place))
 
 
 def _marking(test, masks, name, notes):

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from cutpaste_tf.choices import MVTEC_OBJECTS, MVTEC_TEXTURES
-from cutpaste_tf.data import folder
+from cutpaste_tf.data import decode, folder
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, locked
 
@@ -87,8 +86,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
         for index, name in enumerate(split.names):
             mask = split.masks[index]
             if mask is None:
-                with Image.open(split.images[index]) as image:
-                    mask = np.zeros([image.height, image.width, 1], np.uint8)
+                mask = np.zeros([*decode.size(split.images[index]), 1], np.uint8)
             yield (
                 name,
                 {

@@ -5,6 +5,7 @@ Nothing here imports TensorFlow.
 
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator
 
 from cutpaste_tf.data import decode
@@ -32,18 +33,32 @@ def endings() -> str:
     return ", ".join(decode.SUFFIXES)
 
 
+def _refuse(problem):
+    raise UserError(problem)
+
+
 def walk(
-    folder: pathlib.Path, skip: Callable[[pathlib.Path], bool] = lambda folder: False
+    folder: pathlib.Path,
+    skip: Callable[[pathlib.Path], bool] = lambda folder: False,
+    tell: Callable[[str], None] = _refuse,
 ) -> Iterator[pathlib.Path]:
     """Finds the files in a folder and all folders in it, but for what is hidden.
 
     Each folder is searched once, whatever links lead to it; folders for which `skip` is true are
-    passed over. Files come in the order of their names, those of a folder before those of the
-    folders in it. A folder that may not be read is a UserError.
+    passed over, and so are pipes and devices. Files come in the order of their names, those of a
+    folder before those of the folders in it. `tell` takes a line about a folder that may not be
+    read; by default that is a UserError, and for `folder` itself it always is.
     """
 
     def refuse(error):
-        raise UserError(f"{error.filename}: may not be read ({error.strerror})") from error
+        problem = f"{error.filename}: may not be read ({error.strerror})"
+        (_refuse if os.fspath(error.filename) == os.fspath(folder) else tell)(problem)
+
+    def is_file(path):  # A link to nowhere is one that cannot be read, which who reads it tells.
+        try:
+            return stat.S_ISREG(os.stat(path).st_mode)
+        except OSError:
+            return True
 
     searched = set()
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -54,7 +69,8 @@ def walk(
         searched.add(real)
         names = (name for name in sorted(folders) if not is_hidden(name))
         folders[:] = [name for name in names if not skip(pathlib.Path(here, name))]
-        yield from (pathlib.Path(here, name) for name in sorted(files) if not is_hidden(name))
+        found = (pathlib.Path(here, name) for name in sorted(files) if not is_hidden(name))
+        yield from filter(is_file, found)
 
 
 def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:

@@ -31,7 +31,10 @@ class Read(NamedTuple):
 
 
 def find(
-    sources: Sequence[str | os.PathLike], outside: pathlib.Path, *tables: str
+    sources: Sequence[str | os.PathLike],
+    outside: pathlib.Path,
+    *tables: str,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[pathlib.Path]:
     """Finds images; a UserError says what is wrong with a source.
 
@@ -41,6 +44,8 @@ def find(
       outside: a folder that is not searched, as it is written to. Nor is one of its name that
         lies beside one of `tables`: it was written to earlier.
       tables: names of files.
+      tell: takes a line about a folder in a source that may not be read, which is then passed
+        over; None: that is a UserError.
 
     Yields:
       The files, those of a folder in the order of their names.
@@ -52,6 +57,7 @@ def find(
         earlier = named and any((folder.parent / table).is_file() for table in tables)
         return earlier or os.path.realpath(folder) == real
 
+    options = () if tell is None else (tell,)
     for text in map(str, sources):
         source = pathlib.Path(text)
         if not text or not os.path.exists(source):
@@ -59,7 +65,7 @@ def find(
         if pathlib.Path(os.path.realpath(source)).is_relative_to(real):
             raise UserError(f"--images={source}: is where overlays are written to")
         if source.is_dir():
-            yield from filter(search.is_image, search.walk(source, is_written))
+            yield from filter(search.is_image, search.walk(source, is_written, *options))
         else:
             yield source
 
@@ -101,6 +107,8 @@ def batches(
             found = Read(path, prepare(image), image if keep else None, image.shape[:2])
         except UserError as error:
             found = Read(path, error=str(error).removeprefix(f"{path}: "))
+        except MemoryError:
+            found = Read(path, error="takes more memory than there is")
         if found.image is None:
             memory.give_back(pixels)
             pixels = 0

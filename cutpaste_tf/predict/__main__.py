@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import cluster, command, run_folder
 from cutpaste_tf.data import stream
-from cutpaste_tf.files import UserError, as_text
+from cutpaste_tf.files import UserError, as_text, say
 from cutpaste_tf.predict import folder, many, watch
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.predict.rows import CSV, MAPS
@@ -76,7 +76,7 @@ def _predict(argv):
         if arguments.ray is not None:
             return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
         count = folder.count_images(arguments.images, output)
-        options = {"count": count, "batch_size": arguments.batch_size, "log": _log}
+        options = {"count": count, "batch_size": arguments.batch_size, "log": say}
         summary = folder.predict(_model(arguments)(), arguments.images, output, **options)
         return _status(summary, output / CSV)
 
@@ -90,7 +90,7 @@ def _watch(arguments, output):
     next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
     model = _model(arguments)()
     with command.output_faults_as_user_errors(output):
-        return watch.watch(arrivals, output, model, batch_size=arguments.batch_size, log=_log)
+        return watch.watch(arrivals, output, model, batch_size=arguments.batch_size, log=say)
 
 
 def _predict_many(arguments):
@@ -113,7 +113,7 @@ def _predict_many(arguments):
         cpus=arguments.cpus_per_worker,
         gpus=gpus,
         batch_size=arguments.batch_size,
-        log=_log,
+        log=say,
     )
 
 
@@ -134,10 +134,6 @@ def _status(summary, where):
             f"{summary.first_error}; see {where}"
         )
     return 0
-
-
-def _log(text):
-    print(text, flush=True)
 
 
 def _parser():

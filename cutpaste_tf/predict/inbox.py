@@ -50,12 +50,13 @@ class Inbox:
         self._before: dict[pathlib.Path, Stamp] = {}  # what the last look found
         self._broken: dict[pathlib.Path, tuple[Stamp, float]] = {}  # until when they may be
         self._problem = ""
+        self._told: set[str] = set()  # what the last look could not read
 
     def look(self) -> list[Arrival]:
         """Returns the files that are new, and as they were at the last look, oldest first."""
-        now, whole = {}, []
+        now, whole, problems = {}, [], []
         try:
-            for path in stream.find([self._folder], self._outside, CSV, JOB):
+            for path in stream.find([self._folder], self._outside, CSV, JOB, tell=problems.append):
                 found, arrived = _stamp(path)
                 if found is None:
                     continue
@@ -71,7 +72,9 @@ class Inbox:
             self._tell(f"{problem}; waiting for it")
         elif self._problem and not problem:
             self._tell(f"{self._folder}: can be read again")
-        self._before, self._problem = now, problem
+        for passed_over in sorted(set(problems) - self._told):
+            self._tell(f"{passed_over}; passed over")
+        self._before, self._problem, self._told = now, problem, set(problems)
         return [arrival for _, arrival in sorted(whole)]
 
     def stands(self, arrival: Arrival, scored: bool) -> bool:

@@ -117,6 +117,7 @@ def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     name = pathlib.Path(os.path.abspath(path)).relative_to(root)
     if not name.name.lower().endswith(decode.SUFFIXES):
         return name.with_name(name.name + ".image.png")
-    if name.suffix == ".png" and not name.stem.lower().endswith(decode.SUFFIXES):
+    # NAME.image.png is the overlay of NAME.
+    if name.suffix == ".png" and not name.stem.lower().endswith((*decode.SUFFIXES, ".image")):
         return name
     return name.with_name(name.name + ".png")

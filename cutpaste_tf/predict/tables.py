@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
+from cutpaste_tf.files import cell
 from cutpaste_tf.predict.rows import AREA_COLUMNS, AREAS, COLUMNS, CSV, JSONL, Judged
 
 
@@ -53,7 +54,8 @@ def spreadsheets(
     """Opens predictions.csv and, if there are two paths, areas.csv.
 
     Mode "w" begins them; "a" adds lines, each of which is in the file at once. Yields what writes a
-    row and the areas that belong to it; numbers are read back to the last bit.
+    row and the areas that belong to it; numbers are read back to the last bit, texts are as `cell`
+    has them.
     """
     with contextlib.ExitStack() as opened:
         writers = []
@@ -65,8 +67,8 @@ def spreadsheets(
                 writers[-1].writeheader()
 
         def write(row, areas):
-            writers[0].writerow({name: row[name] for name in COLUMNS})
+            writers[0].writerow({name: cell(row[name]) for name in COLUMNS})
             for writer in writers[1:]:
-                writer.writerows({"path": row["path"], **area} for area in areas)
+                writer.writerows({"path": cell(row["path"]), **area} for area in areas)
 
         yield write

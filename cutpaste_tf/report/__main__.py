@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import command
-from cutpaste_tf.files import UserError, replacing
+from cutpaste_tf.files import UserError, replacing, warn
 from cutpaste_tf.report import formats, tables
 
 PAGE = "report.html"
@@ -62,7 +62,7 @@ def _report(argv):
     filled = [tables.build(number, runs, problems) for number in chosen]
     problems = list(dict.fromkeys(problems))
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        warn(f"warning: {problem}")
     output = arguments.output
     if form == "html":
         command.silence_libraries()
@@ -92,7 +92,7 @@ def _write(path: pathlib.Path, content: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    print(f"written to {path}", file=sys.stderr)
+    warn(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline, region
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.files import replacing
+from cutpaste_tf.files import replacing, say
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.run import pictures, results, synthetic_tests
@@ -39,7 +39,7 @@ def run(config: Config, found: Category) -> dict:
     """
 
     def log(text):
-        print(f"[{config.category} seed {config.seed}] {text}", flush=True)
+        say(f"[{config.category} seed {config.seed}] {text}")
 
     run_dir = config.run_dir
     keras.backend.clear_session()

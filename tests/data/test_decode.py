@@ -1,6 +1,7 @@
 """From files to pixels: orientation, depth, masks, and what cannot be read."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -181,3 +182,45 @@ def test_images_that_are_too_large_are_named(tmp_path, monkeypatch, kind):
     for read in (decode.read, decode.read_mask, decode.size):
         with pytest.raises(UserError, match="x: too large an image; at most 178956970 pixels"):
             read(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_never_opened(tmp_path, make):
+    make(tmp_path / "x.png")
+    for read in (decode.read, decode.size, decode.read_mask, decode.filled_bits):
+        with pytest.raises(UserError, match=r"x.png: is (not a regular file|a folder)"):
+            read(tmp_path / "x.png")
+
+
+def test_files_that_are_too_large_or_fill_the_memory_are_named(tmp_path, monkeypatch):
+    with open(tmp_path / "x.png", "wb") as file:
+        file.truncate(20 * 10**9)
+    with pytest.raises(UserError, match=f"too large a file; at most {decode.LARGEST_FILE} bytes"):
+        decode.read(tmp_path / "x.png")
+
+    def full(*unused):
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_levels", full)
+    with pytest.raises(UserError, match="takes more memory than there is"):
+        decode.decode(b"", "x.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "PNG", "GIF", "JPEG2000"])
+def test_a_file_whose_second_half_is_not_written_yet_is_named(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    data, half = buffer.getvalue(), len(buffer.getvalue()) // 2
+    assert decode.decode(data, "x").shape == (200, 200, 3)
+    with pytest.raises(UserError, match="x: "):
+        decode.decode(data[:half] + bytes(len(data) - half), "x")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("colour", [0, 7, 255])
+def test_images_of_one_colour_and_zeros_behind_a_jpeg_are_read(kind, colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1500, 1500), (colour, colour, colour)).save(buffer, kind)
+    data = buffer.getvalue() + bytes(10000 if kind == "JPEG" else 0)
+    assert decode.decode(data, "x").shape == (1500, 1500, 3)

@@ -289,7 +289,8 @@ def test_missing_masks_are_told(part):
     expected = "2 of 4 anomalous images have no mask, such as test/hole/001.png"
     assert folder.load(part).notes == (expected,)
     (part / "ground_truth").rename(part / "elsewhere")
-    assert folder.load(part).notes == ()  # None are asked for.
+    (note,) = folder.load(part).notes  # None are asked for.
+    assert note == "2 images in elsewhere/ are left out; train/ and test/ are read"
 
 
 def test_masks_without_an_image_are_told(part):
@@ -338,3 +339,32 @@ def test_a_damaged_mask_is_named_before_any_training(part):
     mask.write_bytes(mask.read_bytes()[:9000])
     with pytest.raises(UserError, match="000_mask.png: a damaged or truncated image"):
         folder.load(part)
+
+
+def test_types_and_masks_that_differ_in_case_keep_their_own(part):
+    for kind in ("Scratch", "scratch"):
+        write_image(part / "test" / kind / "1.png", np.zeros([40, 40, 3], np.uint8))
+        write_image(part / "ground_truth" / kind / "1_mask.png", np.ones([40, 40], np.uint8))
+    mask = part / "ground_truth" / "hole" / "000_mask.png"
+    mask.rename(mask.with_name("000_MASK.PNG"))
+    test = folder.load(part).test
+    found = {
+        name: mask and mask.split("ground_truth/")[1]
+        for name, mask in zip(test.names, test.masks, strict=True)
+    }
+    assert found["test/Scratch/1.png"] == "Scratch/1_mask.png"
+    assert found["test/scratch/1.png"] == "scratch/1_mask.png"
+    assert found["test/hole/000.png"] == "hole/000_MASK.PNG"
+    # A mask that belongs to another image by its exact name is not taken.
+    (part / "ground_truth" / "Scratch" / "1_mask.png").unlink()
+    test = folder.load(part).test
+    assert test.masks[test.names.index("test/Scratch/1.png")] is None
+
+
+def test_what_lies_beside_train_and_test_is_one_line(part):
+    for name in ("test_public/good/1.png", "test_private/2.png", "validation/good/3.png", "4.png"):
+        write_image(part / name, np.zeros([40, 40, 3], np.uint8))
+    assert folder.load(part).notes == (
+        "4 images in test_private/, test_public/, validation/, 4.png are left out; train/ and "
+        "test/ are read",
+    )

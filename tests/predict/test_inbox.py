@@ -160,3 +160,25 @@ def test_a_folder_that_vanishes_is_told_once_and_waited_for(watched):
     watched.write("a/4.png")
     assert watched.names(1) == ["a/4.png"]
     assert len(watched.told) == 2
+
+
+def test_one_bad_entry_costs_one_entry_and_a_line(watched, monkeypatch):
+    for name in ("a.png", "b/c.png", "closed/d.png"):
+        watched.write(name)
+    os.symlink("loop.png", watched.folder / "loop.png")
+    os.symlink("loop", watched.folder / "loop")
+    os.symlink("closed", watched.folder / "link")
+    scandir = os.scandir
+
+    def refused(folder):
+        if os.path.realpath(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert sorted(watched.names(0.4)) == ["a.png", "b/c.png"]
+    assert watched.names() == []
+    assert watched.told == [
+        f"{watched.folder / name}: may not be read (Permission denied); passed over"
+        for name in ("closed", "link")
+    ]
