@@ -322,15 +322,6 @@ def test_products_with_matrices_resize_as_tensorflow_does(size):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_enlarging_is_tensorflows(count):
-    maps = np.random.default_rng(0).normal(size=[1, count, 3]).astype(np.float32)
-    expected = tf.image.resize(maps[..., None], [32, 32])[..., 0]
-    rows, columns = (upsample.bilinear_matrix(32, n) for n in (count, 3))
-    found = rows @ maps @ columns.T
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
 def test_spreading_is_the_transposed_convolution():
     maps = np.random.default_rng(0).uniform(1.0, 3.0, size=[1, 4, 4]).astype(np.float32)
     expected = upsample.receptive_field_upsampler(16, 8)(maps, 0.25)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf.data import decode
-from cutpaste_tf.data.preparation import Preparation, as_preparation, reduced_mask
+from cutpaste_tf.data.preparation import Preparation, as_preparation
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.data.stream import in_order
 
@@ -126,11 +126,11 @@ class Images:
         regions, which = self.regions
         return regions.any(axis=(2, 3))[which]
 
-    def places(self, grid: tuple[int, int]) -> np.ndarray | None:
+    def places(self, cells: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:
         """Returns which places of the inputs' feature maps are looked at.
 
         Args:
-          grid: the maps' rows and columns, h and w.
+          cells: which pixels a place is the nearest to, bool [h, H] and [w, W].
 
         Returns:
           bool [N * K, h, w], True where any of a place's pixels is; None: all.
@@ -138,8 +138,9 @@ class Images:
         if self.regions is None:
             return None
         regions, which = self.regions
-        reduced = reduced_mask(regions.reshape(-1, *self.size), grid)
-        return reduced.reshape(*regions.shape[:2], *grid)[which].reshape(-1, *grid)
+        rows, columns = (cell.astype(np.float32) for cell in cells)
+        reduced = rows @ regions.astype(np.float32) @ columns.T > 0.5
+        return reduced[which].reshape(-1, *reduced.shape[2:])
 
     def regions_of(self, numbers: tf.Tensor) -> tf.Tensor:
         """Returns what of some inputs is looked at, bool [B, h, w], in a graph or eagerly.

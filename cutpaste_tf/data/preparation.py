@@ -239,18 +239,6 @@ def mask_of_size(mask: str | np.ndarray | None, size: tuple[int, int]) -> np.nda
     return stretched(decode.read_mask(mask) if isinstance(mask, str) else mask, size)
 
 
-def reduced_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes masks, bool [..., H, W], to h and w: True where any of a pixel's area was on one."""
-    for axis, count in zip((-2, -1), size, strict=True):
-        # The pixels from the one that a wanted pixel's first edge is in to the one of its last.
-        edges = np.arange(count + 1) * mask.shape[axis]
-        first, last = edges[:-1] // count, -(-edges[1:] // count)
-        sums = np.cumsum(mask, axis=axis, dtype=np.int32)
-        sums = np.concatenate([np.zeros_like(np.take(sums, [0], axis)), sums], axis=axis)
-        mask = np.take(sums, last, axis) > np.take(sums, first, axis)
-    return mask
-
-
 def as_preparation(size: "Preparation | int | tuple[int, int]") -> Preparation:
     """Returns a preparation; of a size, or the side of a square, the one that squashes to it."""
     if isinstance(size, Preparation):

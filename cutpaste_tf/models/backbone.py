@@ -1,6 +1,7 @@
 """A backbone's name becomes a network with its weights."""
 
 import pathlib
+from typing import NamedTuple
 
 import keras
 
@@ -12,6 +13,7 @@ from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
 
 _BESIDE = ("pretrained", "trained")  # what networks side by side are called
+_EFFICIENTNET = "trunk"  # what the model of its layers is called
 
 
 def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
@@ -107,28 +109,66 @@ def feature_maps(network: keras.Model) -> list[keras.Model]:
     return [_with_all_maps(network, network.name)]
 
 
-def first_place(backbone: str, stride: int) -> float:
-    """Returns where a feature map's first place lies: the pixel that its middle is at.
+class Places(NamedTuple):
+    """Where the places of a feature map lie along an axis of the image.
+
+    Attributes:
+      first: the pixel, counted from 0, that the first place's middle is at.
+      stride: pixels from one place to the next.
+      count: the number of places, P.
+    """
+
+    first: float
+    stride: int
+    count: int
+
+
+def places(maps: keras.KerasTensor) -> tuple[Places, Places]:
+    """Finds where on the image the places of a feature map lie, by the layers that make it.
 
     Args:
-      backbone: --backbone.
-      stride: the distance, in pixels, from one place to the next.
+      maps: [B, h, w, C], a tensor of a functional model that takes images of one size.
 
     Returns:
-      The pixel, counted from 0, along either axis.
+      The places along the image's height and its width. A place may lie beside the image.
     """
-    # ResNet-18 has zeros on all sides alike, so that a place's middle is on its first pixel.
-    # EfficientNet has more of them on one side; trained so, its places still answer most to what is
-    # in the middle of their pixels: ImageNet's Lite0 was off by 0.3 pixels at a stride of 8 and by
-    # 1.6 at 16.
-    return 0.0 if backbone == "resnet18" else (stride - 1) / 2.0
+    return tuple(Places(*_first_and_stride(maps, axis), maps.shape[axis]) for axis in (1, 2))
+
+
+def _first_and_stride(maps, axis):
+    """The middle of the first place's receptive field, and the stride, at the model's input."""
+    first, stride = 0.0, 1
+    while not isinstance(maps._keras_history.operation, keras.layers.InputLayer):
+        layer, node, index = maps._keras_history
+        # Where branches join, all lie alike but squeeze and excitation's, which is not the first.
+        before = layer._inbound_nodes[node].input_tensors[0]
+        if isinstance(layer, keras.Model):
+            offset, step = _first_and_stride(layer.outputs[index], axis)
+            if layer.name == _EFFICIENTNET:
+                # ImageNet's kernels have learnt that the zeros are on one side at even sizes: those
+                # with a stride answer most to what is half a pixel before their middle. Where one
+                # spot was changed, Lite0's maps changed within 2.5 pixels of this, and 4 to 14
+                # before the receptive fields' middles; at other sizes they moved as the zeros do.
+                offset -= (step - 1) / 2.0
+        elif isinstance(layer, keras.layers.ZeroPadding2D):
+            offset, step = -layer.padding[axis - 1][0], 1
+        else:
+            window = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1, 1)))[axis - 1]
+            step = getattr(layer, "strides", (1, 1))[axis - 1]
+            zeros = 0
+            if getattr(layer, "padding", "valid") == "same":
+                zeros = max((maps.shape[axis] - 1) * step + window - before.shape[axis], 0)
+            offset = (window - 1) / 2.0 - zeros // 2
+        first, stride = offset + step * first, step * stride
+        maps = before
+    return first, stride
 
 
 def _with_all_maps(network, name):
     """A model of all maps of one network."""
-    if any(layer.name == "trunk" for layer in network.layers):
+    if any(layer.name == _EFFICIENTNET for layer in network.layers):
         images = keras.Input(network.input_shape[1:], name="images")
-        maps = network.get_layer("trunk")(network.get_layer("normalize")(images))
+        maps = network.get_layer(_EFFICIENTNET)(network.get_layer("normalize")(images))
         maps |= {"block6": maps["level7"], "block7": maps["level8"]}
         return keras.Model(images, maps, name=name)
     maps = {feature: network.get_layer(feature).input for feature in network.output}

@@ -135,9 +135,9 @@ class Evaluator:
         else:
             self._embedder = Embedder(backbone)
         if config.maps == "features":
-            self._map_embedder = feature_maps.MapEmbedder(backbone, config.backbone, config.levels)
-            grid = self._map_embedder.grid[1:]
-            self._enlarge = feature_maps.enlarger(config.size, config.backbone, grid)
+            self._map_embedder = feature_maps.MapEmbedder(backbone, config.levels)
+            places = self._map_embedder.places
+            self._enlarge = upsample.enlarger(config.size, places, feature_maps.DEVIATION)
 
     @_precisely
     def __call__(
@@ -300,15 +300,14 @@ class Evaluator:
         """Scores images by their patches; an image's score is its largest patch's (Figure 1)."""
         small, means = patch.score(self._embedder, density, images)
         level = float(np.mean(density.level))
-        maps = Maps(small, lambda part: self._upsample(part, level), images)
+        maps = Maps(small, lambda part, _: self._upsample(part, level), images)
         return Evaluation(density, patch.image_scores(small), maps, features=means)
 
     def _explain(self, density: densities.GaussianDensity, images: pipeline.Images) -> Maps:
         """Makes maps of an image-level model by GradCAM."""
         if self._gradcam is None or self._gradcam.density is not density:
             self._gradcam = gradcam.GradCam(self._backbone, self._config.features, density)
-        small = self._gradcam(images)
-        return Maps(small, lambda part: upsample.bilinear(part, self._config.size), images)
+        return Maps(self._gradcam(images), self._gradcam.enlarge, images)
 
 
 def _largest(scores, seen):

@@ -7,7 +7,7 @@ places or one for each (the two choices of Appendix A.5), scores them as the pap
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from keras import ops
 
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.models.backbone import Places
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import upsample
 from cutpaste_tf.scoring.gaussians import GaussianStatistics, MapGaussians
@@ -24,17 +25,16 @@ _BATCH = 32
 _HELD = 2**30  # bytes of normal images' vectors that are held rather than computed again
 REACH = 1  # of a neighbourhood: a place and the eight around it
 POOL = 3  # places along a side whose vectors are averaged before all else
-# Of the Gaussian that a map's pixels are smoothed by, as a share of the image's side: 4 pixels of
-# 256, as is usual with such maps.
+# Of the Gaussian that a map's pixels are smoothed by, as a share of the image's smaller side: 4
+# pixels of 256, as is usual with such maps.
 DEVIATION = 1 / 64
 
 
-def build_model(network: keras.Model, backbone: str, levels: Sequence[str]) -> keras.Model:
+def build_model(network: keras.Model, levels: Sequence[str]) -> keras.Model:
     """Builds what takes, in one pass, an image's features and the vectors of its feature maps.
 
     Args:
       network: as `backbones.build_backbone` or `backbones.side_by_side` returns.
-      backbone: --backbone.
       levels: the blocks whose maps are taken, the finest first.
 
     Returns:
@@ -44,8 +44,9 @@ def build_model(network: keras.Model, backbone: str, levels: Sequence[str]) -> k
       map's places. All of Keras's own layers and operations.
     """
     images = keras.Input(network.input_shape[1:], name="images")
-    size = network.input_shape[1:3]
-    all_maps = [one(images) for one in backbones.feature_maps(network)]
+    networks = backbones.feature_maps(network)
+    all_maps = [one(images) for one in networks]
+    finest_places, *coarser_places = (backbones.places(networks[0].output[x]) for x in levels)
     outputs = {}
     for name in network.output:
         pooled = [keras.layers.GlobalAveragePooling2D(dtype="float32")(m[name]) for m in all_maps]
@@ -54,32 +55,24 @@ def build_model(network: keras.Model, backbone: str, levels: Sequence[str]) -> k
     for maps in all_maps:
         finest, *coarser = (_averaged(maps[level]) for level in levels)
         joined = [finest]
-        for coarse in coarser:
+        for coarse, its_places in zip(coarser, coarser_places, strict=True):
             matrices = [
-                _between(side, backbone, finest.shape[axis], coarse.shape[axis])
-                for axis, side in enumerate(size, 1)
+                upsample.between(fine.first + fine.stride * np.arange(fine.count), its)
+                for fine, its in zip(finest_places, its_places, strict=True)
             ]
-            joined.append(_brought_to(coarse, *matrices))
+            joined.append(_brought_to(coarse, *(m.astype(np.float32) for m in matrices)))
         vectors.append(ops.concatenate(joined, axis=-1) if coarser else finest)
     return keras.Model(images, {**outputs, "vectors": ops.stack(vectors, axis=1)})
 
 
-def stride(size: int, count: int) -> int:
-    """Returns the pixels from one of `count` places to the next, a power of two."""
-    return 2 ** round(np.log2(size / count))
+def places(network: keras.Model, levels: Sequence[str]) -> tuple[Places, Places]:
+    """Returns where the finest map's places lie, along an image's height and its width."""
+    return backbones.places(backbones.feature_maps(network)[0].output[levels[0]])
 
 
 def _averaged(maps):
     """Means over places and those around them; at the border over fewer."""
     return keras.layers.AveragePooling2D(POOL, strides=1, padding="same")(ops.cast(maps, "float32"))
-
-
-def _between(side, backbone, count, coarse):
-    """Along an axis of `side` pixels, the matrix from a coarse map's places to a finer one's."""
-    step, width = stride(side, count), stride(side, coarse)
-    at = backbones.first_place(backbone, step) + step * np.arange(count)
-    matrix = upsample.between(at, backbones.first_place(backbone, width), width, coarse)
-    return matrix.astype(np.float32)
 
 
 def _brought_to(maps, rows, columns):
@@ -90,52 +83,24 @@ def _brought_to(maps, rows, columns):
     return ops.reshape(x, (-1, len(rows), len(columns), channels))
 
 
-def enlargements(
-    size: tuple[int, int], backbone: str, grid: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns as matrices how a map's places become pixels.
-
-    Args:
-      size: height and width of the images, in pixels.
-      backbone: --backbone.
-      grid: the map's rows and columns, h and w.
-
-    Returns:
-      float64 [H, h] and [W, w]: a map of pixels is the first, times the map, times the second
-      transposed.
-    """
-    deviation = DEVIATION * min(size)
-    matrices = []
-    for side, count in zip(size, grid, strict=True):
-        step = stride(side, count)
-        first = backbones.first_place(backbone, step)
-        matrices.append(upsample.smooth_enlargement(side, first, step, count, deviation))
-    return tuple(matrices)
-
-
-def enlarger(
-    size: tuple[int, int], backbone: str, grid: tuple[int, int]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from maps, float32 [N, h, w], to [N, *size]."""
-    rows, columns = (tf.constant(m, tf.float32) for m in enlargements(size, backbone, grid))
-    return lambda maps: tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
-
-
 class MapEmbedder:
     """Computes features and maps' vectors of un-augmented images, in inference mode.
 
     Args:
       network: as in `build_model`.
-      backbone: likewise.
       levels: likewise.
 
     Attributes:
       grid: K, h and w.
+      places: where the maps' places lie along both axes.
+      cells: which pixels a place is the nearest to; see `upsample.cells`.
       dimensions: length of the vectors, D.
     """
 
-    def __init__(self, network: keras.Model, backbone: str, levels: Sequence[str]):
-        model = build_model(network, backbone, levels)
+    def __init__(self, network: keras.Model, levels: Sequence[str]):
+        model = build_model(network, levels)
+        self.places = places(network, levels)
+        self.cells = upsample.cells(network.input_shape[1:3], self.places)
         *grid, self.dimensions = model.output["vectors"].shape[1:]
         self.grid = tuple(grid)
         self._features = {name: x.shape[-1] for name, x in network.output.items()}
@@ -198,7 +163,7 @@ def fit(
         if held is not None:
             held.append(vectors)
     vectors = np.concatenate(held) if held else None
-    places, tiles = images.places(embedder.grid[1:]), images.preparation.count
+    places, tiles = images.places(embedder.cells), images.preparation.count
 
     def of(part, inputs):
         """Yields the vectors of some images, and which of their places are looked at."""
@@ -223,7 +188,7 @@ def fit(
 
 def _batches(embedder, images):
     """Yields batches' features, vectors, and which of the places are looked at; None: all."""
-    places, done = images.places(embedder.grid[1:]), 0
+    places, done = images.places(embedder.cells), 0
     for batch in embedder(images):
         vectors = batch.pop("vectors")
         yield batch, vectors, None if places is None else places[done : done + len(vectors)]
@@ -297,6 +262,4 @@ def score(
     for batch in embedder(images):
         maps.append(gaussians.score(batch.pop("vectors")))
         batches.append(batch)
-    return embedder.joined(batches), _looked_at(
-        np.concatenate(maps), images.places(embedder.grid[1:])
-    )
+    return embedder.joined(batches), _looked_at(np.concatenate(maps), images.places(embedder.cells))

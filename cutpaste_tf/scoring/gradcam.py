@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf.data import pipeline
+from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import upsample
 
 _BATCH = 16
 
@@ -25,13 +27,16 @@ class GradCam:
         each averaged over space by a layer of its own name.
       feature: which of the features the density is of.
       density: the fitted density.
+
+    Attributes:
+      enlarge: brings maps to the images' size; see `upsample.enlarger`.
     """
 
     def __init__(self, backbone: keras.Model, feature: str, density: densities.GaussianDensity):
-        self.density = density
+        self.density, size = density, backbone.input_shape[1:3]
         maps = keras.Model(backbone.input, backbone.get_layer(feature).input)
+        self.enlarge = upsample.enlarger(size, backbones.places(backbone.get_layer(feature).input))
         mean, precision, unit_length = density.mean, density.precision, density.unit_length
-        size = backbone.input_shape[1:3]
         signature = [tf.TensorSpec([None, *size, 3], tf.uint8)]
 
         @tf.function(input_signature=signature, autograph=False)

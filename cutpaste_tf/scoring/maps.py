@@ -16,14 +16,15 @@ class Maps:
 
     Args:
       small: float32 [N * K, h', w'], of the images' K tiles.
-      enlarge: a function from float32 [n, h', w'] to [n, h, w], a tile's height and width.
+      enlarge: a function from float32 [n, h', w'], and what of it is looked at, bool [n, h, w] or
+        None for all, to float32 [n, h, w], a tile's height and width.
       images: the images that they are of.
     """
 
     def __init__(
         self,
         small: np.ndarray,
-        enlarge: Callable[[tf.Tensor], tf.Tensor],
+        enlarge: Callable[[tf.Tensor, np.ndarray | None], tf.Tensor],
         images: pipeline.Images,
     ):
         self.small, self._enlarge, self.images = small, enlarge, images
@@ -77,7 +78,11 @@ class Maps:
 
     def _whole(self, indices):
         """The maps of some images as high and wide as the canvas, their tiles joined."""
-        preparation = self.images.preparation
-        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])
-        tiles = tiles[np.asarray(indices, np.int64)].reshape(-1, *self.small.shape[1:])
-        return preparation.join(self._enlarge(tf.constant(tiles)).numpy())
+        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
+        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
+        regions = None
+        if preparation.masked and len(indices):
+            regions = [preparation.cut(self.images.looked_at(index)) for index in indices]
+            regions = np.concatenate(regions)
+        tiles = tf.constant(tiles.reshape(-1, *self.small.shape[1:]))
+        return preparation.join(self._enlarge(tiles, regions).numpy())

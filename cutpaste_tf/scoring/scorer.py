@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from cutpaste_tf.choices import GAUSSIANS
-from cutpaste_tf.data.preparation import FILL, reduced_mask
+from cutpaste_tf.data.preparation import FILL
+from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.plain import as_keras
 from cutpaste_tf.scoring import feature_maps, patch, upsample
 from cutpaste_tf.scoring.detector import Detector
@@ -228,19 +229,20 @@ def _score_inputs(detector, network, pixels, region, precise):
     if config.maps == "none":
         return _score_pooled(detector, network(pixels)[config.features], precise), None
     if config.maps == "features":
-        model = feature_maps.build_model(network, config.backbone, config.levels)
-        outputs = model(pixels)
+        outputs = feature_maps.build_model(network, config.levels)(pixels)
         pooled = _score_pooled(detector, outputs[config.features], precise)
-        return _score_feature_maps(detector, outputs["vectors"], pooled, region, precise)
-    maps = keras.Model(network.input, network.get_layer(config.features).input)(pixels)
-    maps = ops.cast(maps, "float32")
+        places = feature_maps.places(network, config.levels)
+        return _score_feature_maps(detector, outputs["vectors"], places, pooled, region, precise)
+    small = network.get_layer(config.features).input
+    maps = ops.cast(keras.Model(network.input, small)(pixels), "float32")
     pooled = ops.mean(maps, axis=(1, 2))
     score, gradient = _mahalanobis(detector.density, pooled, precise, gradient=True)
-    places = maps.shape[1] * maps.shape[2]
-    weights = ops.reshape(gradient / places, (-1, 1, 1, maps.shape[3]))
+    count = maps.shape[1] * maps.shape[2]
+    weights = ops.reshape(gradient / count, (-1, 1, 1, maps.shape[3]))
     explained = ops.relu(ops.sum(weights * maps, axis=-1))
-    sides = zip(config.size, maps.shape[1:3], strict=True)
-    return score, _enlarged(explained, *(upsample.bilinear_matrix(*side).T for side in sides))
+    places = backbones.places(small)
+    seen = _seen_places(region, config.size, places)
+    return score, _enlarged(explained, seen, *upsample.enlargements(config.size, places))
 
 
 def _constant(matrix, name, dtype="float32"):
@@ -270,30 +272,29 @@ def _score_pooled(detector, features, precise):
     return score_by(detector.density, features, precise)
 
 
-def _score_feature_maps(detector, vectors, pooled, region, precise):
+def _score_feature_maps(detector, vectors, places, pooled, region, precise):
     """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, h, w]."""
     config, density = detector.config, detector.map_density
     maps, height, width = density.grid
     gaussians = density.gaussians
-    places, dims = height * width, vectors.shape[-1]
+    count, dims = height * width, vectors.shape[-1]
     if len(gaussians.mean) == maps:
-        vectors = ops.reshape(vectors, (-1, maps, places, dims))
+        vectors = ops.reshape(vectors, (-1, maps, count, dims))
         parts = [
             _location_distances(gaussians.take([k]), vectors[:, k], precise, f"_{k}")
             for k in range(maps)
         ]
         distances = ops.stack(parts, axis=1)
     else:
-        vectors = ops.reshape(vectors, (-1, maps * places, dims))
+        vectors = ops.reshape(vectors, (-1, maps * count, dims))
         distances = _location_distances(gaussians, vectors, precise)
-        distances = ops.reshape(distances, (-1, maps, places))
+        distances = ops.reshape(distances, (-1, maps, count))
     distances = ops.reshape(ops.sqrt(ops.sum(ops.square(distances), axis=1)), (-1, height, width))
-    if region is not None:
-        distances = distances * ops.cast(
-            _seen_places(region, config.size, (height, width)), "float32"
-        )
-    sides = feature_maps.enlargements(config.size, config.backbone, (height, width))
-    anomaly_map = _enlarged(distances, *(side.T for side in sides))
+    seen = _seen_places(region, config.size, places)
+    if seen is not None:
+        distances = distances * seen
+    matrices = upsample.enlargements(config.size, places, feature_maps.DEVIATION)
+    anomaly_map = _enlarged(distances, seen, *matrices)
     largest = ops.max(distances, axis=(1, 2))
     if config.image_score == "map":
         return largest, anomaly_map
@@ -305,15 +306,13 @@ def _score_feature_maps(detector, vectors, pooled, region, precise):
     return both / 2.0, anomaly_map
 
 
-def _seen_places(region, size, grid):
-    """`pipeline.Images.places`, bool [.., h, w], of regions, bool [.., H, W]."""
-    # Which pixels a place has a part of.
-    rows, columns = (
-        reduced_mask(np.eye(side, dtype=bool)[None], (side, count))[0].T.astype(np.float32)
-        for side, count in zip(size, grid, strict=True)
-    )
-    touched = ops.matmul(ops.matmul(rows, ops.cast(region, "float32")), columns.T.copy())
-    return touched > 0.5
+def _seen_places(region, size, places):
+    """`pipeline.Images.places`, float32 [.., h, w], of a region, bool [.., H, W]; None: all."""
+    if region is None:
+        return None
+    rows, columns = (cell.astype(np.float32) for cell in upsample.cells(size, places))
+    near = ops.matmul(ops.matmul(rows, ops.cast(region, "float32")), columns.T.copy())
+    return ops.cast(near > 0.5, "float32")
 
 
 def _mahalanobis(density, features, precise, gradient=False):
@@ -384,9 +383,9 @@ def _score_patches(detector, network, pixels, precise):
     features = ops.reshape(network(x)["pool"], (-1, rows * columns, dims))
     distances = _location_distances(density, features, precise)
     level = float(np.mean(density.level))
-    spread = (upsample.receptive_field_matrix(length, side, stride).T for length in config.size)
+    spread = (upsample.receptive_field_matrix(length, side, stride) for length in config.size)
     grid = ops.reshape(distances, (-1, rows, columns))
-    squared = _enlarged(ops.square(grid) - level**2, *spread) + level**2
+    squared = _product(ops.square(grid) - level**2, *spread) + level**2
     return ops.max(distances, axis=-1), ops.sqrt(ops.maximum(squared, 0.0))
 
 
@@ -417,11 +416,19 @@ def _location_distances(density, vectors, precise, suffix=""):
     return ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
 
 
-def _enlarged(maps, rows, columns):
-    """Multiplies maps, [B, h, w], by [h, H] from one side and [w, W] from the other."""
+def _enlarged(maps, seen, rows, columns):
+    """What `upsample.enlarger` does with maps, [B, h, w], of whose places some are looked at."""
+    if seen is None:
+        return _product(maps, rows, columns)
+    weights = ops.maximum(_product(seen, rows, columns, "_of_seen"), upsample.LEAST_WEIGHT)
+    return _product(maps * seen, rows, columns) / weights
+
+
+def _product(maps, rows, columns, suffix=""):
+    """Multiplies maps, [B, h, w], by [H, h] from one side and [W, w] from the other."""
     # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
-    (height, high), (width, wide) = rows.shape, columns.shape
-    maps = _constant(columns, "columns")(ops.reshape(maps, (-1, width)))
+    (high, height), (wide, width) = rows.shape, columns.shape
+    maps = _constant(columns.T, f"columns{suffix}")(ops.reshape(maps, (-1, width)))
     maps = ops.transpose(ops.reshape(maps, (-1, height, wide)), (0, 2, 1))
-    maps = _constant(rows, "rows")(ops.reshape(maps, (-1, height)))
+    maps = _constant(rows.T, f"rows{suffix}")(ops.reshape(maps, (-1, height)))
     return ops.transpose(ops.reshape(maps, (-1, wide, high)), (0, 2, 1))

@@ -1,16 +1,20 @@
 """From the scores of patches or of a feature map's places to the scores of pixels."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import scipy.ndimage
 import tensorflow as tf
 
+from cutpaste_tf.models.backbone import Places
 from cutpaste_tf.scoring.patch import patches_along
 
 # Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
 # paper's [32]).
 DEVIATION_OF_32 = 10.0
+# Of the places that are looked at, in a pixel: those that are looked at themselves have far more.
+LEAST_WEIGHT = 1e-6
 
 
 def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
@@ -66,48 +70,80 @@ def _gaussian(patch, stride):
     return line * (stride / line.sum())
 
 
-def between(at: np.ndarray, first: float, step: float, count: int) -> np.ndarray:
-    """Returns linear interpolation between evenly spaced places as a matrix.
+def between(at: np.ndarray, places: Places) -> np.ndarray:
+    """Returns linear interpolation between the places of a map, along one axis, as a matrix.
 
     Args:
-      at: [M], where values are wanted.
-      first: where the first place is.
-      step: the distance from one place to the next.
-      count: the number of places, P.
+      at: [M], the pixels where values are wanted.
+      places: P places.
 
     Returns:
       float64 [M, P]: a value is the matrix's row times what is at the places. Beyond the first and
       the last place it is as there.
     """
-    place = np.clip((np.asarray(at, np.float64) - first) / step, 0.0, count - 1.0)
-    return np.maximum(1.0 - np.abs(place[:, None] - np.arange(count)), 0.0)
+    number = np.clip((np.asarray(at) - places.first) / places.stride, 0.0, places.count - 1.0)
+    return np.maximum(1.0 - np.abs(number[:, None] - np.arange(places.count)), 0.0)
 
 
-def smooth_enlargement(
-    size: int, first: float, step: float, count: int, deviation: float
-) -> np.ndarray:
-    """Returns as a matrix how a map's places become pixels, along one axis.
+def cells(size: tuple[int, int], places: tuple[Places, Places]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which pixels a map's places are the nearest to, along both axes.
 
     Args:
-      size: height or width of the image, in pixels.
-      first: the pixel in the middle of the first place.
-      step: pixels from one place to the next.
-      count: the number of places, P.
-      deviation: of the Gaussian that the pixels are smoothed by, in pixels.
+      size: height and width of the images, in pixels.
+      places: the map's, h and w of them.
 
     Returns:
-      float64 [size, P]; rows add up to one.
+      bool [h, H] and [w, W].
     """
-    matrix = between(np.arange(size), first, step, count)
-    return scipy.ndimage.gaussian_filter1d(matrix, deviation, axis=0, mode="nearest")
+    return tuple(
+        between(np.arange(side), its).T >= 0.5 for side, its in zip(size, places, strict=True)
+    )
 
 
-def bilinear_matrix(size: int, count: int) -> np.ndarray:
-    """Returns as a matrix, float64 [size, count], what `bilinear` does along one axis."""
-    step = size / count
-    return between(np.arange(size), (step - 1.0) / 2.0, step, count)
+def enlargements(
+    size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns as matrices how a map's places become pixels.
+
+    Args:
+      size: height and width of the images, in pixels.
+      places: the map's, h and w of them.
+      deviation: of the Gaussian that the pixels are smoothed by, as a share of the smaller side.
+
+    Returns:
+      float64 [H, h] and [W, w], whose rows add up to one: a map of pixels is the first, times the
+      map, times the second transposed.
+    """
+    matrices = [between(np.arange(side), its) for side, its in zip(size, places, strict=True)]
+    if deviation:
+        smooth = functools.partial(scipy.ndimage.gaussian_filter1d, axis=0, mode="nearest")
+        matrices = [smooth(matrix, deviation * min(size)) for matrix in matrices]
+    return tuple(matrices)
 
 
-def bilinear(maps: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Brings maps, float32 [N, h, w], to some height and width, [N, *size], bilinearly."""
-    return tf.image.resize(maps[..., None], size)[..., 0]
+def enlarger(
+    size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
+) -> Callable[..., tf.Tensor]:
+    """Returns the function that enlarges maps; its arguments are those of `enlargements`.
+
+    Returns:
+      A function of maps, float32 [N, h, w], and of what is looked at, bool [N, H, W] or None where
+      that is all. It returns the pixels, float32 [N, H, W]. Places that are the nearest to no pixel
+      that is looked at have no part in them, so a map that is level stays so up to the border.
+    """
+    rows, columns = (tf.constant(m, tf.float32) for m in enlargements(size, places, deviation))
+    near = [tf.constant(cell, tf.float32) for cell in cells(size, places)]
+
+    def enlarge(maps, regions=None):
+        if regions is None:
+            return _product(rows, maps, columns)
+        seen = tf.cast(_product(near[0], tf.cast(regions, tf.float32), near[1]) > 0.5, tf.float32)
+        weights = tf.maximum(_product(rows, seen, columns), LEAST_WEIGHT)
+        return _product(rows, maps * seen, columns) / weights
+
+    return enlarge
+
+
+def _product(rows, maps, columns):
+    """A matrix times maps, [N, ., .], times another one transposed."""
+    return tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cutpaste_tf import threshold
 from cutpaste_tf.data import folder, pipeline
-from cutpaste_tf.data.preparation import Preparation, reduced_mask, resize
+from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import Category, normal
 from cutpaste_tf.scoring import density
 
@@ -175,6 +175,10 @@ def test_what_does_not_fit_into_memory_is_read_as_what_does(shape, photographs, 
         )
 
 
+# Of eight pixels a place.
+CELLS = tuple(np.repeat(np.eye(count, dtype=bool), 8, axis=1) for count in (4, 5))
+
+
 @pytest.mark.parametrize("shape", SHAPED)
 def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
     (_, arrays), preparation = photographs, SHAPED[shape]
@@ -182,7 +186,7 @@ def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
     assert (images.inputs, images.size) == (5 * preparation.count, (32, 40))
     if not preparation.masked:
         assert images.regions is None
-        assert images.places((4, 5)) is None
+        assert images.places(CELLS) is None
         assert images.looked_at(0) is None
         assert images.seen.all()
         return
@@ -193,9 +197,8 @@ def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
     np.testing.assert_array_equal(found, expected[numbers.numpy()])
     np.testing.assert_array_equal(tf.function(images.regions_of)(numbers), found)
     np.testing.assert_array_equal(images.seen.ravel(), expected.any(axis=(1, 2)))
-    places = images.places((5, 3))
-    for one, region in zip(places, expected, strict=True):
-        np.testing.assert_array_equal(one, reduced_mask(region, (5, 3)))
+    for one, region in zip(images.places(CELLS), expected, strict=True):
+        np.testing.assert_array_equal(one, region.reshape(4, 8, 5, 8).any(axis=(1, 3)))
     for index in range(5):
         np.testing.assert_array_equal(
             images.looked_at(index), preparation.region(*arrays[index].shape[:2])
@@ -203,7 +206,7 @@ def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
     # Of none there is nothing.
     nothing = images.subset([])
     assert nothing.seen.shape == (0, preparation.count)
-    assert nothing.places((5, 3)).shape == (0, 5, 3)
+    assert nothing.places(CELLS).shape == (0, 4, 5)
     assert list(pipeline.evaluation_batches(nothing, 4)) == []
     assert nothing.canvases([]).shape == (0, *preparation.canvas, 3)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cutpaste_tf.data.preparation import FILL, Preparation, as_preparation, reduced_mask
+from cutpaste_tf.data.preparation import FILL, Preparation, as_preparation
 
 MANY = settings(max_examples=40, deadline=None, derandomize=True)
 RESIZES = ("squash", "pad")
@@ -184,26 +184,6 @@ def test_images_of_the_canvass_size_are_kept_bit_by_bit():
         preparation = Preparation((32, 40), resize, (2, 2))
         image = noise(*preparation.canvas, 3)
         np.testing.assert_array_equal(preparation.on_canvas(image), image)
-
-
-@MANY
-@given(
-    seed=st.integers(0, 999),
-    size=st.tuples(*[st.integers(1, 20)] * 2),
-    wanted=st.tuples(*[st.integers(1, 20)] * 2),
-)
-def test_masks_are_reduced_to_the_pixels_that_they_touch(seed, size, wanted):
-    mask = np.random.default_rng(seed).random(size) < 0.2
-    expected = np.zeros(wanted, bool)
-    for y, x in np.argwhere(mask):
-        # In whole numbers: from y / H to (y + 1) / H, in h-ths.
-        rows, columns = (
-            slice(at * to // side, -(-(at + 1) * to // side))
-            for at, side, to in zip((y, x), size, wanted, strict=True)
-        )
-        expected[rows, columns] = True
-    np.testing.assert_array_equal(reduced_mask(mask, wanted), expected)
-    np.testing.assert_array_equal(reduced_mask(mask[None], wanted)[0], expected)
 
 
 def test_a_size_is_a_preparation_that_squashes():

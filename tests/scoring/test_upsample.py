@@ -1,9 +1,13 @@
 """Upsampling of patch scores."""
 
+import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies
 
+from cutpaste_tf.models.backbone import Places
+from cutpaste_tf.scoring import upsample as upsampling
 from cutpaste_tf.scoring.upsample import receptive_field_upsampler
 
 
@@ -45,3 +49,54 @@ def test_a_level_map_stays_level_up_to_the_border():
     # Away from the border scores keep their scale whatever the level is.
     inside = upsample(tf.fill([1, 20, 20], 3.0), 0.0).numpy()[0, 30:-30, 30:-30]
     np.testing.assert_allclose(inside, 3.0, rtol=0.05)
+
+
+def test_the_score_of_a_place_has_its_peak_where_the_place_is():
+    for deviation in (0.0, 1 / 64):
+        maps = np.zeros([2, 8, 6], np.float32)
+        maps[1, 2, 4] = 1.0
+        places = Places(0.0, 8, 8), Places(-3.0, 16, 6)
+        large = upsampling.enlarger((64, 80), places, deviation)(tf.constant(maps)).numpy()
+        assert large.shape == (2, 64, 80)
+        assert np.unravel_index(large[1].argmax(), (64, 80)) == (16, 61)
+        assert large[0].max() == 0.0
+        for matrix in upsampling.enlargements((64, 80), places, deviation):
+            np.testing.assert_allclose(matrix.sum(axis=1), 1.0)
+
+
+def test_enlarging_evenly_spaced_places_is_tensorflows():
+    maps = np.random.default_rng(0).normal(size=[1, 1, 4]).astype(np.float32)
+    found = upsampling.enlarger((32, 32), (Places(15.5, 32, 1), Places(3.5, 8, 4)))(maps)
+    expected = tf.image.resize(maps[..., None], [32, 32])[..., 0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+sides = strategies.tuples(
+    strategies.integers(16, 60),
+    strategies.builds(
+        Places,
+        strategies.integers(-15, 15),
+        strategies.sampled_from([4, 8, 16]),
+        strategies.just(4),
+    ),
+)
+
+
+@hypothesis.given(sides, sides, strategies.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_a_level_map_stays_level_up_to_the_border_of_any_region(rows, columns, seed):
+    (height, of_rows), (width, of_columns) = rows, columns
+    size, places = (height, width), (of_rows, of_columns)
+    rng = np.random.default_rng(seed)
+    region = np.zeros(size, bool)
+    for _ in range(rng.integers(1, 4)):
+        top, left = rng.integers(0, size)
+        region[top : top + rng.integers(1, 20), left : left + rng.integers(1, 20)] = True
+    cells = upsampling.cells(size, places)
+    for cell, side, its in zip(cells, size, places, strict=True):
+        away = np.abs(its.first + its.stride * np.arange(its.count)[:, None] - np.arange(side))
+        np.testing.assert_array_equal(cell, away == away.min(axis=0))
+    seen = (cells[0][:, None, :, None] & cells[1][None, :, None, :] & region).any(axis=(2, 3))
+    maps = np.where(seen, np.float32(20.0), np.float32(0.0))[None]
+    found = upsampling.enlarger(size, places, 1 / 64)(maps, region[None]).numpy()[0]
+    np.testing.assert_allclose(found[region], 20.0, rtol=1e-5)
