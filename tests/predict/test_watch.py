@@ -1,5 +1,6 @@
 """A folder that is watched, as who drops images into it sees it; most of it without TensorFlow."""
 
+import csv
 import errno
 import json
 import os
@@ -18,9 +19,9 @@ import pytest
 from arriving import Mean, put, rows
 from conftest import ROOT
 
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, say
 from cutpaste_tf.predict import __main__ as predict
-from cutpaste_tf.predict import watch
+from cutpaste_tf.predict import folder, watch
 from cutpaste_tf.predict.inbox import Arrival
 from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, Judge, Judged
 from cutpaste_tf.predict.watch import Journal
@@ -99,6 +100,25 @@ def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output
         "predictions.jsonl",
         "watch.lock",
     ]
+
+
+def test_files_that_would_harm_are_rows_and_formulas_are_texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("in").mkdir()
+    put(pathlib.Path(), "=1+1.png", 30)
+    os.mkfifo("in/fifo.png")
+    with open("in/huge.png", "wb") as file:
+        file.truncate(20 * 10**9)
+    summary = folder.predict(
+        Mean(), ["=1+1.png", "in"], pathlib.Path("out"), count=2, batch_size=8, log=say
+    )
+    assert (summary.images, summary.scored, summary.failed) == (2, 1, 1)
+    with open("out/predictions.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["'=1+1.png", "in/huge.png"]
+    lines = pathlib.Path("out/predictions.jsonl").read_text().splitlines()
+    found = list(map(json.loads, lines))
+    assert [row["path"] for row in found] == ["=1+1.png", "in/huge.png"]
+    assert found[1]["error"].startswith("too large a file; ")
 
 
 def done(output):
@@ -265,8 +285,8 @@ def test_the_same_files_are_known_from_elsewhere(inbox, output, monkeypatch):
 
 def test_flags_that_do_not_go_together_are_a_line(tmp_path, capsys):
     maps = tmp_path / "maps" / "deep"
-    for folder in (tmp_path / "in", tmp_path / "watched", maps):
-        folder.mkdir(parents=True)
+    for place in (tmp_path / "in", tmp_path / "watched", maps):
+        place.mkdir(parents=True)
     (tmp_path / "watched" / "predictions.jsonl").write_text('{"path": "a", "mtime_ns": 1}\n')
     one = ["--run=r", f"--images={tmp_path / 'in'}"]
     out = f"--output={tmp_path / 'out'}"
