@@ -20,6 +20,16 @@ __version__ = "0.2.0"
 # faster. The variable is only read when TensorFlow is imported, so it is set here, before that;
 # a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# No library tells its makers of its use, or asks them for a newer version. They read this when they
+# are imported, so it is set wherever the package is, before them.
+os.environ.update(
+    ORT_DISABLE_TELEMETRY="1",
+    RAY_USAGE_STATS_ENABLED="0",
+    GRADIO_ANALYTICS_ENABLED="False",
+    GRADIO_RUN_HISTORY="False",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    NO_GCE_CHECK="true",  # TensorFlow would look for Google's cloud, for data that lies there.
+)
 
 _HOMES = {"Detector": "cutpaste_tf.scoring.detector", "make_views": "cutpaste_tf.augment.proxy"}
 

@@ -70,12 +70,12 @@ def start(address: str | None, flag: str) -> ModuleType:
     Raises:
       UserError: if Ray is not installed, or cannot be started or reached.
     """
-    # No word to the outside.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = load("ray", flag)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
+        # Ray takes this for a machine that no cluster can reach, and listens on loopback alone.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         options["include_dashboard"] = False
+    ray = load("ray", flag)
     where = flag if address is None else f"{flag}={address}"
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:

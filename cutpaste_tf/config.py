@@ -16,7 +16,7 @@ from typing import Any
 
 from cutpaste_tf import choices
 from cutpaste_tf.choices import one_of, positive, real, some_of, whole
-from cutpaste_tf.files import UserError, as_text
+from cutpaste_tf.files import UserError, as_text, read_text
 
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
 FORMAT = 5
@@ -405,8 +405,8 @@ class Config:
         """
         path = pathlib.Path(run_dir) / "config.json"
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path, 2**20)
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
         return cls.from_json(text, str(path))
 

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import command, machine, run_folder
-from cutpaste_tf.files import UserError, say
+from cutpaste_tf.files import UserError, say, scratch
 from cutpaste_tf.predict.exported import KEY, Description
 
 if TYPE_CHECKING:
@@ -151,10 +151,9 @@ def export(
     ours = target / "saved_model.pb" if format == "saved_model" else target
     if target.exists() and not ours.is_file():
         raise UserError(f"--output={output}: {target} is there and no such model; name another")
-    output.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it takes its name at once and whole.
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as temporary:
-        written = pathlib.Path(temporary) / FILES[format]
+    with scratch(output, ".export-") as temporary:
+        written = temporary / FILES[format]
         with _quiet():
             description = _describe(run_dir, detector, chosen) if format == "onnx" else None
             write(detector, chosen.value, written, format, description)
@@ -165,7 +164,7 @@ def export(
                 "choose another format"
             )
         if target.is_dir():  # The earlier one goes with the temporary folder.
-            target.rename(pathlib.Path(temporary) / "earlier")
+            target.rename(temporary / "earlier")
         written.rename(target)
     return target, difference
 
@@ -368,7 +367,7 @@ def _write_tflite(detector, default, path):
     def plain(images):
         return thresholded(images, tf.constant(default, tf.float32))
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as folder:
         _save_signatures(tf.Module(), plain, thresholded, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=["serving_default", "with_threshold"]

@@ -1,12 +1,23 @@
 """Files that are whole or not there, locks among commands, the user's error, lines of a log."""
 
 import contextlib
+import errno
+import glob
+import io
+import math
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
+import zipfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import filelock
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class UserError(Exception):
@@ -65,6 +76,66 @@ def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+def read_text(path: str | os.PathLike, most: int = 2**26) -> str:
+    """Returns a text file's text, UTF-8 with a byte-order mark or without.
+
+    Args:
+      path: the file.
+      most: bytes that it may have.
+
+    Raises:
+      OSError: if it is no regular file, or cannot be read.
+      ValueError: if it is larger, or not UTF-8.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes")
+    return data.decode("utf-8-sig")
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raises an OSError for what is no regular file: a pipe would be waited for, without end."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, "np.ndarray"]:
+    """Reads what `np.savez` wrote: arrays of numbers and names, no larger together than the file.
+
+    Raises:
+      UserError: if the file cannot be read, or says that it holds more than it has bytes for.
+    """
+    import numpy as np
+
+    arrays = {}
+    try:
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+            if packed or sum(member.file_size for member in members) > os.path.getsize(path):
+                raise ValueError("it is packed")
+            for member in members:
+                data = archive.read(member)
+                header = io.BytesIO(data)
+                version = np.lib.format.read_magic(header)
+                read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+                shape, _, dtype = read_header(header)
+                if header.tell() + math.prod(shape) * dtype.itemsize != len(data):
+                    raise ValueError("it is cut, or says that it is larger")
+                array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+                if array.dtype.kind not in "biufU" or not (
+                    array.dtype.kind == "U" or np.isfinite(array).all()
+                ):
+                    raise ValueError("its numbers are none")
+                arrays[member.filename.removesuffix(".npy")] = array
+    except Exception as error:  # zipfile and numpy raise almost anything for a damaged file.
+        raise UserError(f"{path}: damaged; copy the run again, or train it again") from error
+    return arrays
+
+
 def read_lines(path: str, flag: str) -> list[str]:
     """Reads a text file that a flag names, with a byte-order mark or without.
 
@@ -79,11 +150,29 @@ def read_lines(path: str, flag: str) -> list[str]:
       UserError: if it cannot be read, or is not UTF-8.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "too large, or not UTF-8"
         raise UserError(f"--{flag}={path}: cannot be read ({reason})") from error
     return list(filter(None, map(str.strip, text.split("\n"))))
+
+
+@contextlib.contextmanager
+def scratch(parent: str | os.PathLike, prefix: str) -> Iterator[pathlib.Path]:
+    """Gives a new folder in `parent`, called by a prefix, which goes at the end of the block.
+
+    Those of the same prefix that killed processes have left go now: nobody holds their locks.
+    """
+    parent = pathlib.Path(parent)
+    parent.mkdir(parents=True, exist_ok=True)
+    for lock in parent.glob(f"{glob.escape(prefix)}*/lock"):
+        with contextlib.suppress(UserError, OSError), locked(lock, "in use"):
+            shutil.rmtree(lock.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder,
+        locked(os.path.join(folder, "lock")),
+    ):
+        yield pathlib.Path(folder)
 
 
 def as_text(name: str | os.PathLike) -> str:

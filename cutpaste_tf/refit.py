@@ -17,7 +17,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,7 +25,7 @@ from cutpaste_tf import command, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search
 from cutpaste_tf.data.split import Category, natural, normal
-from cutpaste_tf.files import UserError, as_text, read_lines, say
+from cutpaste_tf.files import UserError, as_text, read_lines, say, scratch
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -166,9 +165,8 @@ def refit(
 
     # 3. Densities, scores and threshold, as after a training. The folder is there when all is done.
     trained = evaluator(train_images, test_images)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".refit-", dir=output.parent) as temporary:
-        folder = pathlib.Path(temporary) / "run"
+    with scratch(output.parent, ".refit-") as temporary:
+        folder = temporary / "run"
         shutil.copytree(
             run_dir / "checkpoints", folder / "checkpoints", ignore=shutil.ignore_patterns("backup")
         )

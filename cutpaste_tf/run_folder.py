@@ -8,7 +8,9 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import io
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +20,7 @@ import numpy as np
 from cutpaste_tf import data, files
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config, shown
+from cutpaste_tf.data import decode
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, replacing, say, warn
 from cutpaste_tf.threshold import Threshold
@@ -36,6 +39,13 @@ RESULTS = "results.json"  # written last: its presence means that the run is fin
 _LOCK = "lock"  # held while a command is at the run
 # What scoring depends on, besides the settings.
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
+
+# Of results.json: what is text, and what a collapse is.
+_TEXTS = {
+    *("dataset", "category", "task", "backbone", "features", "image_score", "device"),
+    "f1_max_chosen_by",
+}
+_COLLAPSE = {"since", "accuracy", "chance", "flag", "learning_rate"}
 
 
 def state(config: Config) -> str:
@@ -258,7 +268,27 @@ def read_results(run_dir: str | os.PathLike) -> dict:
     path = pathlib.Path(run_dir) / RESULTS
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; has the run finished?")
-    return _read_json(path)
+    results = _read_json(path)
+    with _reading(path):
+        for name, value in results.items():
+            if not _is_sound(name, value):
+                raise ValueError(name)
+    return results
+
+
+def _is_sound(name, value):
+    """Whether a result is what its name says: a table, a text, or a number or null."""
+    if name in ("versions", "sha256", "refit", "collapse"):
+        known = _COLLAPSE if name == "collapse" else {"settings", *_SUMMED}
+        tells = isinstance(value, dict) and (name in ("versions", "refit") or set(value) <= known)
+        return tells or (name in ("refit", "collapse") and value is None)
+    if name in _TEXTS or value is None:
+        return value is None or isinstance(value, str)
+    if "_by_" in name:
+        return isinstance(value, dict) and all(
+            _is_sound(name if isinstance(x, dict) else "", x) for x in value.values()
+        )
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def finished_results(config: Config) -> dict:
@@ -285,7 +315,8 @@ def choose_threshold(
     """Finds a finished run's threshold, or another in its place; see `threshold.choose`."""
     results = read_results(run_dir)
     names = ("threshold", "false_positive_rate", "num_normal_scores")
-    recorded = None if results["threshold"] is None else Threshold(*map(results.get, names))
+    with _reading(pathlib.Path(run_dir) / RESULTS):
+        recorded = None if results["threshold"] is None else Threshold(*map(results.get, names))
     normal_scores = read_normal_scores(run_dir)
     return thresholds.choose(recorded, normal_scores, str(run_dir), threshold, false_positive_rate)
 
@@ -335,7 +366,12 @@ def checked(run_dir: str | os.PathLike) -> Config:
       UserError: if the run is not finished, or a file is not the one that the run wrote.
     """
     run_dir, config = pathlib.Path(run_dir), Config.load(run_dir)
-    for name, expected in read_results(run_dir)["sha256"].items():
+    results = read_results(run_dir)
+    with _reading(run_dir / RESULTS):
+        sums, _ = results["sha256"], results["pixel_threshold"]
+        if results["bit_depth"] not in decode.BITS:
+            raise ValueError("bit_depth")
+    for name, expected in sums.items():
         path = run_dir / (CONFIG if name == "settings" else name)
         if expected != (config.fingerprint() if name == "settings" else checksum(path)):
             raise UserError(
@@ -347,6 +383,8 @@ def checked(run_dir: str | os.PathLike) -> Config:
 
 def checksum(path: str | os.PathLike) -> str:
     """Returns a file's SHA-256, in hexadecimal; a UserError if it cannot be read."""
+    with _reading(path):
+        files.check_regular(path)
     with _reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -358,20 +396,32 @@ def _reading(path):
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:
+    except (
+        *(ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError),
+        csv.Error,
+    ) as error:
         raise UserError(f"{path}: damaged; copy the run again, or train it again") from error
 
 
 def _read_json(path):
     with _reading(path):
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(files.read_text(path), parse_constant=_refuse_constant)
 
 
 def _read_csv(run_dir, name, **types):
     path = pathlib.Path(run_dir) / name
-    with _reading(path), open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        return [row | {column: of(row[column]) for column, of in types.items()} for row in rows]
+    with _reading(path):
+        rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+        rows = [row | {column: of(row[column]) for column, of in types.items()} for row in rows]
+        if not all(isinstance(row["path"], str) for row in rows) or not all(
+            math.isfinite(row[column]) for row in rows for column in types
+        ):
+            raise ValueError("no table of a run")
+        return rows
+
+
+def _refuse_constant(name):
+    raise ValueError(name)  # NaN and Infinity are no JSON, and Python reads them.
 
 
 def _write_json(path: pathlib.Path, values: dict, indent: int | None = 2) -> None:

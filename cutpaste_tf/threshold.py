@@ -37,6 +37,15 @@ class Threshold:
     false_positive_rate: float | None = None
     num_normal: int | None = None
 
+    def __post_init__(self):
+        rate, count = self.false_positive_rate, self.num_normal
+        numbers = [self.value] if rate is count is None else [self.value, rate, count]
+        if not all(
+            isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+            for x in numbers
+        ) or not (len(numbers) == 1 or (0.0 < rate < 1.0 and count > 0)):
+            raise ValueError(f"no threshold: {numbers}")
+
     def __str__(self) -> str:
         if self.false_positive_rate is None:
             return f"{self.value:.6g} (given)"

@@ -1,17 +1,30 @@
 """Files that are whole or not there, and locks, two of whose holders are real processes."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutpaste_tf.files import UserError, as_text, cell, locked, replacing, say, warn
+from cutpaste_tf.files import (
+    UserError,
+    as_text,
+    cell,
+    locked,
+    read_npz,
+    replacing,
+    say,
+    scratch,
+    warn,
+)
 
 HOLDER = """
 import sys
@@ -151,3 +164,58 @@ sys.exit(command.exit_status(work))
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_what_a_killed_process_has_left_goes_at_the_next_start(tmp_path):
+    program = HOLDER.replace("locked", "scratch").replace("sys.argv[1]", 'sys.argv[1], ".made-"')
+    killed, working = (
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    )
+    try:
+        for process in (killed, working):
+            assert process.stdout.readline() == b"held\n"
+        assert len(list(tmp_path.glob(".made-*"))) == 2
+        killed.kill()
+        killed.wait()
+        with scratch(tmp_path, ".made-") as folder:
+            assert folder.is_dir()
+            assert len(list(tmp_path.glob(".made-*"))) == 2  # its own, and that of who works
+        working.communicate()
+        assert not list(tmp_path.iterdir())
+    finally:
+        for process in (killed, working):
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: np.savez_compressed(path, mean=np.zeros(10**6)),
+        lambda path: claiming(path, (10**9, 10**9)),
+        lambda path: claiming(path, (2,)),
+        lambda path: np.savez(path, mean=np.array([np.nan])),
+        lambda path: np.savez(path, mean=np.array([{}], object)),
+        lambda path: path.write_bytes(b"PK"),
+        lambda path: os.mkfifo(path),
+    ],
+)
+def test_arrays_are_no_larger_than_their_file(tmp_path, write):
+    write(tmp_path / "density.npz")
+    with pytest.raises(UserError, match="density.npz: damaged"):
+        read_npz(tmp_path / "density.npz")
+
+
+def claiming(path, shape):
+    """Writes an npz file whose array says that it has a shape, and has eight bytes."""
+    header = io.BytesIO()
+    values = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, values)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mean.npy", header.getvalue() + bytes(8))

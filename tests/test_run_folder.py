@@ -246,13 +246,12 @@ def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", own=No
     run_folder.write_scores(folder, split, np.array(scores))
     normal_scores = np.array(normal_scores, np.float64)
     run_folder.write_normal_scores(folder, [str(i) for i in normal_scores], normal_scores)
-    own = own or Threshold(None)
     run_folder.write_results(
         folder,
         {
-            "threshold": own.value,
-            "false_positive_rate": own.false_positive_rate,
-            "num_normal_scores": own.num_normal,
+            "threshold": own and own.value,
+            "false_positive_rate": own and own.false_positive_rate,
+            "num_normal_scores": own and own.num_normal,
         },
     )
     return folder
@@ -340,3 +339,32 @@ def test_a_runs_files_are_read_as_an_editor_or_a_spreadsheet_saves_them(finished
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"threshold": "high"}',
+        '{"threshold": NaN}',
+        '{"threshold": 1e999}',
+        '{"threshold": 1' + 400 * "0" + "}",
+        '{"threshold": true}',
+        '{"sha256": {"../../secret": ""}}',
+        '{"sha256": []}',
+        '{"image_auroc_by_density": {"gde": "good"}}',
+        '{"collapse": {"text": 1}}',
+        "[" * 10**5,
+    ],
+)
+def test_results_that_no_run_has_written(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match="results.json: damaged"):
+        run_folder.read_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["path,score\na,nan\n", "path\na\n", "x,score\na,1\n"])
+def test_scores_that_no_run_has_written(tmp_path, text):
+    (tmp_path / "normal_scores.csv").write_text(text)
+    with pytest.raises(UserError, match="normal_scores.csv: damaged"):
+        run_folder.read_normal_scores(tmp_path)

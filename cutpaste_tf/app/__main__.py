@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import command, run_folder
 from cutpaste_tf.app.inspector import Inspector
-from cutpaste_tf.files import UserError, say, warn
+from cutpaste_tf.files import UserError, say, scratch, warn
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
@@ -96,15 +96,17 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
     if host not in ("localhost", "127.0.0.1", "::1"):
         warn(f"warning: --host={host}: anyone who reaches it can use the page")
     command.prepare_libraries()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ["GRADIO_RUN_HISTORY"] = "False"
     # Gradio asks its own server whether it is up, and must not ask by way of a proxy.
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1", host]
     os.environ["no_proxy"] = ",".join(filter(None, direct))
     # What was uploaded and shown goes when the server ends, by whichever signal.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="cutpaste_tf_app_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with scratch(tempfile.gettempdir(), "cutpaste_tf_app_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        from starlette.middleware import Middleware
+
         import cutpaste_tf.scoring.detector  # noqa: F401 - now, and not when the first image waits for it
+        from cutpaste_tf.app.guard import LARGEST, Guard
         from cutpaste_tf.app.page import build_page
 
         blocks, options = build_page(inspector)
@@ -117,7 +119,8 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
                 prevent_thread_lock=True,
                 ssr_mode=False,
                 pwa=False,
-                max_file_size="200mb",
+                max_file_size=LARGEST,
+                app_kwargs={"middleware": [Middleware(Guard, host=host, folder=folder)]},
                 state_session_capacity=100,
                 **options,
             )

@@ -6,6 +6,7 @@ It is one JSON text in the file's metadata. Nothing here imports TensorFlow.
 import base64
 import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -13,11 +14,13 @@ import numpy as np
 
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
+from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 KEY = "cutpaste_tf"  # in the file's metadata
 FORMAT = 1  # raised when the text's meaning changes
+_LARGEST = 2**25  # characters: the scores of a million normal images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,14 +74,29 @@ class Description:
             }
         )
 
+    def _check(self):
+        """Raises a ValueError for what no export has written."""
+        numbers = [x for x in (self.level, self.pixel_threshold) if x is not None]
+        if not (
+            isinstance(self.run, str)
+            and isinstance(self.versions, dict)
+            and self.bits in decode.BITS
+            and self.normal_scores.ndim == 1
+            and np.isfinite(self.normal_scores).all()
+            and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+        ):
+            raise ValueError("no export's")
+
     @classmethod
     def read(cls, metadata: Mapping[str, str], source: str) -> "Description":
         """Reads the metadata of the file that messages call `source`."""
         try:
+            if len(metadata[KEY]) > _LARGEST:
+                raise ValueError("too large")
             values = json.loads(metadata[KEY])
             if values["format"] != FORMAT:
                 raise ValueError("another version's")
-            return cls(
+            description = cls(
                 values["run"],
                 Config.from_json(json.dumps(values["settings"]), source),
                 values["bits"],
@@ -89,7 +107,12 @@ class Description:
                 None if values["roi"] is None else _unpacked(values["roi"]),
                 values["versions"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+            description._check()
+            return description
+        except (
+            *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError),
+            *(MemoryError, zlib.error),
+        ) as error:
             raise UserError(
                 f"{source}: says nothing of a run that this version can read; export the run again"
             ) from error
@@ -102,5 +125,13 @@ def _packed(mask):
 
 def _unpacked(values):
     height, width = values["shape"]
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(values["bits"])), np.uint8)
+    if not (isinstance(height, int) and isinstance(width, int)) or min(height, width) < 1:
+        raise ValueError("no size")
+    size = -(height * width // -8)  # bytes
+    if height * width > decode.LARGEST:
+        raise ValueError("too large")
+    packed = base64.b64decode(values["bits"])
+    bits = np.frombuffer(zlib.decompressobj().decompress(packed, size + 1), np.uint8)
+    if len(bits) != size:
+        raise ValueError("another size")
     return np.unpackbits(bits)[: height * width].reshape(height, width).astype(bool)

@@ -17,6 +17,13 @@ from cutpaste_tf.predict.exported import Description
 
 # Pixels of images that are resized at a time. The graph has them as floats, several times over.
 _PIXELS = 2**22
+# What goes in and comes out: types, and numbers of dimensions.
+_NODES = {
+    "images": ("tensor(uint8)", 4),
+    "score": ("tensor(float)", 1),
+    "map": ("tensor(float)", 3),
+    "verdict": ("tensor(bool)", 1),
+}
 
 
 class OnnxModel:
@@ -39,8 +46,13 @@ class OnnxModel:
         false_positive_rate: float | None = None,
         maps: bool = False,
     ):
-        source = f"--model={path}"
+        source = self._source = f"--model={path}"
         self._session = _load(path, source)
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        if any(_NODES.get(node.name) != (node.type, len(node.shape)) for node in nodes) or not (
+            {"images", "score"} <= {node.name for node in nodes}
+        ):
+            raise UserError(f"{source}: its graph is none that export writes")
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.read(metadata, source)
         self.threshold = self.description.choose_threshold(threshold, false_positive_rate, source)
@@ -81,7 +93,12 @@ class OnnxModel:
             for first in range(0, len(indices), count):
                 part = indices[first : first + count]
                 images = np.stack([prepared[index] for index in part])
-                scores, *maps = self._session.run(self._outputs, {"images": images})
+                try:
+                    scores, *maps = self._session.run(self._outputs, {"images": images})
+                    np.broadcast_shapes(*(x.shape[:1] for x in (scores, *maps)), (len(part),))
+                except Exception as error:  # They have no class in common.
+                    reason = str(error).splitlines()[0]
+                    raise UserError(f"{self._source}: its graph fails ({reason})") from error
                 for position, index in enumerate(part):
                     found[index] = float(scores[position]), maps[0][position] if maps else None
         return found

@@ -14,13 +14,14 @@ import sklearn.exceptions
 import sklearn.mixture
 import sklearn.neighbors
 
-from cutpaste_tf.files import UserError, replacing
+from cutpaste_tf.files import UserError, read_npz, replacing
 
 # Different normal images that a density and its threshold take. The threshold is of scores by
 # densities that were fitted without the image, and each of those takes three: of two, Ledoit and
 # Wolf's estimate shrinks nothing, and knows of a single direction in which images differ.
 LEAST_IMAGES = 4
-_OF_MIXTURES = ("weights_", "means_", "precisions_cholesky_")  # all that their scores depend on
+# All that a mixture's scores depend on, with the letters of its dimensions.
+_OF_MIXTURES = {"weights_": "K", "means_": "KD", "precisions_cholesky_": "KDD"}
 ROUNDING = 1e-12  # of features that a network computes in float32: relative, squared
 
 
@@ -98,7 +99,7 @@ class GaussianDensity:
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "GaussianDensity":
         """Makes a fitted density out of what `arrays` returned."""
         density = cls(kind)
-        density.mean, density.precision = arrays["mean"], arrays["precision"]
+        density.mean, density.precision = shaped(arrays, mean="D", precision="DD")
         return density
 
 
@@ -142,7 +143,8 @@ class KernelDensity:
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "KernelDensity":
         """Makes a fitted density out of what `arrays` returned."""
         del kind  # There is one.
-        return cls()._set(arrays["features"], float(arrays["bandwidth"]))
+        features, bandwidth = shaped(arrays, features="ND", bandwidth="")
+        return cls()._set(features, float(bandwidth))
 
     def _set(self, features, bandwidth):
         self.features, self.bandwidth = features, bandwidth
@@ -199,6 +201,7 @@ class MixtureDensity:
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MixtureDensity":
         """Makes a fitted density out of what `arrays` returned."""
         density = cls(components(kind))
+        shaped(arrays, **_OF_MIXTURES)
         for name in _OF_MIXTURES:
             setattr(density.mixture, name, arrays[name])
         return density
@@ -303,10 +306,27 @@ def load(path: str | os.PathLike, cls: type | None = None) -> Density:
     Returns:
       The fitted density.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    kind = str(arrays.pop("kind"))
-    return (cls or type(make(kind))).from_arrays(kind, arrays)
+    arrays = read_npz(path)
+    try:
+        kind = str(arrays.pop("kind"))
+        return (cls or type(make(kind))).from_arrays(kind, arrays)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: holds no density of a run; copy the run again") from error
+
+
+def shaped(arrays: dict[str, np.ndarray], **letters: str) -> list[np.ndarray]:
+    """Returns arrays by their names, in the order of `letters`.
+
+    Raises:
+      KeyError: if one is not there.
+      ValueError: if its dimensions are others than its letters; equal letters are of equal length.
+    """
+    lengths = {}
+    for name, axes in letters.items():
+        pairs = zip(axes, arrays[name].shape, strict=True)
+        if any(lengths.setdefault(axis, length) != length for axis, length in pairs):
+            raise ValueError(name)
+    return [arrays[name] for name in letters]
 
 
 def _negative_logs(estimate, features):

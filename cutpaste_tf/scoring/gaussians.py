@@ -73,7 +73,7 @@ class LocationGaussians:
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "LocationGaussians":
         """Makes fitted Gaussians out of what `arrays` returned."""
         del kind  # There is one.
-        return cls(arrays["mean"], arrays["whitener"], arrays["level"])
+        return cls(*densities.shaped(arrays, mean="LD", whitener="LDD", level="L"))
 
 
 class MapGaussians:
@@ -138,7 +138,11 @@ class MapGaussians:
     def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MapGaussians":
         """Makes fitted Gaussians out of what `arrays` returned."""
         gaussians = LocationGaussians.from_arrays(kind, arrays)
-        return cls(gaussians, tuple(arrays["grid"].tolist()), arrays["usual"])
+        grid, usual = densities.shaped(arrays, grid="G", usual="UV")
+        maps, height, width = grid.tolist()
+        if len(gaussians.mean) not in (maps, maps * height * width):
+            raise ValueError("grid")
+        return cls(gaussians, (maps, height, width), usual)
 
 
 class GaussianStatistics:

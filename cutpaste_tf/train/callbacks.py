@@ -13,7 +13,7 @@ from cutpaste_tf import command
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.files import replacing
+from cutpaste_tf.files import read_npz, replacing
 from cutpaste_tf.train import epochs, views
 from cutpaste_tf.train.epochs import Epoch
 from cutpaste_tf.train.stages import Stage, stages
@@ -56,9 +56,9 @@ class Backup(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> None:
         """Reads the backup, if there is one."""
         if self._path.is_file():
-            with np.load(self._path) as arrays:
-                for variable, name in zip(_state(model), arrays.files, strict=True):
-                    variable.assign(arrays[name])
+            arrays = read_npz(self._path).values()
+            for variable, array in zip(_state(model), arrays, strict=True):
+                variable.assign(array)
 
 
 def _state(model):

@@ -1,7 +1,6 @@
 """The page's command line."""
 
 import importlib.metadata
-import os
 import socket
 import subprocess
 import sys
@@ -80,7 +79,7 @@ def test_a_port_that_is_taken(app_runs):
 
 def keep_environment(monkeypatch):
     """Has what `serve` sets set back at the end of the test."""
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "GRADIO_TEMP_DIR", "no_proxy"):
+    for name in ("GRADIO_TEMP_DIR", "no_proxy"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(command.signal, "signal", lambda *arguments: None)
 
@@ -117,4 +116,3 @@ def test_a_host_that_others_reach_is_warned_of(monkeypatch, capsys, host, warned
     assert len(warnings) == warned
     if warned:
         assert "anyone who reaches it can use the page" in warnings[0]
-    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"

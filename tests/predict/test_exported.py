@@ -1,8 +1,11 @@
 """What an exported file says of its run: written, read, and refused."""
 
+import base64
 import dataclasses
 import json
 import operator
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import exported
 from cutpaste_tf.predict.exported import Description
 from cutpaste_tf.threshold import Threshold, at_rate
+
+# 128 MiB of zeros.
+BOMB = base64.b64encode(zlib.compress(bytes(2**27))).decode()
 
 
 @pytest.fixture
@@ -68,3 +74,31 @@ def test_what_cannot_be_read_is_named(description):
         text = metadata if isinstance(metadata, str) else json.dumps(metadata)
         with pytest.raises(UserError, match=message):
             Description.read({exported.KEY: text} if metadata != {} else {}, "--model=a.onnx")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"roi": {"shape": [13000, 13000], "bits": BOMB}},
+        {"roi": {"shape": [10**6, 10**6], "bits": BOMB}},
+        {"roi": {"shape": [-3, -3], "bits": BOMB}},
+        {"roi": {"shape": [5, 7], "bits": "AAAA"}},
+        {"normal_scores": [float("nan")]},
+        {"normal_scores": [10**400]},
+        {"normal_scores": "1"},
+        {"threshold": {"value": "high"}},
+        {"threshold": {"value": 1.0, "false_positive_rate": 0.1}},
+        {"level": "x"},
+        {"pixel_threshold": 10**400},
+        {"bits": 99},
+        {"run": 1},
+    ],
+)
+def test_what_no_export_writes_is_refused(description, metadata):
+    text = json.dumps(json.loads(description.to_json()) | metadata)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="says nothing of a run"):
+        read(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26

@@ -235,3 +235,20 @@ def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, capsys, monke
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert_user_error(main(capsys, *arguments), "pip install onnxruntime")
     assert not output.exists()
+
+
+@pytest.mark.parametrize("fault", ["name", "type", "rank", "runs"])
+def test_another_graph_is_one_line(images, tmp_path, capsys, fault):
+    path = write_model(tmp_path / "model.onnx")
+    graph = onnx.load(path)
+    if fault == "name":
+        graph.graph.output[0].name = graph.graph.node[2].output[0] = "other"
+    elif fault == "type":
+        graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    elif fault == "rank":
+        del graph.graph.input[0].type.tensor_type.shape.dim[0]
+    else:  # It fails on images, and not before.
+        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    onnx.save(graph, path)
+    arguments = (f"--model={path}", f"--images={images}", f"--output={tmp_path / 'out'}")
+    assert_user_error(main(capsys, *arguments), "--model=", "graph")
