@@ -159,6 +159,8 @@ def read_folder(entries):
     for place, name, kind in entries:
         path = root / place / name
         with contextlib.suppress(OSError, ValueError):
+            if os.path.lexists(path):  # A pipe would wait for its reader.
+                continue
             if kind == "folder":
                 path.mkdir()
             elif kind == "pipe":
