@@ -107,8 +107,7 @@ def test_export_and_prediction_and_page_ask_nobody(tmp_path, finished, rng_image
     arguments = ("cutpaste_tf.app", f"--run={run_dir}", f"--port={port}")
     process, check = listened(tmp_path / "app", *arguments)
     try:
-        line = process.stdout.readline()
-        assert f"http://127.0.0.1:{port}" in line, line
+        assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             page = answer.read().decode()
         own = {"127.0.0.1", "localhost", "www.w3.org"}
