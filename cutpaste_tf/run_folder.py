@@ -40,12 +40,12 @@ _LOCK = "lock"  # held while a command is at the run
 # What scoring depends on, besides the settings.
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
 
-# Of results.json: what is text, and what a collapse is.
+# Of results.json: texts, and tables that are not of numbers alone.
 _TEXTS = {
     *("dataset", "category", "task", "backbone", "features", "image_score", "device"),
-    "f1_max_chosen_by",
+    *("f1_max_chosen_by", "test_anomalies_digits"),
 }
-_COLLAPSE = {"since", "accuracy", "chance", "flag", "learning_rate"}
+_TABLES = {"versions", "refit", "collapse"}
 
 
 def state(config: Config) -> str:
@@ -277,18 +277,15 @@ def read_results(run_dir: str | os.PathLike) -> dict:
 
 
 def _is_sound(name, value):
-    """Whether a result is what its name says: a table, a text, or a number or null."""
-    if name in ("versions", "sha256", "refit", "collapse"):
-        known = _COLLAPSE if name == "collapse" else {"settings", *_SUMMED}
-        tells = isinstance(value, dict) and (name in ("versions", "refit") or set(value) <= known)
-        return tells or (name in ("refit", "collapse") and value is None)
-    if name in _TEXTS or value is None:
+    """Whether a result is a text or a table where its name says so, and else a number or null."""
+    if name in _TEXTS:
         return value is None or isinstance(value, str)
-    if "_by_" in name:
-        return isinstance(value, dict) and all(
-            _is_sound(name if isinstance(x, dict) else "", x) for x in value.values()
-        )
-    return type(value) in (int, float) and math.isfinite(value)
+    if name == "sha256":  # Other names could lead out of the folder.
+        return isinstance(value, dict) and set(value) <= {"settings", *_SUMMED}
+    if isinstance(value, dict):  # In a table of numbers nothing has a name.
+        of_numbers = not name or "_by_" in name
+        return name in _TABLES or (of_numbers and all(_is_sound("", x) for x in value.values()))
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 def finished_results(config: Config) -> dict:

@@ -252,7 +252,9 @@ def main(seconds, names):
             counts[name] += examples
         if time.monotonic() >= end:
             break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage's: that has what the process had before it became this program, too.
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     print(f"{counts}, seeds 0 to {number}, {peak / 2**20:.0f} MiB")
     assert peak < GIGABYTE, peak
 

@@ -531,10 +531,5 @@ def test_a_reader_that_leaves_is_no_success(tmp_path, monkeypatch):
     def leave(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
-    turned = []
     monkeypatch.setattr(export, "export", leave)
-    monkeypatch.setattr(export.os, "dup2", lambda *files: turned.append(files))
-    with open(tmp_path / "stdout", "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        assert export.main(["export", "--run=x", f"--output={tmp_path}"]) == 2
-        assert turned[0][1] == stdout.fileno()
+    assert export.main(["export", "--run=x", f"--output={tmp_path}"]) == 2
