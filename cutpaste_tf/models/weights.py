@@ -43,11 +43,9 @@ def load(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
-    """Reads weights and returns whether they are the model's.
+    """Reads a `.weights.h5` or `.keras` file, and returns whether its weights are the model's.
 
-    Args:
-      model: what to restore; where the file does not fit, it is left with weights of any value.
-      path: a `.weights.h5` or `.keras` file.
+    Where they are not, the model is left with weights of any value.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of each layer that does not fit.

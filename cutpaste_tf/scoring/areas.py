@@ -10,16 +10,9 @@ import scipy.ndimage
 class Area:
     """Pixels of an anomaly map above a threshold that touch by a side or a corner.
 
-    Positions and sizes are in pixels of the image as it was given, not of the map.
-
-    Attributes:
-      left: of the smallest upright box around it, from the image's left.
-      top: likewise, from the image's top.
-      width: of the box.
-      height: of the box.
-      pixels: how large it is.
-      peak: its largest score.
-      mean: its mean score.
+    `left`, `top`, `width` and `height` are the smallest upright box around them, `pixels` is how
+    many they are, and `peak` and `mean` are of their scores. Positions and sizes are in pixels of
+    the image as it was given, not of the map.
     """
 
     left: float

@@ -153,17 +153,11 @@ class KernelDensity:
 
 
 class MixtureDensity:
-    """Mixture of several Gaussians (footnote 1); the score is the negative log-density.
+    """Mixture of 2 or more Gaussians (footnote 1); the score is the negative log-density.
 
     By scikit-learn, with full covariances. A component has few images, and features are many, so
     what Ledoit and Wolf's estimate adds to the diagonal of one Gaussian, times the number of
     components, is added to each: with K components an image's share in one is a K-th.
-
-    Args:
-      components: K, at least 2; `GaussianDensity` is the mixture of one.
-
-    Attributes:
-      mixture: scikit-learn's estimate, after `fit`.
     """
 
     def __init__(self, components: int):
@@ -225,21 +219,10 @@ def components(kind: str) -> int:
 def cross_validated_scores(
     kind: str, features: np.ndarray, seen: np.ndarray | None = None
 ) -> np.ndarray:
-    """Scores normal images by densities that were fitted without them.
+    """Scores normal images, [N, D] or [N, K, D] of K tiles, by densities fitted without them.
 
-    A density scores the images that it was fitted to as more normal than any others, so these
-    scores, not those, tell what normal images get.
-
-    Args:
-      kind: as in `make`.
-      features: [N, D] of un-augmented normal training images, or [N, K, D] of their K tiles.
-      seen: bool [N, K], which tiles densities are fitted to; all by default.
-
-    Returns:
-      float64 [N] or [N, K], five-fold; empty where there are fewer than 4 images.
-
-    Raises:
-      UserError: as in `GaussianDensity.fit`, of any part's density.
+    A density scores its own images as more normal than others. `seen`, bool [N, K], has the tiles
+    that it is fitted to. Returns float64 [N] or [N, K], five-fold; none of fewer than 4 images.
     """
     seen = np.ones(features.shape[:-1], bool) if seen is None else seen
     parts = held_out_parts(len(features))
@@ -253,30 +236,20 @@ def cross_validated_scores(
 
 
 def held_out_parts(count: int) -> list[np.ndarray]:
-    """Divides images for five-fold cross-validation into contiguous blocks.
+    """Divides different images into five contiguous blocks of indices; none of fewer than 4 images.
 
     Neighbours in time are alike, as new images and those of the training are not: what is held out
     has its neighbours with it. `data.load` has the images in order, and `pipeline.without_copies`
     each of them once.
-
-    Args:
-      count: the number of images, no two of them the same.
-
-    Returns:
-      The indices of each part, int64; no parts where there are fewer than 4 images.
     """
     return np.array_split(np.arange(count), min(5, count)) if count >= LEAST_IMAGES else []
 
 
 def check_variation(vary: bool) -> None:
-    """Refuses normal images that a density has nothing to learn of.
+    """Raises a UserError where normal images' features differ by no more than rounding.
 
-    Args:
-      vary: whether their features differ by more than rounding.
-
-    Raises:
-      UserError: if not. Any part would score as a good one by a network that gives all images the
-        same features, and none by a density of images that are the same.
+    Any part would score as a good one by a network that gives all images the same features, and
+    none by a density of images that are the same.
     """
     if not vary:
         raise UserError(
@@ -297,15 +270,7 @@ def save(density: Density, path: str | os.PathLike) -> None:
 
 
 def load(path: str | os.PathLike, cls: type | None = None) -> Density:
-    """Reads what `save` wrote.
-
-    Args:
-      path: the file; its checksum has been found right.
-      cls: the density's class, if it is none of this module's.
-
-    Returns:
-      The fitted density.
-    """
+    """Reads what `save` wrote, a density of this module or of the given class."""
     arrays = read_npz(path)
     try:
         kind = str(arrays.pop("kind"))
@@ -315,11 +280,9 @@ def load(path: str | os.PathLike, cls: type | None = None) -> Density:
 
 
 def shaped(arrays: dict[str, np.ndarray], **letters: str) -> list[np.ndarray]:
-    """Returns arrays by their names, in the order of `letters`.
+    """Returns arrays in the order of `letters`, one for each dimension; equal ones: equal lengths.
 
-    Raises:
-      KeyError: if one is not there.
-      ValueError: if its dimensions are others than its letters; equal letters are of equal length.
+    An array that is not there is a KeyError; one that has other dimensions is a ValueError.
     """
     lengths = {}
     for name, axes in letters.items():

@@ -27,11 +27,7 @@ _EMBED_BATCH = 64
 
 
 class Embedder:
-    """Computes a backbone's features of un-augmented images, in inference mode.
-
-    Args:
-      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, [B, D].
-    """
+    """Computes a backbone's features, [B, D] by name, of un-augmented images, in inference mode."""
 
     def __init__(self, backbone: keras.Model):
         signature = [tf.TensorSpec([None, *backbone.input_shape[1:]], tf.uint8)]

@@ -33,15 +33,10 @@ DEVIATION = 1 / 64
 def build_model(network: keras.Model, levels: Sequence[str]) -> keras.Model:
     """Builds what takes, in one pass, an image's features and the vectors of its feature maps.
 
-    Args:
-      network: as `backbones.build_backbone` or `backbones.side_by_side` returns.
-      levels: the blocks whose maps are taken, the finest first.
-
-    Returns:
-      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of the network's features,
-      float32 [B, F], by their names, and of `vectors`, float32 [B, K, h, w, D]: of each of K
-      networks the maps' vectors side by side, each averaged with those around it, at the finest
-      map's places. All of Keras's own layers and operations.
+    The model is from images, float32 [B, H, W, 3] in [0, 1], to a dict of the network's features,
+    float32 [B, F], by their names, and of `vectors`, float32 [B, K, h, w, D]: of each of K networks
+    the vectors of the levels' maps (the finest first) side by side, each averaged with those around
+    it, at the finest map's places. All of Keras's own layers and operations.
     """
     images = keras.Input(network.input_shape[1:], name="images")
     networks = backbones.feature_maps(network)
@@ -84,17 +79,10 @@ def _brought_to(maps, rows, columns):
 
 
 class MapEmbedder:
-    """Computes features and maps' vectors of un-augmented images, in inference mode.
+    """Computes features and maps' vectors, of length D, of un-augmented images, in inference mode.
 
-    Args:
-      network: as in `build_model`.
-      levels: likewise.
-
-    Attributes:
-      grid: K, h and w.
-      places: where the maps' places lie along both axes.
-      cells: which pixels a place is the nearest to; see `upsample.cells`.
-      dimensions: length of the vectors, D.
+    `grid` is K, h and w, as in `build_model`; `places` are the maps' along both axes, and `cells`
+    the pixels that each is the nearest to, as in `upsample.cells`.
     """
 
     def __init__(self, network: keras.Model, levels: Sequence[str]):
@@ -127,11 +115,9 @@ class MapEmbedder:
 class Fit:
     """What was found of N normal images' inputs, of which each has K tiles.
 
-    Attributes:
-      gaussians: of the places' vectors; without `usual`.
-      features: float32 [N * K, F] by name.
-      maps: float32 [N * K, h, w], of each image by Gaussians that were fitted without it; none
-        where there are fewer than 4 images, or nobody asks.
+    The Gaussians of the places' vectors, without `usual`; features, float32 [N * K, F] by name; and
+    maps, float32 [N * K, h, w], of each image by Gaussians that were fitted without it: none of
+    fewer than 4 images, or where nobody asks.
     """
 
     gaussians: MapGaussians
@@ -142,17 +128,10 @@ class Fit:
 def fit(
     embedder: MapEmbedder, images: pipeline.Images, locations: str, cross_validate: bool = True
 ) -> Fit:
-    """Fits the Gaussians of normal images' maps, and scores them five-fold cross-validated.
+    """Fits the Gaussians of normal images' maps; scores them five-fold cross-validated, if wanted.
 
-    Args:
-      embedder: the network.
-      images: un-augmented normal images.
-      locations: "shared" has one Gaussian for all places of a map; "separate" one for each; and
-        "nearby" one for each of its own vectors and those around it.
-      cross_validate: whether to score them at all.
-
-    Returns:
-      What was found.
+    "shared" has one Gaussian for all places of a map; "separate" one for each; and "nearby" one for
+    each of its own vectors and those around it.
     """
     size = images.inputs * int(np.prod(embedder.grid)) * embedder.dimensions * 4
     held = [] if cross_validate and size <= _HELD else None
@@ -247,16 +226,9 @@ class _Statistics:
 def score(
     embedder: MapEmbedder, gaussians: MapGaussians, images: pipeline.Images
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Computes features and anomaly maps in one pass.
+    """Computes features, float32 [N * K, F] by name, and anomaly maps, float32 [N * K, h, w].
 
-    Args:
-      embedder: the network.
-      gaussians: what `fit` found.
-      images: N images, of K tiles each.
-
-    Returns:
-      Features, float32 [N * K, F], by name, and maps, float32 [N * K, h, w]; zero at places that
-      are not looked at.
+    The maps of N images with K tiles each; they are zero at places that are not looked at.
     """
     batches, maps = [], [np.zeros([0, *embedder.grid[1:]], np.float32)]
     for batch in embedder(images):

@@ -15,13 +15,11 @@ _FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a tim
 
 
 class LocationGaussians:
-    """Gaussians of patch embeddings: one for each location of an image, or one for all.
+    """Gaussians of patch embeddings: one for each location of an image, L of them, or one for all.
 
-    Args:
-      mean: float64 [L, D]; L is the number of locations, or 1.
-      whitener: [L, D, D], W with W^T W the inverse covariance. Kept in float32 for several
-        locations: 57 x 57 of them with 512 dimensions take 3.4 GB so, and twice that in float64.
-      level: float64 [L], the root mean square of the distances that it was fitted to.
+    `mean` is float64 [L, D]; `whitener` [L, D, D], W with W^T W the inverse covariance, in float32
+    for several locations: 57 x 57 of them with 512 dimensions take 3.4 GB so. `level`, float64 [L],
+    is the root mean square of the distances that each was fitted to.
     """
 
     kind = "patch_gde"
@@ -30,17 +28,10 @@ class LocationGaussians:
         self.mean, self.whitener, self.level = mean, whitener, level
 
     def score(self, features: np.ndarray, start: int = 0) -> np.ndarray:
-        """Scores the embeddings of consecutive locations.
+        """Mahalanobis distances, [N, M], of embeddings, [N, M, D], from location `start` on.
 
-        Args:
-          features: [N, M, D].
-          start: the first one's location; M + start is at most L, where L is not 1.
-
-        Returns:
-          [N, M]: Mahalanobis distances, float64 for one Gaussian and float32 for several.
-
-        Raises:
-          UserError: if the features are not finite.
+        They are float64 for one Gaussian and float32 for several. Embeddings that are not finite
+        are a UserError.
         """
         densities.check_finite(features)
         if len(self.mean) == 1:
@@ -79,11 +70,9 @@ class LocationGaussians:
 class MapGaussians:
     """Gaussians of the vectors of feature maps, and what the scores of normal images are.
 
-    Args:
-      gaussians: of K maps' places, row by row, L = K * h * w of them; or K, one for each map.
-      grid: K, h and w.
-      usual: float64 [2, 2]: mean and standard deviation of normal images' scores, first those of
-        the pooled features, then those of maps; [0, 2] where there are none.
+    There is one for each place, row by row, of the grid: K maps of h x w; or K, one for each map.
+    `usual`, float64 [2, 2], is mean and standard deviation of normal images' scores, first those of
+    the pooled features, then those of maps; [0, 2] where there are none.
     """
 
     kind = "map_gde"
@@ -92,13 +81,9 @@ class MapGaussians:
         self.gaussians, self.grid, self.usual = gaussians, grid, usual
 
     def score(self, vectors: np.ndarray) -> np.ndarray:
-        """Scores the places of feature maps.
+        """Returns Mahalanobis distances, float32 [N, h, w], of vectors, [N, K, h, w, D].
 
-        Args:
-          vectors: [N, K, h, w, D].
-
-        Returns:
-          float32 [N, h, w], Mahalanobis distances; of K maps the root of the sum of their squares.
+        Of K maps they are the root of the sum of their squares.
         """
         count, (maps, height, width) = len(vectors), self.grid
         if len(self.gaussians.mean) == maps:  # one for all places of a map
@@ -112,15 +97,7 @@ class MapGaussians:
         return total.reshape(count, height, width).astype(np.float32)
 
     def combine(self, pooled: np.ndarray, largest: np.ndarray) -> np.ndarray:
-        """Averages two scores of images after each was standardised by normal images'.
-
-        Args:
-          pooled: [N], of the pooled features.
-          largest: [N], the maps' largest.
-
-        Returns:
-          float64 [N].
-        """
+        """Averages images' pooled and largest map scores, [N], each standardised by `usual`."""
         mean, deviation = self.usual.T
         return ((np.stack([pooled, largest], axis=1) - mean) / deviation).mean(axis=1)
 
@@ -146,12 +123,9 @@ class MapGaussians:
 
 
 class GaussianStatistics:
-    """What Gaussians with Ledoit and Wolf's shrinkage need to know, gathered batch by batch.
+    """What L Gaussians with Ledoit and Wolf's shrinkage need to know, gathered batch by batch.
 
-    Args:
-      locations: the number of Gaussians, L.
-      dims: length of the features, D.
-      like: others that these are to be taken from, by `without`.
+    `like` are others that these are to be taken from, by `without`.
     """
 
     def __init__(self, locations: int, dims: int, like: "GaussianStatistics | None" = None):
@@ -187,14 +161,10 @@ class GaussianStatistics:
         return rest
 
     def of_neighbourhoods(self, grid: tuple[int, int, int], reach: int) -> "GaussianStatistics":
-        """Returns the statistics of places with those around them.
+        """Returns the statistics of places with those up to `reach` rows and columns around them.
 
-        Args:
-          grid: K, h and w: the locations are K maps' places, row by row, L = K * h * w.
-          reach: how many rows and columns on either side belong to a place's neighbourhood.
-
-        Returns:
-          Those of all neighbourhoods that lie in the map as a whole, in as many locations.
+        The locations are those of the grid, K maps of h x w, row by row. The result's are as many
+        as there are neighbourhoods that lie in a map as a whole: K * (h - 2 reach) * (w - 2 reach).
         """
         maps, height, width = grid
         height, width = height - 2 * reach, width - 2 * reach

@@ -20,16 +20,10 @@ _BATCH = 16
 
 
 class GradCam:
-    """Makes anomaly maps of images.
+    """Makes anomaly maps of images, by the density of one of a backbone's features.
 
-    Args:
-      backbone: a model from images, float32 [B, H, W, 3] in [0, 1], to features by their names,
-        each averaged over space by a layer of its own name.
-      feature: which of the features the density is of.
-      density: the fitted density.
-
-    Attributes:
-      enlarge: brings maps to the images' size; see `upsample.enlarger`.
+    Each feature is averaged over space by a layer of its own name. `enlarge` brings maps to the
+    images' size, as `upsample.enlarger` does.
     """
 
     def __init__(self, backbone: keras.Model, feature: str, density: densities.GaussianDensity):

@@ -23,18 +23,10 @@ def patches_along(size: int, patch: int, stride: int) -> int:
 
 
 def embed_patches(backbone: keras.Model, images: tf.Tensor, patch: int, stride: int) -> tf.Tensor:
-    """Embeds all patches of images, each as an image of its own (Appendix A.5).
+    """Embeds all patches of images, each as an image of its own (Appendix A.5); XLA can compile it.
 
-    Traceable, and compilable by XLA.
-
-    Args:
-      backbone: `resnet.resnet18`'s, for images of any size.
-      images: float32 [B, H, W, 3] in [0, 1]; H and W static.
-      patch: height and width of the patches, in pixels; at most H and W.
-      stride: distance of one patch from the next, in pixels.
-
-    Returns:
-      float32 [B, (H - patch) // stride + 1, (W - patch) // stride + 1, D], the `pool` feature.
+    From float32 [B, H, W, 3] in [0, 1], H and W static and no smaller than a patch, to the `pool`
+    features, float32 [B, (H - patch) // stride + 1, (W - patch) // stride + 1, D].
     """
     rows, columns = (patches_along(side, patch, stride) for side in images.shape[1:3])
     patches = tf.image.extract_patches(
@@ -47,19 +39,9 @@ def embed_patches(backbone: keras.Model, images: tf.Tensor, patch: int, stride: 
 class PatchEmbedder:
     """Embeds all patches of images, by bands of rows so that memory stays bounded.
 
-    Args:
-      backbone: `resnet.resnet18`'s, for images of any size.
-      size: height and width of the images, in pixels.
-      patch: height and width of the patches, in pixels.
-      stride: distance of one patch from the next, in pixels.
-      separate: whether each location is to have a density of its own: bands are then no higher
-        than the scatters of their locations allow.
-
-    Attributes:
-      rows: patches along an image's height, P.
-      columns: patches along its width, Q.
-      dimensions: length of an embedding, D.
-      bands: first and last row of patches (exclusive) of each band.
+    Lengths are in pixels. An image has `rows` x `columns` patches, P x Q; a band is its first and
+    last row of them (exclusive). Where each location has a density of its own, `separate`, bands
+    are no higher than the scatters of their locations allow.
     """
 
     def __init__(
@@ -94,15 +76,7 @@ class PatchEmbedder:
         self._embed = embed
 
     def __call__(self, images: tf.Tensor, band: tuple[int, int]) -> np.ndarray:
-        """Embeds the patches of a band.
-
-        Args:
-          images: uint8 [B, H, W, 3].
-          band: one of `bands`.
-
-        Returns:
-          float32 [B, rows of the band, Q, D].
-        """
+        """Embeds a band of images, uint8 [B, H, W, 3]: float32 [B, rows of the band, Q, D]."""
         first, last = band
         # The last band is as high as the others, for the sake of one graph; what it has twice goes.
         start = min(first, self.rows - self._height)
@@ -119,17 +93,9 @@ class PatchEmbedder:
 def fit(embedder: PatchEmbedder, images: pipeline.Images, separate: bool) -> LocationGaussians:
     """Fits densities of the patches of normal images, holding no more than a batch of embeddings.
 
-    Args:
-      embedder: the network.
-      images: un-augmented normal images.
-      separate: whether each location has a Gaussian of its own, for aligned objects, or all share
-        one, for textures and objects in any pose (Appendix A.5).
-
-    Returns:
-      The Gaussians: P * Q of them, row by row, or one.
-
-    Raises:
-      UserError: if the embeddings are not finite, or all images' the same but for rounding.
+    Each location has a Gaussian of its own, row by row, for aligned objects, or all share one, for
+    textures and objects in any pose (Appendix A.5). Embeddings that are not finite, or all images'
+    the same but for rounding, are a UserError.
     """
     if not separate:
         return gather(embedder, images, [np.ones([images.count], bool)])[0].fit()
@@ -154,18 +120,9 @@ def gather(
     images: pipeline.Images,
     chosen: Sequence[np.ndarray],
 ) -> list[GaussianStatistics]:
-    """Gathers what one Gaussian for all locations needs to know, in a single pass.
+    """Gathers in a single pass what one Gaussian for all locations needs to know.
 
-    Args:
-      embedder: the network.
-      images: N un-augmented normal images.
-      chosen: choices of them, each bool [N].
-
-    Returns:
-      The statistics of each choice.
-
-    Raises:
-      UserError: as in `fit`.
+    Returns the statistics of each choice, bool [N], of N normal images; a UserError as in `fit`.
     """
     statistics = [GaussianStatistics(1, embedder.dimensions) for _ in chosen]
     for band in embedder.bands:
@@ -184,13 +141,7 @@ def cross_validated_scores(
 ) -> np.ndarray:
     """Scores normal images by densities that were fitted without them.
 
-    Args:
-      embedder: the network.
-      images: un-augmented normal training images.
-      separate: as in `fit`.
-
-    Returns:
-      float64 [N], the images' largest patch scores; empty where there are fewer than 4 images.
+    Returns the images' largest patch scores, float64 [N]; none of fewer than 4 images.
     """
     parts = densities.held_out_parts(images.count)
     chosen = [~np.isin(np.arange(images.count), held_out) for held_out in parts]
@@ -208,17 +159,7 @@ def cross_validated_scores(
 def score(
     embedder: PatchEmbedder, gaussians: LocationGaussians, images: pipeline.Images
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores all patches of images.
-
-    Args:
-      embedder: the network.
-      gaussians: what `fit` returned.
-      images: N images.
-
-    Returns:
-      The patches' Mahalanobis distances, float32 [N, P, Q]; and for each image the mean of its
-      patches' embeddings, float32 [N, D].
-    """
+    """Returns patches' Mahalanobis distances, float32 [N, P, Q], and embeddings' means, [N, D]."""
     maps = np.zeros([images.count, embedder.rows, embedder.columns], np.float32)
     means = np.zeros([images.count, embedder.dimensions])
     done, batches = 0, iter(pipeline.evaluation_batches(images, embedder.batch))

@@ -20,17 +20,12 @@ LEAST_WEIGHT = 1e-6
 def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
     """Returns the receptive-field upsampling of FCDD: a transposed convolution with a Gaussian.
 
-    Args:
-      patch: height and width of the patches, and of the kernel, in pixels.
-      stride: distance of one patch from the next, in pixels.
-
-    Returns:
-      A function of the patches' Mahalanobis distances, float32 [N, P, P'], and the level, a normal
-      patch's distance. It returns the pixels' distances, float32 [N, (P - 1) * stride + patch,
-      (P' - 1) * stride + patch]: the roots of sums of squares, as negative log densities
-      (Equation 2) are what is added. The patch in row i and column j covers the pixels from
-      (i * stride, j * stride). Near the border fewer patches cover a pixel; a score fades to the
-      level there, where the paper's formula, of level 0, would have it fade to nothing.
+    It is a function of the patches' Mahalanobis distances, float32 [N, P, P'], and the level, a
+    normal patch's distance, to the pixels' distances, float32 [N, (P - 1) * stride + patch,
+    (P' - 1) * stride + patch]: the roots of sums of squares, as negative log densities (Equation 2)
+    are what is added. Lengths are in pixels, and the patch in row i and column j covers those from
+    (i * stride, j * stride). Near the border fewer patches cover a pixel; a score fades to the
+    level there, where the paper's formula, of level 0, would have it fade to nothing.
     """
     line = _gaussian(patch, stride)
     kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
@@ -46,16 +41,7 @@ def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, f
 
 
 def receptive_field_matrix(size: int, patch: int, stride: int) -> np.ndarray:
-    """Returns as a matrix what `receptive_field_upsampler` does along one axis.
-
-    Args:
-      size: height or width of the image, in pixels.
-      patch: height and width of the patches, in pixels.
-      stride: distance of one patch from the next, in pixels.
-
-    Returns:
-      float64 [size, P]: what it adds to a pixel is its product with what the P patches have.
-    """
+    """What `receptive_field_upsampler` does along one axis, as a matrix, float64 [size, P]."""
     starts = np.arange(patches_along(size, patch, stride)) * stride
     matrix = np.zeros([size, len(starts)])
     for column, start in enumerate(starts):
@@ -71,30 +57,16 @@ def _gaussian(patch, stride):
 
 
 def between(at: np.ndarray, places: Places) -> np.ndarray:
-    """Returns linear interpolation between the places of a map, along one axis, as a matrix.
+    """Returns linear interpolation between P places at M pixels, along one axis, as float64 [M, P].
 
-    Args:
-      at: [M], the pixels where values are wanted.
-      places: P places.
-
-    Returns:
-      float64 [M, P]: a value is the matrix's row times what is at the places. Beyond the first and
-      the last place it is as there.
+    A value is a row times what is at the places; beyond the first and the last it is as there.
     """
     number = np.clip((np.asarray(at) - places.first) / places.stride, 0.0, places.count - 1.0)
     return np.maximum(1.0 - np.abs(number[:, None] - np.arange(places.count)), 0.0)
 
 
 def cells(size: tuple[int, int], places: tuple[Places, Places]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which pixels a map's places are the nearest to, along both axes.
-
-    Args:
-      size: height and width of the images, in pixels.
-      places: the map's, h and w of them.
-
-    Returns:
-      bool [h, H] and [w, W].
-    """
+    """Returns which pixels a map's places are the nearest to: bool [h, H] and [w, W]."""
     return tuple(
         between(np.arange(side), its).T >= 0.5 for side, its in zip(size, places, strict=True)
     )
@@ -103,16 +75,10 @@ def cells(size: tuple[int, int], places: tuple[Places, Places]) -> tuple[np.ndar
 def enlargements(
     size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns as matrices how a map's places become pixels.
+    """Returns as matrices, float64 [H, h] and [W, w], how a map's places become pixels.
 
-    Args:
-      size: height and width of the images, in pixels.
-      places: the map's, h and w of them.
-      deviation: of the Gaussian that the pixels are smoothed by, as a share of the smaller side.
-
-    Returns:
-      float64 [H, h] and [W, w], whose rows add up to one: a map of pixels is the first, times the
-      map, times the second transposed.
+    Their rows add up to one: a map of pixels is the first, times the map, times the second
+    transposed. The pixels are smoothed by a Gaussian, its deviation a share of the smaller side.
     """
     matrices = [between(np.arange(side), its) for side, its in zip(size, places, strict=True)]
     if deviation:
@@ -124,12 +90,10 @@ def enlargements(
 def enlarger(
     size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
 ) -> Callable[..., tf.Tensor]:
-    """Returns the function that enlarges maps; its arguments are those of `enlargements`.
+    """Returns what enlarges maps, float32 [N, h, w], to float32 [N, H, W]; see `enlargements`.
 
-    Returns:
-      A function of maps, float32 [N, h, w], and of what is looked at, bool [N, H, W] or None where
-      that is all. It returns the pixels, float32 [N, H, W]. Places that are the nearest to no pixel
-      that is looked at have no part in them, so a map that is level stays so up to the border.
+    It also takes what is looked at, bool [N, H, W], or None for all. Places that are the nearest to
+    no pixel that is looked at have no part in the pixels: a level map stays level to the border.
     """
     rows, columns = (tf.constant(m, tf.float32) for m in enlargements(size, places, deviation))
     near = [tf.constant(cell, tf.float32) for cell in cells(size, places)]
