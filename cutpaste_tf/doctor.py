@@ -28,15 +28,7 @@ _EXTRAS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, also where something is amiss; 2 for a mistake of the user's, told in one
-      line on stderr.
-    """
+    """Runs a command line, sys.argv by default; returns 0 also where something is amiss."""
     return command.exit_status(lambda: _examine(sys.argv if argv is None else argv))
 
 

@@ -62,14 +62,7 @@ _TOLERANCES = {"keras": 1e-4, "saved_model": 1e-4, "onnx": 5e-3, "tflite": 5e-3}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default, and returns the exit status."""
     return command.exit_status(
         lambda: _export(sys.argv if argv is None else argv),
         interrupted="interrupted; nothing was written",
@@ -105,22 +98,11 @@ def export(
     false_positive_rate: float | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> tuple[pathlib.Path, float]:
-    """Writes a run as one self-contained model, and checks what was written.
+    """Writes a run as one self-contained model, "keras", "saved_model", "onnx" or "tflite".
 
-    Args:
-      run_dir: the folder of a finished run.
-      output: the folder to write to; a model of the same format there is replaced when all is done.
-      format: "keras", "saved_model", "onnx" or "tflite".
-      threshold: the default of the model's threshold, in place of the run's.
-      false_positive_rate: likewise, as the share of normal images above it.
-      log: takes lines of text.
-
-    Returns:
-      Where the model is, and the largest relative difference of its scores from the run's on a few
-      made images.
-
-    Raises:
-      UserError: for what the user can mend; nothing is written then.
+    A model of the same format in the folder `output` is replaced when all is done; a UserError
+    leaves it. A threshold, or the share of normal images above it, takes the place of the run's.
+    Returns where the model is, and the largest relative difference of its scores from the run's.
     """
     if format not in FILES:
         raise UserError(f"--format={format}: must be one of {', '.join(FILES)}")
@@ -190,15 +172,7 @@ def write(
     format: str,
     description: Description | None = None,
 ) -> None:
-    """Writes a detector as one self-contained model.
-
-    Args:
-      detector: the run.
-      threshold: the default of the model's threshold.
-      path: the file or folder to write.
-      format: as in `export`.
-      description: what an ONNX file is to say of the run.
-    """
+    """Writes a detector as one self-contained model; an ONNX file also holds the description."""
     writers = {
         "keras": _write_keras,
         "saved_model": _write_saved_model,
@@ -209,15 +183,7 @@ def write(
 
 
 def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
-    """Compares an exported model's scores with its run's.
-
-    Args:
-      detector: the run.
-      score: the exported model, as `load` returns it.
-
-    Returns:
-      The largest relative difference, on a batch of four made images.
-    """
+    """Returns the largest relative difference of a model's scores from its run's, on made ones."""
     rng = np.random.default_rng(0)
     height, width = detector.preparation.canvas
     height, width = height * 2 - 7, width * 3 // 2 + 5
@@ -238,15 +204,10 @@ def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
 
 
 def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.ndarray]]:
-    """Loads an exported model, by the library that its users take.
+    """Loads an exported model by its users' library.
 
-    Args:
-      path: the file or folder.
-      format: as in `export`.
-
-    Returns:
-      A function of images, uint8 [B, H, W, 3], and, if it is to be another than the default, the
-      threshold; it returns the outputs by their names.
+    Returns a function of images, uint8 [B, H, W, 3], and a threshold in place of the default; it
+    returns the outputs by their names.
     """
     path = str(path)
     if format == "keras":

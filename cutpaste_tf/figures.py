@@ -30,14 +30,7 @@ _EMBED_BATCH = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default, and returns the exit status."""
     return command.exit_status(lambda: _draw(sys.argv if argv is None else argv))
 
 

@@ -18,14 +18,7 @@ from cutpaste_tf.files import UserError, say, warn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default, and returns the exit status."""
 
     def train_and_evaluate():
         runs = flags.parse(sys.argv if argv is None else argv)
@@ -37,14 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def do_runs(runs: Sequence[Config]) -> None:
-    """Does what is not finished of some runs, and prints a summary of several.
-
-    Args:
-      runs: the runs' settings; they differ in category and seed.
-
-    Raises:
-      UserError: for what the user can mend.
-    """
+    """Does what is not finished of some runs, and prints a summary of several."""
     command.prepare_libraries()
     states = [run_folder.state(config) for config in runs]
     categories = {}
@@ -76,12 +62,7 @@ def do_runs(runs: Sequence[Config]) -> None:
 
 
 def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
-    """Prints a line for each of several runs, their mean, and the ensembles of a category's seeds.
-
-    Args:
-      results: the runs' results.
-      runs: the runs' settings.
-    """
+    """Prints a line for each of several runs, their mean, and each category's ensemble."""
     from cutpaste_tf.scoring import metrics
 
     def percent(value):

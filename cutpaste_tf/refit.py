@@ -37,14 +37,7 @@ _OF_THE_TRAINING = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default, and returns the exit status."""
     return command.exit_status(
         lambda: _refit(sys.argv if argv is None else argv),
         interrupted="interrupted; nothing was written",
@@ -95,21 +88,11 @@ def refit(
     data_dir: str | os.PathLike | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> dict:
-    """Writes a run with a finished one's network and other normal images.
+    """Writes a run with a finished one's network and other normal images; returns its results.
 
-    Args:
-      run_dir: the folder of the finished run.
-      output: the folder to write, which must not be there; it is when all is done.
-      add: normal images, and folders to search for them.
-      drop: what to take out: names as in normal_scores.csv, paths, or .txt files of them.
-      data_dir: the folder of the run's data set, where it has moved.
-      log: takes lines of text.
-
-    Returns:
-      The results, as written to results.json.
-
-    Raises:
-      UserError: for what the user can mend; nothing is written then.
+    `add` has images and folders to search; `drop` has names as in normal_scores.csv, paths, or .txt
+    files of them. `data_dir` is for a data set that has moved. `output` must not be there; it is
+    when all is done, and not after a UserError.
     """
     # 1. The images: the run's, without the dropped, with the added.
     run_dir, output = pathlib.Path(run_dir), pathlib.Path(output)

@@ -45,15 +45,7 @@ class Job:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0; 1 where runs failed; 2 for a mistake of the user's, told in one line on
-      stderr; 130 after Ctrl-C.
-    """
+    """Runs a command line, sys.argv by default; returns the exit status, 1 where runs failed."""
     return command.exit_status(
         lambda: _sweep(sys.argv if argv is None else argv),
         interrupted="interrupted; start again to resume",

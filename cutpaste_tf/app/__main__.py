@@ -28,14 +28,7 @@ _GRADIO = (6, 17)  # at least: before, its pages ask others' servers for files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0 after Ctrl-C, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default; returns the exit status, 0 after Ctrl-C."""
     return command.exit_status(lambda: _serve(sys.argv if argv is None else argv))
 
 
@@ -57,11 +50,7 @@ def _serve(argv):
 
 
 def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, pathlib.Path]:
-    """Finds finished runs below a folder, or takes one; a UserError says if there is none.
-
-    Returns:
-      The runs' folders by their names, CATEGORY/seed_N relative to the work directory, sorted.
-    """
+    """Returns the finished runs in a folder, or the one given, by CATEGORY/seed_N, sorted."""
     if bool(workdir) == bool(run):
         raise UserError("give either --workdir=DIR or --run=RUNDIR")
     root = pathlib.Path(run or workdir)

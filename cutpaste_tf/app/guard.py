@@ -17,12 +17,8 @@ class Guard:
     """Middleware that answers requests to the server's own names, from its own page alone.
 
     A foreign name can be made to point to this machine (DNS rebinding), so the name decides. An
-    address cannot, so a server that listens on all of them answers to each.
-
-    Args:
-      app: what is guarded, an ASGI application.
-      host: what --host names.
-      folder: where uploads are kept.
+    address cannot, so a server that listens on all of them answers to each. `app` is the ASGI
+    application that is guarded, `host` what --host names, `folder` where uploads are kept.
     """
 
     def __init__(self, app: Any, host: str, folder: pathlib.Path):

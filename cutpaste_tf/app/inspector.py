@@ -46,15 +46,9 @@ def nearest(
 class Finding:
     """What a run says of an image, whatever the threshold.
 
-    Attributes:
-      run: the run's name.
-      name: the image's file name.
-      score: its anomaly score.
-      picture: uint8 [h, w, 3], the image, no larger than the page needs.
-      size: its own height and width in pixels.
-      prepared: the image as the network sees it.
-      map: float32 [H, W], its anomaly map, of the whole image; None where the run makes none.
-      scale: makes the map's `report.overlay.Scale` of a threshold.
+    `picture` is the image, uint8 [h, w, 3], no larger than the page needs; `size` its own height
+    and width in pixels. `map` is float32 [H, W], of the whole image; None where the run makes none.
+    `scale` makes the map's `report.overlay.Scale` of a threshold.
     """
 
     run: str
@@ -100,13 +94,10 @@ class Inspector:
         return Finding(run, name, score, picture, size, prepared, anomaly_map, model.scale_at)
 
     def neighbours(self, finding: Finding) -> list[tuple[np.ndarray, str, float]]:
-        """Finds the normal training images that are most like an image.
+        """Returns the most similar normal training images: uint8 [h, w, 3], name, distance.
 
-        The first call for a run embeds all of them.
-
-        Returns:
-          Of each, the nearest first: the image, uint8 [h, w, 3], its name, and its distance: in the
-          density's own metric where that is one Gaussian of whole images, Euclidean otherwise.
+        The nearest is first. Distances are in the density's own metric where that is one Gaussian
+        of whole images, Euclidean otherwise. The first call for a run embeds all of them.
         """
         from cutpaste_tf.data import pipeline
         from cutpaste_tf.scoring.density import GaussianDensity

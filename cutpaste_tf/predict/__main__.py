@@ -43,15 +43,7 @@ _BATCH_SIZE_OF_ONNX = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's or images that could not be read, told
-      in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default; returns 2 also if images could not be read."""
     return command.exit_status(
         lambda: _predict(sys.argv if argv is None else argv),
         interrupted="interrupted; nothing was written",

@@ -29,12 +29,8 @@ class Arrival(NamedTuple):
 class Inbox:
     """A folder that is watched, with all folders in it; images are found as by `stream.find`.
 
-    Args:
-      folder: the folder. It may vanish for a time, as what is mounted does.
-      outside: the folder that overlays are written to.
-      done: the stamps of files that have rows, by their paths as text.
-      tell: takes a line of text about what cannot be read.
-      clock: seconds that pass.
+    The folder may vanish for a time, as what is mounted does. `done` has the stamps of files that
+    have rows, by their paths as text; `clock` returns seconds.
     """
 
     def __init__(

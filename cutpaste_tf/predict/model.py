@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What scores images.
+    """What scores images, by a threshold, from files of `bits` as in `decode.decode`.
 
-    Attributes:
-      threshold: the threshold of images.
-      scale: how maps become colours; None where no maps are asked for.
-      bits: as in `decode.decode`.
-      inputs: how many inputs of the network an image is.
-      device: what it is computed on.
+    `scale` brings maps to colours; None where no maps are asked for. An image is `inputs` inputs of
+    the network.
     """
 
     threshold: Threshold
@@ -39,15 +35,10 @@ class Model(Protocol):
     def score(
         self, prepared: Sequence[Any], sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[float, np.ndarray | None]]:
-        """Scores images.
+        """Scores images that `prepare` has prepared; sizes are their heights and widths in pixels.
 
-        Args:
-          prepared: N times what `prepare` returned.
-          sizes: the images' heights and widths in pixels.
-
-        Returns:
-          Of each the anomaly score, NaN where there is none, and, if maps are asked for, the
-          anomaly map, float32 [h, w].
+        Returns of each the anomaly score, NaN where there is none, and, if maps are asked for, the
+        anomaly map, float32 [h, w].
         """
 
     def over_image(self, anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -27,16 +27,9 @@ _NODES = {
 
 
 class OnnxModel:
-    """An exported run; see `model.Model`.
+    """An exported run; see `model.Model`. A UserError says if it cannot do what is asked.
 
-    Args:
-      path: the ONNX file, as `export` wrote it.
-      threshold: takes the place of the file's.
-      false_positive_rate: likewise, as the share of normal images above it.
-      maps: whether maps are asked for.
-
-    Raises:
-      UserError: if the file cannot be loaded, makes no maps, or the threshold is none.
+    A threshold, or the share of normal images above it, takes the place of the file's.
     """
 
     def __init__(

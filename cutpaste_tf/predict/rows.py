@@ -31,14 +31,9 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """Makes rows of files.
+    """Makes rows of files; overlays go to `MAPS` in `output`, their names are relative to `root`.
 
-    Args:
-      model: what scores them; with maps where it has a scale.
-      output: the folder that overlays are written to, in `MAPS`.
-      root: the folder that the overlays' names are relative to.
-      batch_size: inputs of the network at a time.
-      threads: that read files, and that draw; one for each core by default, and at most four draw.
+    There are `threads` that read files and, four at most, that draw; one for each core by default.
     """
 
     def __init__(

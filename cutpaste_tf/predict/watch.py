@@ -38,20 +38,10 @@ def watch(
     batch_size: int = 32,
     log: Callable[[str], None],
 ) -> int:
-    """Scores images as they arrive in a folder, until SIGTERM or Ctrl-C.
+    """Scores images as they arrive in a folder, until SIGTERM (returns 0) or Ctrl-C (raises).
 
     Images that are there already are the first. Those that have a row from an earlier watch with
     the same output are passed over, unless they have changed.
-
-    Args:
-      folder: where images arrive.
-      output: the folder of their tables and overlays.
-      model: what scores the images.
-      batch_size: inputs of the network at a time, where more than one image is there.
-      log: takes lines of text: of each image its verdict, score and path.
-
-    Returns:
-      The exit status after SIGTERM: 0. After Ctrl-C a KeyboardInterrupt says what was done.
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     # So that the next watch knows the files, wherever it is started.

@@ -19,14 +19,7 @@ PAGE = "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line.
-
-    Args:
-      argv: the command line, the program's name first; sys.argv by default.
-
-    Returns:
-      The exit status: 0, or 2 for a mistake of the user's, told in one line on stderr.
-    """
+    """Runs a command line, sys.argv by default, and returns the exit status."""
     # A report that is read in part, as by `| head`, is a report.
     return command.exit_status(lambda: _report(sys.argv if argv is None else argv), reader_left=0)
 

@@ -28,14 +28,7 @@ _UNTRAINED = {"dataset", "backbone", "weights", "image_size", "density"}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-      path: its folder.
-      config: its settings.
-      results: its results.json.
-      scored: whether its scores.csv are of the density that the results are of.
-    """
+    """A finished run; `scored`: its scores.csv are of the density that its results are of."""
 
     path: pathlib.Path
     config: Config
@@ -45,15 +38,10 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A number of a table, in percent.
+    """A number of a table, in percent: a mean over runs, or what the paper prints (0 runs).
 
-    Attributes:
-      mean: over the runs, or what the paper prints.
-      stderr: standard error of the mean; None for a single run, or where the paper prints none.
-      runs: how many runs it is of; 0 for the paper's.
-      settings: how the runs' settings differ from the paper's; "" if they do not.
-      notes: what else is to be known about it.
-      paths: the runs' folders.
+    `stderr` is the mean's standard error; None for one run, or where the paper prints none.
+    `settings` says how the runs' settings differ from the paper's; `paths` are the runs' folders.
     """
 
     mean: float

@@ -19,12 +19,9 @@ from cutpaste_tf.files import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment: a column of a table, of all categories and seeds.
+    """A column of a table, of all categories and seeds; the name is also that of its runs' folder.
 
-    Attributes:
-      name: of the experiment, and of the folder of its runs in a sweep's work directory.
-      flagfile: its file's name in `experiments/`, or the whole path of a file elsewhere.
-      flags: what comes after the file on the command line.
+    `flagfile` is a file's name in `experiments/` or a whole path; `flags` come after it.
     """
 
     name: str

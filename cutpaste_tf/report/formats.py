@@ -50,12 +50,7 @@ def _plain(table: Table, cell: Value | str) -> str:
 
 
 def text(table: Table, width: int = 110) -> str:
-    """Returns a table for a terminal, its columns in as many blocks as the width asks for.
-
-    Args:
-      table: the table.
-      width: of a line, in characters.
-    """
+    """Returns a table for a terminal, in as many blocks of columns as the width asks for."""
     names = [row.name for row in table.rows]
     first = max(map(len, [*names, "category"]))
     columns = [
@@ -189,13 +184,7 @@ def latex(table: Table) -> str:
 
 
 def html_table(table: Table, base: pathlib.Path | None = None) -> str:
-    """Returns a table as HTML: a section with the table, its notes and links to its runs.
-
-    Args:
-      table: the table.
-      base: the folder that the page will lie in; links to runs are relative to it. Without, there
-        are no links.
-    """
+    """Returns a table as a section of HTML; links to runs, relative to `base`, only with one."""
     heads = _heads(table)
     top, second, skip = [], [], False
     for number, (name, kind) in enumerate(heads):

@@ -114,14 +114,9 @@ def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np
 
 
 def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays a map over an image.
+    """Lays values, [H, W] in [0, 1], over an image, uint8 [H, W, 3] as is what it returns.
 
-    Args:
-      image: uint8 [H, W, 3].
-      values: [H, W] in [0, 1].
-
-    Returns:
-      uint8 [H, W, 3]: the image in grey, under colours that grow both lighter and more opaque.
+    The image is grey, under colours that grow both lighter and more opaque.
     """
     # Inferno is even in lightness: it reads the same in greyscale and for the colour-blind.
     colors = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]

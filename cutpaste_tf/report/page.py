@@ -36,16 +36,9 @@ img { max-width: 100%; height: auto; }
 def build(
     tables: Sequence[Table], runs: Sequence[Run], problems: Sequence[str], base: pathlib.Path
 ) -> str:
-    """Makes the page.
+    """Makes the page, which needs no other file; its links to runs are relative to `base`.
 
-    Args:
-      tables: what to show.
-      runs: all runs that were found.
-      problems: lines about folders that could not be read.
-      base: the folder that the page will lie in.
-
-    Returns:
-      The page, which needs no other file; its links to runs are relative to `base`.
+    `problems` are lines about folders that could not be read.
     """
     contents = " · ".join(f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables)
     sections = []

@@ -14,14 +14,7 @@ _SERIES = {
 
 
 def against_paper(table: Table) -> Figure | None:
-    """Plots a table's averages beside the paper's.
-
-    Args:
-      table: the table.
-
-    Returns:
-      The figure, a mark for each column and series; None where there are no runs.
-    """
+    """Plots a table's averages beside the paper's; None where there are no runs."""
     columns = [i for i, column in enumerate(table.columns) if column.settings is not None]
     averages = {row.group: row for row in table.rows if row.kind == "average"}
     # A table of other data than MVTec AD has no average over all of that.

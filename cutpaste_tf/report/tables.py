@@ -43,12 +43,8 @@ _NOT_IN_THE_PAPER = {
 class Row:
     """A row of a table.
 
-    Attributes:
-      name: a category, or whose average it is.
-      kind: "category" or "average".
-      group: "texture", "object", "all" or `OWN`.
-      ours: a value for each column, None where runs are missing or there can be none.
-      paper: a value for each column, None where the paper prints none.
+    `kind` is "category" or "average", `group` "texture", "object", "all" or `OWN`.
+    For each column `ours` has None where runs are missing, `paper` where it prints nothing.
     """
 
     name: str
@@ -60,14 +56,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the paper, ours beside the paper's.
-
-    Attributes:
-      number: in the paper.
-      title: what it shows.
-      columns: its columns.
-      rows: its rows.
-    """
+    """A table of the paper, by its number there, with ours beside the paper's."""
 
     number: str
     title: str
@@ -85,17 +74,9 @@ _PAPER_STEPS = FIELDS["steps"].default
 
 
 def collect(workdir: str) -> tuple[list[Run], list[str]]:
-    """Finds the finished runs in a folder and all below it.
+    """Returns the finished runs in a folder and all below it, in the order of their folders' names.
 
-    Args:
-      workdir: the folder.
-
-    Returns:
-      The runs, in the order of their folders' names; and a line for each folder that looks like a
-      run but cannot be read.
-
-    Raises:
-      UserError: if there is no such folder.
+    Also a line for each folder that looks like a run but cannot be read.
     """
     root = pathlib.Path(workdir)
     if not root.is_dir():
@@ -113,15 +94,7 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
 def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
     """Takes one of several densities that runs were measured by (`--density=gde,gmm`).
 
-    Args:
-      runs: finished runs.
-      kind: the density.
-
-    Returns:
-      The runs that it was measured in, their image AUROC that of this density.
-
-    Raises:
-      UserError: if it was measured in none.
+    Returns the runs that it was measured in, their image AUROC that of this density.
     """
     chosen = []
     for run in runs:
@@ -248,16 +221,10 @@ def _source(run: Run) -> tuple[str, str, str]:
 
 
 def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -> Table:
-    """Fills a table.
+    """Fills a table by its number in the paper, from finished runs of this table and of others.
 
-    Args:
-      number: the table's in the paper, one of `NUMBERS`.
-      runs: finished runs, of this table and of others.
-      problems: lines about what cannot be read are added to it.
-
-    Returns:
-      The table: MVTec AD's categories with their averages over textures, objects and all, then
-      categories of other data sets with theirs.
+    MVTec AD's categories come first, with averages over textures, objects and all, then other data
+    sets' with theirs. Lines about what cannot be read are added to `problems`.
     """
     title, make = TABLES[number]
     columns = tuple(make())

@@ -28,18 +28,7 @@ def draw_figures(
     trained: Evaluation,
     untrained: Evaluation | None,
 ) -> None:
-    """Draws a run's figures into figures/ and TensorBoard.
-
-    A figure that cannot be drawn is a warning, and missing.
-
-    Args:
-      config: the run's settings.
-      test_split: the test images' labels, types and masks.
-      train_images: the training images.
-      test_images: the test images.
-      trained: the evaluation after training.
-      untrained: the evaluation before training; None where there was none.
-    """
+    """Draws a run's figures into figures/ and TensorBoard; one that cannot be is a warning."""
     title = _title(config)
     labels, scores = test_split.labels, trained.scores
     measurable = 0 < labels.sum() < len(labels)
@@ -103,17 +92,7 @@ def draw_figures(
 def localization_figure(
     config: Config, test_split: Split, test_images: pipeline.Images, maps: Maps
 ) -> Figure:
-    """Draws test images, spread over the types of defect, with their masks and anomaly maps.
-
-    Args:
-      config: the run's settings.
-      test_split: the test images' labels, types and masks.
-      test_images: the test images.
-      maps: their anomaly maps.
-
-    Returns:
-      The figure.
-    """
+    """Draws test images, spread over the types of defect, with their masks and anomaly maps."""
     shown = test_split.examples(_LOCALIZED)
     values = maps.read(shown)
     # One scale for all: from what is usual on normal pixels to nearly the largest.
@@ -149,16 +128,8 @@ def show_embeddings(
 ) -> None:
     """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
 
-    What hinders it is a warning.
-
-    Args:
-      config: the run's settings.
-      category: training and test images' names, labels and types.
-      train_images: the training images; left out of a patch model, which never holds what its
-        density is fitted to.
-      test_images: the test images.
-      evaluation: the evaluation after training.
-      normal_scores: cross-validated scores of the training images; there may be none.
+    What hinders it is a warning. Training images are left out of a patch model, which never holds
+    what its density is fitted to. There may be no normal scores.
     """
     parts = [("test", category.test, test_images, evaluation.features, evaluation.scores)]
     if evaluation.normal_features is not None:

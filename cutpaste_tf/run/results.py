@@ -32,14 +32,8 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
 
     A map is brought to its image's size bilinearly, a mask is taken as it is, and no pixel outside
     the region of interest counts. One image is held at a time. Where the images have more than
-    `_MOST_PIXELS` together, the metrics are not quite exact: see `metrics.PixelScores`.
-
-    Args:
-      maps: of the split's images, or None.
-      split: the test images; an anomalous one without a mask is left out.
-
-    Returns:
-      As `metrics.PixelScores.compute`; None for each where there are no maps or no masks.
+    `_MOST_PIXELS` together, the metrics are not quite exact: see `metrics.PixelScores`. An
+    anomalous image without a mask is left out; without any maps or masks, each metric is None.
     """
     known = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
     if maps is None or all(split.masks[i] is None for i in known):
@@ -66,22 +60,10 @@ def collect_results(
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
 
-    Args:
-      config: the run's settings.
-      split: the test images.
-      num_train: the number of training images.
-      trained: of the test images, by the feature's name; with --keep_pretrained of both networks
-        side by side.
-      untrained: by the network before training, likewise; None where it was not measured.
-      images: the test images, prepared.
-      normal_scores: cross-validated scores of the training images, [num_train] or none.
-      summary: what the training took.
-
-    Returns:
-      The results, ready for JSON. `image_auroc` and the metrics beside it are of the feature that
-      --features names and the score that --image_score does; `image_auroc_by_feature` has all
-      features' pooled scores, before and after the training (Table 3), and `image_auroc_by_score`
-      all scores of that feature.
+    Evaluations are by the feature's name, with --keep_pretrained of both networks side by side.
+    `image_auroc` and the metrics beside it are of the feature that --features names and the score
+    that --image_score does; `image_auroc_by_feature` has all features' pooled scores, before and
+    after the training (Table 3), and `image_auroc_by_score` all scores of that feature.
     """
     return {
         "dataset": config.dataset,
@@ -162,17 +144,10 @@ def measure(
 def threshold_results(
     rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> dict:
-    """Chooses the run's threshold, and says what it does on labelled test images.
+    """Chooses the run's threshold by normal scores, and says what it does on labelled test images.
 
-    Args:
-      rate: the false-positive rate.
-      normal_scores: cross-validated scores of the training images; there may be none.
-      labels: [N] of the test images, 0 for normal and 1 for anomalous.
-      scores: [N] of the test images. They have no part in the threshold.
-
-    Returns:
-      What results.json holds of it. `f1_max` and its threshold, beside it, are chosen by the test
-      labels, and say so.
+    Their scores, [N], have no part in it. `f1_max` and its threshold, beside it, are chosen by the
+    test labels, and say so.
     """
     value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
     flagged = np.zeros([0], bool) if value is None else scores > value
@@ -195,14 +170,10 @@ def threshold_results(
 
 
 def pixel_threshold(rate: float, peaks: np.ndarray) -> float | None:
-    """Chooses above what score a pixel is anomalous, by normal images alone.
+    """Chooses above what score a pixel is anomalous; None for a rate of 0, or without maps.
 
-    Args:
-      rate: the share of normal images that may have such a pixel; 0: there is no threshold.
-      peaks: the largest pixels of the training images' cross-validated maps; there may be none.
-
-    Returns:
-      The threshold; None without maps too.
+    `rate` is the share of normal images that may have such a pixel. `peaks` are the largest pixels
+    of the training images' cross-validated maps.
     """
     return thresholds.at_rate(peaks, rate) if len(peaks) and rate else None
 
@@ -257,13 +228,7 @@ def check_images(config: Config, images: pipeline.Images, seen: np.ndarray) -> s
 def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray) -> dict:
     """Measures all densities that --density names, on the same features (Section 2.3).
 
-    Args:
-      config: the run's settings.
-      evaluation: by the first of them.
-      labels: [N] of the test images.
-
-    Returns:
-      Image AUROC by density, None where it cannot be measured; nothing of a single density.
+    Returns image AUROC by density, None where it cannot be measured; nothing of a single density.
     """
     pooled = evaluation.by_kind.get("pooled", evaluation.scores)
     results = {config.main_density: metrics.image_auroc(labels, pooled)}
@@ -280,14 +245,7 @@ def stage_names(config: Config) -> tuple[str, str]:
 
 
 def result_lines(results: Mapping) -> list[str]:
-    """Tells in lines of text what a run has measured.
-
-    Args:
-      results: what results.json holds.
-
-    Returns:
-      The lines; nothing of what could not be measured.
-    """
+    """Tells in lines of text what a run has measured."""
     lines = []
     if results["image_auroc"] is not None:
         lines.append(_auroc_line(results))

@@ -42,14 +42,7 @@ def measure_test_sets(
 ) -> dict[str, tuple[float, float | None]]:
     """Measures how synthetic anomalies are told from the normal test images.
 
-    Args:
-      evaluator: the network as it is now.
-      evaluation: its density, and the scores and maps of the test images.
-      split: the test images.
-      test_sets: the anomalies by kind.
-
-    Returns:
-      By kind image AUROC and, where there are maps, pixel AUROC.
+    Returns by kind image AUROC and, where there are maps, pixel AUROC.
     """
     normals = np.flatnonzero(split.labels == 0)
     normal_scores = evaluation.scores[normals]
@@ -75,16 +68,7 @@ def synthetic_results(
     after: Mapping[str, tuple[float, float | None]],
     digits: str | None,
 ) -> dict:
-    """Collects what results.json holds of synthetic test sets.
-
-    Args:
-      before: what `measure_test_sets` returned before the training.
-      after: likewise, after it.
-      digits: whose digits those of kind mnist are.
-
-    Returns:
-      The entries; none where there are no test sets.
-    """
+    """Collects what results.json holds of synthetic test sets; nothing where there are none."""
     if not after:
         return {}
     results = {}

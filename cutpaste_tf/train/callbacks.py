@@ -37,11 +37,7 @@ class SparseLogs(keras.callbacks.CallbackList):
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves the training after each epoch, whole or not at all.
-
-    Args:
-      path: the backup's file.
-    """
+    """Saves the training after each epoch, whole or not at all."""
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
@@ -66,17 +62,9 @@ def _state(model):
 
 
 class Record(keras.callbacks.Callback):
-    """Keeps the epochs across restarts, and says when the network has collapsed.
+    """Keeps the epochs in a file across restarts, and says when the network has collapsed.
 
     Adds images_per_second to the logs, for TensorBoard.
-
-    Args:
-      config: the settings.
-      path: the file that keeps them.
-      log: prints a line.
-
-    Attributes:
-      epochs: all so far.
     """
 
     def __init__(self, config: Config, path: pathlib.Path, log: Callable[[str], None]):
@@ -106,13 +94,7 @@ class Record(keras.callbacks.Callback):
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Adds the image AUROCs to the logs every few epochs.
-
-    Args:
-      evaluate: returns the AUROCs at present by their names; None: there are none to measure.
-      every: epochs from one evaluation to the next; 0: never.
-      steps: of the whole training.
-    """
+    """Adds the image AUROCs to the logs every few epochs; never for `every` = 0."""
 
     def __init__(self, evaluate: Callable[[], dict[str, float]] | None, every: int, steps: int):
         super().__init__()
@@ -126,11 +108,7 @@ class Evaluation(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras's, but that a fault of its files is a warning, after which it writes nothing more.
-
-    Args:
-      folder: where to write.
-    """
+    """Keras's, but that a fault of its files is a warning, after which it writes nothing more."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(str(folder), write_graph=False)
@@ -157,12 +135,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows how far the training is.
-
-    Args:
-      config: the settings.
-      log: prints a line.
-    """
+    """Shows how far the training is."""
 
     def __init__(self, config: Config, log: Callable[[str], None]):
         super().__init__()

@@ -20,14 +20,11 @@ MOMENTUM = 0.9  # Appendix A.1
 class ProxyClassifier(keras.Model):
     """Backbone, projection head and softmax over the proxy task's classes.
 
-    Args:
-      backbone: a model from images, [B, H, W, 3] in [0, 1], to a dict of features, [B, D]; the head
-        takes `pool`.
-      head: a model from features to logits, [B, K].
-      views: makes views and labels inside the train step, on the accelerator, of images and what
-        the data set has drawn for them; None where the data set yields views and labels.
-      weight_decay: L2 coefficient of all weights that are trained, batch normalisation's and biases
-        included, for half the sum of their squares, as in the authors' companion code ([52]).
+    `backbone` makes of images, [B, H, W, 3] in [0, 1], a dict of features, [B, D]; `head` makes of
+    `pool` logits, [B, K]. `views` makes views and labels inside the train step, on the accelerator;
+    None where the data set yields them. `weight_decay` is the L2 coefficient of all weights that
+    are trained, batch normalisation's and biases included, for half the sum of their squares, as in
+    the authors' companion code ([52]).
     """
 
     def __init__(

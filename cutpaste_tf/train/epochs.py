@@ -18,13 +18,7 @@ _DEVIATIONS = 3.0  # by chance alone one epoch in 700 is further above it
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch.
-
-    Attributes:
-      steps: how many it had.
-      seconds: its wall-clock time.
-      accuracy: share of the views whose class was told, in [0, 1].
-    """
+    """One epoch; `accuracy` is the share of the views whose class was told, in [0, 1]."""
 
     steps: int
     seconds: float
@@ -85,17 +79,10 @@ def until(epochs: Sequence[Epoch], step: int) -> list[Epoch]:
 
 
 def collapse(epochs: Sequence[Epoch], config: Config) -> Collapse | None:
-    """Looks for a network that has died with a finite loss.
+    """Says if a network has died with a finite loss: None if the last epoch beats chance.
 
     It gives all views the same answer, and as a batch has as many views of each class, its accuracy
-    is that of guessing.
-
-    Args:
-      epochs: of a training, from its first on.
-      config: its settings.
-
-    Returns:
-      What to say of it; None where the last epoch's accuracy is better than chance.
+    is that of guessing. The epochs are a training's from its first on.
     """
     classes = len(proxy.TASKS[config.task])
     chance, done, since, told = 1.0 / classes, 0, None, []

@@ -9,14 +9,8 @@ from cutpaste_tf.config import Config
 class Stage:
     """A part of the training with an optimiser and a cosine cycle of its own.
 
-    Attributes:
-      name: "training" where it is the only one, or "head" and "finetune" (Appendix A.4).
-      first_step: the number of steps before it.
-      steps: its own number of steps.
-      learning_rate: at its start.
-      trains_backbone: whether the backbone is trained, or the head alone.
-      freezes_norms: whether the backbone's batch normalisation stays as it is and runs in inference
-        mode.
+    The name is "training" where it is the only one, or "head" and "finetune" (Appendix A.4).
+    `freezes_norms`: the backbone's batch normalisation stays as it is, in inference mode.
     """
 
     name: str

@@ -27,11 +27,6 @@ class StepViews:
     are of its size. The paper gives no other ranges for patches, so those of Appendix A.2 are
     applied to the crop as they stand: 2% to 15% of its area are pasted, and scars are 2 to 16
     pixels wide and 10 to 25 long, up to four tenths of the side of a crop of 64.
-
-    Args:
-      config: names the task, its ranges, the images' size and the seed.
-      task: another proxy task in its place.
-      jit_compile: whether the pixels' half is compiled with XLA by itself.
     """
 
     def __init__(self, config: Config, task: str | None = None, *, jit_compile: bool = False):
@@ -50,15 +45,9 @@ class StepViews:
     def draw(
         self, step: int | tf.Tensor, count: int | tf.Tensor, region: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, ...]:
-        """Draws a step's random numbers.
+        """Draws a step's random numbers for B images, as `make` takes them, each [B, ...].
 
-        Args:
-          step: an integer scalar.
-          count: the number of images in the step's batch, B.
-          region: what of each is looked at, bool [B, h, w], where the settings have that.
-
-        Returns:
-          What `make` takes, int32, float32 or uint8 [B, ...].
+        `region`, bool [B, h, w], is what is looked at of each, where the settings have that.
         """
         # One place for all, so that they are the same bits on every machine.
         with tf.device("/CPU:0"):
@@ -68,14 +57,9 @@ class StepViews:
         return tuple(part for part in drawn if part is not None)
 
     def make(self, images: tf.Tensor, *numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Makes the views of a batch, or of some of its images.
+        """Makes the views of images, uint8 [B, H, W, 3], by what `draw` drew for them.
 
-        Args:
-          images: uint8 [B, H, W, 3].
-          *numbers: what `draw` drew for them.
-
-        Returns:
-          Views, float32 [K * B, h, w, 3], and labels, int32 [K * B].
+        Returns views, float32 [K * B, h, w, 3], and labels, int32 [K * B].
         """
         rest = iter(numbers)
         dtypes = tf.nest.flatten(self._dtypes)
@@ -93,15 +77,10 @@ class StepViews:
 
 
 def device_views(config: Config) -> StepViews | None:
-    """Returns what makes views inside a step, of what `batches` yields.
+    """Returns what makes views inside a step, of what `batches` yields; None where that is views.
 
-    Args:
-      config: the settings.
-
-    Returns:
-      The maker, compiled where there is a GPU: operation by operation, some of the pixels' work
-      has no GPU kernel. Inside a step on a CPU, views are too small a share of it to pay for
-      compiling. None where `batches` yields views already.
+    It is compiled where there is a GPU: operation by operation, some of the pixels' work has no GPU
+    kernel. Inside a step on a CPU, views are too small a share of it to pay for compiling.
     """
     if config.augment == "pipeline":
         return None
@@ -109,16 +88,9 @@ def device_views(config: Config) -> StepViews | None:
 
 
 def batches(images: pipeline.Images, config: Config, start: int) -> tf.data.Dataset:
-    """Makes the training batches as `fit` takes them.
+    """Makes the endless training batches from step `start` on.
 
-    Args:
-      images: the normal training images.
-      config: the settings.
-      start: the step of the first batch.
-
-    Returns:
-      An endless data set: with --augment=pipeline of views and labels, else of what the `make` of
-      `device_views` takes.
+    They are views and labels with --augment=pipeline, else what the `make` of `device_views` takes.
     """
     views = StepViews(config)
 
