@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow_but
 from scipy import stats
 
 from cutpaste_tf.augment import proxy
@@ -108,7 +109,7 @@ def assert_independent(columns):
     assert not related, related
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", slow_but(list(SETTINGS), "region"))
 @pytest.mark.parametrize("task", proxy.TASKS)
 def test_no_drawn_quantity_depends_on_another(task, kind):
     settings, rng = SETTINGS[kind], np.random.default_rng(0)
