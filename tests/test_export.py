@@ -79,7 +79,7 @@ SHAPES = {
 }
 CASES = [(kind, format) for kind, formats in KINDS.items() for format in formats]
 # ONNX is the format furthest from a run; of the others, one of each kind of map.
-QUICK = [x for x in CASES if x[1] == "onnx" or x[0] in ("gde", "maps_nearby", "tiles")]
+QUICK = [x for x in CASES if x[1] == "onnx" or x[0] in ("gde", "maps_nearby")]
 # Of a score, relative; ONNX Runtime and TensorFlow Lite convolve in another order.
 CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
 
