@@ -152,7 +152,8 @@ def read_lines(path: str, flag: str) -> list[str]:
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "too large, or not UTF-8"
+        not_text = isinstance(error, UnicodeDecodeError)
+        reason = "not UTF-8" if not_text else getattr(error, "strerror", None) or error
         raise UserError(f"--{flag}={path}: cannot be read ({reason})") from error
     return list(filter(None, map(str.strip, text.split("\n"))))
 

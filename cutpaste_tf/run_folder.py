@@ -45,7 +45,12 @@ _TEXTS = {
     *("dataset", "category", "task", "backbone", "features", "image_score", "device"),
     *("f1_max_chosen_by", "test_anomalies_digits"),
 }
-_TABLES = {"versions", "refit", "collapse"}
+_TABLES = {"versions", "refit"}
+# What a table may hold: other names of files could lead out of the folder.
+_KNOWN = {
+    "sha256": {"settings", *_SUMMED},
+    "collapse": {"since", "accuracy", "chance", "flag", "learning_rate"},
+}
 
 
 def state(config: Config) -> str:
@@ -280,8 +285,8 @@ def _is_sound(name, value):
     """Whether a result is a text or a table where its name says so, and else a number or null."""
     if name in _TEXTS:
         return value is None or isinstance(value, str)
-    if name == "sha256":  # Other names could lead out of the folder.
-        return isinstance(value, dict) and set(value) <= {"settings", *_SUMMED}
+    if name in _KNOWN and (value is not None or name == "sha256"):
+        return isinstance(value, dict) and set(value) <= _KNOWN[name]
     if isinstance(value, dict):  # In a table of numbers nothing has a name.
         of_numbers = not name or "_by_" in name
         return name in _TABLES or (of_numbers and all(_is_sound("", x) for x in value.values()))

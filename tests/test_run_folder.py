@@ -353,6 +353,7 @@ def test_a_runs_files_are_read_as_an_editor_or_a_spreadsheet_saves_them(finished
         '{"sha256": {"../../secret": ""}}',
         '{"sha256": []}',
         '{"image_auroc_by_density": {"gde": "good"}}',
+        '{"collapse": {"text": 1}}',
         "[" * 10**5,
     ],
 )

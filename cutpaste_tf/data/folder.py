@@ -18,8 +18,8 @@ from cutpaste_tf.data import decode, search, stream
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
 
-# What follows an image's stem in the name of its mask; the first that there is counts.
 _FOLDERS = ("train", "test", "ground_truth")
+# What follows an image's stem in the name of its mask; the first that there is counts.
 _MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
 
 
