@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from cutpaste_tf.data import decode
 from cutpaste_tf.data.preparation import Preparation, as_preparation
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.data.stream import in_order
+from cutpaste_tf.files import warn
 
 # Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
 # every use. MVTec AD's largest category takes 77 MB at 256x256.
@@ -268,21 +268,19 @@ def without_copies(
     first = same(train_images, train_images)
     copies = [index for index, other in first.items() if index != other]
     if copies:
-        print(
+        warn(
             f"warning: {len(copies)} of {len(train)} training images are copies, such as "
-            f"{train.names[copies[0]]} of {train.names[first[copies[0]]]}; each image counts once",
-            file=sys.stderr,
+            f"{train.names[copies[0]]} of {train.names[first[copies[0]]]}; each image counts once"
         )
         different = np.setdiff1d(np.arange(len(train)), copies)
         found = dataclasses.replace(found, train=train.subset(different))
         train_images = train_images.subset(different)
     if tested:
         index, other = next(iter(tested.items()))
-        print(
+        warn(
             f"warning: {len(tested)} of {len(found.test)} test images are training images too, "
             f"such as {found.test.names[index]}, which is {train.names[other]}; what is measured "
-            "on them tells nothing of new images",
-            file=sys.stderr,
+            "on them tells nothing of new images"
         )
     return found, train_images
 
