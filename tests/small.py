@@ -79,14 +79,14 @@ def main():
     loop.EPOCH_STEPS = EPOCH_STEPS
     pictures.draw_figures = draw_figures
     last = int(os.environ.get("KILL_AT_STEP", 0))
-    count = callbacks.Progress.on_train_batch_end
+    count = callbacks.StepProgress.on_train_batch_end
 
     def count_and_end(self, batch, logs=None):
         count(self, batch, logs)
         if self.progress.done == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    callbacks.Progress.on_train_batch_end = count_and_end
+    callbacks.StepProgress.on_train_batch_end = count_and_end
     return main.main(sys.argv)
 
 

@@ -1,4 +1,4 @@
-"""ResNet-18's convolutions, whose kernels' gradients are quick on small feature maps too."""
+"""ResNet-18's convolutions, with kernel gradients that are quick on small feature maps too."""
 
 import keras
 import tensorflow as tf
@@ -11,7 +11,7 @@ SMALL = 8
 
 @keras.saving.register_keras_serializable("cutpaste_tf")
 class Convolution(keras.layers.Conv2D):
-    """Keras's convolution; on a CPU a 3x3 kernel's gradient on small maps is computed otherwise."""
+    """Keras's convolution; on a CPU, products make the gradient of a 3x3 kernel on small maps."""
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves inputs, [B, H, W, C], with a kernel, [h, w, C, D]."""
@@ -29,25 +29,19 @@ def _convolve(inputs, kernel):
     """A convolution of stride 1 with zeros around the maps."""
 
     def gradients(upstream):
-        of_inputs = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(inputs),
-            filter=kernel,
-            out_backprop=upstream,
-            strides=[1, 1, 1, 1],
-            padding="SAME",
-        )
-        return of_inputs, _kernel_gradient(inputs, upstream, kernel.shape)
+        input_gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1, "SAME")
+        return input_gradient, _kernel_gradient(inputs, upstream, kernel.shape)
 
     return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
 
 
 def _kernel_gradient(inputs, upstream, shape):
-    """For each place in the kernel a product of what it has met with what came of it."""
+    """Multiplies, for each place in the kernel, the inputs that it met by their gradients."""
     height, width = inputs.shape[1:3]
     products = []
     for row in range(shape[0]):
         for column in range(shape[1]):
-            # The kernel's place is so far from its middle; beyond the border there are zeros.
+            # The place's distance from the kernel's middle; beyond the border there are zeros.
             down, right = row - shape[0] // 2, column - shape[1] // 2
             top, left = max(0, -down), max(0, -right)
             bottom, end = min(height, height - down), min(width, width - right)
@@ -55,12 +49,7 @@ def _kernel_gradient(inputs, upstream, shape):
                 products.append(tf.zeros(shape[2:], inputs.dtype))
                 continue
             met = inputs[:, top + down : bottom + down, left + right : end + right]
-            came = upstream[:, top:bottom, left:end]
-            products.append(
-                tf.matmul(
-                    tf.reshape(met, [-1, shape[2]]),
-                    tf.reshape(came, [-1, shape[3]]),
-                    transpose_a=True,
-                )
-            )
+            met = tf.reshape(met, [-1, shape[2]])
+            gradients = tf.reshape(upstream[:, top:bottom, left:end], [-1, shape[3]])
+            products.append(tf.matmul(met, gradients, transpose_a=True))
     return tf.reshape(tf.stack(products), shape)

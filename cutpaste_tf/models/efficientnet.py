@@ -13,10 +13,9 @@ from keras.src.applications import efficientnet as keras_efficientnet
 from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.models import lite_weights
 
-# EfficientNet-Lite, by factors of width and depth
-# (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite): without
-# squeeze and excitation, with ReLU6 for Swish, and with stem, first and last stage and top as they
-# are in B0 but for the width of what lies between.
+# EfficientNet-Lite's factors of width and depth
+# (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). Lite has no
+# squeeze and excitation, ReLU6 for Swish, and B0's stem and top.
 _LITE = {
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
@@ -24,9 +23,8 @@ _LITE = {
     "efficientnet_lite3": (1.2, 1.4),
     "efficientnet_lite4": (1.4, 1.8),
 }
-# What Keras's ImageNet weights were trained with: these statistics of images in [0, 1]. Keras's own
-# model keeps them in the weights' file; here they are part of the network, so that it takes its
-# images in the same way whatever its weights are.
+# Statistics of ImageNet's images in [0, 1], which Keras's weights were trained with. Keras's model
+# keeps them in the weights' file; here they are part of the network, whatever its weights are.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_DEVIATION = (0.229, 0.224, 0.225)
 _ADDRESS = "https://storage.googleapis.com/keras-applications/"
@@ -40,67 +38,62 @@ def efficientnet(
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
-    """Builds an EfficientNet up to its features, of images of one size in pixels (Section 4.3).
+    """Builds an EfficientNet up to its features, for images of one size in pixels (Section 4.3).
 
-    The model is from images, float32 [B, H, W, 3] in [0, 1], to three features, float32 [B, D], all
+    The model makes of images, float32 [B, H, W, 3] in [0, 1], three features, float32 [B, D], all
     averaged over space: `pool`, after the top convolution (1,792 values for B4), `level7`, the
-    output of block 6 (272 for B4), and `level8`, that of block 7 (448 for B4). Its one inner model,
-    `trunk`, has keras.applications' layers by their names, and besides the features' maps the
-    outputs of blocks 1 to 5. B0 to B7 have Keras's stochastic depth: in training block b of n,
-    counted from 0, is left out with probability 0.2 b / n, drawn for each image. Lite has none.
+    output of block 6 (272 for B4), and `level8`, that of block 7 (448 for B4). Its inner model,
+    `trunk`, has keras.applications' layers by their names and makes the maps of the features and of
+    blocks 1 to 5. B0 to B7 have Keras's stochastic depth; Lite has none.
 
     The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
     the stem: level 1. So block 6 is level 7, and block 7 level 8.
 
     ImageNet's weights are Keras's, from its cache or the network, or, for Lite0 to Lite2, those of
-    an installed package; where they cannot be had, a UserError. Synchronized batch statistics
-    are of all devices' images, with tf.distribute.
+    an installed package; a UserError where they cannot be had. Synchronized batch statistics are
+    those of all devices' images under tf.distribute.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (*sides, 3)
     whole = _keras_model(name, shape, imagenet)
     if not imagenet:
         _initialise(whole, seed)
-    # keras.applications' networks do not take it as an argument.
+    # keras.applications' networks do not take `synchronized` as an argument.
     for layer in whole.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
 
-    # Keras's layers from the first after its input scaling on.
-    of_features = {
+    feature_maps = {
         "pool": whole.output,
         "level7": whole.get_layer("block7a_expand_conv").input,
         "level8": whole.get_layer("top_conv").input,
     }
-    # What the next block begins with is a block's output, whatever its own last layer is.
-    others = {f"block{n}": whole.get_layer(f"block{n + 1}a_expand_conv").input for n in range(1, 6)}
-    maps = {**of_features, **others}
-    trunk = keras.Model(whole.get_layer("stem_conv_pad").input, maps, name="trunk")
+    # A block's last layers differ; the next block begins with its output.
+    maps = {f"block{n}": whole.get_layer(f"block{n + 1}a_expand_conv").input for n in range(1, 6)}
+    # Keras's layers from the first after its own input scaling on.
+    first = whole.get_layer("stem_conv_pad").input
+    trunk = keras.Model(first, {**feature_maps, **maps}, name="trunk")
     images = keras.Input(shape, name="images")
     if name in _LITE:  # trained with (x - 127) / 128 of bytes
-        scaling = keras.layers.Rescaling(255.0 / 128.0, offset=-127.0 / 128.0, name="normalize")
+        scale, offset = 255.0 / 128.0, -127.0 / 128.0
     else:
-        scaling = keras.layers.Rescaling(
-            [1.0 / deviation for deviation in PIXEL_DEVIATION],
-            offset=[-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)],
-            name="normalize",
-        )
-    scaled = scaling(images)
+        scale = [1.0 / deviation for deviation in PIXEL_DEVIATION]
+        offset = [-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)]
+    outputs = trunk(keras.layers.Rescaling(scale, offset, name="normalize")(images))
     # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
+    average = keras.layers.GlobalAveragePooling2D
     features = {
-        feature: keras.layers.GlobalAveragePooling2D(dtype="float32", name=feature)(x)
-        for feature, x in trunk(scaled).items()
-        if feature in of_features
+        feature: average(dtype="float32", name=feature)(outputs[feature])
+        for feature in feature_maps
     }
     return keras.Model(images, features, name=name)
 
 
 def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) -> keras.Model:
-    """Builds an EfficientNet-Lite with random weights; keras.applications' names of layers.
+    """Builds an EfficientNet-Lite with random weights and keras.applications' names of layers.
 
     It ends with the top convolution's map, or with the probabilities of ImageNet's 1,000 classes.
-    Its first two layers after the input scale as B0's do; what follows, from `stem_conv_pad` on,
-    takes (x - 127) / 128 of bytes.
+    The layers from `stem_conv_pad` on take (x - 127) / 128 of bytes.
     """
     width, depth = _LITE[name]
     blocks = copy.deepcopy(keras_efficientnet.DEFAULT_BLOCKS_ARGS)
@@ -127,7 +120,7 @@ def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) ->
 
 
 def _scaled_filters(filters, width):
-    """A multiple of 8 near to `filters * width`, as the builder rounds."""
+    """Rounds `filters * width` to a multiple of 8, as the builder does."""
     rounded = max(8, int(filters * width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * filters * width else rounded
 
@@ -145,10 +138,10 @@ def _keras_model(name, shape, imagenet):
     file_name = f"efficientnetb{name[-1]}_notop.h5"
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     try:
-        # Of many runs that begin at once, one fetches them.
+        # One of many runs that begin at once fetches the weights.
         with locked(home / "models" / f"{file_name}.lock"):
             return make(include_top=False, weights="imagenet", input_shape=shape)
-    # Keras raises bare Exceptions for what goes wrong with a download.
+    # Keras raises bare Exceptions where a download fails.
     except Exception as error:
         raise UserError(
             f"--weights=imagenet: {_ADDRESS}{file_name} could not be fetched; fetch it where you "
@@ -159,12 +152,8 @@ def _keras_model(name, shape, imagenet):
 
 def _initialise(model, seed):
     """Draws a model's kernels from the seed, as keras.applications does without one."""
-    initial = keras.initializers.VarianceScaling(
-        2.0,
-        mode="fan_out",
-        distribution="truncated_normal",
-        seed=keras.random.SeedGenerator(seed),
-    )
+    seeds = keras.random.SeedGenerator(seed)
+    initial = keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seeds)
     for layer in model.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             layer.kernel.assign(initial(layer.kernel.shape))

@@ -17,30 +17,17 @@ def projection_head(
 ) -> keras.Model:
     """Builds the head of the authors' companion code (their reference [52]) at any depth.
 
-    All of `dims` but the last are Dense without bias, batch normalisation and ReLU; the last is
-    linear; the logits follow. The companion code's rotation script gives eight times 512.
-
-    Args:
-      features: length of the backbone's feature vector.
-      classes: number of the proxy task's classes, K.
-      dims: units of each layer.
-      seed: of the initial kernels.
-      synchronized: whether batch statistics are of all devices' images, with tf.distribute.
-
-    Returns:
-      A model from features, float32 [B, features], to logits, float32 [B, K].
+    The model makes of features, float32 [B, features], logits, float32 [B, classes]. All of `dims`
+    but the last are Dense without bias, batch normalisation and ReLU; the last is linear; the
+    logits follow. The companion code's rotation script has 512 units eight times.
     """
-    # Apart from the backbone's seeds, which count from the same number.
+    # The backbone's seeds count from `seed`.
     seeds = keras.random.SeedGenerator(seed + 1)
 
     # The convolutions' fan_out scaling would give three logits a standard deviation of about nine.
-    def dense(units, name, **kwargs):
-        return keras.layers.Dense(
-            units,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=seeds),
-            name=name,
-            **kwargs,
-        )
+    def dense(units, name, **options):
+        initial = keras.initializers.GlorotUniform(seed=seeds)
+        return keras.layers.Dense(units, kernel_initializer=initial, name=name, **options)
 
     inputs = x = keras.Input([features], name="features")
     for number, units in enumerate(dims[:-1], 1):

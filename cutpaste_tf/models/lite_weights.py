@@ -13,7 +13,7 @@ import numpy as np
 
 from cutpaste_tf.files import UserError
 
-# The only versions that there are of these packages, and their files' SHA-256.
+# Each package has one version; these are its file and the file's SHA-256.
 _FILES = {
     "efficientnet_lite0": (
         "efficientnet-lite0-57934424.pth",
@@ -51,7 +51,7 @@ _BLOCK_LAYERS = {
 def load(model: keras.Model, name: str) -> None:
     """Gives Lite0, Lite1 or Lite2, with its classifier or without, a package's ImageNet weights.
 
-    A package that is not installed, or a file that is not the one that is known, is a UserError.
+    A package that is not installed, or a file of another SHA-256, is a UserError.
     """
     values = _read(name)
     blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
@@ -63,7 +63,7 @@ def load(model: keras.Model, name: str) -> None:
 
 
 def _torch_name(name, order):
-    """The file's name of a layer."""
+    """The name that a layer has in the file."""
     match = re.fullmatch(r"(block\d[a-z]+_)(.+)", name)
     if match is None:
         return _LAYERS[name]
@@ -92,14 +92,14 @@ def _read(name):
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != _FILES[name][1]:
         raise UserError(
-            f"--weights=imagenet: {path} is not the file that is known (its SHA-256 differs); "
+            f"--weights=imagenet: {path} is not the published file (its SHA-256 differs); "
             f"{_INSTALL}"
         )
     return _tensors(io.BytesIO(content))
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors and nothing else: who unpickles a foreign file runs whatever it says."""
+    """Reads tensors and nothing else; a pickle can otherwise run any code."""
 
     def find_class(self, module, name):
         return {
@@ -115,10 +115,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensors(file):
-    """The tensors, by their names, of a file that `torch.save` wrote before PyTorch 1.6.
+    """Reads the tensors, by their names, of a file that `torch.save` wrote before PyTorch 1.6.
 
-    Five pickles, the fourth of them the tensors and the last the order of the storages; then each
-    storage's numbers after their count.
+    The file has five pickles, the fourth of them the tensors and the last the storages' order; then
+    come each storage's numbers after their count.
     """
     *_, tensors, keys = (_Unpickler(file).load() for _ in range(5))
     storages = {storage[0]: storage for storage, *_ in tensors.values()}

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("cutpaste_tf")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch normalisation of maps: the same weights and, but for rounding, results.
+    """Keras's batch normalisation of maps: the same weights, and the same results but for rounding.
 
     Batch statistics over several devices are left to Keras's layer.
     """

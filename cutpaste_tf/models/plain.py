@@ -9,10 +9,7 @@ from cutpaste_tf.models.norm import FusedBatchNormalization
 
 
 def as_keras(model: keras.Model) -> keras.Model:
-    """Returns a functional model with the same weights of Keras's own layers alone.
-
-    The model itself where it has no others.
-    """
+    """Returns a functional model of Keras's own layers alone, with the same weights."""
     kinds = {
         FusedBatchNormalization: keras.layers.BatchNormalization,
         Convolution: keras.layers.Conv2D,
@@ -23,10 +20,7 @@ def as_keras(model: keras.Model) -> keras.Model:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Returns a functional model that computes in float32, with the same weights.
-
-    The model itself where all of its layers do.
-    """
+    """Returns a functional model that computes in float32, with the same weights."""
     computing = [x for x in all_layers(model) if not isinstance(x, keras.layers.InputLayer)]
     if all(layer.compute_dtype == "float32" for layer in computing):
         return model

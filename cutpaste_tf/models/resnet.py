@@ -17,9 +17,9 @@ BN_EPSILON = 1e-5
 # Images in [0, 1] are brought to about zero mean and unit variance.
 PIXEL_MEAN = 0.5
 PIXEL_DEVIATION = 0.25
-# With fewer input channels than a vector has lanes, oneDNN 3 writes beyond its buffer and returns a
-# wrong gradient for the kernel of a 1x1 convolution with a stride (uxlfoundation/oneDNN#6035). Such
-# a convolution is of every second pixel, so these are taken first, and it needs no stride.
+# With fewer input channels than a vector has lanes, oneDNN 3 returns a wrong kernel gradient for a
+# 1x1 convolution with a stride (uxlfoundation/oneDNN#6035). Such a convolution takes every second
+# pixel, so these pixels are picked first, and the convolution needs no stride.
 NARROW = 16
 
 
@@ -33,17 +33,18 @@ def resnet18(
 ) -> keras.Model:
     """Builds ResNet-18 up to `pool`, the last block's output averaged over space.
 
-    The model is from images, float32 [B, H, W, 3] in [0, 1], of any size where none is given, to a
+    The model makes of images, float32 [B, H, W, 3] in [0, 1], of any size where none is given, a
     dict of one feature, float32 [B, 512 * width]. The "large" stem is 7x7 with stride 2 and 3x3
     max-pooling with stride 2; the "small" one is 3x3 with stride 1. Synchronized batch statistics
-    are of all devices' images, with tf.distribute.
+    are those of all devices' images under tf.distribute.
     """
     seeds = keras.random.SeedGenerator(seed)
-    initial, *rest = (max(1, round(c * width)) for c in CHANNELS)
+    initial = keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seeds)
+    stages = [max(1, round(channels * width)) for channels in CHANNELS]
 
     def padded(x, size, name):
-        # Zeros on all sides alike; "same" would have more of them below and on the right, and
-        # strided maps would lie a pixel beside their shortcuts'.
+        # "same" would put more zeros below and on the right, and strided maps would lie a pixel
+        # beside those of their shortcuts.
         return keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x) if size > 1 else x
 
     def convolution(x, channels, size, stride, name):
@@ -53,31 +54,27 @@ def resnet18(
             strides=stride,
             padding="same" if stride == 1 else "valid",
             use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                2.0, mode="fan_out", distribution="truncated_normal", seed=seeds
-            ),
+            kernel_initializer=initial,
             name=name,
         )(x if stride == 1 else padded(x, size, name))
 
     def normalisation(x, name):
-        return FusedBatchNormalization(
-            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, synchronized=synchronized, name=name
-        )(x)
+        settings = {"momentum": BN_MOMENTUM, "epsilon": BN_EPSILON, "synchronized": synchronized}
+        return FusedBatchNormalization(**settings, name=name)(x)
 
     def relu(x, name):
         return keras.layers.ReLU(name=name)(x)
 
+    large = stem == "large"
     sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     images = keras.Input([*sides, 3], name="images")
-    x = keras.layers.Rescaling(
-        1.0 / PIXEL_DEVIATION, offset=-PIXEL_MEAN / PIXEL_DEVIATION, name="normalize"
-    )(images)
-    large = stem == "large"
-    x = convolution(x, initial, 7 if large else 3, 2 if large else 1, "stem_conv")
+    scale, offset = 1.0 / PIXEL_DEVIATION, -PIXEL_MEAN / PIXEL_DEVIATION
+    x = keras.layers.Rescaling(scale, offset, name="normalize")(images)
+    x = convolution(x, stages[0], 7 if large else 3, 2 if large else 1, "stem_conv")
     x = relu(normalisation(x, "stem_bn"), "stem_relu")
     if large:
         x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(padded(x, 3, "stem_pool"))
-    for stage, (channels, blocks) in enumerate(zip((initial, *rest), BLOCKS, strict=True), 2):
+    for stage, (channels, blocks) in enumerate(zip(stages, BLOCKS, strict=True), 2):
         for block in range(blocks):
             name = f"conv{stage}_block{block + 1}"
             stride = 2 if stage > 2 and block == 0 else 1

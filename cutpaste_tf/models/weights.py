@@ -14,12 +14,7 @@ from cutpaste_tf.files import UserError
 
 
 def save(model: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a model's weights; the file is whole or not there.
-
-    Args:
-      model: the model.
-      path: a file that ends in `.weights.h5`; its folder must exist.
-    """
+    """Writes a model's weights, all or nothing, to a path that ends in `.weights.h5`."""
     path = pathlib.Path(path)
     temporary = path.with_name(f"tmp.{path.name}")  # Keras insists on the ending
     model.save_weights(temporary)
@@ -27,15 +22,7 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def load(model: keras.Model, path: str | os.PathLike) -> None:
-    """Reads a model's weights.
-
-    Args:
-      model: what to restore.
-      path: a `.weights.h5` file.
-
-    Raises:
-      UserError: if the file is missing, damaged or another model's.
-    """
+    """Reads a run's weights; a file that is missing, damaged or another model's is a UserError."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file; has the run finished?")
     if not try_load(model, path):
@@ -43,9 +30,9 @@ def load(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
-    """Reads a `.weights.h5` or `.keras` file, and returns whether its weights are the model's.
+    """Reads a `.weights.h5` or `.keras` file; False where its weights do not fit the model.
 
-    Where they are not, the model is left with weights of any value.
+    The model's weights may have any value then.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of each layer that does not fit.
@@ -60,8 +47,8 @@ def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
 
 
 def _is_plain(path):
-    """Whether all that a file says it holds has its bytes there, so that nothing is unpacked."""
-    size = os.path.getsize(path) + 2**20  # Empty and short arrays may take less than they say.
+    """Whether a file's arrays are as large as the file, so that reading it unpacks nothing."""
+    size = os.path.getsize(path) + 2**20  # Empty and short arrays may take less than they declare.
     with contextlib.ExitStack() as stack:
         source = path
         if zipfile.is_zipfile(path):

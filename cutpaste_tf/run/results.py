@@ -56,7 +56,7 @@ def collect_results(
     untrained: dict[str, Evaluation] | None,
     images: pipeline.Images,
     normal_scores: np.ndarray,
-    summary: loop.Summary,
+    summary: loop.TrainingSummary,
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
 

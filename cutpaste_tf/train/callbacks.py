@@ -22,29 +22,27 @@ _GALLERY_IMAGES = 4
 
 
 class SparseLogs(keras.callbacks.CallbackList):
-    """Callbacks that read the logs of one step in many.
+    """Callbacks that read the logs of every 32nd step alone.
 
-    To read them is to wait for the step, and an accelerator then waits for the next one. Keras
-    reads every step's for its callbacks; of those here only the search for a loss that is no number
-    looks at them.
+    To read a step's logs is to wait for the step, and an accelerator then waits for the next one.
     """
 
     EVERY = 32  # steps
 
     def on_train_batch_end(self, batch, logs=None) -> None:
-        """Passes on the logs of every 32nd step."""
+        """Passes the logs on, or none."""
         super().on_train_batch_end(batch, logs if (batch + 1) % self.EVERY == 0 else None)
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves the training after each epoch, whole or not at all."""
+    """Saves after each epoch, whole or not at all, all that a step changes."""
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
         self._path = path
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Writes all that a step changes, the state of layers that draw random numbers included."""
+        """Writes the backup."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._path) as temporary, open(temporary, "wb") as file:
             np.savez(file, *(variable.numpy() for variable in _state(self.model)))
@@ -58,14 +56,12 @@ class Backup(keras.callbacks.Callback):
 
 
 def _state(model):
+    # The model's variables include the state of layers that draw random numbers.
     return [*model.variables, *model.optimizer.variables]
 
 
-class Record(keras.callbacks.Callback):
-    """Keeps the epochs in a file across restarts, and says when the network has collapsed.
-
-    Adds images_per_second to the logs, for TensorBoard.
-    """
+class EpochRecord(keras.callbacks.Callback):
+    """Keeps the epochs in a file across restarts, and warns when the network has collapsed."""
 
     def __init__(self, config: Config, path: pathlib.Path, log: Callable[[str], None]):
         super().__init__()
@@ -73,27 +69,27 @@ class Record(keras.callbacks.Callback):
         self.epochs: list[Epoch] = []
 
     def on_train_begin(self, logs=None) -> None:
-        """Takes up an interrupted training; what its backup had not yet is done again."""
+        """Reads the epochs of an interrupted training, but for those that its backup lacks."""
         self.epochs = epochs.until(epochs.read(self._path), self.model.steps_done)
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
         """Starts the clock."""
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Adds the epoch."""
-        passed, steps = time.perf_counter() - self._began, self.params["steps"]
-        logs["images_per_second"] = steps * self._config.batch_size / passed
+        """Adds the epoch, and its images_per_second to the logs, for TensorBoard."""
+        seconds, steps = time.perf_counter() - self._start, self.params["steps"]
+        logs["images_per_second"] = steps * self._config.batch_size / seconds
         before = epochs.collapse(self.epochs, self._config)
-        self.epochs.append(Epoch(steps, passed, float(logs["accuracy"])))
+        self.epochs.append(Epoch(steps, seconds, float(logs["accuracy"])))
         epochs.write(self._path, self.epochs)
         after = epochs.collapse(self.epochs, self._config)
-        # A network that has learnt nothing yet may be about to; the end will tell.
+        # A network that has learnt nothing yet may still begin to; only the summary judges that.
         if after is not None and before is None and after.since and math.isfinite(logs["loss"]):
             self._log(f"warning: {after}")
 
 
-class Evaluation(keras.callbacks.Callback):
+class PeriodicEvaluation(keras.callbacks.Callback):
     """Adds the image AUROCs to the logs every few epochs; never for `every` = 0."""
 
     def __init__(self, evaluate: Callable[[], dict[str, float]] | None, every: int, steps: int):
@@ -108,7 +104,7 @@ class Evaluation(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras's, but that a fault of its files is a warning, after which it writes nothing more."""
+    """Keras's callback, which warns of the first fault of its files and then writes no more."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(str(folder), write_graph=False)
@@ -134,7 +130,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 self._works = True
 
 
-class Progress(keras.callbacks.Callback):
+class StepProgress(keras.callbacks.Callback):
     """Shows how far the training is."""
 
     def __init__(self, config: Config, log: Callable[[str], None]):
@@ -152,15 +148,13 @@ class Progress(keras.callbacks.Callback):
         self.progress.update()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Tells loss, accuracy and, where it was measured, the AUROC."""
-        shown = {"loss": logs["loss"], "accuracy": logs["accuracy"]}
-        if "image_auroc" in logs:
-            shown["AUROC"] = logs["image_auroc"]
-        text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        """Shows loss, accuracy and, where it was measured, the AUROC."""
+        names = {"loss": "loss", "accuracy": "accuracy", "image_auroc": "AUROC"}
+        texts = [f"{label} {logs[name]:.3f}" for name, label in names.items() if name in logs]
         done = self.progress.done
         if len(self._stages) > 1:
-            text += ", " + next(s.name for s in self._stages if done <= s.end)
-        self.progress.tell(text, now=epoch == 0 or done >= self._steps)
+            texts.append(next(stage.name for stage in self._stages if done <= stage.end))
+        self.progress.tell(", ".join(texts), now=epoch == 0 or done >= self._steps)
 
     def on_train_end(self, logs=None) -> None:
         """Closes the bar."""

@@ -22,9 +22,9 @@ class ProxyClassifier(keras.Model):
 
     `backbone` makes of images, [B, H, W, 3] in [0, 1], a dict of features, [B, D]; `head` makes of
     `pool` logits, [B, K]. `views` makes views and labels inside the train step, on the accelerator;
-    None where the data set yields them. `weight_decay` is the L2 coefficient of all weights that
-    are trained, batch normalisation's and biases included, for half the sum of their squares, as in
-    the authors' companion code ([52]).
+    None where the data set yields them. `weight_decay` is the L2 coefficient of half the squares
+    of all weights that are trained, batch normalisation's and biases included, as in the authors'
+    companion code ([52]).
     """
 
     def __init__(
@@ -41,22 +41,13 @@ class ProxyClassifier(keras.Model):
         # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
         # overflowed under mixed precision.
         self.step = self.add_weight(
-            shape=(),
-            dtype="int64",
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="step",
+            (), "zeros", "int64", trainable=False, aggregation="only_first_replica", name="step"
         )
         # Made here rather than by compile, which makes it in the first step: every variable that a
         # step creates has the step traced a second time.
         self._accuracy = keras.metrics.Mean(name="accuracy")
         self._trains_backbone = True
-        self.build([None, *backbone.input_shape[1:]])
-
-    def build(self, input_shape: list) -> None:
-        """Backbone and head are built already."""
-        self.built = True
+        self.built = True  # as backbone and head are
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the logits, float32 [B, K], of images, float32 [B, H, W, 3] in [0, 1]."""
@@ -85,33 +76,24 @@ class ProxyClassifier(keras.Model):
         )
         self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        y_pred: tf.Tensor,
-        sample_weight: None = None,
-        training: bool = True,
-    ) -> tf.Tensor:
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True) -> tf.Tensor:
         """Returns a device's part of Equation 1's loss on views and the weights' L2 penalty.
 
-        Written out because Keras builds the losses that `compile` takes, under tf.distribute, on
-        what the data set yields, and that may be images and no views.
+        Under tf.distribute, Keras builds the losses that `compile` takes on what the data set
+        yields, which may be images and no views.
         """
         entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
         squares = tf.add_n([tf.nn.l2_loss(weight.value) for weight in self.trainable_weights])
         loss = tf.reduce_mean(entropy) + self._weight_decay * squares
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
-    def compute_metrics(
-        self, x: tf.Tensor, y: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
-    ) -> dict:
+    def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict:
         """Counts the proxy task's accuracy."""
         # Keras's own accuracy takes the logits to the host, as all do that compare int32.
         self._accuracy.update_state(tf.equal(tf.argmax(y_pred, axis=1), tf.cast(y, tf.int64)))
         return self.get_metrics_result()
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict:
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict:
         """One step on images and what was drawn for them, or on views and labels."""
         if self._views is not None:
             data = self._views.make(*data)
@@ -120,14 +102,11 @@ class ProxyClassifier(keras.Model):
 
 
 def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
-    """Builds the proxy classifier, ready for the first stage of its training.
+    """Builds the proxy classifier, compiled for the first stage of its training.
 
     Args:
       config: names backbone, head, task and optimiser.
-      initial_weights: as in `backbone.build_backbone`.
-
-    Returns:
-      The compiled model, with the seed's initial weights or those that --weights names.
+      initial_weights: whether to load what --weights names, as in `backbone.build_backbone`.
 
     Raises:
       UserError: if the weights cannot be had or are another network's, or if the devices cannot
@@ -143,20 +122,15 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
             seed=config.seed,
             synchronized=config.distribution != "none",
         )
-        model = ProxyClassifier(
-            backbone, head, step_views.device_views(config), config.weight_decay
-        )
+        views = step_views.device_views(config)
+        model = ProxyClassifier(backbone, head, views, config.weight_decay)
         for stage in stages(config)[:1]:
             model.begin(stage, config)
     return model
 
 
 def _strategy(config):
-    """How --distribution shares a step among this machine's GPUs, or its logical CPU devices.
-
-    The batch, its views and its loss are those of one device; batch statistics are of the whole
-    batch.
-    """
+    """How --distribution shares a batch among this machine's GPUs, or its logical CPU devices."""
     if config.distribution == "none":
         return tf.distribute.get_strategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"

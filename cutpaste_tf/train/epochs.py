@@ -1,6 +1,7 @@
-"""What each epoch took and how well it told the proxy task's classes apart, kept over restarts."""
+"""What each epoch took and its proxy accuracy, kept over restarts."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -11,14 +12,14 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.files import replacing
 from cutpaste_tf.train.stages import stages
 
-# Shorter epochs than this, in steps, tell little of the accuracy where there are longer ones.
-_TELLING = 64
-_DEVIATIONS = 3.0  # by chance alone one epoch in 700 is further above it
+# The accuracy of an epoch of fewer steps says little where there are longer ones.
+_ENOUGH_STEPS = 64
+_DEVIATIONS = 3.0  # by chance alone one epoch in 700 is further above the accuracy of guessing
 
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch; `accuracy` is the share of the views whose class was told, in [0, 1]."""
+    """One epoch; `accuracy` is the share of the views that got their own label, in [0, 1]."""
 
     steps: int
     seconds: float
@@ -27,20 +28,12 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class Collapse:
-    """A training that ended with a proxy accuracy no better than chance.
+    """A training that ended with a proxy accuracy no better than chance."""
 
-    Attributes:
-      since: the step from which on it was; 0 if it never was better.
-      accuracy: of the last epoch.
-      chance: the accuracy of guessing.
-      flag: the learning rate's, of the stage in which it ended.
-      learning_rate: that stage's.
-    """
-
-    since: int
-    accuracy: float
-    chance: float
-    flag: str
+    since: int  # the step from which on it was no better; 0 if it never was
+    accuracy: float  # of the last epoch
+    chance: float  # the accuracy of guessing
+    flag: str  # the flag of the learning rate of the stage in which the training ended
     learning_rate: float
 
     def __str__(self) -> str:
@@ -69,36 +62,31 @@ def write(path: pathlib.Path, epochs: Sequence[Epoch]) -> None:
 
 def until(epochs: Sequence[Epoch], step: int) -> list[Epoch]:
     """Returns the first epochs, those that ended at a step or before it."""
-    kept, done = [], 0
-    for epoch in epochs:
-        done += epoch.steps
-        if done > step:
-            break
-        kept.append(epoch)
-    return kept
+    ends = itertools.accumulate(epoch.steps for epoch in epochs)
+    return [epoch for epoch, end in zip(epochs, ends, strict=True) if end <= step]
 
 
 def collapse(epochs: Sequence[Epoch], config: Config) -> Collapse | None:
-    """Says if a network has died with a finite loss: None if the last epoch beats chance.
+    """Finds out whether a network has died with a finite loss; None if the last epoch beats chance.
 
-    It gives all views the same answer, and as a batch has as many views of each class, its accuracy
-    is that of guessing. The epochs are a training's from its first on.
+    A dead network gives all views the same answer. As a batch has as many views of each class, its
+    accuracy is that of guessing. The epochs are all of a training's so far.
     """
     classes = len(proxy.TASKS[config.task])
-    chance, done, since, told = 1.0 / classes, 0, None, []
+    chance, done, since, last = 1.0 / classes, 0, None, None
     longest = max((epoch.steps for epoch in epochs), default=0)
     for epoch in epochs:
         done += epoch.steps
-        if epoch.steps < min(_TELLING, longest):
+        if epoch.steps < min(_ENOUGH_STEPS, longest):
             continue
         views = epoch.steps * config.batch_size * classes
         margin = _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / views)
         if epoch.accuracy > chance + margin:
             since = None
         elif since is None:
-            since = done if told else 0
-        told.append(epoch)
+            since = done if last else 0
+        last = epoch
     if since is None:
         return None
     stage = next(stage for stage in stages(config) if done <= stage.end)
-    return Collapse(since, told[-1].accuracy, chance, stage.flag, stage.learning_rate)
+    return Collapse(since, last.accuracy, chance, stage.flag, stage.learning_rate)

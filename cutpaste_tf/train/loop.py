@@ -16,26 +16,18 @@ from cutpaste_tf.models import weights
 from cutpaste_tf.train import callbacks, epochs
 from cutpaste_tf.train.callbacks import SparseLogs
 from cutpaste_tf.train.classifier import ProxyClassifier
-from cutpaste_tf.train.epochs import Collapse
-from cutpaste_tf.train.stages import Stage, stages
+from cutpaste_tf.train.stages import stages
 from cutpaste_tf.train.views import batches
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a training took.
+class TrainingSummary:
+    """What a training took, and how well it told the proxy task's classes apart."""
 
-    Attributes:
-      seconds: wall-clock time of all epochs, those before an interruption included.
-      images_per_second: normal images (each seen once per class) a second.
-      proxy_accuracy: share of the last epoch's views whose class was told; None of no epochs.
-      collapse: what to say of a network that tells nothing apart, if it does not.
-    """
-
-    seconds: float = 0.0
-    images_per_second: float = 0.0
-    proxy_accuracy: float | None = None
-    collapse: Collapse | None = None
+    seconds: float = 0.0  # of all epochs, those before an interruption included
+    images_per_second: float = 0.0  # normal images, each of them seen once per class
+    proxy_accuracy: float | None = None  # of the last epoch, in [0, 1]; None without epochs
+    collapse: epochs.Collapse | None = None  # None where the network tells the classes apart
 
 
 def train(
@@ -45,23 +37,20 @@ def train(
     run_dir: pathlib.Path,
     evaluate: Callable[[], dict[str, float]] | None = None,
     log: Callable[[str], None] = print,
-) -> Summary:
+) -> TrainingSummary:
     """Trains, or goes on with a training that was interrupted, and saves the final weights.
 
     Args:
       model: what `classifier.build_classifier` made.
       images: the normal training images.
       config: the settings.
-      run_dir: the run's folder; writes `checkpoints/` and `tensorboard/` in it.
-      evaluate: returns the image AUROCs at present by their names, for TensorBoard; the weights do
+      run_dir: the run's folder; `checkpoints/` and `tensorboard/` in it are written.
+      evaluate: returns the present image AUROCs by their names, for TensorBoard; the weights do
         not depend on them.
       log: prints a line.
 
-    Returns:
-      What it took.
-
     Raises:
-      UserError: if the loss is no longer finite.
+      UserError: if the loss is not finite.
     """
     checkpoints = run_dir / "checkpoints"
     backup_dir, record_file = checkpoints / "backup", checkpoints / "epochs.json"
@@ -69,18 +58,18 @@ def train(
         load_weights(model, run_dir)
         return _summary(epochs.read(record_file), config)
 
-    record = callbacks.Record(config, record_file, log)
+    record = callbacks.EpochRecord(config, record_file, log)
     shown = run_dir / "tensorboard" / "train"
     throughout = [
         keras.callbacks.TerminateOnNaN(),
         record,
-        callbacks.Evaluation(evaluate, config.eval_every, config.steps),
+        callbacks.PeriodicEvaluation(evaluate, config.eval_every, config.steps),
         callbacks.TensorBoard(run_dir / "tensorboard"),
-        callbacks.Progress(config, log),
+        callbacks.StepProgress(config, log),
     ]
     planned, epoch = stages(config), 0
-    # A stage's optimiser starts anew, so each has a backup of its own. The last one with a backup
-    # is where an interrupted training goes on; the stage before it left one at its end.
+    # Each stage has an optimiser and so a backup of its own. An interrupted training goes on in the
+    # last stage with a backup; the stage before it left one at its end.
     files = {stage: backup_dir / f"{stage.name}.npz" for stage in planned}
     backed_up = [stage for stage in planned if files[stage].is_file()]
     for stage in planned:
@@ -114,17 +103,10 @@ def train(
     return _summary(record.epochs, config)
 
 
-def _train_stage(
-    model: ProxyClassifier,
-    images: pipeline.Images,
-    config: Config,
-    stage: Stage,
-    first_epoch: int,
-    called: list[keras.callbacks.Callback],
-) -> bool:
+def _train_stage(model, images, config, stage, first_epoch, called):
     """Trains the steps that a stage has left; returns whether the loss has stayed finite.
 
-    An epoch has 256 steps; what a stage's steps leave over is one of its own, with fewer.
+    An epoch has 256 steps; the rest of a stage's steps is an epoch of its own.
     """
     full, rest = divmod(stage.steps, EPOCH_STEPS)
     for first, last, steps in (
@@ -149,20 +131,11 @@ def _train_stage(
     return True
 
 
-def _fit(model, data, *, epochs, steps_per_epoch, callbacks, **options):
-    """Keras's fit, but that its loop does not wait for each step."""
-    listed = SparseLogs(
-        callbacks, add_history=True, model=model, epochs=epochs, steps=steps_per_epoch, verbose=0
-    )
-    return model.fit(
-        data,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        callbacks=listed,
-        shuffle=False,
-        verbose=0,
-        **options,
-    )
+def _fit(model, data, *, callbacks, **options):
+    """Keras's fit, whose loop does not wait for each step here."""
+    counts = {"epochs": options["epochs"], "steps": options["steps_per_epoch"]}
+    listed = SparseLogs(callbacks, add_history=True, model=model, verbose=0, **counts)
+    return model.fit(data, callbacks=listed, shuffle=False, verbose=0, **options)
 
 
 def has_weights(run_dir: pathlib.Path) -> bool:
@@ -186,7 +159,8 @@ def load_weights(model: ProxyClassifier, run_dir: pathlib.Path) -> None:
 
 def _summary(recorded, config):
     if not recorded:
-        return Summary()
+        return TrainingSummary()
     seconds = sum(epoch.seconds for epoch in recorded)
     rate = sum(epoch.steps for epoch in recorded) * config.batch_size / seconds
-    return Summary(seconds, rate, recorded[-1].accuracy, epochs.collapse(recorded, config))
+    collapse = epochs.collapse(recorded, config)
+    return TrainingSummary(seconds, rate, recorded[-1].accuracy, collapse)

@@ -1,4 +1,4 @@
-"""The parts of a training, each with an optimiser and a schedule of its own (Appendix A.4)."""
+"""The stages of a training (Appendix A.4)."""
 
 import dataclasses
 
@@ -9,11 +9,10 @@ from cutpaste_tf.config import Config
 class Stage:
     """A part of the training with an optimiser and a cosine cycle of its own.
 
-    The name is "training" where it is the only one, or "head" and "finetune" (Appendix A.4).
     `freezes_norms`: the backbone's batch normalisation stays as it is, in inference mode.
     """
 
-    name: str
+    name: str  # "training" where it is the only one, or "head" and "finetune"
     first_step: int
     steps: int
     learning_rate: float
@@ -22,12 +21,12 @@ class Stage:
 
     @property
     def end(self) -> int:
-        """The number of steps when it has ended."""
+        """The number of steps when the stage has ended."""
         return self.first_step + self.steps
 
     @property
     def flag(self) -> str:
-        """The flag of its learning rate, without dashes."""
+        """The flag of the stage's learning rate, without dashes."""
         return "finetune_learning_rate" if self.name == "finetune" else "learning_rate"
 
 

@@ -1,4 +1,4 @@
-"""What a training step sees: batches of images, and the proxy task's views of them."""
+"""What a training step works on: batches of images, and the proxy task's views of them."""
 
 import dataclasses
 
@@ -20,20 +20,19 @@ class StepViews:
     """Makes a step's views in two halves, so that no accelerator waits for random numbers.
 
     `draw` draws what happens to each image, on the host and ahead of the step; `make` makes the
-    pixels of it, where the network runs. Called with a step and its images, both are done at once.
-    The views depend on the seed, the step and the images alone, so any step can be made again.
+    views' pixels, where the network runs. A call does both at once. The views depend on the seed,
+    the step and the images alone, so any step can be made again.
 
-    For a patch model a random crop takes the image's place (Equation 3 crops first), and the views
-    are of its size. The paper gives no other ranges for patches, so those of Appendix A.2 are
-    applied to the crop as they stand: 2% to 15% of its area are pasted, and scars are 2 to 16
-    pixels wide and 10 to 25 long, up to four tenths of the side of a crop of 64.
+    For a patch model a random crop takes the image's place (Equation 3). The paper gives no ranges
+    for patches, so those of Appendix A.2 apply to the crop: 2% to 15% of the crop's area are
+    pasted, and scars are up to four tenths as long as a crop of 64 pixels.
     """
 
     def __init__(self, config: Config, task: str | None = None, *, jit_compile: bool = False):
         self._task, self._settings = task or config.task, view_settings(config)
         self._seed, self._size = config.seed, config.size
         self._jit_compile = jit_compile
-        # Data sets and tf.distribute take tensors alone; here is where they belong.
+        # Data sets and tf.distribute take tensors alone; this is the structure that they come from.
         example = tf.ones([1, *self._size], tf.bool) if config.masked else None
         drawn = self._draw(0, 1, example)
         self._dtypes = tf.nest.map_structure(lambda part: getattr(part, "dtype", None), drawn)
@@ -47,12 +46,12 @@ class StepViews:
     ) -> tuple[tf.Tensor, ...]:
         """Draws a step's random numbers for B images, as `make` takes them, each [B, ...].
 
-        `region`, bool [B, h, w], is what is looked at of each, where the settings have that.
+        `region`, bool [B, h, w], is each image's region of interest, where the run has one.
         """
-        # One place for all, so that they are the same bits on every machine.
+        # On the CPU, so that the numbers are the same bits on every machine.
         with tf.device("/CPU:0"):
             drawn = tf.nest.flatten(self._draw(step, count, region))
-            # tf.distribute adds up batches of several devices, and truths cannot be.
+            # tf.distribute adds up batches of several devices, and cannot add booleans.
             drawn = [x if x is None or x.dtype != tf.bool else tf.cast(x, tf.uint8) for x in drawn]
         return tuple(part for part in drawn if part is not None)
 
@@ -72,15 +71,15 @@ class StepViews:
     def __call__(
         self, step: int | tf.Tensor, images: tf.Tensor, region: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws and makes a step's views of its images, uint8 [B, H, W, 3]; see `draw`, `make`."""
+        """Draws and makes a step's views of images, uint8 [B, H, W, 3], as `make` returns them."""
         return self.make(images, *self.draw(step, tf.shape(images)[0], region))
 
 
 def device_views(config: Config) -> StepViews | None:
     """Returns what makes views inside a step, of what `batches` yields; None where that is views.
 
-    It is compiled where there is a GPU: operation by operation, some of the pixels' work has no GPU
-    kernel. Inside a step on a CPU, views are too small a share of it to pay for compiling.
+    The pixels' half is compiled where there is a GPU, as some of its operations have no GPU kernel.
+    Inside a step on a CPU, views are too small a share of the step to pay for compiling.
     """
     if config.augment == "pipeline":
         return None
@@ -104,21 +103,14 @@ def batches(images: pipeline.Images, config: Config, start: int) -> tf.data.Data
 def gallery(
     images: pipeline.Images, config: Config, count: int, task: str | None = None
 ) -> tf.Tensor:
-    """Makes views of some training images.
+    """Makes the views of `count` training images, or of all if there are fewer.
 
-    Args:
-      images: the training images.
-      config: names the task and its ranges.
-      count: how many images.
-      task: another proxy task in its place.
-
-    Returns:
-      float32 [K, min(count, N), H, W, 3]: for each class of the task the views of the images.
+    The task is the run's, or another one. Returns float32 [K, count, H, W, 3], class by class.
     """
     usable = np.flatnonzero(images.seen)
     count = min(count, len(usable))
-    chosen = tf.constant(usable[np.linspace(0, len(usable) - 1, count).astype(np.int64)])
-    region = None if images.regions is None else images.regions_of(chosen)
-    views, _ = StepViews(config, task)(0, images.read(chosen), region)
+    selected = tf.constant(usable[np.linspace(0, len(usable) - 1, count).astype(np.int64)])
+    region = None if images.regions is None else images.regions_of(selected)
+    views, _ = StepViews(config, task)(0, images.read(selected), region)
     classes = len(proxy.TASKS[task or config.task])
     return tf.reshape(views, [classes, count, *views.shape[1:]])

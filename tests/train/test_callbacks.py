@@ -55,13 +55,13 @@ def test_tensorboard_has_losses_rates_throughput_aurocs_and_a_gallery(
 
 def test_the_loop_waits_for_one_step_in_many(images, tmp_path, monkeypatch):
     """To read a step's logs is to wait for it."""
-    read, count = [], callbacks.Progress.on_train_batch_end
+    read, count = [], callbacks.StepProgress.on_train_batch_end
 
     def counted(self, batch, logs=None):
         read.append(bool(logs))
         count(self, batch, logs)
 
-    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", counted)
+    monkeypatch.setattr(callbacks.StepProgress, "on_train_batch_end", counted)
     lines = []
     settings = config(steps=40)
     loop.train(classifier.build_classifier(settings), images, settings, tmp_path, log=lines.append)

@@ -89,7 +89,7 @@ def test_a_training_that_collapses_says_so(images, tmp_path, monkeypatch):
 def test_the_log_says_when_a_network_has_died(tmp_path):
     lines = []
     settings = config(task="cutpaste_3way", steps=1024)
-    record = callbacks.Record(settings, tmp_path / "epochs.json", lines.append)
+    record = callbacks.EpochRecord(settings, tmp_path / "epochs.json", lines.append)
     record.set_params({"steps": 256})
     record.set_model(types.SimpleNamespace(steps_done=0))
     record.on_train_begin()
