@@ -39,10 +39,10 @@ def _draw(argv):
     chosen = arguments.figure.split(",")
     _check(arguments, chosen)
     command.prepare_libraries()
-    from cutpaste_tf.report import canvas
+    from cutpaste_tf.draw import figures
 
     for name in chosen:
-        with canvas.drawing():
+        with figures.drawing():
             count = arguments.count or COUNTS[name]
             figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
             folder = arguments.output or os.path.join(arguments.run[0], "figures")
@@ -52,7 +52,6 @@ def _draw(argv):
                     path = os.path.join(folder, f"figure_{name}.{ending}")
                     figure.savefig(path, dpi=120)
                     say(f"written to {path}")
-            canvas.plt.close(figure)
     return 0
 
 
@@ -85,7 +84,7 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
     import numpy as np
 
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.report import figures
+    from cutpaste_tf.draw import figures
 
     rows, labels = [], []
     names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _VIEWS)]
@@ -104,8 +103,7 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  
             defect = defects[i] if i < len(defects) else None
             rows.append([image, defect, *(pictures[-1][i] for pictures in views)])
             labels.append(f"{config.category}" if i == 0 else "")
-    # The paper's arrows point at scars that are pasted.
-    return figures.views_by_column(rows, names, labels, pointed=(0, len(names) - 1))
+    return figures.views_by_column(rows, names, labels)
 
 
 def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201
@@ -114,7 +112,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None):  #
 
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import Preparation
-    from cutpaste_tf.report import figures
+    from cutpaste_tf.draw import figures
     from cutpaste_tf.scoring.detector import Detector
 
     panels = {}
@@ -210,7 +208,7 @@ def localization(runs: Sequence[str], count: int, data_dir: str | None = None): 
 
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import mask_of_size, resize_map
-    from cutpaste_tf.report import figures
+    from cutpaste_tf.draw import figures
     from cutpaste_tf.scoring.detector import Detector
 
     detectors = [Detector.load(run) for run in runs]
@@ -263,7 +261,7 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
     import numpy as np
 
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.report import figures
+    from cutpaste_tf.draw import figures
     from cutpaste_tf.train import views
 
     normal = category.train
@@ -275,7 +273,7 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None):  
         pictures = views.gallery(images, config, images.count, task)
         for cls, row in zip(classes, pictures.numpy(), strict=True):
             rows.setdefault(cls.name, row)
-    return figures.augmentation_gallery(
+    return figures.gallery(
         np.stack(list(rows.values())), list(rows), f"{config.category}: the proxy tasks' views"
     )
 
@@ -289,7 +287,7 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     from cutpaste_tf.choices import TEST_ANOMALIES
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.data.preparation import Preparation
-    from cutpaste_tf.report import figures
+    from cutpaste_tf.draw import figures
     from cutpaste_tf.run import synthetic_tests
 
     test = category.test
@@ -298,7 +296,7 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
     pictures = np.stack([anomalies.images.stored.numpy() for anomalies in test_sets.values()])
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"
-    return figures.augmentation_gallery(pictures, list(test_sets), title)
+    return figures.gallery(pictures, list(test_sets), title)
 
 
 _DRAWERS = {

@@ -2,7 +2,6 @@
 
 import shutil
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import alter_run, write_image
@@ -57,11 +56,10 @@ def test_figure_2_shows_runs_below_each_other_and_pastes_alone(finished):
         assert all(0 < mask.mean() < 0.6 for mask in changed)
         assert not (changed[3] & ~changed[1]).any()
         assert not (changed[2] & ~changed[0]).any()
-    plt.close(figure)
 
 
 def test_figure_3_embeds_as_the_run_scores(finished, monkeypatch):
-    from cutpaste_tf.report import figures as drawn
+    from cutpaste_tf.draw import figures as drawn
 
     run_dir, data, _ = finished
     panels = {}
@@ -93,7 +91,6 @@ def test_figure_5_has_a_row_for_each_kind_of_view(finished):
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == list(dict.fromkeys(c.name for classes in proxy.TASKS.values() for c in classes))
     assert len(figure.axes) == 3 * len(names)
-    plt.close(figure)
 
 
 def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
@@ -104,7 +101,6 @@ def test_figure_6_has_a_row_for_each_kind_of_anomaly(finished, monkeypatch):
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == list(TEST_ANOMALIES)
     assert len(figure.axes) == 3 * 7
-    plt.close(figure)
 
 
 def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
@@ -153,14 +149,12 @@ def test_figures_5_and_2_of_a_run_with_a_region_paste_inside(masked_run):
         changed = (row != rows[0]).any(-1)
         assert changed.any(axis=(1, 2)).all()
         assert not changed[:, ~inside].any()
-    plt.close(figure)
     figure = figures.proxy_views([run], 2)
     for normal, _, *views in np.reshape(pictures_of(figure), [2, 6, 32, 48, 3]):
         for view in views:
             changed = (view != normal).any(-1)
             assert changed.any()
             assert not changed[~inside].any()
-    plt.close(figure)
 
 
 def test_figure_3_of_a_run_with_a_region_embeds_what_the_density_sees(masked_run, monkeypatch):
@@ -172,7 +166,7 @@ def test_figure_3_of_a_run_with_a_region_embeds_what_the_density_sees(masked_run
         return np.random.default_rng(0).normal(size=[images.count, 4])
 
     monkeypatch.setattr(Detector, "embed", embed)
-    monkeypatch.setattr("cutpaste_tf.report.figures.embedding_maps", lambda panels: None)
+    monkeypatch.setattr("cutpaste_tf.draw.figures.embedding_maps", lambda panels: None)
     figures.embeddings([run], 2)
     preparation = Detector.load(run).preparation
     grey = (preparation.on_canvas(np.zeros([40, 40, 3], np.uint8)) == FILL).all(axis=-1)

@@ -14,7 +14,7 @@ ROOMS = (
     "scoring",
     "command", "cluster", "machine", "run_folder",
     "data", "models",
-    "augment",
+    "augment", "draw",
     "threshold",
     "config", "choices", "files",
 )  # fmt: skip

@@ -14,9 +14,10 @@ from conftest import ROOT, assert_user_error, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf import run_folder
+from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.predict import __main__ as predict
+from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.predict.rows import COLUMNS, Judge, common_root, map_name
-from cutpaste_tf.report.overlay import Scale, overlay
 from cutpaste_tf.scoring.detector import Detector, Embedder
 
 pytestmark = pytest.mark.usefixtures("load_once")
@@ -154,8 +155,7 @@ def test_a_run_without_maps_of_its_own_gets_gradcams(finished, images, tmp_path,
     (row,) = rows(output)
     detector = Detector.load(run_dir)
     found = detector.evaluate([str(image)], maps=True)
-    scale = Scale.of_run(run_dir, detector.level, run_folder.choose_threshold(run_dir))
-    values = scale(found.maps.read([0])[0], row["score"])
+    values = RunModel(run_dir, maps=True).scale(found.maps.read([0])[0], row["score"])
     expected = overlay(predict_read(image), values)
     np.testing.assert_array_equal(np.asarray(Image.open(row["map"])), expected)
 

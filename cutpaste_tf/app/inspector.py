@@ -20,7 +20,7 @@ from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
-    from cutpaste_tf.report.overlay import Scale
+    from cutpaste_tf.draw.overlay import Scale
 
 NEAREST = 5  # normal images that are shown beside one
 _KEPT_RUNS = 3  # in memory
@@ -48,7 +48,7 @@ class Finding:
 
     `picture` is the image, uint8 [h, w, 3], no larger than the page needs; `size` its own height
     and width in pixels. `map` is float32 [H, W], of the whole image; None where the run makes none.
-    `scale` makes the map's `report.overlay.Scale` of a threshold.
+    `scale` makes the map's `draw.overlay.Scale` of a threshold.
     """
 
     run: str

@@ -10,8 +10,8 @@ import numpy as np
 from cutpaste_tf import run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import NEAREST, Finding, Inspector
+from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.files import UserError
-from cutpaste_tf.report.overlay import overlay
 from cutpaste_tf.threshold import Threshold
 
 _PERCENT = (0.1, 20.0)  # the ends of the slider

@@ -13,7 +13,7 @@ from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.report.overlay import Scale
+    from cutpaste_tf.draw.overlay import Scale
 
 
 class Model(Protocol):
@@ -87,9 +87,11 @@ class RunModel:
 
     def scale_at(self, threshold: Threshold) -> "Scale":
         """Returns how maps become colours at a threshold."""
-        from cutpaste_tf.report.overlay import Scale
+        from cutpaste_tf.draw.overlay import Scale
 
-        return Scale.of_run(self._run_dir, self.detector.level, threshold)
+        normal_scores = run_folder.read_normal_scores(self._run_dir)
+        pixel_threshold = run_folder.read_results(self._run_dir)["pixel_threshold"]
+        return Scale.of(self.detector.level, normal_scores, pixel_threshold, threshold)
 
     def score(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

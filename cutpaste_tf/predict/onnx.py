@@ -58,7 +58,7 @@ class OnnxModel:
                     f"--maps: {path} makes none; leave it out, or export a run that does, such as "
                     "one with --maps=features"
                 )
-            from cutpaste_tf.report.overlay import Scale
+            from cutpaste_tf.draw.overlay import Scale
 
             its = self.description
             self.scale = Scale.of(its.level, its.normal_scores, its.pixel_threshold, self.threshold)

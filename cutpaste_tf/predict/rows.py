@@ -85,7 +85,7 @@ class Judge:
         """Draws an image's overlay, says in its row where, and returns its areas."""
         from PIL import Image
 
-        from cutpaste_tf.report.overlay import overlay
+        from cutpaste_tf.draw.overlay import overlay
         from cutpaste_tf.scoring import areas
 
         scale = self._model.scale

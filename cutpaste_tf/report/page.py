@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from cutpaste_tf.report import canvas, formats, plots
+from cutpaste_tf.draw import figures
+from cutpaste_tf.report import formats, plots
 from cutpaste_tf.report.tables import Run, Table
 
 _STYLE = """
@@ -42,7 +43,7 @@ def build(
     """
     contents = " · ".join(f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables)
     sections = []
-    with canvas.drawing():
+    with figures.drawing():
         for table in tables:
             figure = plots.against_paper(table)
             picture = ""
@@ -75,5 +76,5 @@ def build(
 
 def _embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
-    canvas.save(figure, buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from cutpaste_tf.report.canvas import plt
 from cutpaste_tf.report.tables import OWN, Table
 
 # Okabe and Ito's colours and a marker for each: told apart in greyscale and by colour-blind people.
@@ -34,7 +33,8 @@ def against_paper(table: Table) -> Figure | None:
     }
     if not any(series[name] for name in series if name != "paper"):
         return None
-    figure, axes = plt.subplots(figsize=(1.9 + 0.95 * len(columns), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.9 + 0.95 * len(columns), 3.8), layout="constrained")
+    axes = figure.subplots()
     for shift, (name, points) in enumerate(series.items()):
         if not points:
             continue

@@ -10,7 +10,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import mask_of_size
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.report import canvas, figures, projector
+from cutpaste_tf.draw import figures, projector
 from cutpaste_tf.run.results import stage_names
 from cutpaste_tf.scoring import metrics
 from cutpaste_tf.scoring.detector import Evaluation
@@ -36,7 +36,7 @@ def draw_figures(
     def augmentations():
         by_class = views.gallery(train_images, config, _VIEWS).numpy()
         names = [cls.name for cls in proxy.TASKS[config.task]]
-        return figures.augmentation_gallery(by_class, names, title)
+        return figures.gallery(by_class, names, title)
 
     def most_and_least_anomalous():
         order = np.argsort(-scores, kind="stable")
@@ -69,12 +69,12 @@ def draw_figures(
         wanted["roc"] = roc
     folder = config.run_dir / "figures"
     drawn = {}
-    with canvas.drawing():
+    with figures.drawing():
         for name, draw in wanted.items():
             path = folder / f"{name}.png"
             with command.faults_as_warnings(f"{path}: not drawn"):
                 folder.mkdir(exist_ok=True)
-                canvas.save(draw(), path, dpi=100)
+                draw().savefig(path, dpi=100)
                 drawn[name] = path
     events = config.run_dir / "tensorboard" / "evaluation"
     with (

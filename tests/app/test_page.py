@@ -22,7 +22,7 @@ from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import Finding, Inspector
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
-from cutpaste_tf.report.overlay import Scale, overlay
+from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring.detector import Detector
 
@@ -88,7 +88,7 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
             box, heat, legend = view.verdict(finding, chosen)
             assert shown(box)[1]["Anomaly score"] == f"{finding.score:.6g}"
             assert shown(box)[1]["Threshold"] == f"{chosen.value:.6g}"
-            scale = Scale.of_run(inspector.runs[run], inspector._model(run).detector.level, chosen)
+            scale = inspector._model(run).scale_at(chosen)
             np.testing.assert_array_equal(
                 heat, overlay(finding.picture, scale(finding.map, finding.score))
             )

@@ -15,8 +15,8 @@ from PIL import Image
 from cutpaste_tf import export, run_folder
 from cutpaste_tf.predict import __main__ as predict
 from cutpaste_tf.predict import onnx as predict_onnx
+from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.predict.onnx import OnnxModel
-from cutpaste_tf.report.overlay import Scale
 from cutpaste_tf.scoring.detector import Detector
 
 HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
@@ -83,11 +83,10 @@ def test_the_files_are_the_runs(model, load_once, images, tmp_path, capsys):
 )
 def test_threshold_and_scale_are_the_runs(model, load_once):
     run_dir, path = model
-    level = Detector.load(run_dir).level
     for options in ({}, {"threshold": 3.5}, {"false_positive_rate": 0.4}):
         found = OnnxModel(path, **options, maps=True)
         assert found.threshold == run_folder.choose_threshold(run_dir, **options)
-        assert found.scale == Scale.of_run(run_dir, level, found.threshold)
+        assert found.scale == RunModel(run_dir, **options, maps=True).scale
     assert found.description.run == "part/seed_0"
     assert found.description.config == Detector.load(run_dir).config
 

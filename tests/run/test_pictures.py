@@ -8,7 +8,7 @@ import pytest
 from conftest import QUICK, make_mvtec
 
 from cutpaste_tf import main
-from cutpaste_tf.report import figures, projector
+from cutpaste_tf.draw import figures, projector
 from cutpaste_tf.run import pictures
 from cutpaste_tf.scoring.detector import Detector
 

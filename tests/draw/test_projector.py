@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing import data_provider, event_multiplexe
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.projector import projector_plugin
 
-from cutpaste_tf.report import projector
+from cutpaste_tf.draw import projector
 
 
 def test_tensorboard_finds_points_columns_and_pictures(tmp_path):

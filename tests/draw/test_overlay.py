@@ -1,11 +1,9 @@
 """Anomaly maps as colours."""
 
-import json
-
 import numpy as np
 from conftest import pattern
 
-from cutpaste_tf.report import overlay as overlays
+from cutpaste_tf.draw import overlay as overlays
 from cutpaste_tf.threshold import Threshold
 
 
@@ -48,14 +46,11 @@ def test_a_line_goes_around_what_is_above_the_threshold_and_not_along_the_border
     np.testing.assert_array_equal(found[~line], plain[~line])
 
 
-def test_a_runs_own_threshold_of_pixels_is_where_its_maps_are_brightest(tmp_path):
-    for results, high, outlined in (
-        ({"pixel_threshold": 9.0}, 9.0, True),
-        ({"pixel_threshold": None}, 7.0, False),
-    ):
-        (tmp_path / "results.json").write_text(json.dumps(results))
-        scale = overlays.Scale.of_run(tmp_path, 3.0, Threshold(7.0))
-        assert (scale.low, scale.high, scale.outlined) == (3.0, high, outlined)
+def test_a_models_threshold_of_pixels_is_where_its_maps_are_brightest():
+    for pixel_threshold, high, outlined in ((9.0, 9.0, True), (None, 7.0, False)):
+        scale = overlays.Scale.of(3.0, None, pixel_threshold, Threshold(7.0))
+        assert scale == overlays.Scale(3.0, high, True, outlined)
+    assert overlays.Scale.of(None, np.array([2.0, 4.0, 9.0]), None, Threshold(1.0)).high == 8.0
 
 
 def test_heat_maps_grow_lighter_with_the_score():

@@ -1,21 +1,53 @@
-"""The figures of one run: what is drawn, read back from matplotlib's objects."""
+"""The figures: what is drawn, read back from matplotlib's objects, and users' names in them."""
+
+import io
+import warnings
 
 import matplotlib.colors
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from cutpaste_tf.report import figures
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
+from cutpaste_tf.draw import figures
 
 LABELS = np.array([0, 0, 0, 1, 1])
 SCORES = np.array([0.1, 0.2, 0.35, 0.3, 0.9])
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+MASKS = np.zeros([5, 8, 8], bool)
+EMBEDDED = {"normal": np.random.default_rng(0).normal(size=(8, 3))}
+MEANS = (np.array([90.0, np.nan]), np.array([0.5, np.nan]))
+FIGURES = {
+    "roc": lambda name: figures.roc_curve(LABELS, {name: SCORES}, name),
+    "histogram": lambda name: figures.score_histogram(LABELS, SCORES, name),
+    "extremes": lambda name: figures.extremes(IMAGES, MASKS, LABELS, [name] * 5, SCORES, name),
+    "maps": lambda name: figures.localization(IMAGES, MASKS, {name: (IMAGES[..., 0], 0, 1)}, name),
+    "gallery": lambda name: figures.gallery(IMAGES[None] / 255.0, [name], name),
+    "views": lambda name: figures.views_by_column([IMAGES, IMAGES], [name] * 5, [name] * 2),
+    "embeddings": lambda name: figures.embedding_maps({name: EMBEDDED}),
+    "averages": lambda name: figures.averages([name, name], {name: MEANS}, name),
+}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize(("name", "form"), [("r$^$", "png"), ("price $1_$2", "pdf")])
+def test_names_are_drawn_as_they_are(kind, name, form):
+    """matplotlib would take them for mathematics, and the first for wrong ones."""
+    file = io.BytesIO()
+    FIGURES[kind](name).savefig(file, format=form)
+    assert file.getvalue()
+
+
+def test_letters_that_no_font_has_are_one_warning(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with figures.drawing():
+            for kind in ("roc", "histogram"):
+                FIGURES[kind]("汉字").savefig(io.BytesIO())
+        message = capsys.readouterr().err
+        assert message.startswith("warning: figures: matplotlib's font lacks some of their letters")
+        assert message.count("\n") == 1
+        with figures.drawing():
+            FIGURES["roc"]("Größe").savefig(io.BytesIO())
+    assert capsys.readouterr() == ("", "")
 
 
 def test_roc_curve_tells_both_aurocs():
@@ -30,6 +62,12 @@ def test_histogram_counts_every_image(labels):
     assert sum(patch.get_height() for patch in axes.patches) == 5
 
 
+def outlined(figure):
+    """The numbers of the axes in which a defect's outline is drawn."""
+    drawn = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
+    return list(np.flatnonzero(drawn))
+
+
 def outline(axes):
     """The left, right, upper and lower end of what is drawn around a defect, in pixels."""
     (left, upper), (right, lower) = axes.collections[-1].get_datalim(axes.transData).get_points()
@@ -37,61 +75,50 @@ def outline(axes):
 
 
 def test_extremes_are_in_order_of_score_with_masks_outlined():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-    masks = np.zeros([5, 64, 32], bool)  # each of its image's own size
+    masks = np.zeros([5, 64, 32], bool)  # each as large as its image on disk
     masks[4, 16:32, 8:16] = True
     kinds = ["good", "good", "good", "dent", "hole"]
-    figure = figures.extremes(images, masks, LABELS, kinds, SCORES, "title", count=2)
+    figure = figures.extremes(IMAGES, masks, LABELS, kinds, SCORES, "title", count=2)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["hole\n0.9", "good\n0.3", "good\n0.1", "good\n0.2"]
-    outlined = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
-    assert outlined == [True, False, False, False]
-    assert (figure.axes[0].images[0].get_array() == images[4]).all()
+    assert outlined(figure) == [0]
+    assert (figure.axes[0].images[0].get_array() == IMAGES[4]).all()
     assert outline(figure.axes[0]) == pytest.approx([3.5, 7.5, 3.5, 7.5], abs=0.3)
 
 
 def test_gallery_has_a_row_for_each_class():
     views = np.random.default_rng(0).random((3, 2, 8, 8, 3))
-    figure = figures.augmentation_gallery(views, ["a", "b", "c"], "title")
+    figure = figures.gallery(views, ["a", "b", "c"], "title")
     assert len(figure.axes) == 6
     assert [figure.axes[i].get_ylabel() for i in (0, 2, 4)] == ["a", "b", "c"]
     assert (figure.axes[3].images[0].get_array() == views[1, 1]).all()
 
 
 def test_localization_has_input_mask_and_maps_under_each_other():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     masks = np.zeros([5, 32, 64], bool)
     masks[3, 8, 16:32] = True  # a line of one pixel
-    maps = {name: (rng.random((5, 16, 16)), 0.0, 1.0) for name in ("GradCAM", "patch heat map")}
-    figure = figures.localization(images, masks, maps, "title", columns=3)
+    maps = {name: (IMAGES[..., 0], 0.0, 255.0) for name in ("GradCAM", "patch heat map")}
+    figure = figures.localization(IMAGES, masks, maps, "title", columns=3)
     assert len(figure.axes) == 2 * 4 * 3  # two blocks of four rows
     labels = [axes.get_ylabel() for axes in figure.axes[::3]]
     assert labels == ["input", "mask", "GradCAM", "patch heat map"] * 2
     # The fourth example begins the second block.
-    np.testing.assert_array_equal(figure.axes[12].images[0].get_array(), images[3])
-    np.testing.assert_array_equal(figure.axes[15].images[0].get_array(), images[3])
+    np.testing.assert_array_equal(figure.axes[12].images[0].get_array(), IMAGES[3])
+    np.testing.assert_array_equal(figure.axes[15].images[0].get_array(), IMAGES[3])
     assert outline(figure.axes[15]) == pytest.approx([3.5, 7.5, 3.5, 4.0], abs=0.3)
     red, _ = figure.axes[15].collections
     assert matplotlib.colors.to_hex(red.get_facecolor()[0]) == figures.MASK_COLOR
     assert not figure.axes[14].images  # there is no sixth example
-    outlined = [any("Contour" in type(c).__name__ for c in a.collections) for a in figure.axes]
-    assert [i for i, found in enumerate(outlined) if found] == [15]
-
-
-def frame(axes):
-    return {spine.get_edgecolor() for spine in axes.spines.values()}
+    assert outlined(figure) == [15]
 
 
 def test_views_have_a_column_each_framed_by_kind_and_an_arrow_at_the_scar():
-    rng = np.random.default_rng(0)
-    normal, cutout = rng.integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
+    normal, cutout = IMAGES[:2]
     scarred = normal.copy()
     scarred[4:7, 3:5] = 255 - scarred[4:7, 3:5]
     rows = [[normal, cutout, cutout, scarred], [normal, None, cutout, normal]]
     names = ["normal", "anomaly", "Cutout", "CutPaste-Scar"]
-    figure = figures.views_by_column(rows, names, ["part", ""], pointed=(0, 3))
+    figure = figures.views_by_column(rows, names, ["part", ""])
     grid = np.reshape(figure.axes, [2, 4])
     titles = ["(a) normal", "(b) anomaly", "(c) Cutout", "(d) CutPaste-Scar"]
     assert [axes.get_title() for axes in grid[0]] == titles
@@ -99,10 +126,10 @@ def test_views_have_a_column_each_framed_by_kind_and_an_arrow_at_the_scar():
     assert not grid[1, 1].images
     colors = [matplotlib.colors.to_rgba(c) for c in (figures.GREEN, figures.RED, figures.BLUE)]
     for axes, color in zip(grid[0], [*colors, colors[2]], strict=True):
-        assert frame(axes) == {color}
+        assert {spine.get_edgecolor() for spine in axes.spines.values()} == {color}
     # The arrow comes from the side with room, and ends beside the middle of the scar.
     (arrow,) = grid[0, 3].texts
-    assert arrow.xy == pytest.approx((3.5 + 0.08 * 20, 5.0))
+    assert arrow.xy == pytest.approx((3.5 + 0.08 * 16, 5.0))
     assert arrow.xyann[0] > arrow.xy[0]
     assert not grid[1, 3].texts  # nothing has changed
 
@@ -115,7 +142,7 @@ def test_embeddings_of_kinds_far_apart_are_far_apart():
         "anomaly": rng.normal(size=(12, 6)) - 40.0,
     }
     figure = figures.embedding_maps({"one": kinds, "two": {"normal": rng.normal(size=(4, 6))}})
-    one, two = figure.axes[:2]
+    one, two = figure.axes
     assert [one.get_title(), two.get_title()] == ["one", "two"]
     clouds = [np.asarray(scatter.get_offsets()) for scatter in one.collections]
     assert [len(cloud) for cloud in clouds] == [20, 12, 30]  # in the legend's order
