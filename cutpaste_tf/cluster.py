@@ -3,43 +3,28 @@
 Nothing here imports TensorFlow.
 """
 
-import argparse
 import importlib
 import math
 import os
 import socket
 from types import ModuleType
 
+from cutpaste_tf import choices, cli
 from cutpaste_tf.files import UserError
 
-
-def add_flags(parser: argparse.ArgumentParser, unit: str) -> None:
-    """Adds --cpus_per_UNIT and --gpus_per_UNIT to a command's flags.
-
-    Args:
-      parser: takes them.
-      unit: what has these CPUs and GPUs, such as "run".
-    """
-    add = parser.add_argument
-    add(f"--cpus_per_{unit}", type=float, help="CPU cores; default 1, or with GPUs their share")
-    add(
-        f"--gpus_per_{unit}",
-        type=float,
-        help="GPUs, such as 0.5; default 1 if there are any, else 0",
-    )
+_CPUS = choices.Rule("a number above 0", lambda cpus: 0 < cpus < math.inf)
+_GPUS = choices.Rule(
+    "a number from 0 to 1, or a whole number",
+    lambda gpus: 0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer()),
+)
 
 
-def check_flags(arguments: argparse.Namespace, unit: str) -> None:
-    """Checks what `add_flags` has added.
-
-    Raises:
-      UserError: for a number that is none of a machine's.
-    """
-    cpus, gpus = (getattr(arguments, f"{kind}_per_{unit}") for kind in ("cpus", "gpus"))
-    if cpus is not None and not 0 < cpus < math.inf:
-        raise UserError(f"--cpus_per_{unit}={cpus:g}: must be a number above 0")
-    if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
-        raise UserError(f"--gpus_per_{unit}={gpus:g}: must be from 0 to 1, or a whole number")
+def add_flags(parser: cli.Parser, unit: str) -> None:
+    """Adds --cpus_per_UNIT and --gpus_per_UNIT to a command's flags."""
+    text = "CPU cores; default 1, or with GPUs their share"
+    parser.add(f"cpus_per_{unit}", _CPUS, text, parse=float)
+    text = "GPUs, such as 0.5; default 1 if there are any, else 0"
+    parser.add(f"gpus_per_{unit}", _GPUS, text, parse=float)
 
 
 def load(name: str, flag: str) -> ModuleType:
@@ -133,6 +118,7 @@ def prepare_worker(cpus: float, gpus: float) -> int:
     Returns:
       The number of threads.
     """
+    cli.prepare_libraries()
     threads = max(1, math.ceil(cpus))
     # Each library would have a thread for each core, and so would every worker beside this one.
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):

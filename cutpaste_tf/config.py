@@ -483,6 +483,17 @@ def as_flag(name: str, value: Any) -> str:
     return str(value)
 
 
+def from_flag(name: str, text: str) -> Any:
+    """Returns a setting's value from the text of its flag; a ValueError if the text has none."""
+    default = FIELDS[name].default
+    if isinstance(default, bool):
+        return bool(("false", "true").index(text.lower()))
+    if isinstance(default, tuple):
+        between = FIELDS[name].metadata["between"]
+        return tuple(type(default[0])(part) for part in text.split(between))
+    return type(default)(text)
+
+
 def shown(config: Config, name: str) -> str:
     """Returns a setting as it is written in its flag."""
     return as_flag(name, getattr(config, name))

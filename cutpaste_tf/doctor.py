@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command, machine
+from cutpaste_tf import cli, machine
 from cutpaste_tf.files import UserError
 
 _EXTRAS = {
@@ -27,23 +27,18 @@ _EXTRAS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command()
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns 0 also where something is amiss."""
-    return command.exit_status(lambda: _examine(sys.argv if argv is None else argv))
-
-
-def _examine(argv):
-    parser = command.Parser(prog="python -m cutpaste_tf.doctor", description=__doc__)
+    parser = cli.Parser("doctor", __doc__)
     parser.add_argument("--data_dir", default="", help="where MVTec AD or folders of images are")
-    arguments = parser.parse_args(argv[1:])
-    command.prepare_libraries()
+    arguments = parser.parse_args(arguments)
     print("### This machine\n")
     for name, value in facts(arguments.data_dir).items():
         print(f"- {name}: {value}")
     print("\n### What is amiss\n")
     for problem in problems(arguments.data_dir) or ["nothing"]:
         print(f"- {problem}")
-    return 0
 
 
 def facts(data_dir: str = "") -> dict[str, str]:

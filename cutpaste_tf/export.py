@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import command, machine, run_folder
+from cutpaste_tf import cli, machine, run_folder
 from cutpaste_tf.files import UserError, say, scratch
 from cutpaste_tf.predict.exported import KEY, Description
 
@@ -61,22 +61,16 @@ _LARGEST = 2**31 - 2**26  # bytes of weights: ONNX's and TensorFlow Lite's files
 _TOLERANCES = {"keras": 1e-4, "saved_model": 1e-4, "onnx": 5e-3, "tflite": 5e-3}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; nothing was written")
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
-    return command.exit_status(
-        lambda: _export(sys.argv if argv is None else argv),
-        interrupted="interrupted; nothing was written",
-    )
-
-
-def _export(argv):
-    parser = command.Parser(prog="python -m cutpaste_tf.export", description=__doc__)
+    parser = cli.Parser("export", __doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument("--output", required=True, help="the folder to write to")
     parser.add_argument("--format", default="keras", help=f"one of {', '.join(FILES)}; keras")
-    command.add_threshold_flags(parser)
-    arguments = parser.parse_args(argv[1:])
-    with command.output_faults_as_user_errors(arguments.output):
+    parser.add_threshold()
+    arguments = parser.parse_args(arguments)
+    with cli.writing("--output", arguments.output):
         path, difference = export(
             arguments.run,
             arguments.output,
@@ -86,7 +80,6 @@ def _export(argv):
             log=say,
         )
     say(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
-    return 0
 
 
 def export(
@@ -113,7 +106,6 @@ def export(
                 f"--format={format}: needs the package {package}; "
                 f'pip install "cutpaste-tf[{_EXTRA}]"'
             )
-    command.prepare_libraries()
     from cutpaste_tf.scoring.detector import Detector
 
     detector = Detector.load(run_dir)

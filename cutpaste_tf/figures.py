@@ -19,7 +19,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command, run_folder
+from cutpaste_tf import choices, cli, run_folder
 from cutpaste_tf.files import UserError, say
 
 # How many images each figure shows, and figure 3 embeds of each kind and run.
@@ -29,16 +29,12 @@ _VIEWS = ("cutout", "scar", "cutpaste", "cutpaste_scar")  # Figure 2's augmentat
 _EMBED_BATCH = 64
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command()
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
-    return command.exit_status(lambda: _draw(sys.argv if argv is None else argv))
-
-
-def _draw(argv):
-    arguments = _parser().parse_args(argv[1:])
+    arguments = _parser().parse_args(arguments)
     chosen = arguments.figure.split(",")
     _check(arguments, chosen)
-    command.prepare_libraries()
     from cutpaste_tf.draw import figures
 
     for name in chosen:
@@ -46,24 +42,24 @@ def _draw(argv):
             count = arguments.count or COUNTS[name]
             figure = _DRAWERS[name](arguments.run, count, arguments.data_dir)
             folder = arguments.output or os.path.join(arguments.run[0], "figures")
-            with command.output_faults_as_user_errors(folder):
+            with cli.writing("--output", folder):
                 os.makedirs(folder, exist_ok=True)
                 for ending in ("png", "pdf"):
                     path = os.path.join(folder, f"figure_{name}.{ending}")
                     figure.savefig(path, dpi=120)
                     say(f"written to {path}")
-    return 0
 
 
 def _parser():
-    parser = command.Parser(prog="python -m cutpaste_tf.figures", description=__doc__)
+    parser = cli.Parser("figures", __doc__)
     parser.add_argument("--figure", required=True, help=f"{', '.join(COUNTS)}; several by commas")
     parser.add_argument(
         "--run", action="append", required=True, help="a finished run's folder; may be repeated"
     )
     parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
     counts = ", ".join(f"{count} in figure {number}" for number, count in COUNTS.items())
-    parser.add_argument("--count", type=int, help=f"how many images; by default {counts}")
+    text = f"how many images; by default {counts}"
+    parser.add("count", choices.whole(1), text, parse=int)
     parser.add_argument("--output", help="where to write; figures/ in the first run by default")
     return parser
 
@@ -75,8 +71,6 @@ def _check(arguments, chosen):
             raise UserError(f"--figure={name}: must be one of {', '.join(COUNTS)}")
         if name in _OF_ONE_RUN and len(arguments.run) > 1:
             raise UserError(f"--run={arguments.run[1]}: figure {name} is of one run")
-    if arguments.count is not None and arguments.count < 1:
-        raise UserError(f"--count={arguments.count}: must be a whole number, at least 1")
 
 
 def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None):  # noqa: ANN201

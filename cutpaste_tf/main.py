@@ -1,37 +1,34 @@
 """Trains and evaluates CutPaste: flags in, runs out.
 
     python -m cutpaste_tf.main --flagfile=experiments/demo.flags
+    python -m cutpaste_tf.main --flagfile=experiments/lite0.flags --data_dir=PARTS --category=bolt
 
-One run for each category and seed, in WORKDIR/CATEGORY/seed_N. What was interrupted is resumed,
-what is finished is skipped. See README.md and --help.
+The first needs no data; the second begins with images of good parts in PARTS/bolt/train/good. Each
+category and seed is a run, in WORKDIR/CATEGORY/seed_N. What was interrupted is resumed, what is
+finished is skipped. The values below are the defaults.
 """
 
 import contextlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command, data, flags, run_folder
+from cutpaste_tf import cli, data, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError, say, warn
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; start again to resume")
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
-
-    def train_and_evaluate():
-        runs = flags.parse(sys.argv if argv is None else argv)
-        with command.run_faults_as_user_errors(runs[0]):
-            do_runs(runs)
-        return 0
-
-    return command.exit_status(train_and_evaluate, interrupted="interrupted; start again to resume")
+    runs = cli.parse_runs(arguments, __doc__)
+    with cli.writing("--workdir", runs[0].workdir):
+        do_runs(runs)
 
 
 def do_runs(runs: Sequence[Config]) -> None:
     """Does what is not finished of some runs, and prints a summary of several."""
-    command.prepare_libraries()
     states = [run_folder.state(config) for config in runs]
     categories = {}
 

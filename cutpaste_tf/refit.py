@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cutpaste_tf import command, run_folder
+from cutpaste_tf import cli, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search
 from cutpaste_tf.data.split import Category, natural, normal
@@ -36,16 +36,10 @@ _OF_THE_TRAINING = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; nothing was written")
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
-    return command.exit_status(
-        lambda: _refit(sys.argv if argv is None else argv),
-        interrupted="interrupted; nothing was written",
-    )
-
-
-def _refit(argv):
-    parser = command.Parser(prog="python -m cutpaste_tf.refit", description=__doc__)
+    parser = cli.Parser("refit", __doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument(
         "--add",
@@ -66,8 +60,8 @@ def _refit(argv):
     parser.add_argument(
         "--output", required=True, help="the folder of the run to write, which is not there yet"
     )
-    arguments = parser.parse_args(argv[1:])
-    with command.output_faults_as_user_errors(arguments.output):
+    arguments = parser.parse_args(arguments)
+    with cli.writing("--output", arguments.output):
         refit(
             arguments.run,
             arguments.output,
@@ -76,7 +70,6 @@ def _refit(argv):
             data_dir=arguments.data_dir,
             log=say,
         )
-    return 0
 
 
 def refit(
@@ -120,7 +113,6 @@ def refit(
     found = Category(train, category.test)
 
     # 2. The network, as it is.
-    command.prepare_libraries()
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.run import results, story
     from cutpaste_tf.scoring.detector import Detector

@@ -23,8 +23,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from cutpaste_tf import cluster, command, data, run_folder
-from cutpaste_tf import flags as run_flags
+from cutpaste_tf import choices, cli, cluster, data, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError, say, warn
 from cutpaste_tf.report import experiments
@@ -44,40 +43,30 @@ class Job:
         return f"{self.experiment} {self.config.category} seed {self.config.seed}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; start again to resume")
+def main(arguments: Sequence[str]) -> int:
     """Runs a command line, sys.argv by default; returns the exit status, 1 where runs failed."""
-    return command.exit_status(
-        lambda: _sweep(sys.argv if argv is None else argv),
-        interrupted="interrupted; start again to resume",
-    )
-
-
-def _sweep(argv):
-    arguments, rest = _parser().parse_known_args(argv[1:])
+    arguments, rest = _parser().parse_known_args(arguments)
     if arguments.list:
         print(listing(), end="")
         return 0
     if arguments.experiments is None:
         raise UserError("--experiments: name a table, experiments or flag files; see --list")
-    cluster.check_flags(arguments, "run")
-    if arguments.retries < 0:
-        raise UserError(f"--retries={arguments.retries}: must be a whole number, at least 0")
     jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
     return sweep(jobs, arguments)
 
 
 def _parser():
-    parser = command.Parser(
-        prog="python -m cutpaste_tf.sweep",
-        description=__doc__,
-    )
+    parser = cli.Parser("sweep", __doc__)
     add = parser.add_argument
     add("--experiments", help="tables (table1), experiments or .flags files, by commas")
     add("--list", action="store_true", help="list the experiments and their command lines")
     add("--workdir", default="runs/sweep", help="where the runs go; default %(default)s")
     add("--ray_address", help="a Ray cluster's address; without, this machine alone")
     cluster.add_flags(parser, "run")
-    add("--retries", type=int, default=2, help="tries after a failure; default %(default)s")
+    parser.add(
+        "retries", choices.whole(0), "tries after a failure; default 2", parse=int, default=2
+    )
     return parser
 
 
@@ -102,13 +91,12 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
     for experiment in experiments.choose(names):
         folder = pathlib.Path(workdir) / experiment.name
         argv = [
-            "sweep",
             f"--flagfile={experiments.find_flagfile(experiment)}",
             *flags,
             *experiment.flags,
             f"--workdir={folder}",
         ]
-        configs = run_flags.parse(argv, "python -m cutpaste_tf.sweep")
+        configs = cli.parse_runs(argv)
         jobs += [Job(experiment.name, config) for config in configs]
     return sorted(jobs, key=lambda job: job.config.seed)
 
@@ -164,7 +152,6 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
 def _train(text, folder, cpus, gpus):
     """Does one run, in a Ray worker; returns its results, or the line of a mistake."""
     cluster.prepare_worker(cpus, gpus)
-    command.prepare_libraries()
     config = Config.from_json(text)
     try:
         os.chdir(folder)  # Paths in flags are relative to where the sweep was started.
@@ -173,7 +160,7 @@ def _train(text, folder, cpus, gpus):
         return f"{platform.node()}: {error.filename}: {error.strerror}"
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            with command.run_faults_as_user_errors(config), run_folder.locked(config):
+            with cli.writing("--workdir", config.workdir), run_folder.locked(config):
                 if run_folder.state(config) == "finished":
                     return run_folder.finished_results(config)
                 from cutpaste_tf.run import story
@@ -190,7 +177,7 @@ def _train(text, folder, cpus, gpus):
 def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
     """Waits for all runs; returns what failed and why."""
     running, failed = dict(running), []
-    with command.Progress(len(running), "run", say, seconds=_LINE_SECONDS) as progress:
+    with cli.Progress(len(running), "run", say, seconds=_LINE_SECONDS) as progress:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
             progress.tell("training")

@@ -134,10 +134,11 @@ def test_cells_are_no_formulas_and_read_back(text):
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path, redirect):
     code = """
 import sys
-from cutpaste_tf import command, files
+from cutpaste_tf import cli, files
 
-def work():
-    with command.Progress(9, "image", files.say, seconds=0) as progress:
+@cli.command()
+def work(arguments):
+    with cli.Progress(9, "image", files.say, seconds=0) as progress:
         for _ in range(3000):
             progress.update()
             progress.tell("some text")
@@ -145,7 +146,7 @@ def work():
     open(sys.argv[1], "w").write("done")
     return 0
 
-sys.exit(command.exit_status(work))
+sys.exit(work())
 """
     done = subprocess.run(
         [

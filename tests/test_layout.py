@@ -9,10 +9,10 @@ PACKAGE = ROOT / "cutpaste_tf"
 # From top to bottom. A room is a module or a package; what it imports lies below it.
 ROOMS = (
     "main", "sweep", "app", "export", "predict", "figures", "doctor", "refit",
-    "flags", "run",
+    "run",
     "train", "report",
     "scoring",
-    "command", "cluster", "machine", "run_folder",
+    "cluster", "cli", "machine", "run_folder",
     "data", "models",
     "augment", "draw",
     "threshold",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, ROOT, make_mvtec, pattern, read_scores, write_image
 
-from cutpaste_tf import data, flags, main, run_folder
+from cutpaste_tf import cli, data, main, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
@@ -68,7 +68,7 @@ def test_a_run_is_one_commands_until_that_ends_or_is_killed(
     small_backbone, quick_views, mvtec, tmp_path, capsys
 ):
     base = ["main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path}", *QUICK]
-    first, second = flags.parse([*base, "--seed=0,1"])
+    first, second = cli.parse_runs([*base[1:], "--seed=0,1"])
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, first.to_json()],
         cwd=ROOT,

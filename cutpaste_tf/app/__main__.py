@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from cutpaste_tf import command, run_folder
+from cutpaste_tf import choices, cli, run_folder
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.files import UserError, say, scratch, warn
 
@@ -27,26 +27,21 @@ from cutpaste_tf.files import UserError, say, scratch, warn
 _GRADIO = (6, 17)  # at least: before, its pages ask others' servers for files
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command()
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns the exit status, 0 after Ctrl-C."""
-    return command.exit_status(lambda: _serve(sys.argv if argv is None else argv))
-
-
-def _serve(argv):
-    parser = command.Parser(prog="python -m cutpaste_tf.app", description=__doc__)
+    parser = cli.Parser("app", __doc__)
     parser.add_argument("--workdir", help="offer all finished runs below this folder")
     parser.add_argument("--run", help="offer one finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument("--data_dir", help="where the training images are now, if they were moved")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; 127.0.0.1")
-    parser.add_argument("--port", type=int, default=7860, help="the port to listen on; 7860")
-    arguments = parser.parse_args(argv[1:])
+    port = choices.whole(1, 65535)
+    parser.add("port", port, "the port to listen on; 7860", parse=int, default=7860)
+    arguments = parser.parse_args(arguments)
     runs = finished_runs(arguments.workdir, arguments.run)
-    if not 1 <= arguments.port <= 65535:
-        raise UserError(f"--port={arguments.port}: must be from 1 to 65535")
     check_gradio()
     with contextlib.suppress(KeyboardInterrupt):  # That is how a server ends.
         serve(Inspector(runs, arguments.data_dir), arguments.host, arguments.port)
-    return 0
 
 
 def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, pathlib.Path]:
@@ -84,7 +79,6 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
     """Serves the page until Ctrl-C, which raises KeyboardInterrupt."""
     if host not in ("localhost", "127.0.0.1", "::1"):
         warn(f"warning: --host={host}: anyone who reaches it can use the page")
-    command.prepare_libraries()
     # Gradio asks its own server whether it is up, and must not ask by way of a proxy.
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1", host]
     os.environ["no_proxy"] = ",".join(filter(None, direct))

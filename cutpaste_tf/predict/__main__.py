@@ -28,7 +28,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import cluster, command, run_folder
+from cutpaste_tf import choices, cli, cluster, run_folder
 from cutpaste_tf.data import stream
 from cutpaste_tf.files import UserError, as_text, say
 from cutpaste_tf.predict import folder, many, watch
@@ -42,29 +42,20 @@ _BATCH_SIZE = 32
 _BATCH_SIZE_OF_ONNX = 8
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; nothing was written")
+def main(arguments: Sequence[str]) -> int:
     """Runs a command line, sys.argv by default; returns 2 also if images could not be read."""
-    return command.exit_status(
-        lambda: _predict(sys.argv if argv is None else argv),
-        interrupted="interrupted; nothing was written",
-    )
-
-
-def _predict(argv):
-    arguments = _parser().parse_args(argv[1:])
+    arguments = _parser().parse_args(arguments)
     if arguments.batch_size is None:
         arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch_size={arguments.batch_size}: must be at least 1")
     if not arguments.output or as_text(arguments.output) != arguments.output:
         raise UserError(f"--output={arguments.output}: must name a folder, in UTF-8")
-    cluster.check_flags(arguments, "worker")
     output = pathlib.Path(arguments.output)
     if arguments.watch:
         return _watch(arguments, output)
     if watch.is_watched(output):
         raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
-    with command.output_faults_as_user_errors(output):
+    with cli.writing("--output", output):
         if arguments.ray is not None:
             return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
         count = folder.count_images(arguments.images, output)
@@ -81,7 +72,7 @@ def _watch(arguments, output):
         raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
     next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
     model = _model(arguments)()
-    with command.output_faults_as_user_errors(output):
+    with cli.writing("--output", output):
         return watch.watch(arrivals, output, model, batch_size=arguments.batch_size, log=say)
 
 
@@ -129,7 +120,7 @@ def _status(summary, where):
 
 
 def _parser():
-    parser = command.Parser(prog="python -m cutpaste_tf.predict", description=__doc__)
+    parser = cli.Parser("predict", __doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     which.add_argument("--model", help="an ONNX file that was exported from one")
@@ -140,12 +131,9 @@ def _parser():
         "--watch", action="store_true", help="score images as they arrive in a folder, until Ctrl-C"
     )
     parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
-    command.add_threshold_flags(parser)
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        help=f"images that are scored at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}",
-    )
+    parser.add_threshold()
+    text = f"images that are scored at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
+    parser.add("batch_size", choices.whole(1), text, parse=int)
     parser.add_argument(
         "--ray",
         nargs="?",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.data import search, stream
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import tables
@@ -72,7 +72,7 @@ def predict(
     began = time.perf_counter()
     with (
         tables.written(output, areas) as write,
-        command.Progress(count, "image", log) as progress,
+        cli.Progress(count, "image", log) as progress,
     ):
         for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
             for judged in batch:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cutpaste_tf import cluster, command
+from cutpaste_tf import cli, cluster
 from cutpaste_tf.data import stream
 from cutpaste_tf.files import UserError, as_text, locked, replacing
 from cutpaste_tf.predict import folder
@@ -73,7 +73,7 @@ def predict(
         if missing:
             worker = make_model, output.absolute(), common_root(settings["images"]), batch_size
             try:
-                with command.Progress(count, "image", log) as progress:
+                with cli.Progress(count, "image", log) as progress:
                     seconds = _score(missing, worker, address, cpus, gpus, progress, log)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt("interrupted; start again to go on") from error
@@ -160,7 +160,7 @@ class Worker:
     def write(self, number: int) -> int:
         """Writes a part; returns how many images it has."""
         try:
-            with command.output_faults_as_user_errors(self._output):
+            with cli.writing("--output", self._output):
                 return self._write(number)
         except UserError as error:
             raise UserError(f"{error} (on {platform.node()})") from error

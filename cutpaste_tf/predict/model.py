@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cutpaste_tf import command, machine, run_folder
+from cutpaste_tf import machine, run_folder
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
@@ -69,7 +69,6 @@ class RunModel:
         maps: bool | None = False,
     ):
         self.threshold = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
-        command.prepare_libraries()
         from cutpaste_tf.scoring.detector import Detector
 
         self._run_dir, self.detector = run_dir, Detector.load(run_dir)

@@ -11,21 +11,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.files import UserError, replacing, warn
 from cutpaste_tf.report import formats, tables
 
 PAGE = "report.html"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@cli.command()
+def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
-    # A report that is read in part, as by `| head`, is a report.
-    return command.exit_status(lambda: _report(sys.argv if argv is None else argv), reader_left=0)
-
-
-def _report(argv):
-    parser = command.Parser(prog="python -m cutpaste_tf.report", description=__doc__)
+    parser = cli.Parser("report", __doc__)
     numbers = ", ".join(tables.NUMBERS)
     parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
     parser.add_argument("--table", required=True, help=f"{numbers}, several by commas, or all")
@@ -40,7 +36,7 @@ def _report(argv):
     parser.add_argument(
         "--output", help=f"a file to write; standard output, or DIR/{PAGE} for a page, by default"
     )
-    arguments = parser.parse_args(argv[1:])
+    arguments = parser.parse_args(arguments)
     everything = arguments.table == "all"
     chosen = tables.NUMBERS if everything else arguments.table.split(",")
     for number in chosen:
@@ -58,7 +54,6 @@ def _report(argv):
         warn(f"warning: {problem}")
     output = arguments.output
     if form == "html":
-        command.silence_libraries()
         from cutpaste_tf.report import page
 
         if output is None and everything:
@@ -74,14 +69,13 @@ def _report(argv):
         print(content, end="")
     else:
         _write(pathlib.Path(output), content)
-    return 0
 
 
 def _write(path: pathlib.Path, content: str) -> None:
     """Writes a file whole or not at all."""
     if not path.name or path.is_dir():
         raise UserError(f"--output={path}: must name a file")
-    with command.output_faults_as_user_errors(path):
+    with cli.writing("--output", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -72,13 +72,13 @@ def draw_figures(
     with figures.drawing():
         for name, draw in wanted.items():
             path = folder / f"{name}.png"
-            with command.faults_as_warnings(f"{path}: not drawn"):
+            with cli.faults_as_warnings(f"{path}: not drawn"):
                 folder.mkdir(exist_ok=True)
                 draw().savefig(path, dpi=100)
                 drawn[name] = path
     events = config.run_dir / "tensorboard" / "evaluation"
     with (
-        command.faults_as_warnings(f"{events}: not written"),
+        cli.faults_as_warnings(f"{events}: not written"),
         tf.summary.create_file_writer(str(events)).as_default(),
     ):
         for name, path in drawn.items():
@@ -117,7 +117,7 @@ def _title(config):
     return f"{config.category}, {config.task}, seed {config.seed}"
 
 
-@command.faults_as_warnings("TensorBoard's embeddings: not written")
+@cli.faults_as_warnings("TensorBoard's embeddings: not written")
 def show_embeddings(
     config: Config,
     category: Category,

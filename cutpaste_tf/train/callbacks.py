@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -125,7 +125,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
     def _write(self, method, *arguments):
         if self._works:
             self._works = False
-            with command.faults_as_warnings(f"{self.log_dir}: not written"):
+            with cli.faults_as_warnings(f"{self.log_dir}: not written"):
                 method(*arguments)
                 self._works = True
 
@@ -141,7 +141,7 @@ class StepProgress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None) -> None:
         """Begins at the steps that are done already."""
         done = self.model.steps_done
-        self.progress = command.Progress(self._steps, "step", self._log, done=done)
+        self.progress = cli.Progress(self._steps, "step", self._log, done=done)
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Counts a step."""
@@ -161,7 +161,7 @@ class StepProgress(keras.callbacks.Callback):
         self.progress.__exit__()
 
 
-@command.faults_as_warnings("TensorBoard's stage: not written")
+@cli.faults_as_warnings("TensorBoard's stage: not written")
 def show_stage(stage: Stage, epoch: int, folder: pathlib.Path) -> None:
     """Shows a stage's name in TensorBoard's folder, at the epoch where it begins."""
     trained = "all layers" if stage.trains_backbone else "the head"
@@ -174,7 +174,7 @@ def show_stage(stage: Stage, epoch: int, folder: pathlib.Path) -> None:
         tf.summary.text("stage", text, epoch)
 
 
-@command.faults_as_warnings("TensorBoard's views: not written")
+@cli.faults_as_warnings("TensorBoard's views: not written")
 def show_views(images: pipeline.Images, config: Config, folder: pathlib.Path) -> None:
     """Shows the first step's views in TensorBoard's folder, a few images per class."""
     by_class = views.gallery(images, config, _GALLERY_IMAGES)

@@ -28,7 +28,7 @@ import math
 
 import common
 
-from cutpaste_tf import choices, flags
+from cutpaste_tf import choices, cli
 from cutpaste_tf.config import EPOCH_STEPS
 from cutpaste_tf.report import experiments
 
@@ -80,7 +80,7 @@ def work(experiment: experiments.Experiment) -> Work:
     from cutpaste_tf.train import stages
 
     flagfile = experiments.find_flagfile(experiment)
-    runs = flags.parse(["cost", f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
+    runs = cli.parse_runs([f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
     config = runs[0]
     views = config.batch_size * len(proxy.TASKS[config.task])
     forward = multiply_adds(config.backbone, config.input_shape, config.stem)

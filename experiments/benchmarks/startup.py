@@ -63,7 +63,7 @@ def first_steps(began: float, argv: list[str]) -> None:
       began: when the process was started, by time.time().
       argv: the command's flags.
     """
-    from cutpaste_tf import command, main
+    from cutpaste_tf import cli, main
 
     def said(phase):
         print(f"\nPHASE {phase} {time.time() - began:.6f}", flush=True)
@@ -78,7 +78,7 @@ def first_steps(began: float, argv: list[str]) -> None:
 
         setattr(owner, name, call)
 
-    command.prepare_libraries()
+    cli.prepare_libraries()
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.scoring.detector import Evaluator
     from cutpaste_tf.train import classifier

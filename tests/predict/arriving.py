@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.predict import watch
 from cutpaste_tf.predict.rows import COLUMNS
 from cutpaste_tf.threshold import Threshold
@@ -50,18 +50,16 @@ def rows(output):
     return rows
 
 
-def main():
+@cli.command()
+def main(arguments):
     """Watches a folder."""
-    inbox, output = map(pathlib.Path, sys.argv[1:])
+    inbox, output = map(pathlib.Path, arguments)
 
     def log(text):
         print(text, flush=True)
 
-    def watched():
-        with command.output_faults_as_user_errors(output):
-            return watch.watch(inbox, output, Mean(), log=log)
-
-    return command.exit_status(watched)
+    with cli.writing("--output", output):
+        return watch.watch(inbox, output, Mean(), log=log)
 
 
 if __name__ == "__main__":

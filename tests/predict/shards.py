@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from cutpaste_tf import command
+from cutpaste_tf import cli
 from cutpaste_tf.predict import many
 from cutpaste_tf.threshold import Threshold
 
@@ -33,14 +33,14 @@ class BrightnessModel:
         return [(score, None) for score in prepared]
 
 
-def main():
+@cli.command()
+def main(arguments):
     """Scores the images."""
     many.SHARD = int(os.environ.get("SHARD", 5))
-    images, output = sys.argv[1:]
-    with command.output_faults_as_user_errors(output):
+    images, output = arguments
+    with cli.writing("--output", output):
         many.predict(BrightnessModel, {"run": "brightness"}, [images], output, cpus=1, log=print)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(command.exit_status(main))
+    sys.exit(main())

@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 from conftest import ROOT
 
-from cutpaste_tf import choices, config, flags
+from cutpaste_tf import choices, cli, config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.report import experiments, tables
 
 
 def runs_of(experiment):
-    argv = ["main", f"--flagfile={experiments.find_flagfile(experiment)}", *experiment.flags]
+    argv = [f"--flagfile={experiments.find_flagfile(experiment)}", *experiment.flags]
     of_folders = ["--dataset=mvtec_ad"] if experiment.name.startswith("lite") else []
-    return flags.parse([*argv, *of_folders, "--data_dir=MVTEC_AD"])
+    return cli.parse_runs([*argv, *of_folders, "--data_dir=MVTEC_AD"])
 
 
 @pytest.mark.parametrize("name", sorted(experiments.all_experiments()))
@@ -70,7 +70,7 @@ def test_flagfiles_pin_all_that_their_numbers_depend_on(file):
     known = {field.name for field in dataclasses.fields(config.Config)}
     pinned = {name if name in known else name.removeprefix("no") for name in pinned}
     data = [] if "--dataset=elpv" in lines else ["--dataset=mvtec_ad", "--data_dir=x"]
-    run = flags.parse(["main", f"--flagfile={file}", *data])[0]
+    run = cli.parse_runs([f"--flagfile={file}", *data])[0]
     assert needed(run) - pinned == set()
     assert len(pinned) == len(lines), "a flag is there twice"
 

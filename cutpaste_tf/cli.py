@@ -1,0 +1,334 @@
+"""What all commands share: flags, the line of a user's error, full disks, Ctrl-C, progress.
+
+Nothing here imports TensorFlow.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import errno
+import functools
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cutpaste_tf import choices
+from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag, from_flag
+from cutpaste_tf.files import UserError, escaped, read_lines, warn
+
+_DISK_FAULTS = tuple(
+    os.strerror(code)
+    for code in (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
+        *(errno.EACCES, errno.EFBIG, errno.EIO),
+    )
+)
+_HELP = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=100)
+
+
+def command(interrupted: str = "interrupted") -> Callable:
+    """Makes a command's `main` of a function of its flags, which returns an exit status or None.
+
+    `main` takes sys.argv by default and returns the exit status: 2 after a user's mistake, which is
+    one line on stderr, and 130 after Ctrl-C.
+
+    Args:
+      interrupted: the line after Ctrl-C, unless the KeyboardInterrupt has one of its own.
+    """
+
+    def decorate(work: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
+        @functools.wraps(work)
+        def main(argv: Sequence[str] | None = None) -> int:
+            _prepare_streams()
+            prepare_libraries()
+            try:
+                return work((sys.argv if argv is None else argv)[1:]) or 0
+            except UserError as error:
+                warn(f"error: {' '.join(str(error).split())}")
+                return 2
+            except KeyboardInterrupt as error:
+                warn(str(error.args[0]) if error.args else interrupted)
+                return 130
+            except BrokenPipeError:  # Who reads the output has left, as `| head` does.
+                return 0
+            finally:
+                _flush_streams()
+
+        return main
+
+    return decorate
+
+
+def _prepare_streams():
+    # A service of Windows has none of the two, and libraries write to them all the same.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    # Names of files may hold what a terminal cannot show; see `files.as_text`.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush_streams():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # Python flushes its output once more at its end, and must not stumble again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prepare_libraries() -> None:
+    """Sets what libraries read when they are imported, and keeps their own notes from stderr."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    # Pillow warns of large images, of palettes, of tags; the commands say what is wrong with one.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Matplotlib says that it looks for fonts, and the like.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's flags. What it complains of is a `UserError`; --flagfile is a file's lines."""
+
+    def __init__(self, name: str, description: str | None, **options):
+        options |= {"allow_abbrev": False, "formatter_class": _HELP}
+        super().__init__(f"python -m cutpaste_tf.{name}", description=description, **options)
+        self.add_argument(
+            "--flagfile",
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="read flags from a file; later flags override it",
+        )
+
+    def add(
+        self,
+        name: str,
+        rule: choices.Rule,
+        help_text: str,
+        *,
+        parse: Callable[[str], Any] = str,
+        group: Any = None,
+        **options,
+    ) -> None:
+        """Adds a flag, in one of the groups or in none, whose values a rule allows."""
+        if rule not in (choices.ANY, choices.NOT_EMPTY, choices.BOOLEAN):
+            help_text += f" ({rule.allowed})"
+        value = functools.partial(_value, name, rule, parse)
+        (group or self).add_argument(f"--{name}", type=value, help=help_text, **options)
+
+    def add_threshold(self) -> None:
+        """Adds --threshold and --false_positive_rate."""
+        self.add_argument(
+            "--threshold", type=float, help="scores above it are anomalous; the run's by default"
+        )
+        self.add_argument(
+            "--false_positive_rate",
+            type=float,
+            help="choose the threshold that this share of normal images is above, such as 0.01, "
+            "from the run's scores of normal images",
+        )
+
+    def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):  # noqa: ANN201
+        """Parses flags, those of flag files in their places."""
+        return super().parse_known_args(list(_with_flagfiles(args)), namespace)
+
+    def error(self, message: str) -> None:
+        """Raises UserError instead of exiting."""
+        raise UserError(message)
+
+
+def _value(name, rule, parse, text):
+    """A flag's text as a value."""
+    try:
+        value = parse(text)
+    except ValueError:
+        value = None
+    if value is None or not rule.test(value):
+        raise UserError(f"--{name}={text}: must be {rule.allowed}")
+    return value
+
+
+def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Puts flag files' lines in their places."""
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, path = argument.partition("=")
+        if name != "--flagfile":
+            yield argument
+            continue
+        path = os.path.expanduser(path if equals else next(rest, ""))
+        if path in inside:
+            raise UserError(f"--flagfile={path}: names itself")
+        lines = [x for x in read_lines(path, "flagfile") if not x.startswith(("#", "//"))]
+        yield from _with_flagfiles(lines, (*inside, path))
+
+
+def parse_runs(arguments: Sequence[str], description: str | None = None) -> list[Config]:
+    """Parses `main`'s flags into the settings of the runs that they ask for.
+
+    Args:
+      arguments: the flags.
+      description: what --help begins with.
+
+    Returns:
+      One `Config` for each category and seed, in the order given; the categories exist.
+
+    Raises:
+      UserError: for an unknown flag or category, a value that is not allowed, a missing folder.
+      SystemExit: with status 0, after --help.
+    """
+    parser = Parser("main", description, usage="%(prog)s [--flagfile=FILE] [--FLAG=VALUE ...]")
+    for group, meaning in GROUPS.items():
+        options = parser.add_argument_group(group, meaning)
+        for name, field in FIELDS.items():
+            if field.metadata["group"] == group:
+                _add_setting(parser, options, name, field)
+    settings = vars(parser.parse_args(arguments))
+    seed_rule = FIELDS["seed"].metadata["rule"]
+    seeds = [_value("seed", seed_rule, int, text) for text in settings["seed"].split(",")]
+    first = Config(**settings | {"seed": seeds[0]})
+    return [
+        dataclasses.replace(first, category=category, seed=seed)
+        for category in _categories(first)
+        for seed in dict.fromkeys(seeds)
+    ]
+
+
+def _add_setting(parser, group, name, field):
+    """Adds the flag of a setting; several seeds are parsed later."""
+    rule, parse = field.metadata["rule"], functools.partial(from_flag, name)
+    if name == "seed":
+        rule, parse = choices.ANY, str
+    default = as_flag(name, field.default)
+    options = {"default": default, "metavar": default or "TEXT"}
+    if rule is choices.BOOLEAN:
+        options |= {"nargs": "?", "const": True}
+        no = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS}
+        group.add_argument(f"--no{name}", help=argparse.SUPPRESS, **no)
+    parser.add(name, rule, field.metadata["help"], parse=parse, group=group, **options)
+
+
+def _categories(config: Config) -> list[str]:
+    """The categories that --category names, each checked to exist."""
+    names = choices.CATEGORIES[config.dataset]
+    if names is None:
+        from cutpaste_tf.data import folder
+
+        names = folder.categories(config.data_dir)
+    selected = list(dict.fromkeys(part.strip() for part in config.category.split(",")))
+    if selected == ["all"]:
+        return list(names)
+    if config.category in names:  # A folder's name may have a comma.
+        return [config.category]
+    for name in selected:
+        if name not in names:
+            raise UserError(f"--category={name}: must be all or one of {', '.join(names)}")
+    return selected
+
+
+@contextlib.contextmanager
+def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
+    """Makes a UserError of a disk that is full or may not be written, naming a folder's flag."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = disk_fault(error)
+        if reason is None and isinstance(error, OSError):
+            reason = None if isinstance(error, ConnectionError) else error.strerror
+        if reason is None:
+            raise
+        raise UserError(
+            f"{flag}={folder}: cannot be written ({reason}); make room or mend its permissions, "
+            "and start again"
+        ) from error
+
+
+@contextlib.contextmanager
+def faults_as_warnings(what: str) -> Iterator[None]:
+    """Makes a warning of what a run's decoration has wrong: hours of training do not end by it.
+
+    A full disk is raised all the same, as the run's results would not be written either. `what`
+    names the thing and what has become of it, such as "figures/roc.png: not drawn".
+    """
+    try:
+        yield
+    except Exception as error:
+        if disk_fault(error) is not None:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warn(f"warning: {what} ({reason:.300})")
+
+
+def disk_fault(error: Exception) -> str | None:
+    """Returns what is wrong with the disk, if that is what an error is about."""
+    # h5py and TensorFlow give the reason in the message alone.
+    return next((reason for reason in _DISK_FAULTS if reason in str(error)), None)
+
+
+class Progress:
+    """How far a command is: a bar in a terminal; in a log a line each `seconds`.
+
+    Args:
+      total: how many units of work there are.
+      unit: what they are, such as "image".
+      log: takes a line.
+      done: how many are done already.
+      seconds: between two lines of a log.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        log: Callable[[str], None],
+        *,
+        done: int = 0,
+        seconds: float = 15.0,
+    ):
+        import tqdm
+
+        # Without a terminal it is disabled, and counts nothing.
+        self._bar = tqdm.tqdm(
+            total=total, initial=done, unit=unit, dynamic_ncols=True, leave=False, disable=None
+        )
+        self._total, self._unit, self._log, self._seconds = total, unit, log, seconds
+        self.done = self._first = done
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """Counts units that are done."""
+        self.done += count
+        self._bar.update(count)
+
+    def tell(self, text: str = "", *, now: bool = False) -> None:
+        """Shows a text beside the bar; in a log if it is time for a line, or `now`."""
+        self._bar.set_postfix_str(escaped(text))
+        if self._bar.disable and (now or time.monotonic() - self._last >= self._seconds):
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Shows a text in a line of its own."""
+        if not self._bar.disable:
+            self._bar.write(escaped(text))
+            return
+        self._last = time.monotonic()
+        if self.done > self._first:
+            per_unit = (self._last - self._start) / (self.done - self._first)
+            left = datetime.timedelta(seconds=round(per_unit * (self._total - self.done)))
+            text = ", ".join(filter(None, (text, f"{left} left")))
+        self._log(f"{self._unit} {self.done}/{self._total}: {text}")
