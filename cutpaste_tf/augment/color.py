@@ -1,10 +1,7 @@
 """Colour jitter: brightness, contrast, saturation and hue in random order (Appendix A.2).
 
-The four transformations are torchvision's ColorJitter, to which the paper points. Brightness,
-contrast and saturation blend an image with black, its mean grey level and its own grey version, so
-any sequence of them is one map `a * rgb + b * grey + c`, whose three coefficients are computed for
-each image and applied in a single pass, whatever the order. Values are clipped to [0, 1] before
-the hue is turned and at the end, rather than after each of the four.
+The four are those of torchvision's ColorJitter, to which the paper points, but values are clipped
+to [0, 1] before the hue is turned and at the end, not after each of the four.
 """
 
 from collections.abc import Sequence
@@ -24,8 +21,7 @@ class Jitter(NamedTuple):
 
     order: tf.Tensor  # int32 [B, 4], a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE
     factors: tf.Tensor  # float32 [B, 3], of brightness, contrast and saturation; 1 changes nothing
-    # float32 [B], the turn of the hue, in full circles; 0 changes nothing; None: no hue at all
-    hue: tf.Tensor | None
+    hue: tf.Tensor | None  # float32 [B], the turn of the hue, in full circles; None: no turn
 
 
 def sample(
@@ -38,7 +34,7 @@ def sample(
     """Draws a colour jitter for each image.
 
     The factors are uniform in [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum].
-    The maximum is one for all, or one each of brightness, contrast and saturation, without hue.
+    There is one maximum for all, or, without hue, one for each of the other three.
     """
     order_seed, factor_seed, hue_seed = random.split(seed, 3)
     # The order of four independent uniform numbers is a uniformly random permutation.
@@ -53,7 +49,7 @@ def apply(pixels: tf.Tensor, jitter: Jitter, weights: tf.Tensor | None = None) -
     """Applies a colour jitter to the pixels of each image, floating point [B, N, 3] in [0, 1].
 
     Weights, float32 [B, N], say how much each pixel counts in the mean grey level that contrast
-    refers to; None counts all alike. Pixels that are not part of the patch have 0.
+    refers to, 0 outside a patch; None counts all alike.
     """
     dtype = pixels.dtype
     rgb = tf.cast(pixels, tf.float32)
@@ -78,14 +74,18 @@ def apply_to_images(images: tf.Tensor, jitter: Jitter | None) -> tf.Tensor:
 
 
 def _blend(rgb, jitter, active, weights):
-    """Applies brightness, contrast and saturation where `active` [B, 3], in each image's order."""
+    """Applies brightness, contrast and saturation where `active` [B, 3], in each image's order.
+
+    They blend an image with black, its mean grey level and its grey version, so any sequence of
+    them is one map a * rgb + b * grey + c.
+    """
     grey = tf.linalg.matvec(rgb, tf.constant(GREY))  # [B, N]
     if weights is None:
         mean = tf.reduce_mean(grey, axis=1)
     else:
         total = tf.reduce_sum(weights, axis=1)
         mean = tf.math.divide_no_nan(tf.reduce_sum(grey * weights, axis=1), total)
-    # By position: the factor (the hue, which is no blend, has 1), and of which of the three it is.
+    # The factor at each place in the order (1 for the hue), and which of the three has that place.
     factors = tf.pad(tf.where(active, jitter.factors, 1.0), [[0, 0], [0, 1]], constant_values=1.0)
     kept = tf.gather(factors, jitter.order, axis=1, batch_dims=1)
     rest = 1.0 - kept
@@ -108,9 +108,8 @@ def _blend(rgb, jitter, active, weights):
 def _turn_hue(rgb, turn):
     """Turns the hue of [B, N, 3] by `turn` [B] full circles, keeping HSV saturation and value.
 
-    Equals tf.image.rgb_to_hsv, an addition modulo 1 and tf.image.hsv_to_rgb, at 0.6 of their time
-    on a CPU: the hue is an angle in sixths of a circle, and each channel depends on its distance
-    from that channel's primary.
+    This takes 0.6 of the time of tf.image's functions on a CPU. The hue is an angle in sixths of a
+    circle, and each channel depends on the distance of the hue from the channel's primary.
     """
     red, green, blue = tf.unstack(rgb, axis=-1)
     high = tf.maximum(tf.maximum(red, green), blue)

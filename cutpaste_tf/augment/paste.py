@@ -1,9 +1,8 @@
 """CutPaste and CutPaste-Scar: cut a patch, jitter its colours, paste it elsewhere (Appendix A.2).
 
-A patch covers 15% of the image at most and a scar about 1%, so no step works on whole images:
-the patch's pixels are read from their sources as a list of fixed length, jittered as a list, and
-written to their targets. The list's length depends on the image's size and the settings alone, so
-that everything has static shapes and compiles with XLA.
+No step works on whole images: a patch's pixels are read as a list, jittered as a list, and written
+to their targets. The length of the list depends on the image's size and the settings alone, so that
+all shapes are static and XLA can compile them.
 """
 
 import math
@@ -88,9 +87,8 @@ def sample_scar(
     """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError where they do not fit.
 
     Width and length (upright before turning) are uniform over whole pixels, the angle is uniform in
-    (-45, 45) degrees. Sizes are pixels whatever the image's size, as the paper has it for 256x256
-    images and for 64x64 patches alike; in proportion to a small image, scars would be of a pixel or
-    two, hardly to be seen.
+    (-45, 45) degrees. Sizes do not depend on the image's, as in the paper, which has 256x256 images
+    and 64x64 patches.
     """
     if min(size) < SCAR_SIDE:
         raise ValueError(f"a scar's {SCAR_SIDE} pixels do not fit into {size}")
@@ -108,10 +106,10 @@ def sample_scar(
 def move_into(
     patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: random.Seed | tf.Tensor
 ) -> Patch:
-    """Has patches cut and pasted around pixels of their images' regions, as `count_pixels` says.
+    """Moves patches into their images' regions; `counts` is what `count_pixels` returns of these.
 
-    The middle of each, where it is cut and where it is pasted, is a pixel of the region, every one
-    as likely as any other, or as near to it as the border allows.
+    The middle of a patch, where it is cut and where it is pasted, is any pixel of the region, or as
+    near to that pixel as the border allows.
     """
 
     def around(height, width, place_seed):
@@ -134,7 +132,7 @@ def move_into(
 
 
 def count_pixels(region: tf.Tensor) -> tf.Tensor:
-    """Counts the pixels of regions, bool [B, H, W], up to each pixel, int32 [B, H * W]."""
+    """Counts the pixels of regions, bool [B, H, W], up to and with each: int32 [B, H * W]."""
     flat = tf.reshape(region, [tf.shape(region)[0], region.shape[1] * region.shape[2]])
     return tf.cumsum(tf.cast(flat, tf.int32), axis=1)
 
@@ -152,9 +150,8 @@ def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_R
 def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | None) -> Edit:
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
 
-    Turning takes the nearest source pixel of each target pixel, so it leaves no holes and, without
-    jitter, makes no new colour. `pixels` are the most that a patch's upright box has. The mean grey
-    level that the jitter refers to is the patch's own.
+    Each target pixel takes the nearest source pixel. `pixels` is the most that the upright box of a
+    patch has. The mean grey level that the jitter refers to is the patch's own.
     """
     source, target, inside = listed(patch, pixels, tf.shape(images)[2])
     values = read(images, source)
@@ -168,8 +165,8 @@ def listed(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Lists the pixels of patches, as positions y * W + x in their image.
 
-    Returns int32 [B, P]: where each pixel is cut; int32 [B, P]: where it is pasted; bool [B, P]:
-    whether it is one of the patch's. Those that are not repeat one that is.
+    Returns where each pixel is cut and where it is pasted, int32 [B, P], and whether it belongs to
+    the patch, bool [B, P]. A pixel that does not belong to it repeats one that does.
     """
     return (_upright_pixels if patch.angle is None else _turned_pixels)(patch, pixels, image_width)
 
@@ -198,10 +195,7 @@ def either(first: Edit, second: Edit, take_first: tf.Tensor) -> Edit:
 
 
 def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:
-    """Writes edits into images, [N, H, W, C], all in one pass.
-
-    Each edit of B images comes after the position among the N of the first of them.
-    """
+    """Writes edits, each with the number of its first image, into images, [N, H, W, C]."""
     if not edits:
         return images
     shape = tf.shape(images)
@@ -260,7 +254,7 @@ def _place(height, width, angle, size, seed):
 
 
 def _upright_pixels(patch, pixels, image_width):
-    """Lists what `listed` returns of upright patches; other pixels repeat the last one."""
+    """Does what `listed` does for upright patches; other pixels repeat the patch's last one."""
     height, width = patch.height[:, None], patch.width[:, None]
     number = tf.range(pixels)[None]
     inside = number < height * width
@@ -274,7 +268,7 @@ def _upright_pixels(patch, pixels, image_width):
 
 
 def _turned_pixels(patch, pixels, image_width):
-    """Lists what `listed` returns of turned patches."""
+    """Does what `listed` does for turned patches."""
     p = {name: value[:, None] for name, value in patch._asdict().items()}
     number = tf.range(pixels)[None]
     row, column = tf.truncatediv(number, p["box_width"]), tf.math.mod(number, p["box_width"])

@@ -1,4 +1,4 @@
-"""The proxy tasks: which views a task shows the network, and which class each view is of.
+"""The table of proxy tasks, and the views that a task shows the network.
 
 A task is a tuple of its classes, in the order of their labels. A class makes its view from the
 input view by an edit of a few pixels, by turning it, or leaves it as it is.
@@ -22,11 +22,11 @@ class Settings:
       jitter: maximum intensity of a pasted patch's colour jitter.
       area_ratio: smallest and largest share of the image that the CutPaste patch covers.
       translation: largest random shift of the input, as a share of its side.
-      view_jitter: maximum intensity of the input's colour jitter: one number, or three, of
+      view_jitter: maximum intensity of the input's colour jitter: one number, or three, for
         brightness, contrast and saturation.
-      independent_views: whether each class of an image draws a translation and jitter of its own.
-      patch_size: height and width, in pixels, of the random crop that takes the input's place, the
-        same for all classes (Equation 3); 0: the whole image.
+      independent_views: whether each class of an image draws its own translation and jitter.
+      patch_size: side in pixels of the random crop that takes the input's place, the same for all
+        classes (Equation 3); 0: the whole image.
     """
 
     jitter: float = paste.JITTER
@@ -40,24 +40,23 @@ class Settings:
 
 
 # What `draw_views` returns. What XLA compiles has no random numbers in it: fused with the pixels
-# they would be computed again for each, and their generators would take most of the time to
-# compile.
+# they would be computed again for each, and generators take long to compile.
 Drawn = tuple[list, list, list]
 
 
 class Kind(NamedTuple):
     """A kind of edit, in two steps: only the second works on pixels."""
 
-    # Of the number of images, their height and width, a seed, the ranges and, where they are not
-    # looked at as a whole, `paste.count_pixels` of what is: what the edit takes
+    # Takes the number of images, their height and width, a seed, the ranges and, where the images
+    # have regions, `paste.count_pixels` of these; returns what `edit` takes.
     draw: Callable[..., Any]
-    edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # of images and what was drawn for them
+    edit: Callable[[tf.Tensor, Any, Settings], paste.Edit]  # takes images and what was drawn
 
 
 class Shape(NamedTuple):
     """A shape of patches."""
 
-    # Of the number of images, their height and width, a seed and the ranges
+    # Takes the number of images, their height and width, a seed and the ranges.
     sample: Callable[[tf.Tensor, tuple[int, int], tf.Tensor, Settings], paste.Patch]
     pixels: Callable[[tuple[int, int], Settings], int]  # the most that a patch's upright box has
 
@@ -73,7 +72,7 @@ THIN = Shape(
 
 
 def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
-    """Returns a kind that edits a patch of each image; `draw` draws what else the edit takes."""
+    """Returns a kind that edits a patch of each image; `draw` draws what the edit takes besides."""
 
     def drawn(batch, size, seed, settings, counts=None):
         patch_seed, other_seed, place_seed = random.split(seed, 3)
@@ -128,15 +127,11 @@ def _either(first, second):
 
 @dataclasses.dataclass(frozen=True)
 class ViewClass:
-    """One class of a proxy task; figures call it by its name.
+    """One class of a proxy task."""
 
-    Its kind makes the edit that tells the view from the input view, None where no pixel is changed.
-    The view is turned counter-clockwise by so many quarter turns.
-    """
-
-    name: str
-    kind: Kind | None = None
-    turns: int = 0
+    name: str  # in figures
+    kind: Kind | None = None  # the edit that makes the view of the input view
+    turns: int = 0  # quarter turns of the view, counter-clockwise
 
 
 NORMAL = ViewClass("normal")
@@ -177,23 +172,22 @@ def make_views(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Makes the views of a batch and their labels (Equation 1).
 
-    Every image is first translated and jittered; its views of all classes start from that one
-    input view, so that they differ in the proxy task's edit alone, or, with `independent_views`,
-    from one each.
+    Every image is first translated and jittered. Its views of all classes start from that one
+    input view, so that they differ in the proxy task's edit alone; with `independent_views`, each
+    class has an input view of its own.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8; H, W static, and equal for
         "rotation".
       task: a name in `TASKS`, with K classes.
-      seed: int32 [2], as in tf.random.stateless_uniform; the same seed gives the same views
-        eagerly, in a tf.function, under jit_compile and in tf.data.
+      seed: int32 [2], as in tf.random.stateless_uniform.
       settings: the ranges; the paper's by default.
-      jit_compile: whether what works on pixels is compiled with XLA. On a CPU that takes a second
-        or two once and doubles the rate or more; the views are the same but for rounding.
+      jit_compile: whether XLA compiles what works on pixels. On a CPU that takes a second or two
+        once and doubles the rate or more; the views are the same but for rounding.
 
     Returns:
-      Views [K * B, H, W, 3], class by class, in the images' dtype and range, float32 in [0, 1] of
-      uint8 ones, H and W those of the crops where there are any; labels int32 [K * B].
+      Views [K * B, H, W, 3], class by class, in the images' dtype and range, or float32 in [0, 1]
+      for bytes, H and W those of the crops where there are any; labels int32 [K * B].
 
     Raises:
       ValueError: for an unknown task or images of another shape.
@@ -219,18 +213,9 @@ def draw_views(
 ) -> Drawn:
     """Draws what happens to each image of a batch; no pixel is touched.
 
-    Args:
-      batch: the number of images, B.
-      image_size: their height and width in pixels.
-      task: a name in `TASKS`.
-      seed: int32 [2].
-      settings: the ranges.
-      region: bool [B, H, W], each image's region of interest; None: all. It moves with its image.
-        Patches are cut and pasted in it, and nothing is pasted outside. Not with --patch_size.
-
-    Returns:
-      The input views, each class's edit, None for none, and the input views' regions, if any:
-      tensors with the images' own numbers in the first axis of each.
+    Patches are cut and pasted in an image's region of interest, bool [B, H, W], which moves with
+    the image; None: anywhere. Patch models have no regions. Returns the input views, the edit of
+    each class or None, and the input views' regions, if any: all tensors are [B, ...].
     """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size
     crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
@@ -258,18 +243,7 @@ def draw_views(
 def apply_views(
     images: tf.Tensor, drawn: Drawn, task: str, settings: Settings, *, jit_compile: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Makes the views that `draw_views` drew, and their labels.
-
-    Args:
-      images: as in `make_views`.
-      drawn: what was drawn for these images, task and settings.
-      task: a name in `TASKS`.
-      settings: the ranges.
-      jit_compile: as in `make_views`.
-
-    Returns:
-      What `make_views` returns.
-    """
+    """Makes the views that `draw_views` drew, and their labels, as `make_views` returns them."""
     views = _compiled(task, settings) if jit_compile else functools.partial(_views, task, settings)
     size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
     number = len(TASKS[task])

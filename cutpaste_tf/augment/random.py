@@ -1,7 +1,6 @@
 """Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA.
 
-Two draws of one seed share their numbers, and so do two splits of it, into as many or into more. So
-what `split` returns can be used once.
+Two uses of one seed, draws or splits, share their numbers, so what `split` returns has one use.
 """
 
 import numpy as np
@@ -13,13 +12,13 @@ _ZERO = np.zeros([1], np.uint64)
 
 
 class Seed:
-    """A part of a split seed: it is drawn from or split once, and a second time is a ValueError."""
+    """A part of a split seed; to use it a second time is a ValueError."""
 
     def __init__(self, numbers: tf.Tensor):
         self._numbers = numbers
 
     def take(self) -> tf.Tensor:
-        """Returns the seed as int32 [2], and keeps nothing."""
+        """Returns the seed as int32 [2]."""
         numbers, self._numbers = self._numbers, None
         if numbers is None:
             raise ValueError("this seed was used before; split it into as many as are needed")
@@ -29,9 +28,8 @@ class Seed:
 def _unit(shape: list, seed: Seed | tf.Tensor) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
 
-    They are made of random integers, which are the same everywhere; TensorFlow's random floats of
-    one seed are others under XLA than without. The generator is named because "auto_select" may
-    choose another one on another device.
+    They are made of random integers, which are the same everywhere; TensorFlow's random floats
+    differ under XLA.
     """
     bits = _bits(shape, seed)
     # Shifting a negative number leaves ones in front; only the last 24 bits are kept.
@@ -40,12 +38,12 @@ def _unit(shape: list, seed: Seed | tf.Tensor) -> tf.Tensor:
 
 
 def _bits(shape, seed):
-    """Returns int32 of `shape`, tf.random.stateless_uniform(..., alg="philox") of all integers.
+    """Draws what tf.random.stateless_uniform(..., alg="philox") draws of all int32, bit for bit.
 
-    Bit for bit the same, but in a graph of a quarter as many operations: that function puts the key
-    and the counter together by shifts, where this one reads the same bytes as longer integers. A
-    batch's views take some forty draws, whose operations were three in four of all that a step's
-    views had to trace. (Little-endian machines only, which TensorFlow's wheels are all for.)
+    The graph has a quarter of that function's operations, which puts the key and the counter
+    together by shifts, where this one reads the same bytes as longer integers (on little-endian
+    machines). A step's views take some forty draws, which would be three in four of the operations
+    to trace.
     """
     seed = tf.cast(seed.take() if isinstance(seed, Seed) else seed, tf.uint64)
     mixed = _full_range([4], _MIXING_KEY, seed, tf.uint32)

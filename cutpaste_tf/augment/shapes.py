@@ -1,12 +1,8 @@
 """Synthetic anomalies: shapes pasted on normal images, with their masks (Section 5.3, Figure 6).
 
-"Synthetic anomaly datasets created by patching diverse shape masks to normal data, such as digits
-[29], square, ellipse, or heart [35], filled with random color or natural images." The paper gives
-no sizes or places. Here a shape's bounding square has CutPaste's share of the image's area
-(Appendix A.2) and lies inside the image, anywhere; shapes are turned by any angle, as in dSprites
-(the paper's [35]), and digits are upright.
-
-Pure, batched and in the graph, as functions of the images and the seed.
+The paper gives no sizes or places. Here a shape's bounding square has CutPaste's share of the area
+(Appendix A.2) and lies anywhere inside the image. Shapes are turned by any angle, as in dSprites
+(the paper's [35]); digits are upright.
 """
 
 import math
@@ -44,25 +40,17 @@ def masks(
     digits: tf.Tensor | None = None,
     area_ratio: tuple[float, float] = paste.AREA_RATIO,
 ) -> tf.Tensor:
-    """Draws one shape for each image.
+    """Draws a "square", "ellipse", "heart" or "digit" for each image: bool [B, H, W].
 
-    Args:
-      shape: "square", "ellipse", "heart" or "digit".
-      images: [B, H, W, C]; height and width static.
-      seed: int32 [2].
-      digits: for "digit", float32 [M, h, w] in [0, 1], bright on dark, one drawn for each image.
-      area_ratio: smallest and largest area of the shape's bounding square, as a share of the
-        image's.
-
-    Returns:
-      bool [B, H, W], True on the shape.
+    Images are [B, H, W, C] with a static size; digits are float32 [M, h, w] in [0, 1], bright on
+    dark; `area_ratio` is the range of the bounding square's share of the image's area.
     """
     size_seed, row_seed, column_seed, angle_seed, digit_seed = random.split(seed, 5)
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]
     low, high = area_ratio
     side = tf.sqrt(random.uniform([count], size_seed, low, high) * float(height * width))
     half = side / 2.0
-    # A turned square reaches as far as its diagonal; nothing reaches further than the image.
+    # The reach of a turned square is half its diagonal, and no more than the image allows.
     reach = half if shape == "digit" else half * math.sqrt(2.0)
     reach = tf.minimum(reach, min(height, width) / 2.0)
     row = random.uniform([count], row_seed, reach, height - reach)[:, None, None]
@@ -71,8 +59,8 @@ def masks(
     down = tf.reshape(tf.range(height, dtype=tf.float32) + 0.5, [1, -1, 1]) - row
     across = tf.reshape(tf.range(width, dtype=tf.float32) + 0.5, [1, 1, -1]) - column
     if shape == "digit":
-        chosen = random.integers([count], digit_seed, 0, tf.shape(digits)[0] - 1)
-        return _digit(tf.gather(digits, chosen), across / half, down / half)
+        which = random.integers([count], digit_seed, 0, tf.shape(digits)[0] - 1)
+        return _digit(tf.gather(digits, which), across / half, down / half)
     angle = random.uniform([count], angle_seed, 0.0, 2.0 * math.pi)[:, None, None]
     u = (tf.cos(angle) * across + tf.sin(angle) * down) / half
     v = (tf.cos(angle) * down - tf.sin(angle) * across) / half
@@ -97,16 +85,7 @@ def random_color(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Cuts a piece of a photograph for each image, anywhere in it.
-
-    Args:
-      images: [B, H, W, 3]; height and width static.
-      photographs: float32 [M, h, w, 3] in [0, 1]; at least as large as the images.
-      seed: int32 [2].
-
-    Returns:
-      float32 [B, H, W, 3].
-    """
+    """Cuts for each image, [B, H, W, 3], a piece as large from anywhere in the photographs."""
     which_seed, row_seed, column_seed = random.split(seed, 3)
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]
     total, rows, columns = photographs.shape[:3]
@@ -119,14 +98,5 @@ def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Te
 
 
 def fill(images: tf.Tensor, mask: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
-    """Replaces what a mask covers.
-
-    Args:
-      images: float32 [B, H, W, 3] in [0, 1].
-      mask: bool [B, H, W].
-      filling: float32, broadcastable to the images.
-
-    Returns:
-      float32 [B, H, W, 3].
-    """
+    """Fills what a mask, bool [B, H, W], covers of images, [B, H, W, 3]."""
     return tf.where(mask[..., None], filling, images)

@@ -1,9 +1,7 @@
 """The view of an input image: random translation and colour jitter (Appendix A.1).
 
-"We apply random translation and color jitters for data augmentation to enhance invariance of
-representations." The paper gives no ranges; they are flags (`--translation`, `--view_jitter`).
-The jitter is of brightness, contrast and saturation: the authors' companion code (their reference
-[52]) leaves the hue of the input alone, and so does this one.
+The paper gives no ranges; they are flags (`--translation`, `--view_jitter`). The hue of the input
+stays, as in the authors' companion code (their reference [52]).
 """
 
 import math
@@ -21,15 +19,14 @@ Corner = tuple[tf.Tensor, tf.Tensor]  # two of int32 [B]: a row and a column of 
 class View(NamedTuple):
     """What is done to each image to make its view."""
 
-    # Where in the image the view's upper left pixel lies, also outside; None: they are the same
-    corner: Corner | None
+    corner: Corner | None  # where the view's upper left pixel lies, maybe outside; None: at (0, 0)
     jitter: color.Jitter | None  # None: the colours stay
 
 
 def draw_crops(
     batch: int | tf.Tensor, size: tuple[int, int], side: int, seed: random.Seed | tf.Tensor
 ) -> Corner:
-    """Draws a crop of each image, every place as likely as any other (c(x) of Section 2.4)."""
+    """Draws a crop of each image, anywhere in it (c(x) of Section 2.4)."""
     seeds = random.split(seed, 2)
     row, column = (
         random.integers([batch], one, 0, length - side)
@@ -47,7 +44,7 @@ def draw(
     jitter: float | Sequence[float],
     crops: Corner | None = None,
 ) -> View:
-    """Draws views of a height and width: the largest shift is a share of their side.
+    """Draws views of a size; `translation` is the largest shift as a share of their side.
 
     Crops that take the images' place are shifted within the images.
     """
@@ -75,7 +72,7 @@ def apply(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
 def _draw_shifts(batch, size, maximum, seed):
     shifts = []
     for side, side_seed in zip(size, random.split(seed, 2), strict=True):
-        # A product can lie below the whole number that it stands for: 0.29 * 100.
+        # 0.29 * 100 is a little less than 29 in floating point.
         limit = math.floor(maximum * side + 1e-3)
         shifts.append(random.integers([batch], side_seed, -limit, limit))
     return tuple(shifts)
@@ -95,7 +92,7 @@ def move(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
 
 
 def move_region(region: tf.Tensor, view: View, size: tuple[int, int]) -> tuple[View, tf.Tensor]:
-    """Moves regions, [B, H, W], as views do; an image that would show nothing of its own stays."""
+    """Moves regions, [B, H, W], as views do; an image whose region would leave its view stays."""
     moved = move(region, view, size)
     if view.corner is None:
         return view, moved
