@@ -23,9 +23,9 @@ import numpy as np
 
 from cutpaste_tf import cli, run_folder
 from cutpaste_tf.config import Config
-from cutpaste_tf.data import search
+from cutpaste_tf.data import search, stream
 from cutpaste_tf.data.split import Category, natural, normal
-from cutpaste_tf.files import UserError, as_text, read_lines, say, scratch
+from cutpaste_tf.files import UserError, read_lines, say, scratch
 
 # Nothing here imports TensorFlow before the command line is checked.
 
@@ -96,7 +96,7 @@ def refit(
         raise UserError(f"--output={output}: is there already; name another, or remove it")
     if add and config.dataset not in ("folder", "mvtec_ad"):
         raise UserError(f"--add: the images of --dataset={config.dataset} are no files")
-    added = _found(add)
+    added = _added(add, output)
     # The threshold stays at the rate that the run was evaluated with.
     config = dataclasses.replace(
         config,
@@ -178,24 +178,17 @@ def refit(
     return collected
 
 
-def _found(sources):
-    """The absolute paths of images that --add names."""
-    paths = []
+def _added(sources, output):
+    """The absolute paths of images that --add names, in natural order."""
+    paths = set()
     for text in map(str, sources):
-        source = pathlib.Path(os.path.abspath(text))
-        if not text or not source.exists():
-            raise UserError(f"--add={text}: there is no such file or folder")
-        inside = [source]
-        if source.is_dir():
-            inside = [path for path in search.walk(source) if search.is_image(path)]
-        if not inside:
+        images = list(stream.find([text], output, flag="add"))
+        if not images:
             raise UserError(
                 f"--add={text}: no images there; files that end in {search.endings()} are"
             )
-        paths += map(str, inside)
-    if odd := next((path for path in paths if as_text(path) != path), None):
-        raise UserError(f"--add: {as_text(odd)}: its name is not UTF-8; rename it")
-    return sorted(set(paths), key=natural)
+        paths.update(map(os.path.abspath, images))
+    return sorted(paths, key=natural)
 
 
 def _listed(drop):

@@ -64,7 +64,7 @@ def texts():
     run_dir = ROOT / "written"
     run_dir.mkdir()
     run_folder.write_settings(run_dir, CONFIG, Category(normal([], []), normal([], [])))
-    split = Split(["a", "b"], [None] * 2, np.array([0, 1]), ["x"] * 2, [None] * 2)
+    split = Split(["a", "b"], [None] * 2, ["good", "x"], [None] * 2)
     run_folder.write_scores(run_dir, split, np.array([1.0, 2.0]))
     run_folder.write_normal_scores(run_dir, ["c", "d", "e"], np.array([1.0, 3.0, 2.0]))
     found = {"threshold": 2.0, "false_positive_rate": 0.1, "num_normal_scores": 3}
@@ -117,7 +117,6 @@ def altered(draw, values):
 
 
 def read_image(data):
-    decode.count_pixels(data)
     decode.decode(data, "x", 12)
 
 

@@ -86,13 +86,13 @@ def test_good_images_only_leave_a_run_that_scores(run_here, tmp_path):
     assert np.isfinite(values).all()
 
 
-def test_a_name_that_is_not_utf8_is_refused_and_nothing_is_written(run_here, tmp_path):
+def test_a_name_that_is_not_utf8_stops_before_training(run_here, tmp_path):
     data = make_mvtec(tmp_path / "data", "part", train=4, good=2, bad=2)
     image = data / "part" / "test" / "hole" / "000.png"
     image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
     done = run_here(data, tmp_path / "runs")
     assert_user_error(done, "caf\\udce9.png: its name is not UTF-8; rename it")
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "part" / "seed_0" / "config.json").exists()
 
 
 def test_a_folder_that_is_the_part_itself(run_here, tmp_path):

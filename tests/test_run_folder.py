@@ -142,7 +142,7 @@ def test_a_finished_run_is_skipped_where_its_images_are_not(begun, mvtec, capsys
     run_folder.write_results(begun.run_dir, {})
     run_folder.check_images(begun, "finished", data.load)
     assert "not compared with its images" in capsys.readouterr().err
-    with pytest.raises(UserError, match="train/good: there is no such folder"):
+    with pytest.raises(UserError, match="train/good: no images to train on"):
         run_folder.check_images(begun, "interrupted", data.load)
 
 
@@ -150,9 +150,8 @@ def test_arrays_are_known_by_values_shapes_and_masks(config):
     zeros, mask = np.zeros([2, 3], np.uint8), np.ones([2, 3], bool)
 
     def category(arrays, masks):
-        labels = np.array([int(mask is not None) for mask in masks])
         names = [str(i) for i in range(len(arrays))]
-        return Category(normal(names, arrays), Split(names, arrays, labels, ["x"] * 2, masks))
+        return Category(normal(names, arrays), Split(names, arrays, ["good", "x"], masks))
 
     run_folder.write_settings(config.run_dir, config, category([zeros, zeros], [None, mask]))
     (config.run_dir / "checkpoints").mkdir()
@@ -241,7 +240,7 @@ def test_results_are_whole_or_not_there(tmp_path):
 
 def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", own=None, **settings):
     config = Config(dataset="textures", category="brick", **settings)
-    split = Split(list(names), [None] * 3, np.array([0, 1, 1]), ["x"] * 3, [None] * 3)
+    split = Split(list(names), [None] * 3, ["good", "x", "x"], [None] * 3)
     run_folder.write_settings(folder, config, Category(normal([], []), normal([], [])))
     run_folder.write_scores(folder, split, np.array(scores))
     normal_scores = np.array(normal_scores, np.float64)

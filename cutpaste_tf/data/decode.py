@@ -1,8 +1,9 @@
 """From a file to pixels: the one rule for training, prediction, masks and pages.
 
-Nothing here imports TensorFlow, but for colour images of 16 bits.
+Only colour images of 16 bits need TensorFlow.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -12,7 +13,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cutpaste_tf.files import UserError
+from cutpaste_tf.files import UserError, as_text
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
@@ -25,51 +26,30 @@ BITS = (8, 10, 12, 14, 16)  # that cameras have
 LARGEST = 178_956_970
 # Bytes of the largest file that is read: such an image with 16 bits a colour, uncompressed.
 LARGEST_FILE = 6 * LARGEST + 2**20
-_MEMORY = "takes more memory than there is"
-_DEEP = "its pixels have more than 16 bits; save it with 8 or 16"
-_DEEP_COLOURS = "its colours have fewer than 16 bits in 16; save it as png"
-# It warns from half of the limit on.
+_ORIENTATION = 0x0112  # EXIF's tag
+_REASONS = {
+    UnidentifiedImageError: "not an image of a known format",
+    Image.DecompressionBombError: (
+        f"too large an image; at most {LARGEST} pixels are read, 13,000 x 13,000"
+    ),
+    MemoryError: "takes more memory than there is",
+    # Pillow's decoders raise almost anything on a damaged file.
+    Exception: "a damaged or truncated image; remove it or save it again",
+}
+# Pillow warns from half of its limit on.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read(path: str | os.PathLike, bits: int = 16) -> np.ndarray:
-    """Reads an image.
-
-    Args:
-      path: the file. Of several frames the first is taken.
-      bits: as in `decode`.
-
-    Returns:
-      uint8 [H, W, 3], as `decode` does.
-
-    Raises:
-      UserError: naming the file and what is wrong with it.
-    """
+    """Reads an image file, of several frames the first, as `decode` decodes its bytes."""
     return decode(contents(path), str(path), bits)
 
 
 def contents(path: str | os.PathLike) -> bytes:
     """Returns a file's bytes; a UserError names the file where that fails."""
-    _check_file(path)
-    try:
+    with _naming(path):
+        _check_file(path)
         return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise UserError(f"{path}: {_MEMORY}") from error
-
-
-def _check_file(path):
-    """Refuses what must not be opened: a pipe waits for ever, a huge file takes all memory."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:  # A ValueError: a name with a zero byte.
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise UserError(f"{path}: is {kind}")
-    if status.st_size > LARGEST_FILE:
-        raise UserError(f"{path}: too large a file; at most {LARGEST_FILE} bytes are read")
 
 
 def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
@@ -78,8 +58,8 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
     Args:
       data: a file's bytes.
       name: what to call it in messages.
-      bits: of a file with 16 bits, how many of them the camera fills, from 8 to 16: the largest
-        number that they hold becomes white.
+      bits: how many of 16 bits the camera fills, from 8 to 16: the largest number that they hold
+        becomes white. Images of 8 bits are taken as they are.
 
     Returns:
       uint8 [H, W, 3], turned as its EXIF orientation has it; grey is repeated, an alpha channel
@@ -88,7 +68,8 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
     Raises:
       UserError: naming the image and what is wrong with it.
     """
-    pixels = _try(name, lambda: _levels(data, bits))
+    with _naming(name):
+        pixels = _levels(data, bits)
     if pixels.dtype != np.uint8:
         pixels = np.minimum(pixels >> (bits - 8), 255).astype(np.uint8)
     if pixels.ndim == 2:
@@ -97,99 +78,74 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
 
 
 def filled_bits(path: str | os.PathLike) -> int:
-    """Returns how many bits of an image's levels are filled, of `BITS`; 0 of 8-bit images."""
-
-    def is_deep():
-        with _opened(path) as file:
-            # A ppm or pgm file says itself what is white.
-            grey = file.mode.startswith("I") and file.format != "PPM"
-            return grey or _deep_colours(file) is not None
-
-    if not _try(str(path), is_deep):
-        return 0
+    """Returns how many of an image's 16 bits are filled, one of `BITS`; 0 for 8-bit images."""
+    with _naming(path), _opened(path) as file:
+        # A ppm or pgm file says itself what is white.
+        is_grey = file.mode.startswith("I") and file.format != "PPM"
+        if not is_grey and not _has_deep_colours(file):
+            return 0
     data = contents(path)
-    largest = int(_try(str(path), lambda: _levels(data, 16)).max())
+    with _naming(path):
+        largest = int(_levels(data, 16).max())
     return next(bits for bits in BITS if largest < 2**bits)
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Reads a defect's mask at its own size.
+    """Reads a defect's mask at its own size, bool [H, W], turned as its EXIF orientation has it.
 
-    Args:
-      path: the file.
-
-    Returns:
-      bool [H, W], turned as its EXIF orientation has it. True where any channel is not zero;
-      where all colours are zero, where an alpha channel that is not the same everywhere is not.
-
-    Raises:
-      UserError: naming the file and what is wrong with it.
+    It is True where any channel is not zero. Where all colours are zero, it is True where an alpha
+    channel is not zero, unless that is the same everywhere.
     """
-
-    def mask():
-        with _opened(io.BytesIO(contents(path))) as file:
-            file = ImageOps.exif_transpose(file)
-            if file.mode in ("RGB", "L", "1") or file.mode.startswith(("I", "F")):
-                pixels = np.asarray(file)
-                return pixels.any(axis=-1) if pixels.ndim == 3 else pixels != 0
-            colours = np.asarray(file.convert("RGBA"))
-        defect, alpha = colours[..., :3].any(axis=-1), colours[..., 3]
-        # A mask may be drawn in an alpha channel alone, or on a transparent sheet.
-        if alpha.min() != alpha.max():
-            return alpha > 0 if not defect.any() else defect & (alpha > 0)
-        return defect
-
-    return _try(str(path), mask)
+    data = contents(path)
+    with _naming(path), _opened(io.BytesIO(data)) as file:
+        file = ImageOps.exif_transpose(file)
+        if file.mode in ("RGB", "L", "1") or file.mode.startswith(("I", "F")):
+            pixels = np.asarray(file)
+            return pixels.any(axis=-1) if pixels.ndim == 3 else pixels != 0
+        colours = np.asarray(file.convert("RGBA"))
+    defect, alpha = colours[..., :3].any(axis=-1), colours[..., 3]
+    # A mask may be drawn in an alpha channel alone, or on a transparent sheet.
+    if alpha.min() != alpha.max():
+        return alpha > 0 if not defect.any() else defect & (alpha > 0)
+    return defect
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns an image's height and width in pixels, as `read` turns it; reads its header alone."""
-
-    def turned():
-        with _opened(path) as file:
-            width, height = file.size
-            # EXIF's orientations from 5 on are turned by a quarter.
-            return (width, height) if file.getexif().get(0x0112, 1) >= 5 else (height, width)
-
-    return _try(str(path), turned)
+    with _naming(path), _opened(path) as file:
+        width, height = file.size
+        # EXIF's orientations from 5 on are turned by a quarter.
+        return (width, height) if file.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
 
 
-def count_pixels(data: bytes) -> int:
-    """Returns how many pixels an image has, by its header; 0 of what is none."""
+class _UnreadableError(Exception):
+    """An image or file that may be sound, but cannot be taken; the message says why."""
+
+
+@contextlib.contextmanager
+def _naming(name):
+    """Makes a UserError, which names an image, of what its reading raises."""
     try:
-        with _opened(io.BytesIO(data)) as file:
-            return file.width * file.height
-    except Exception:  # Whatever it is, decoding says so.
-        return 0
-
-
-def _try(name, work):
-    """Does some work on an image; what is wrong with it is one line with its name."""
-    try:
-        return work()
-    except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not an image of a known format") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{name}: too large an image; at most {LARGEST} pixels are read, 13,000 x 13,000"
-        ) from error
-    except _Unreadable as error:
-        raise UserError(f"{name}: {error}") from error
-    except UserError:
-        raise
-    except PermissionError as error:
-        raise UserError(f"{name}: may not be read") from error
-    except MemoryError as error:
-        raise UserError(f"{name}: {_MEMORY}") from error
-    # Pillow's decoders raise almost anything on a damaged file.
+        yield
     except Exception as error:
-        raise UserError(
-            f"{name}: a damaged or truncated image; remove it or save it again"
-        ) from error
+        if isinstance(error, _UnreadableError):
+            reason = str(error)
+        elif isinstance(error, OSError) and error.strerror:  # Pillow's own have no strerror.
+            reason = error.strerror
+        else:
+            reason = next(text for kind, text in _REASONS.items() if isinstance(error, kind))
+        raise UserError(f"{name}: {reason}") from error
 
 
-class _Unreadable(Exception):
-    """An image that is sound, but none that can be taken."""
+def _check_file(path):
+    """Refuses what must not be opened: a pipe waits for ever, a huge file takes all memory."""
+    if as_text(path) != os.fspath(path):
+        raise _UnreadableError("its name is not UTF-8; rename it")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise _UnreadableError("is not a regular file")
+    if status.st_size > LARGEST_FILE:
+        raise _UnreadableError(f"too large a file; at most {LARGEST_FILE} bytes are read")
 
 
 def _opened(source):
@@ -199,7 +155,7 @@ def _opened(source):
     Image.init()
     file = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     if not file.width * file.height:
-        raise _Unreadable("has no pixels")
+        raise _UnreadableError("has no pixels")
     return file
 
 
@@ -214,55 +170,51 @@ def _ends_in_zeros(data, kind):
     return len(data) - len(image) > max(64, len(data) // 8) and not image.endswith(b"\xff\xd9")
 
 
-def _deep_colours(file):
-    """Of an image with 16 bits a colour, which Pillow halves, the format; else None."""
-    if file.format == "PNG" and file.mode in ("RGB", "RGBA") and file.tile:
-        return "PNG" if "16" in str(file.tile[0][3]) else None
-    if file.format == "TIFF" and file.mode in ("RGB", "RGBA"):
-        return "TIFF" if 16 in file.tag_v2.get(258, ()) else None
-    return None
+def _has_deep_colours(file):
+    """Whether an image has 16 bits a colour, which Pillow halves."""
+    if file.mode not in ("RGB", "RGBA"):
+        return False
+    if file.format == "PNG":
+        return bool(file.tile) and "16" in str(file.tile[0][3])
+    return file.format == "TIFF" and 16 in file.tag_v2.get(258, ())
 
 
 def _levels(data, bits):
     """uint8 or, of files with 16 bits, uint16; [H, W] or [H, W, 3]."""
     with _opened(io.BytesIO(data)) as file:
         if _ends_in_zeros(data, file.format):
-            raise _Unreadable("its end is not written yet, or lost")
-        deep = _deep_colours(file)
-        if deep == "PNG":
-            return _oriented(_png16(data), file.getexif().get(0x0112, 1))
+            raise _UnreadableError("its end is not written yet, or lost")
+        is_deep = _has_deep_colours(file)
+        if is_deep and file.format == "PNG":
+            return _deep_png(data, file.getexif().get(_ORIENTATION, 1))
+        turned = ImageOps.exif_transpose(file)
         if file.mode.startswith("I") or file.mode == "F":
-            pixels = np.asarray(ImageOps.exif_transpose(file))
+            pixels = np.asarray(turned)
             # Pillow opens 16 bits as I in some formats; 32 bits and fractions have no known range.
             if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-                raise _Unreadable(_DEEP)
-            return (
-                (pixels >> 8).astype(np.uint8) if file.format == "PPM" else pixels.astype(np.uint16)
-            )
-        file = ImageOps.exif_transpose(file)
+                raise _UnreadableError("its pixels have more than 16 bits; save it with 8 or 16")
+            if file.format == "PPM":
+                return (pixels >> 8).astype(np.uint8)
+            return pixels.astype(np.uint16)
         if file.mode in ("LA", "La"):
-            file = file.convert("L")
-        pixels = np.asarray(file.convert("RGB"))
-        if deep and bits < 16:
-            raise _Unreadable(_DEEP_COLOURS)
-        return pixels.astype(np.uint16) * 257 if deep else pixels
+            turned = turned.convert("L")
+        pixels = np.asarray(turned.convert("RGB"))
+        if is_deep and bits < 16:
+            raise _UnreadableError("its colours have fewer than 16 bits in 16; save it as png")
+        return pixels.astype(np.uint16) * 257 if is_deep else pixels
 
 
-def _png16(data):
-    """The colours of a png with 16 bits, uint16 [H, W, 3]."""
+def _deep_png(data, orientation):
+    """The colours of a png with 16 bits, uint16 [H, W, 3], turned."""
     try:
         import tensorflow as tf
     except ImportError as error:
-        raise _Unreadable("a png with 16 bits a colour takes TensorFlow; save it with 8") from error
-
+        raise _UnreadableError(
+            "a png with 16 bits a colour takes TensorFlow; save it with 8"
+        ) from error
     with tf.device("/CPU:0"):
-        return tf.io.decode_png(data, channels=3, dtype=tf.uint16).numpy()
-
-
-def _oriented(pixels, orientation):
-    """What ImageOps.exif_transpose does, of an array."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    mirrored = {2: (0, 1), 3: (1, 1), 4: (1, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
-    down, across = mirrored.get(orientation, (0, 0))
-    return pixels[:: -1 if down else 1, :: -1 if across else 1]
+        pixels = tf.io.decode_png(data, channels=3, dtype=tf.uint16).numpy()
+    channels = [Image.fromarray(pixels[..., channel]) for channel in range(3)]
+    for channel in channels:
+        channel.getexif()[_ORIENTATION] = orientation
+    return np.stack([ImageOps.exif_transpose(channel) for channel in channels], axis=-1)

@@ -2,35 +2,30 @@
 
 import contextlib
 import socket
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
+def read(name: str, server: str, data_dir: str, *splits: str) -> list[dict[str, np.ndarray]] | None:
+    """Reads a data set, fetched from a server where it is not there yet.
 
-def prepare_builder(
-    name: str, server: str, data_dir: str | None = None
-) -> "tfds.core.DatasetBuilder | None":
-    """Finds a data set, or fetches it from a server; None if it cannot be had, for any reason."""
+    Returns for each split, such as "train", the values of each feature, [N, ...]; None where the
+    data set cannot be had, for any reason.
+    """
     import tensorflow_datasets as tfds
 
     with contextlib.suppress(Exception):
-        builder = tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(name, data_dir=data_dir or None)
         # TensorFlow Datasets tries for minutes where nobody answers.
         if builder.data_path.exists() or is_reachable(server):
             builder.download_and_prepare()
-            return builder
+            return [_arrays(builder.as_dataset(split=split, batch_size=1000)) for split in splits]
     return None
 
 
-def read(builder: "tfds.core.DatasetBuilder", split: str) -> dict[str, np.ndarray]:
-    """Reads a split, such as "train": each feature's values, [N, ...], in the files' order."""
-    import tensorflow_datasets as tfds
-
-    data = builder.as_dataset(split=split, shuffle_files=False).batch(1000)
-    batches = list(tfds.as_numpy(data))
+def _arrays(data):
+    """All of a data set's values, by the features' names."""
+    batches = list(data.as_numpy_iterator())
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

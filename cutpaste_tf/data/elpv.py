@@ -11,15 +11,15 @@ gives the probability. There are no masks.
 
 import numpy as np
 
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.files import UserError
 
 TRAIN_SHARE = 0.8
 _SPLIT_SEED = 0
 
 
-def load(category: str) -> Category:
-    """Loads the cells of one type."""
+def load(data_dir: str, category: str) -> Category:
+    """Loads the cells of one type; the package has them, wherever `data_dir` is."""
     try:
         from elpv_dataset.utils import load_dataset
     except ImportError as error:
@@ -27,26 +27,17 @@ def load(category: str) -> Category:
             '--dataset=elpv: needs the package elpv-dataset; pip install "cutpaste-tf[demo]"'
         ) from error
     images, probabilities, types = load_dataset()
-    chosen = np.flatnonzero(types == category)
-    functional = chosen[probabilities[chosen] == 0.0]
+
+    def split(indices):
+        return Split(
+            names=[f"images/cell{index + 1:04d}.png" for index in indices],
+            images=list(images[indices]),
+            defect_types=[f"probability_{p:.2f}" if p else "good" for p in probabilities[indices]],
+            masks=[None] * len(indices),
+        )
+
+    functional = np.flatnonzero((types == category) & (probabilities == 0.0))
+    defective = np.flatnonzero((types == category) & (probabilities > 0.0))
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(functional))
-    count = round(TRAIN_SHARE * len(functional))
-    train = np.sort(functional[order[:count]])
-    held_out = np.sort(functional[order[count:]])
-    test = np.concatenate([held_out, chosen[probabilities[chosen] > 0.0]])
-
-    def names(indices):
-        return [f"images/cell{index + 1:04d}.png" for index in indices]
-
-    return Category(
-        train=normal(names(train), list(images[train])),
-        test=Split(
-            names=names(test),
-            images=list(images[test]),
-            labels=(probabilities[test] > 0.0).astype(np.int64),
-            defect_types=[
-                f"probability_{p:.2f}" if p > 0.0 else "good" for p in probabilities[test]
-            ],
-            masks=[None] * len(test),
-        ),
-    )
+    train, held_out = np.split(functional[order], [round(TRAIN_SHARE * len(functional))])
+    return Category(split(np.sort(train)), split(np.concatenate([np.sort(held_out), defective])))

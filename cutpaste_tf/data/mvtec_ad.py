@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from cutpaste_tf.choices import MVTEC_OBJECTS, MVTEC_TEXTURES
 from cutpaste_tf.data import decode, folder
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.files import UserError, locked
 
 ARCHIVES = ("mvtec_anomaly_detection.tar.xz", "mvtec_anomaly_detection.tar")
@@ -24,9 +24,7 @@ _GET_IT = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 class MvtecAd(tfds.core.GeneratorBasedBuilder):
     """MVTec AD as a TensorFlow data set, one configuration a category.
 
-    Put the archive, `mvtec_anomaly_detection.tar.xz` or a single category's such as
-    `bottle.tar.xz`, or the folder that either unpacks to, into tfds's manual directory. Get it
-    from https://www.mvtec.com/company/research/datasets/mvtec-ad; its licence is CC BY-NC-SA 4.0.
+    The archive, or the folder that it unpacks to, belongs into the manual directory of tfds.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -55,12 +53,6 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
             homepage=_GET_IT,
             license="CC BY-NC-SA 4.0",
-            citation="""@inproceedings{bergmann2019mvtec,
-  title={{MVTec AD}: A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection},
-  author={Bergmann, Paul and Fauser, Michael and Sattlegger, David and Steger, Carsten},
-  booktitle={CVPR},
-  year={2019}
-}""",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
@@ -83,17 +75,15 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[str, dict]]:
-        for index, name in enumerate(split.names):
-            mask = split.masks[index]
-            if mask is None:
-                mask = np.zeros([*decode.size(split.images[index]), 1], np.uint8)
+        columns = (split.names, split.images, split.defect_types, split.masks)
+        for name, image, kind, mask in zip(*columns, strict=True):
             yield (
                 name,
                 {
-                    "image": split.images[index],
-                    "mask": mask,
-                    "label": int(split.labels[index]),
-                    "defect_type": split.defect_types[index],
+                    "image": image,
+                    "mask": np.zeros([*decode.size(image), 1], np.uint8) if mask is None else mask,
+                    "label": int(kind != "good"),
+                    "defect_type": kind,
                     "path": name,
                 },
             )
@@ -109,18 +99,15 @@ def extracted(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
 
 def find_archive(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
     """Returns the archive in a folder that holds a category, or None."""
-    for name in (*ARCHIVES, f"{category}.tar.xz"):
-        if (data_dir / name).is_file():
-            return data_dir / name
-    return None
+    paths = [data_dir / name for name in (*ARCHIVES, f"{category}.tar.xz")]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def load(data_dir: str, category: str) -> Category:
     """Loads a category from the extracted folder, or from the archive.
 
     The extracted folder is read as it is. An archive is turned into a TensorFlow data set once,
-    in tfds's own data directory (~/tensorflow_datasets, or TFDS_DATA_DIR).
-
+    in the data directory of TensorFlow Datasets (~/tensorflow_datasets, or TFDS_DATA_DIR).
     """
     root = extracted(pathlib.Path(data_dir), category)
     if root is not None:
@@ -134,25 +121,18 @@ def load(data_dir: str, category: str) -> Category:
             download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
         )
 
-    def read(split):
-        return list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+    def read(name):
+        data = tfds.as_numpy(builder.as_dataset(split=name, shuffle_files=False))
+        examples = sorted(data, key=lambda example: example["path"])
+        return Split(
+            names=[example["path"].decode() for example in examples],
+            images=[example["image"] for example in examples],
+            defect_types=[example["defect_type"].decode() for example in examples],
+            # The mask of an image without one is empty there.
+            masks=[e["mask"][..., 0] > 0 if e["mask"].any() else None for e in examples],
+        )
 
-    train, test = (sorted(read(split), key=lambda e: e["path"]) for split in ("train", "test"))
-
-    def column(examples, key):
-        return [example[key].decode() for example in examples]
-
-    return Category(
-        train=normal(column(train, "path"), [example["image"] for example in train]),
-        test=Split(
-            names=column(test, "path"),
-            images=[example["image"] for example in test],
-            labels=np.array([example["label"] for example in test], np.int64),
-            defect_types=column(test, "defect_type"),
-            # An image without a mask has an empty one there.
-            masks=[e["mask"][..., 0] > 0 if e["mask"].any() else None for e in test],
-        ),
-    )
+    return Category(read("train"), read("test"))
 
 
 def _missing(data_dir, category):

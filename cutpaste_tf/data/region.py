@@ -13,27 +13,18 @@ from cutpaste_tf.files import UserError
 
 _SIDE = 256  # pixels of the frame in which a background is looked for
 _IMAGES = 100  # training images, at most, that it is looked for in
-# A pixel of a fixed background differs by no more levels of 256 from one image to another (its
-# standard deviation), nor from the pixel beside it; and from the mean in no image by four times
-# that, as where an object lies in a single one.
+# A fixed background is smooth and steady: a pixel differs by no more levels of 256 from the pixel
+# beside it, and by no more from one image to another (its standard deviation). Where one image
+# differs from the mean by four times that, an object lies in that image.
 _LEVELS = 8.0
 _MARGIN = 5  # pixels of the frame around the rest
 
 
 def find(config: Config, train: Split, bits: int = 16) -> np.ndarray | None:
-    """Finds the region of interest that --roi asks for.
+    """Finds the region of interest that --roi asks for; `bits` is as in `decode.decode`.
 
-    Args:
-      config: the settings.
-      train: the training images.
-      bits: as in `decode.decode`.
-
-    Returns:
-      bool [h, w], in the frame of every image, True everywhere where no background is found; None
-      for --roi=none.
-
-    Raises:
-      UserError: if the file cannot be read, or holds no region.
+    Returns bool [h, w], in the frame of every image, True everywhere where no background is found;
+    None for --roi=none. A UserError says that a file cannot be read or holds no region.
     """
     if config.roi == "none":
         return None

@@ -1,11 +1,7 @@
-"""Finding images in folders: what is hidden is no data.
-
-Nothing here imports TensorFlow.
-"""
+"""Finding files in folders: hidden files are no data. Nothing here imports TensorFlow."""
 
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterator
 
 from cutpaste_tf.data import decode
@@ -18,11 +14,6 @@ _SYSTEMS = (
 )
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or a system's own, by its name."""
-    return name.startswith(".") or name.lower() in _SYSTEMS
-
-
 def is_image(path: pathlib.Path) -> bool:
     """Whether a file is an image, by the ending of its name in any case."""
     return path.name.lower().endswith(decode.SUFFIXES)
@@ -33,44 +24,37 @@ def endings() -> str:
     return ", ".join(decode.SUFFIXES)
 
 
-def _refuse(problem):
-    raise UserError(problem)
-
-
 def walk(
     folder: pathlib.Path,
     skip: Callable[[pathlib.Path], bool] = lambda folder: False,
-    tell: Callable[[str], None] = _refuse,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Finds the files in a folder and all folders in it, but for what is hidden.
+    """Finds the images in a folder and all folders in it, but for what is hidden.
 
     Each folder is searched once, whatever links lead to it; folders for which `skip` is true are
-    passed over, and so are pipes and devices. Files come in the order of their names, those of a
-    folder before those of the folders in it. `tell` takes a line about a folder that may not be
-    read; by default that is a UserError, and for `folder` itself it always is.
+    passed over, and so are pipes and devices. Images come in the order of their names, those of a
+    folder before those of the folders in it. `warn` takes a line about a folder that may not be
+    read; without it that is a UserError, and for `folder` itself it always is.
     """
 
-    def refuse(error):
+    def on_error(error):
         problem = f"{error.filename}: may not be read ({error.strerror})"
-        (_refuse if os.fspath(error.filename) == os.fspath(folder) else tell)(problem)
-
-    def is_file(path):  # A link to nowhere is one that cannot be read, which who reads it tells.
-        try:
-            return stat.S_ISREG(os.stat(path).st_mode)
-        except OSError:
-            return True
+        if warn is None or error.filename == os.fspath(folder):
+            raise UserError(problem) from error
+        warn(problem)
 
     searched = set()
-    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(here)
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(parent)
         if real in searched:
             folders.clear()
             continue
         searched.add(real)
-        names = (name for name in sorted(folders) if not is_hidden(name))
-        folders[:] = [name for name in names if not skip(pathlib.Path(here, name))]
-        found = (pathlib.Path(here, name) for name in sorted(files) if not is_hidden(name))
-        yield from filter(is_file, found)
+        folders[:] = [path.name for path in _visible(parent, folders) if not skip(path)]
+        for path in filter(is_image, _visible(parent, files)):
+            # A link to nowhere is an image that cannot be read, as its reader says.
+            if os.path.isfile(path) or not os.path.exists(path):
+                yield path
 
 
 def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
@@ -78,16 +62,21 @@ def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]
 
     There are none in a folder that is not there; one that may not be read is a UserError.
     """
-    folders, images = [], []
     try:
-        entries = sorted(folder.iterdir()) if folder.is_dir() else []
-        for path in entries:
-            if is_hidden(path.name):
-                continue
-            if path.is_dir():
-                folders.append(path)
-            elif is_image(path):
-                images.append(path)
+        paths = list(_visible(folder, os.listdir(folder))) if folder.is_dir() else []
     except OSError as error:
         raise UserError(f"{folder}: may not be read ({error.strerror})") from error
+    folders, images = [], []
+    for path in paths:
+        if os.path.isdir(path):
+            folders.append(path)
+        elif is_image(path):
+            images.append(path)
     return folders, images
+
+
+def _visible(folder, names):
+    """The paths of what is not hidden, nor a system's own, in the order of their names."""
+    for name in sorted(names):
+        if not name.startswith(".") and name.lower() not in _SYSTEMS:
+            yield pathlib.Path(folder, name)

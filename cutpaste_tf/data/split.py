@@ -1,6 +1,7 @@
-"""What is known of a set of images, wherever they come from."""
+"""Sets of images with their labels, wherever they come from."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
@@ -14,55 +15,43 @@ class Split:
     Attributes:
       names: what to call each image in tables; a file's path within its data set, or made up.
       images: the N images: paths of files, or uint8 arrays [H, W] or [H, W, C].
-      labels: int64 [N], 0 for normal and 1 for anomalous.
-      defect_types: "good", or the type of the defect.
+      defect_types: "good" for normal images, else the type of the defect.
       masks: for each image None, a mask's path, or a bool array [H, W] that is True on the
         defect; None for normal images.
     """
 
     names: Sequence[str]
     images: Sequence[str] | Sequence[np.ndarray]
-    labels: np.ndarray
     defect_types: Sequence[str]
     masks: Sequence[str | np.ndarray | None]
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int64 [N], 0 for normal and 1 for anomalous."""
+        return np.array([kind != "good" for kind in self.defect_types], np.int64)
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """Returns some of the images, in the order of their indices."""
-        indices = [int(i) for i in indices]
-
-        def chosen(column):
-            return [column[i] for i in indices]
-
-        return Split(
-            chosen(self.names),
-            chosen(self.images),
-            self.labels[indices],
-            chosen(self.defect_types),
-            chosen(self.masks),
-        )
+        columns = (self.names, self.images, self.defect_types, self.masks)
+        return Split(*([column[i] for i in indices] for column in columns))
 
     def examples(self, count: int) -> np.ndarray:
-        """Chooses `count` images at most to show, int64 [n], type by type, the normal ones last.
+        """Selects at most `count` images to show, int64 [n], type by type, the normal ones last.
 
         They are anomalous ones, of each type alike, and normal ones where these are too few.
         """
-        groups = {}
-        for i in np.argsort(-self.labels, kind="stable"):  # anomalous first
-            groups.setdefault((-self.labels[i], self.defect_types[i]), []).append(int(i))
-        # One of each type in turn; normal images after all anomalous ones.
-        rounds = sorted(
-            (group[0], turn, group[1], i)
-            for group, members in groups.items()
-            for turn, i in enumerate(members)
-        )
-        chosen = sorted((group, kind, i) for group, _, kind, i in rounds[:count])
-        return np.array([i for _, _, i in chosen], np.int64)
+        ranked, earlier = [], dict.fromkeys(self.defect_types, 0)
+        for i, kind in enumerate(self.defect_types):
+            ranked.append((kind == "good", earlier[kind], kind, i))
+            earlier[kind] += 1
+        selected = sorted((is_good, kind, i) for is_good, _, kind, i in sorted(ranked)[:count])
+        return np.array([i for *_, i in selected], np.int64)
 
     def spread(self, count: int) -> np.ndarray:
-        """Chooses `count` images at most, evenly from the first to the last, int64 [n]."""
+        """Selects at most `count` images, evenly from the first to the last, int64 [n]."""
         count = min(count, len(self))
         return np.linspace(0, len(self) - 1, count).astype(np.int64)
 
@@ -74,12 +63,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """One category.
+    """One category of a data set: normal images to train on, and test images, if there are any.
 
-    Attributes:
-      train: normal images to train on.
-      test: test images; an empty split where there are none.
-      notes: lines on what was left out or does not fit.
+    `notes` are lines on what was left out or does not fit.
     """
 
     train: Split
@@ -94,6 +80,4 @@ def natural(name: str) -> str:
 
 def normal(names: Sequence[str], images: Sequence) -> Split:
     """Makes a split of normal images."""
-    return Split(
-        names, images, np.zeros(len(names), np.int64), ["good"] * len(names), [None] * len(names)
-    )
+    return Split(names, images, ["good"] * len(names), [None] * len(names))

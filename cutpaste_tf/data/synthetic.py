@@ -2,8 +2,8 @@
 
 Seven kinds: a digit, a square, an ellipse or a heart of one random colour, and the last three cut
 out of a photograph. Digits are MNIST's, the paper's [29], where TensorFlow Datasets has or can get
-them, and scikit-learn's of 8x8 pixels otherwise, of which the results tell. The photographs are the
-two that scikit-learn brings along; the paper does not say whose natural images it takes.
+them, and otherwise scikit-learn's of 8x8 pixels; the results tell which. The photographs are the
+two that scikit-learn brings along: the paper does not say which natural images it takes.
 """
 
 import dataclasses
@@ -26,12 +26,7 @@ _NATURAL = "_natural"
 
 @dataclasses.dataclass(frozen=True)
 class Anomalies:
-    """Anomalous images of one kind, one for each normal image that they were made of.
-
-    Attributes:
-      split: their names, labels, all 1, and masks; without images.
-      images: the images.
-    """
+    """Anomalous images of one kind, each made of a normal image; `split` has their masks."""
 
     split: Split
     images: pipeline.Images
@@ -44,20 +39,9 @@ def make(
     seed: int,
     digits: tf.Tensor | None = None,
 ) -> Anomalies:
-    """Pastes anomalies on normal images.
+    """Pastes anomalies, one of `TEST_ANOMALIES`, on normal images; "mnist" needs `digits`.
 
-    Args:
-      kind: one of `TEST_ANOMALIES`.
-      split: the normal images' names.
-      images: the normal images.
-      seed: of the run; the same seed and images give the same anomalies.
-      digits: for "mnist", as `digits` returns them.
-
-    Returns:
-      The anomalous images.
-
-    Raises:
-      UserError: if there are no normal images.
+    The same seed and images give the same anomalies.
     """
     if not images.count:
         raise UserError(
@@ -67,7 +51,6 @@ def make(
     shape, natural = kind.removesuffix(_NATURAL), kind.endswith(_NATURAL)
     photographs = _photographs(images.size) if natural else None
     kind_seed = tf.constant([seed, TEST_ANOMALIES.index(kind)], tf.int32)
-
     pictures = tf.TensorSpec([None, *images.size, 3], tf.uint8)
 
     @tf.function(input_signature=[pictures, tf.TensorSpec([], tf.int32)], autograph=False)
@@ -95,7 +78,6 @@ def make(
     anomalies = Split(
         names=[f"{name}+{kind}" for name in split.names],
         images=list(stored),
-        labels=np.ones(images.count, np.int64),
         defect_types=[kind] * images.count,
         masks=list(masks),
     )
@@ -105,10 +87,10 @@ def make(
 
 
 def digits() -> tuple[tf.Tensor, str]:
-    """Returns digits, float32 [M, h, w] in [0, 1], bright on dark, and whose they are."""
-    builder = download.prepare_builder("mnist", _MNIST_SERVER)
-    if builder is not None:
-        images = download.read(builder, "test")["image"]
+    """Returns digits, float32 [M, h, w] in [0, 1], bright on dark, and their name."""
+    splits = download.read("mnist", _MNIST_SERVER, "", "test")
+    if splits is not None:
+        images = splits[0]["image"]
         return tf.constant(images[..., 0].astype(np.float32) / 255.0), MNIST
     import sklearn.datasets
 

@@ -21,8 +21,8 @@ _SEED = 20210620
 DEFECTS = ("scratch", "blotch", "blur")
 
 
-def load(category: str) -> Category:
-    """Cuts the crops of one texture, uint8 [96, 96]; the anomalous ones have masks."""
+def load(data_dir: str, category: str) -> Category:
+    """Cuts the crops of one texture, uint8 [96, 96]; the package has it, wherever `data_dir` is."""
     try:
         import skimage.data
     except ImportError as error:
@@ -31,12 +31,9 @@ def load(category: str) -> Category:
         ) from error
     photograph = getattr(skimage.data, category)()
     rng = np.random.default_rng([_SEED, *category.encode()])
-    first, last = MIDDLE
-    train = [
-        *_crops(photograph[:, :first], TRAIN_IMAGES // 2, rng),
-        *_crops(photograph[:, last:], TRAIN_IMAGES // 2, rng),
-    ]
-    test = _crops(photograph[:, first:last], TEST_IMAGES, rng)
+    left, middle, right = np.split(photograph, MIDDLE, axis=1)
+    train = [crop for side in (left, right) for crop in _crops(side, TRAIN_IMAGES // 2, rng)]
+    test = _crops(middle, TEST_IMAGES, rng)
     masks: list[np.ndarray | None] = [None] * TEST_IMAGES
     types = ["good"] * TEST_IMAGES
     for index in range(TEST_IMAGES // 2, TEST_IMAGES):
@@ -44,13 +41,7 @@ def load(category: str) -> Category:
         test[index], masks[index] = draw_defect(test[index], types[index], rng)
     return Category(
         train=normal([f"train/good/{i:03d}.png" for i in range(TRAIN_IMAGES)], train),
-        test=Split(
-            names=[f"test/{kind}/{i:03d}.png" for i, kind in enumerate(types)],
-            images=test,
-            labels=np.array([int(kind != "good") for kind in types], np.int64),
-            defect_types=types,
-            masks=masks,
-        ),
+        test=Split([f"test/{t}/{i:03d}.png" for i, t in enumerate(types)], test, types, masks),
     )
 
 
@@ -88,7 +79,6 @@ def draw_defect(
         blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(3))
         changed = np.asarray(blurred, np.float64)
     else:
-        strength = rng.uniform(50, 90) * rng.choice([-1, 1])
-        changed = pixels + strength
+        changed = pixels + rng.uniform(50, 90) * rng.choice([-1, 1])
     result = pixels + soft * (changed - pixels)
     return np.clip(np.round(result), 0, 255).astype(np.uint8), solid

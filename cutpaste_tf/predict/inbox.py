@@ -52,7 +52,7 @@ class Inbox:
         """Returns the files that are new, and as they were at the last look, oldest first."""
         now, whole, problems = {}, [], []
         try:
-            for path in stream.find([self._folder], self._outside, CSV, JOB, tell=problems.append):
+            for path in stream.find([self._folder], self._outside, CSV, JOB, warn=problems.append):
                 found, arrived = _stamp(path)
                 if found is None:
                     continue

@@ -56,7 +56,8 @@ def measure_test_sets(
         pixel_auroc = None
         if evaluation.maps is not None:
             masks = [None] * len(normals) + list(anomalies.split.masks)
-            both = Split([""] * len(masks), [""] * len(masks), labels, [""] * len(masks), masks)
+            types = ["good"] * len(normals) + list(anomalies.split.defect_types)
+            both = Split([""] * len(masks), [""] * len(masks), types, masks)
             maps = evaluation.maps.subset(normals).joined(scored.maps)
             pixel_auroc = pixel_metrics(maps, both)["pixel_auroc"]
         measured[kind] = auroc, pixel_auroc

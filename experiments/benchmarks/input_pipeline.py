@@ -54,7 +54,7 @@ def compare(folder, arguments) -> None:
     size = arguments.image_size
     config = Config(dataset="folder", data_dir=str(folder), category="made", image_size=size)
     config = dataclasses.replace(config, batch_size=BATCH)
-    split = folders.load(folders.category_root(config.data_dir, config.category)).train
+    split = folders.load(config.data_dir, config.category).train
     # As many as a category of MVTec AD has; the stored images are what the training reads.
     images = pipeline.prepare(split, size).subset(np.arange(300) % SOURCES)
     make_views = views.StepViews(config)

@@ -8,7 +8,6 @@ is its Mahalanobis distance, as it is and smoothed. Prints pixel AUROC, AP and A
 
 import argparse
 import os
-import pathlib
 
 import numpy as np
 import scipy.ndimage
@@ -30,7 +29,7 @@ def main() -> None:
     from cutpaste_tf.scoring import metrics
 
     size = arguments.image_size
-    category = folder.load(pathlib.Path(arguments.data_dir) / arguments.category)
+    category = folder.load(arguments.data_dir, arguments.category)
     images = [pipeline.prepare(split, size) for split in (category.train, category.test)]
     train, test = (each.stored.numpy().astype(np.float64) for each in images)
     mean = train.mean(axis=0)

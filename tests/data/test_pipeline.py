@@ -1,8 +1,5 @@
 """The tf.data pipelines."""
 
-import itertools
-import threading
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -238,33 +235,6 @@ def test_sizes_that_lie_alike_on_the_canvas_have_a_region_in_common(photographs)
     # 60x90 and 120x180 become the same.
     assert which.tolist() == [0, 1, 0, 0, 2]
     assert len(regions) == 3
-
-
-def test_work_is_done_in_order_ahead_and_no_further():
-    begun, gate = [], threading.Event()
-
-    def work(number):
-        begun.append(number)
-        if number == 0:
-            gate.wait(10)
-        return -number
-
-    found = pipeline.in_order(work, itertools.count(), ahead=3, workers=2)
-    threading.Timer(0.05, gate.set).start()
-    assert [next(found) for _ in range(5)] == [0, -1, -2, -3, -4]
-    assert max(begun) <= 4 + 3 + 1
-    found.close()  # though there is no end to the items
-
-    def fail(number):
-        if number == 2:
-            raise KeyError(number)
-        return number
-
-    found = pipeline.in_order(fail, range(9), workers=3)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(KeyError):
-        next(found)
-    assert list(pipeline.in_order(abs, [])) == []
 
 
 @pytest.mark.parametrize("kind", ["gde", "kde"])

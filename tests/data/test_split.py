@@ -1,4 +1,4 @@
-"""Choosing examples of a split."""
+"""Selecting images of a split."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,8 @@ from cutpaste_tf.data.split import Split, natural
 
 
 def split(kinds):
-    labels = np.array([kind != "good" for kind in kinds], np.int64)
-    count = len(kinds)
-    return Split([str(i) for i in range(count)], [""] * count, labels, kinds, [None] * count)
+    names = [str(i) for i in range(len(kinds))]
+    return Split(names, names, kinds, [None] * len(kinds))
 
 
 @pytest.mark.parametrize(
@@ -24,20 +23,22 @@ def split(kinds):
     ],
 )
 def test_examples_are_anomalous_and_of_each_type_alike(count, expected):
-    chosen = split(["good", "good", "hole", "hole", "hole", "dent"]).examples(count)
-    assert chosen.tolist() == expected
+    images = split(["good", "good", "hole", "hole", "hole", "dent"])
+    assert images.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert images.examples(count).tolist() == expected
+    some = images.subset(np.array(expected))
+    assert some.names == [str(i) for i in expected]
+    assert some.labels.tolist() == images.labels[expected].tolist()
 
 
-def test_no_images_have_no_examples():
-    assert split([]).examples(3).tolist() == []
-
-
-def test_spread_reaches_from_the_first_to_the_last():
-    chosen = split(["good"] * 10).spread
-    assert chosen(4).tolist() == [0, 3, 6, 9]
-    assert chosen(99).tolist() == list(range(10))
-    assert chosen(1).tolist() == [0]
-    assert split([]).spread(3).tolist() == []
+@given(st.integers(0, 30), st.integers(1, 40))
+def test_spread_reaches_evenly_from_the_first_to_the_last(total, count):
+    selected = split(["good"] * total).spread(count)
+    assert len(selected) == min(total, count)
+    if len(selected) > 1:
+        assert (selected[0], selected[-1]) == (0, total - 1)
+        assert np.ptp(np.diff(selected)) <= 1
+    assert split([]).examples(count).tolist() == []
 
 
 @given(st.lists(st.tuples(st.text("ab/_-. ", max_size=3), st.integers(0, 10**15)), max_size=9))
