@@ -1,4 +1,4 @@
-"""What settings can be: the names that they choose from, and the rules for their values."""
+"""What settings can be: their names to choose from, and the rules for one value and for several."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -69,13 +69,13 @@ NOT_EMPTY = Rule("a text that is not empty", bool)
 BOOLEAN = Rule("true or false", lambda value: True)
 
 
-def one_of(names: Sequence[str]) -> Rule:
-    """Accepts some texts."""
+def one_of(*names: str) -> Rule:
+    """Accepts one of the texts."""
     return Rule(f"one of {', '.join(names)}", lambda value: value in names)
 
 
 def some_of(names: Sequence[str], *alone: str) -> Rule:
-    """Accepts one of the texts that stand alone, or some of the names, separated by commas."""
+    """Accepts one of the last texts by itself, or some of the names, separated by commas."""
     return Rule(
         f"{', '.join(alone)}, or some of {', '.join(names)}, separated by commas",
         lambda text: text in alone or set(text.split(",")) <= set(names),
@@ -132,3 +132,67 @@ DENSITY = Rule(
         and len(set(text.split(","))) == len(text.split(","))
     ),
 )
+
+
+def _for_tasks(name):
+    """The row of a setting that some of the tasks use."""
+    tasks = [task for task, names in TASKS.items() if name in names]
+    return name, f"--task={', '.join(tasks)}", lambda config: config.task in tasks
+
+
+# Settings that only some runs use: those runs in words, and the test for them.
+_ONLY_FOR = (
+    ("data_dir", "data sets that are no packages", lambda c: c.dataset not in PACKAGED),
+    ("width stem patch_size", "--backbone=resnet18", lambda c: c.backbone == "resnet18"),
+    ("features", "EfficientNets", lambda c: c.backbone != "resnet18"),
+    ("finetune_learning_rate", "--finetune_steps", lambda c: c.finetune_steps > 0),
+    ("keep_pretrained", "--weights", lambda c: c.weights != "none"),
+    ("keep_pretrained", "trainings", lambda c: c.steps > 0),
+    ("keep_pretrained resize tiles roi density", "whole images", lambda c: not c.patch_size),
+    ("test_anomalies", "runs without --tiles", lambda c: c.tiles == (1, 1)),
+    ("test_anomalies", "runs without --roi and --resize=pad", lambda c: not c.masked),
+    ("dense_stride", "--patch_size", lambda c: c.patch_size > 0),
+    ("map_levels image_score", "--maps=features", lambda c: c.maps == "features"),
+    ("location_density", "--maps=features, patches", lambda c: c.maps in ("features", "patches")),
+    _for_tasks("area_ratio"),
+    _for_tasks("jitter"),
+    # Keras's loss scaling does not agree between devices, and XLA cannot compile what they send.
+    ("mixed_precision jit_compile", "--distribution=none", lambda c: c.distribution == "none"),
+)
+
+
+def check_together(config) -> None:
+    """Refuses values of a `config.Config` that are right by themselves and not together."""
+    for names, words, uses in _ONLY_FOR:
+        for name in names.split():
+            if getattr(config, name) != getattr(type(config), name) and not uses(config):
+                config.refuse(name, f"is only for {words}; leave it out")
+    if config.weights == "imagenet" and config.backbone not in WITH_IMAGENET_WEIGHTS:
+        config.refuse("weights", f"there are none for --backbone={config.backbone}")
+    if (config.maps == "patches") != bool(config.patch_size):
+        config.refuse("maps", "patches are for --patch_size, which has no other maps")
+    if config.maps == "gradcam" and config.main_density not in GAUSSIANS:
+        config.refuse("density", "GradCAM needs a Gaussian's distance; begin with gde")
+    if config.tiles != (1, 1) and "," in config.density:
+        config.refuse("density", "tiles have a single one")
+    if config.task == "rotation" and len(set(config.input_shape)) > 1:
+        config.refuse("image_size", "--task=rotation needs squares")
+    resnet = config.backbone == "resnet18"
+    blocks = MAP_LEVELS_OF_RESNET if resnet else MAP_LEVELS_OF_EFFICIENTNET
+    if not set(config.levels) <= set(blocks):
+        config.refuse("map_levels", f"--backbone={config.backbone} has {', '.join(blocks)}")
+    if config.patch_size:
+        _check_patches(config)
+
+
+def _check_patches(config):
+    """Refuses patches that do not fill the image."""
+    if config.location_density == "nearby":
+        config.refuse("location_density", "a patch model has shared or separate")
+    size = config.flag("image_size")
+    if config.patch_size > min(config.size):
+        config.refuse("patch_size", f"must fit into {size}")
+    for length in (side - config.dense_patch for side in config.size):
+        if rest := length % config.dense_stride:
+            reason = f"leaves {rest} pixels of {size} without a patch; must divide {length}"
+            config.refuse("dense_stride", reason)

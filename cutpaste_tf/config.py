@@ -1,8 +1,7 @@
-"""The settings of a run, a frozen dataclass, and the check of every value.
+"""The settings of a run: one table has each one's default, help and allowed values.
 
-Each field of `Config` declares its flag's default, help and allowed values once; the flags, the
-checks and the JSON form follow from that. Nothing here imports TensorFlow, so that `--help` and a
-wrong flag answer at once.
+The flags, the checks and the JSON form follow from it. Nothing here imports TensorFlow, so that
+`--help` and a wrong flag answer at once.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ import pathlib
 from typing import Any
 
 from cutpaste_tf import choices
-from cutpaste_tf.choices import one_of, positive, real, some_of, whole
+from cutpaste_tf.choices import Rule, one_of, positive, real, some_of, whole
 from cutpaste_tf.files import UserError, as_text, read_text
 
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
@@ -33,8 +32,12 @@ GROUPS = {
 }
 
 
-def _field(group: str, default: Any, rule: choices.Rule, help_text: str, between: str = ",") -> Any:
-    """A setting; `between` stands between the numbers of one that has several."""
+def _field(
+    group: str, default: Any, help_text: str, rule: Rule = choices.ANY, between: str = ","
+) -> Any:
+    """A setting; `between` separates the numbers of one that has several."""
+    if isinstance(default, bool):
+        rule = choices.BOOLEAN
     metadata = {"group": group, "rule": rule, "help": help_text, "between": between}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -52,186 +55,173 @@ class Config:
     they are what was best on several real sets in minutes on a CPU, and its flag files pin others.
 
     Raises:
-      UserError: if a value is not allowed; the message names the flag, the value and what is
-        allowed.
+      UserError: for a value that is not allowed; it names flag, value and what is allowed.
     """
 
     dataset: str = _data(
-        "mvtec_ad",
-        one_of(tuple(choices.CATEGORIES)),
-        "the data set; folder: a folder of your own, in MVTec AD's layout",
+        "mvtec_ad", "the data set; folder: images of your own", one_of(*choices.CATEGORIES)
     )
     data_dir: str = _data(
-        "",
-        choices.ANY,
-        "the folder of the images; for cifar10 that of TensorFlow Datasets, which has a default",
+        "", "the folder of the images; for cifar10 that of TensorFlow Datasets, which has a default"
     )
-    category: str = _data("all", choices.ANY, "one or more categories, separated by commas, or all")
+    category: str = _data("all", "one or more categories, separated by commas, or all")
     image_size: tuple[int, ...] = _data(
-        (256,), choices.IMAGE_SIZE, "images are resized to this height and width, in pixels", "x"
+        (256,), "height and width that images are resized to, in pixels", choices.IMAGE_SIZE, "x"
     )
-    workdir: str = _data("runs", choices.NOT_EMPTY, "runs are written to WORKDIR/CATEGORY/seed_N")
+    workdir: str = _data("runs", "runs are written to WORKDIR/CATEGORY/seed_N", choices.NOT_EMPTY)
     resize: str = _data(
         "squash",
-        one_of(("squash", "pad")),
         "how an image of another shape gets there; squash: its shape changes; pad: it keeps its "
         "shape, and what is left over is ignored",
+        one_of("squash", "pad"),
     )
     tiles: tuple[int, ...] = _data(
         (1, 1),
+        "cut images into tiles, each of --image_size, for small defects; an image's score is that "
+        "of its most anomalous tile",
         choices.TILES,
-        "cut images into ROWSxCOLUMNS tiles, each of --image_size, for small defects; an image's "
-        "score is that of its most anomalous tile",
         "x",
     )
     roi: str = _data(
         "none",
-        choices.NOT_EMPTY,
         "the region of interest: the file of a mask, 0 outside; auto: all but a fixed background; "
         "none: everything; what lies outside has no part in views, maps, metrics and scores",
+        choices.NOT_EMPTY,
     )
 
-    steps: int = _training(65536, whole(0), "parameter updates; 0: evaluate the initial weights")
+    steps: int = _training(65536, "parameter updates; 0: evaluate the initial weights", whole(0))
     batch_size: int = _training(
-        32, whole(1), "normal images a step; the network sees each once per class of the task"
+        32, "normal images a step; the network sees each once per class of the task", whole(1)
     )
-    seed: int = _training(0, whole(0, 2**31 - 1), "one or more seeds, separated by commas")
+    seed: int = _training(0, "one or more seeds, separated by commas", whole(0, 2**31 - 1))
     learning_rate: float = _training(
-        0.03, positive(100.0), "initial learning rate; falls to zero as a cosine"
+        0.03, "initial learning rate; falls to zero as a cosine", positive(100.0)
     )
     head_steps: int = _training(
-        0, whole(0), "in place of --steps: updates of a first stage, which trains the head alone"
+        0, "in place of --steps: updates of a first stage, which trains the head alone", whole(0)
     )
     finetune_steps: int = _training(
-        0,
-        whole(0),
-        "in place of --steps: updates of a last stage, which trains all but batch normalisation",
+        0, "in place of --steps: updates of a last stage, of all but batch normalisation", whole(0)
     )
     finetune_learning_rate: float = _training(
-        0.0001, positive(100.0), "initial learning rate of that last stage"
+        0.0001, "initial learning rate of that last stage", positive(100.0)
     )
     keep_pretrained: bool = _training(
         False,
-        choices.BOOLEAN,
         "keep the network as --weights brought it beside the trained one, and score by the "
         "features of both; scoring takes twice the time",
     )
     weight_decay: float = _training(
-        0.00003, real(0.0, 1.0), "L2 coefficient, of half the square of all weights' norm"
+        0.00003, "L2 coefficient, of half the square of all weights' norm", real(0.0, 1.0)
     )
     eval_every: int = _training(
-        32, whole(0), "epochs of 256 steps between AUROCs in TensorBoard; 0: never"
+        32, "epochs of 256 steps between AUROCs in TensorBoard; 0: never", whole(0)
     )
 
-    backbone: str = _network("resnet18", one_of(choices.BACKBONES), "the network")
+    backbone: str = _network("resnet18", "the network", one_of(*choices.BACKBONES))
     weights: str = _network(
         "none",
-        choices.WEIGHTS,
         "initial weights; imagenet: for EfficientNet-B0 to B7, and for Lite0 to Lite2 from an "
         "installed package; a file: such as another run's checkpoints/backbone.weights.h5",
+        choices.WEIGHTS,
     )
-    width: float = _network(1.0, positive(4.0), "multiplies ResNet-18's channels")
+    width: float = _network(1.0, "multiplies ResNet-18's channels", positive(4.0))
     stem: str = _network(
         "large",
-        one_of(("large", "small")),
         "ResNet-18's first layer; large: 7x7, stride 2, and max-pooling; small: 3x3, stride 1, "
         "sixteen times the work",
+        one_of("large", "small"),
     )
     head_dims: tuple[int, ...] = _network(
-        (128,), choices.HEAD_DIMS, "units of the projection head's layers"
+        (128,), "units of the projection head's layers", choices.HEAD_DIMS
     )
 
-    task: str = _views("cutpaste_3way", one_of(tuple(choices.TASKS)), "the proxy task")
+    task: str = _views("cutpaste_3way", "the proxy task", one_of(*choices.TASKS))
     area_ratio: tuple[float, ...] = _views(
-        (0.02, 0.15), choices.AREA_RATIO, "area of the CutPaste patch, as a share of the image"
+        (0.02, 0.15), "area of the CutPaste patch, as a share of the image", choices.AREA_RATIO
     )
-    jitter: float = _views(0.1, real(0.0, 0.5), "most colour jitter of a pasted patch")
+    jitter: float = _views(0.1, "most colour jitter of a pasted patch", real(0.0, 0.5))
     translation: float = _views(
-        0.0, real(0.0, 0.5), "most random translation of the input, as a share of its side"
+        0.0, "most random translation of the input, as a share of its side", real(0.0, 0.5)
     )
     view_jitter: tuple[float, ...] = _views(
         (0.0,),
-        choices.VIEW_JITTER,
         "most colour jitter of the input; three: of brightness, contrast and saturation",
+        choices.VIEW_JITTER,
     )
     independent_views: bool = _views(
-        False, choices.BOOLEAN, "translate and jitter the input anew for each class of the task"
+        False, "translate and jitter the input anew for each class of the task"
     )
 
     features: str = _density(
         "pool",
-        one_of(choices.FEATURES),
         "pool: the last convolution; level7, level8: EfficientNet's block 6, block 7; each "
         "averaged over space",
+        one_of(*choices.FEATURES),
     )
     density: str = _density(
         "gde",
-        choices.DENSITY,
         "density of normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: Gaussian on "
         "features of unit length; kde: kernel density on them; gmm4: mixture of four; the first "
         "makes the run's scores, further ones are measured beside it",
+        choices.DENSITY,
     )
     false_positive_rate: float = _density(
         0.01,
-        real(0.0, 0.5),
         "share of normal images above the run's threshold; 0: no threshold, and none of the "
         "cross-validation that it takes",
+        real(0.0, 0.5),
     )
     test_anomalies: str = _density(
         "none",
-        some_of(choices.TEST_ANOMALIES, "none", "all"),
         "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3)",
+        some_of(choices.TEST_ANOMALIES, "none", "all"),
     )
 
     maps: str = _maps(
         "none",
-        one_of(("none", "gradcam", "features", "patches")),
         "anomaly maps; features: densities on the network's feature maps; gradcam: what makes the "
         "image anomalous; patches: those of --patch_size",
+        one_of("none", "gradcam", "features", "patches"),
     )
     map_levels: str = _maps(
         "auto",
-        some_of(choices.MAP_LEVELS_OF_EFFICIENTNET + choices.MAP_LEVELS_OF_RESNET, "auto"),
         "--maps=features: the blocks whose maps are taken; auto: block3,block5 of EfficientNet, "
         "conv4 of ResNet-18",
+        some_of(choices.MAP_LEVELS_OF_EFFICIENTNET + choices.MAP_LEVELS_OF_RESNET, "auto"),
     )
     image_score: str = _maps(
         "pooled",
-        one_of(("pooled", "map", "both")),
         "--maps=features: pooled: by the pooled features; map: the map's largest; both: the mean "
         "of the two, standardised",
+        one_of("pooled", "map", "both"),
     )
     patch_size: int = _maps(
         0,
-        choices.PATCH_SIZE,
         "train on random crops of this height and width (64 in the paper), and make maps by "
         "patches of half of it; 0: whole images",
+        choices.PATCH_SIZE,
     )
     dense_stride: int = _maps(
-        4, whole(1, 1024), "--patch_size: distance between the patches that make the map"
+        4, "--patch_size: distance between the patches that make the map", whole(1, 1024)
     )
     location_density: str = _maps(
         "auto",
-        one_of(("auto", "shared", "nearby", "separate")),
         "density of maps; shared: one for all places; separate: one for each, for aligned "
-        "objects; nearby: one for each, of the places around it; auto: nearby, or "
-        "shared with --tiles; with --patch_size separate for MVTec AD's aligned categories, else "
-        "shared",
+        "objects; nearby: one for each, of the places around it; auto: nearby, or shared with "
+        "--tiles; with --patch_size separate for MVTec AD's aligned categories, else shared",
+        one_of("auto", "shared", "nearby", "separate"),
     )
 
     augment: str = _machine(
         "device",
-        one_of(("device", "pipeline")),
-        "where views are made; device: in the train step; pipeline: in tf.data on the host",
+        "where views are made: in the train step or by tf.data",
+        one_of("device", "pipeline"),
     )
-    mixed_precision: bool = _machine(
-        False, choices.BOOLEAN, "compute in float16, keep weights in float32"
-    )
-    jit_compile: bool = _machine(False, choices.BOOLEAN, "compile the train step with XLA")
+    mixed_precision: bool = _machine(False, "compute in float16, keep weights in float32")
+    jit_compile: bool = _machine(False, "compile the train step with XLA")
     distribution: str = _machine(
-        "none",
-        one_of(("none", "mirrored")),
-        "mirrored: share each batch among all GPUs of this machine",
+        "none", "mirrored: share each batch among all GPUs here", one_of("none", "mirrored")
     )
 
     def __post_init__(self):
@@ -242,53 +232,27 @@ class Config:
                 value = (value,) if isinstance(value, (int, float)) else tuple(value)
                 object.__setattr__(self, name, value)
             if not _well_typed(value, field.default) or not rule.test(value):
-                self._refuse(name, f"must be {rule.allowed}")
+                self.refuse(name, f"must be {rule.allowed}")
         if self.dataset in ("mvtec_ad", "folder") and not self.data_dir:
-            self._refuse("data_dir", f"--dataset={self.dataset} needs the folder of the images")
+            self.refuse("data_dir", f"--dataset={self.dataset} needs the folder of the images")
         for name in ("data_dir", "workdir"):
             if as_text(getattr(self, name)) != getattr(self, name):
-                self._refuse(name, "its name is not UTF-8; rename it")
+                self.refuse(name, "its name is not UTF-8; rename it")
         stages = self.head_steps + self.finetune_steps
         if stages and self.steps not in (stages, Config.steps):
-            self._refuse("steps", f"the stages have {stages} together; leave --steps out")
+            self.refuse("steps", f"the stages have {stages} together; leave --steps out")
         object.__setattr__(self, "steps", stages or self.steps)
         if self.patch_size and self.maps == "none":
             object.__setattr__(self, "maps", "patches")
-        for names, words, uses in _ONLY_FOR:
-            for name in names.split():
-                if getattr(self, name) != FIELDS[name].default and not uses(self):
-                    self._refuse(name, f"is only for {words}; leave it out")
-        self._check_combinations()
+        choices.check_together(self)
 
-    def _check_combinations(self):
-        """Refuses values that are right by themselves and not together."""
-        if self.weights == "imagenet" and self.backbone not in choices.WITH_IMAGENET_WEIGHTS:
-            self._refuse("weights", f"there are none for --backbone={self.backbone}")
-        if (self.maps == "patches") != bool(self.patch_size):
-            self._refuse("maps", "patches are for --patch_size, which has no other maps")
-        if self.maps == "gradcam" and self.main_density not in choices.GAUSSIANS:
-            self._refuse("density", "GradCAM needs a Gaussian's distance; begin with gde")
-        if self.tiles != (1, 1) and "," in self.density:
-            self._refuse("density", "tiles have a single one")
-        if self.task == "rotation" and len(set(self.input_shape)) > 1:
-            self._refuse("image_size", "--task=rotation needs squares")
-        resnet = self.backbone == "resnet18"
-        blocks = choices.MAP_LEVELS_OF_RESNET if resnet else choices.MAP_LEVELS_OF_EFFICIENTNET
-        if not set(self.levels) <= set(blocks):
-            self._refuse("map_levels", f"--backbone={self.backbone} has {', '.join(blocks)}")
-        if self.patch_size:
-            if self.location_density == "nearby":
-                self._refuse("location_density", "a patch model has shared or separate")
-            size = f"--image_size={shown(self, 'image_size')}"
-            if self.patch_size > min(self.size):
-                self._refuse("patch_size", f"must fit into {size}")
-            for length in (side - self.dense_patch for side in self.size):
-                if rest := length % self.dense_stride:
-                    reason = f"leaves {rest} pixels of {size} without a patch; must divide {length}"
-                    self._refuse("dense_stride", reason)
+    def refuse(self, name: str, reason: str) -> None:
+        """Raises a UserError about a setting."""
+        raise UserError(f"{self.flag(name)}: {reason}")
 
-    def _refuse(self, name, reason):
-        raise UserError(f"--{name}={shown(self, name)}: {reason}")
+    def flag(self, name: str) -> str:
+        """Returns a setting as it is written on the command line."""
+        return f"--{name}={as_flag(name, getattr(self, name))}"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -365,23 +329,12 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str, source: str = "config.json") -> "Config":
-        """Reads what `to_json` wrote, with every check of a flag.
-
-        Args:
-          text: the JSON text.
-          source: where the text is from; messages name it.
-
-        Returns:
-          The settings.
-
-        Raises:
-          UserError: if the text does not hold a run's settings, or those of another version.
-        """
+        """Reads what `to_json` wrote, with every check of a flag; messages name the source."""
         try:
             values = json.loads(text)
             if values.pop("format", 1) != FORMAT:
                 raise UserError(
-                    "is of another version of cutpaste-tf, whose numbers are others; train again, "
+                    "belongs to another version of cutpaste-tf, whose numbers differ; train again, "
                     "in another --workdir"
                 )
             return cls(**values)
@@ -392,17 +345,7 @@ class Config:
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Config":
-        """Reads the settings of a run.
-
-        Args:
-          run_dir: WORKDIR/CATEGORY/seed_N.
-
-        Returns:
-          The settings.
-
-        Raises:
-          UserError: if there are none, or none that can be read.
-        """
+        """Reads the settings in a run's folder; a UserError if there are none."""
         path = pathlib.Path(run_dir) / "config.json"
         try:
             text = read_text(path, 2**20)
@@ -430,41 +373,15 @@ class Config:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-# Settings that make no other result, or that can be changed at any time.
+# Settings that do not change the result, or that can be changed at any time.
 NOT_IN_RESULTS = {
     *("workdir", "data_dir", "eval_every", "augment", "distribution"),
     *("false_positive_rate", "test_anomalies"),
 }
 
 
-def _of_tasks(name):
-    """The table's row of a setting that some of the tasks use."""
-    tasks = [task for task, names in choices.TASKS.items() if name in names]
-    return name, f"--task={', '.join(tasks)}", lambda config: config.task in tasks
-
-
-# Settings that only some runs use: those runs in words, and the test for them.
-_ONLY_FOR = (
-    ("data_dir", "data sets that are no packages", lambda c: c.dataset not in choices.PACKAGED),
-    ("width stem patch_size", "--backbone=resnet18", lambda c: c.backbone == "resnet18"),
-    ("features", "EfficientNets", lambda c: c.backbone != "resnet18"),
-    ("finetune_learning_rate", "--finetune_steps", lambda c: c.finetune_steps > 0),
-    ("keep_pretrained", "--weights", lambda c: c.weights != "none"),
-    ("keep_pretrained", "trainings", lambda c: c.steps > 0),
-    ("keep_pretrained resize tiles roi density", "whole images", lambda c: not c.patch_size),
-    ("test_anomalies", "runs without --tiles", lambda c: c.tiles == (1, 1)),
-    ("test_anomalies", "runs without --roi and --resize=pad", lambda c: not c.masked),
-    ("dense_stride", "--patch_size", lambda c: c.patch_size > 0),
-    ("map_levels image_score", "--maps=features", lambda c: c.maps == "features"),
-    ("location_density", "--maps=features, patches", lambda c: c.maps in ("features", "patches")),
-    _of_tasks("area_ratio"),
-    _of_tasks("jitter"),
-    # Keras's loss scaling does not agree between devices, and XLA cannot compile what they send.
-    ("mixed_precision jit_compile", "--distribution=none", lambda c: c.distribution == "none"),
-)
-
-
-def _well_typed(value: Any, default: Any) -> bool:
+def _well_typed(value, default):
+    """Whether a value, which may come from JSON, has the type of a setting's default."""
     if isinstance(default, tuple):
         return all(_well_typed(item, default[0]) for item in value)
     if isinstance(value, bool) or isinstance(default, bool):
@@ -492,8 +409,3 @@ def from_flag(name: str, text: str) -> Any:
         between = FIELDS[name].metadata["between"]
         return tuple(type(default[0])(part) for part in text.split(between))
     return type(default)(text)
-
-
-def shown(config: Config, name: str) -> str:
-    """Returns a setting as it is written in its flag."""
-    return as_flag(name, getattr(config, name))

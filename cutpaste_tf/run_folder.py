@@ -19,7 +19,7 @@ import numpy as np
 
 from cutpaste_tf import data, files
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import Config, shown
+from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
 from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, replacing, say, warn
@@ -70,8 +70,8 @@ def state(config: Config) -> str:
     earlier = Config.load(run_dir)
     for name in config.differences(earlier):
         raise UserError(
-            f"{run_dir}: holds a run with --{name}={shown(earlier, name)}, not "
-            f"{shown(config, name)}; name another --workdir or remove it"
+            f"{run_dir}: holds a run with {earlier.flag(name)}, not "
+            f"{config.flag(name)}; name another --workdir or remove it"
         )
     if not (run_dir / RESULTS).is_file():
         return "interrupted"

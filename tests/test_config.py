@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, assert_user_error, command
 
-from cutpaste_tf import choices, cli, config
+from cutpaste_tf import choices, cli
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
@@ -366,7 +366,7 @@ def test_flagfiles_parse_and_say_how_to_run_them(file):
     runs = cli.parse_runs([f"--flagfile={file}", *extra])
     for name, value in known:
         if name not in ("dataset", "category", "seed"):
-            assert config.shown(runs[0], name) == value
+            assert runs[0].flag(name) == f"--{name}={value}"
 
 
 def test_the_papers_flagfiles_keep_the_papers_settings():

@@ -267,7 +267,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(
 ):
     assert run_here(mvtec, tmp_path).returncode == 0
     before = (tmp_path / "part/seed_0/results.json").read_text()
-    assert_user_error(run_here(mvtec, tmp_path, "--steps=7"), "--steps=6", "not 7", "--workdir")
+    assert_user_error(run_here(mvtec, tmp_path, "--steps=7"), "--steps=6, not --steps=7; name")
     assert (tmp_path / "part/seed_0/results.json").read_text() == before
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cutpaste_tf import machine
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.config import Config, shown
+from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import mask_of_size
 from cutpaste_tf.data.split import Split
@@ -197,7 +197,7 @@ def check_images(config: Config, images: pipeline.Images, seen: np.ndarray) -> s
     if blank := int((~seen.any(axis=1)).sum()):
         raise UserError(
             f"--roi={config.roi}: {blank} of {found} normal training images show nothing of it at "
-            f"--image_size={shown(config, 'image_size')} with --resize={config.resize}; make the "
+            f"{config.flag('image_size')} with --resize={config.resize}; make the "
             "region or the size larger"
         )
     if count < least:
