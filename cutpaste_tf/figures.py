@@ -288,7 +288,7 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
     images = pipeline.prepare(normal, Preparation(config.size))
     test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
-    pictures = np.stack([anomalies.images.stored.numpy() for anomalies in test_sets.values()])
+    pictures = np.stack([anomalies.images.stored[:, 0].numpy() for anomalies in test_sets.values()])
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"
     return figures.gallery(pictures, list(test_sets), title)
 

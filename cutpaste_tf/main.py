@@ -50,10 +50,10 @@ def do_runs(runs: Sequence[Config]) -> None:
             if state == "finished":
                 results.append(run_folder.finished_results(config))
                 continue
-            from cutpaste_tf.run import story
+            from cutpaste_tf.run import run
 
             with lock:
-                results.append(story.run(config, load(config)))
+                results.append(run.train_and_evaluate(config, load(config)))
     if len(results) > 1:
         print_summary(results, runs)
 

@@ -114,8 +114,9 @@ def refit(
 
     # 2. The network, as it is.
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.run import results, story
+    from cutpaste_tf.run import results, run
     from cutpaste_tf.scoring.detector import Detector
+    from cutpaste_tf.scoring.scorer import evaluate
 
     detector = Detector.load(run_dir)
     train_images = pipeline.prepare(train, detector.preparation)
@@ -126,20 +127,20 @@ def refit(
                 f"--add: {train.names[index]} is the run's test image {found.test.names[other]}; "
                 "leave it out"
             )
-    seen = train_images.seen
+    in_region = train_images.in_region
     category, train_images = pipeline.without_copies(found, train_images, test_images)
-    if warning := results.check_images(config, train_images, seen):
+    if warning := results.check_images(config, train_images, in_region):
         log(warning)
     new = np.flatnonzero(np.isin(category.train.names, added))
     above = None
     if len(new) and before["threshold"] is not None:
         scores = detector.evaluate(train_images.subset(new), maps=False).scores
         above = {"before": float(np.mean(scores > before["threshold"]))}
-    evaluator = detector.evaluator
+    scorer = detector.scorer
     del detector  # Its densities may take gigabytes.
 
     # 3. Densities, scores and threshold, as after a training. The folder is there when all is done.
-    trained = evaluator(train_images, test_images)
+    trained = evaluate(scorer, train_images, test_images, bool(config.false_positive_rate))
     with scratch(output.parent, ".refit-") as temporary:
         folder = temporary / "run"
         shutil.copytree(
@@ -148,9 +149,7 @@ def refit(
         if (run_dir / run_folder.ROI).is_file():
             shutil.copyfile(run_dir / run_folder.ROI, folder / run_folder.ROI)
         run_folder.write_settings(folder, config, found)
-        scores = story.write_densities_and_scores(
-            config, folder, category, train_images, evaluator, trained[config.features]
-        )
+        scores = run.write_densities_and_scores(config, folder, category, trained)
         # The network before its training has no density of these images.
         untrained = None if config.steps else trained
         collected = {name: before[name] for name in _OF_THE_TRAINING}

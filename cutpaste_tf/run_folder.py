@@ -31,14 +31,13 @@ BACKBONE_WEIGHTS = "checkpoints/backbone.weights.h5"
 PRETRAINED_WEIGHTS = "checkpoints/pretrained.weights.h5"  # with --keep_pretrained
 HEAD_WEIGHTS = "checkpoints/head.weights.h5"
 DENSITY = "density.npz"
-MAP_DENSITY = "map_density.npz"  # with --maps=features
 ROI = "roi.png"  # with --roi
 NORMAL_SCORES = "normal_scores.csv"
 SCORES = "scores.csv"
 RESULTS = "results.json"  # written last: its presence means that the run is finished
 _LOCK = "lock"  # held while a command is at the run
 # What scoring depends on, besides the settings.
-_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, MAP_DENSITY, ROI, NORMAL_SCORES)
+_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, ROI, NORMAL_SCORES)
 
 # Of results.json: texts, and tables that are not of numbers alone.
 _TEXTS = {

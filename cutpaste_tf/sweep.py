@@ -163,9 +163,9 @@ def _train(text, folder, cpus, gpus):
             with cli.writing("--workdir", config.workdir), run_folder.locked(config):
                 if run_folder.state(config) == "finished":
                     return run_folder.finished_results(config)
-                from cutpaste_tf.run import story
+                from cutpaste_tf.run import run
 
-                return story.run(config, data.load(config))
+                return run.train_and_evaluate(config, data.load(config))
         except UserError as error:  # Trying again would be of no use.
             print(f"error: {error}")
             return str(error)

@@ -28,18 +28,17 @@ _SIDE, _THUMBNAIL = 800, 320  # pixels, at most, of what is shown
 
 
 def nearest(
-    query: np.ndarray, normal: np.ndarray, precision: np.ndarray | None = None, count: int = NEAREST
+    query: np.ndarray, normal: np.ndarray, whitener: np.ndarray | None = None, count: int = NEAREST
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the embeddings that are nearest to one, [D], among normal ones, [N, D].
 
-    With a Gaussian's precision, [D, D], distances are sqrt((x - y)^T precision (x - y)), those of
-    whitened embeddings; Euclidean without. Returns the indices, the nearest first, and distances.
+    Distances are Euclidean; with a Gaussian's whitener, [D, D], those of whitened embeddings.
+    Returns the indices, the nearest first, and distances.
     """
     difference = normal.astype(np.float64) - query
-    weighted = difference if precision is None else difference @ precision
-    squared = np.einsum("nd,nd->n", weighted, difference)
-    order = np.argsort(squared, kind="stable")[:count]
-    return order, np.sqrt(np.maximum(squared[order], 0.0))
+    distances = np.linalg.norm(difference if whitener is None else difference @ whitener, axis=1)
+    order = np.argsort(distances, kind="stable")[:count]
+    return order, distances[order]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +99,16 @@ class Inspector:
         of whole images, Euclidean otherwise. The first call for a run embeds all of them.
         """
         from cutpaste_tf.data import pipeline
-        from cutpaste_tf.scoring.density import GaussianDensity
 
         with self._lock:
             model = self._model(finding.run)
             detector = model.detector
             split, embeddings = self._normal(finding.run)
             (query,) = detector.embed(model.images([finding.prepared], [finding.size]))
-        gaussian = isinstance(detector.density, GaussianDensity)
-        precision = detector.density.precision if gaussian else None
+        density = detector.fit.density
+        whitener = density.arrays["whitener"] if density and density.is_gaussian else None
         result = []
-        for index, distance in zip(*nearest(query, embeddings, precision), strict=True):
+        for index, distance in zip(*nearest(query, embeddings, whitener), strict=True):
             image = split.images[index]
             image = decode.read(image, model.bits) if split.from_files else pipeline.to_rgb(image)
             result.append((_shrunk(image, _THUMBNAIL), split.names[index], float(distance)))

@@ -30,7 +30,7 @@ class Images:
     Attributes:
       count: how many there are, N; a network's inputs are N * K, K tiles of each.
       preparation: how they become inputs.
-      stored: uint8 [N * K, h, w, 3], or None where they do not fit into memory.
+      stored: uint8 [N, K, h, w, 3], or None where they do not fit into memory.
       paths: the N images' files, where `stored` is None.
       sizes: int [N, 2], the images' own heights and widths; None: as the canvas is.
       contents: of each image the SHA-256 of its inputs; None but from `prepare`.
@@ -64,7 +64,7 @@ class Images:
         """
         if self.stored is not None:
             with _on_host():
-                return tf.gather(self.stored, numbers)
+                return tf.gather(tf.reshape(self.stored, [-1, *self.size, 3]), numbers)
         tiles = self.preparation.count
 
         def read(numbers):
@@ -78,8 +78,8 @@ class Images:
 
     def canvases(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """Returns some images whole, uint8 [n, H, W, 3], their tiles put together again."""
-        numbers = _numbers(indices, self.preparation.count)
-        return self.preparation.join(self.read(tf.constant(numbers)).numpy())
+        tiles = self.split_tiles(self.read(tf.constant(self.numbers(indices))).numpy())
+        return np.round(self.preparation.join(tiles)).astype(np.uint8)
 
     def without_border(
         self, canvases: np.ndarray, indices: np.ndarray | Sequence[int]
@@ -95,13 +95,23 @@ class Images:
         size = self.preparation.canvas if self.sizes is None else self.sizes[index]
         return int(size[0]), int(size[1])
 
-    def looked_at(self, index: int) -> np.ndarray | None:
-        """Returns what of an image's canvas is looked at, bool [H, W]; None: all."""
+    def region(self, index: int) -> np.ndarray | None:
+        """Returns what of an image's canvas is in the region, bool [H, W]; None: all."""
         return self.preparation.region(*self.own_size(index))
+
+    def numbers(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Returns the numbers of some images' inputs, int64 [n * K], as `read` takes them."""
+        tiles = self.preparation.count
+        return (np.asarray(indices, np.int64).reshape(-1, 1) * tiles + np.arange(tiles)).ravel()
+
+    def split_tiles(self, values: np.ndarray) -> np.ndarray:
+        """Returns what belongs to inputs, [n * K, ...], by image, [n, K, ...]."""
+        tiles = self.preparation.count
+        return values.reshape(len(values) // tiles, tiles, *values.shape[1:])
 
     @functools.cached_property
     def regions(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """What is looked at; None: all of all images.
+        """The region of interest without borders; None: all of all images.
 
         Two arrays: bool [R, K, h, w], the different regions, cut as images are; and int64 [N],
         which of them each image has.
@@ -114,36 +124,35 @@ class Images:
         different = dict(zip(places, sizes, strict=True))
         regions = np.zeros([len(different), self.preparation.count, *self.size], bool)
         for number, size in enumerate(different.values()):
-            regions[number] = self.preparation.cut(self.preparation.region(*size))
+            regions[number] = self.preparation.cut(self.preparation.region(*size)[None])[0]
         numbers = {place: number for number, place in enumerate(different)}
         return regions, np.array([numbers[place] for place in places], np.int64)
 
     @functools.cached_property
-    def seen(self) -> np.ndarray:
-        """Which inputs hold anything that is looked at, bool [N, K]."""
+    def in_region(self) -> np.ndarray:
+        """Which inputs show anything of the region, bool [N, K]."""
         if self.regions is None:
             return np.ones([self.count, self.preparation.count], bool)
         regions, which = self.regions
         return regions.any(axis=(2, 3))[which]
 
-    def places(self, cells: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:
-        """Returns which places of the inputs' feature maps are looked at.
+    def places(self, cells: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Returns which places of the inputs' feature maps are in the region.
 
         Args:
-          cells: which pixels a place is the nearest to, bool [h, H] and [w, W].
+          cells: which pixels a place is the nearest to, float32 [h, H] and [w, W].
 
         Returns:
-          bool [N * K, h, w], True where any of a place's pixels is; None: all.
+          bool [N, K, h, w], True where any of a place's pixels is; None: all.
         """
         if self.regions is None:
             return None
         regions, which = self.regions
-        rows, columns = (cell.astype(np.float32) for cell in cells)
-        reduced = rows @ regions.astype(np.float32) @ columns.T > 0.5
-        return reduced[which].reshape(-1, *reduced.shape[2:])
+        rows, columns = cells
+        return (rows @ regions.astype(np.float32) @ columns.T > 0.5)[which]
 
     def regions_of(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Returns what of some inputs is looked at, bool [B, h, w], in a graph or eagerly.
+        """Returns what of some inputs is in the region, bool [B, h, w], in a graph or eagerly.
 
         Args:
           numbers: int64 [B], as in `read`. There must be regions.
@@ -158,20 +167,14 @@ class Images:
     def subset(self, indices: np.ndarray | Sequence[int]) -> "Images":
         """Returns some of the images, in the order of their indices, int [M]."""
         indices = np.asarray(indices, np.int64)
-        numbers = _numbers(indices, self.preparation.count)
         return Images(
             len(indices),
             self.preparation,
-            None if self.stored is None else tf.gather(self.stored, numbers),
+            None if self.stored is None else tf.gather(self.stored, indices),
             None if self.paths is None else [self.paths[index] for index in indices],
             None if self.sizes is None else self.sizes[indices],
             None if self.contents is None else [self.contents[index] for index in indices],
         )
-
-
-def _numbers(indices, tiles):
-    """The inputs of some images, int64 [n * K]."""
-    return (np.asarray(indices, np.int64).reshape(-1, 1) * tiles + np.arange(tiles)).ravel()
 
 
 def of_arrays(images: Sequence[np.ndarray], preparation: Preparation | int) -> Images:
@@ -197,7 +200,7 @@ def of_prepared(
     Returns:
       The images.
     """
-    stored = np.concatenate([np.zeros([0, *preparation.size, 3], np.uint8), *tiles])
+    stored = np.array(tiles, np.uint8).reshape(-1, preparation.count, *preparation.size, 3)
     with _on_host():
         stored = tf.constant(stored)
     return Images(len(tiles), preparation, stored, None, np.array(sizes).reshape(-1, 2))
@@ -221,7 +224,7 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     count, tiles = len(split), preparation.count
     bytes_each = tiles * int(np.prod(preparation.size)) * 3
     keep = not split.from_files or count * bytes_each <= MEMORY_LIMIT
-    stored = np.empty([count * tiles if keep else 0, *preparation.size, 3], np.uint8)
+    stored = np.empty([count if keep else 0, tiles, *preparation.size, 3], np.uint8)
     sizes, contents = np.zeros([count, 2], np.int64), []
 
     def one(image):
@@ -233,7 +236,7 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
         sizes[number] = size
         contents.append(content)
         if keep:
-            stored[number * tiles : (number + 1) * tiles] = prepared
+            stored[number] = prepared
     if keep:
         with _on_host():
             return Images(count, preparation, tf.constant(stored), None, sizes, contents)
@@ -311,8 +314,8 @@ def training_batches(
     as one that started at 0 does from there.
 
     Args:
-      images: what to draw from; every input that holds anything to look at comes once before one
-        comes again.
+      images: what to draw from; every input that shows anything of the region comes once before
+        one comes again.
       batch_size: inputs a batch, B.
       seed: of the order.
       start: the step of the first batch.
@@ -323,7 +326,7 @@ def training_batches(
     Returns:
       A data set of what `views` makes, or of what it takes.
     """
-    usable = np.flatnonzero(images.seen)
+    usable = np.flatnonzero(images.in_region)
     whole = images.regions is None
 
     # Numbers are shuffled instead of images. Dataset.shuffle would keep a state from one iterator
@@ -351,6 +354,11 @@ def training_batches(
 
 
 def evaluation_batches(images: Images, batch_size: int) -> Iterator[tf.Tensor]:
-    """Yields all inputs in order, un-augmented: uint8 [B, h, w, 3], the last batch smaller."""
-    for start in range(0, images.inputs, batch_size):
-        yield images.read(tf.range(start, min(start + batch_size, images.inputs), dtype=tf.int64))
+    """Yields all images in order, un-augmented: uint8 [B, K, h, w, 3], the last batch smaller.
+
+    Of no images there is one batch, an empty one.
+    """
+    for first in range(0, max(images.count, 1), batch_size):
+        indices = np.arange(first, min(first + batch_size, images.count))
+        inputs = images.read(tf.constant(images.numbers(indices)))
+        yield tf.reshape(inputs, [-1, images.preparation.count, *images.size, 3])

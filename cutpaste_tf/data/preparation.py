@@ -6,7 +6,8 @@ Nothing here imports TensorFlow before an image is resized.
 import dataclasses
 import functools
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -99,7 +100,7 @@ class Preparation:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Prepares an image, uint8 [H, W, 3]: its tiles, uint8 [K, h, w, 3]; grey outside --roi."""
-        return self.cut(self.on_canvas(image))
+        return self.cut(self.on_canvas(image)[None])[0]
 
     def on_canvas(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image, uint8 [H, W, 3], onto the canvas, uint8."""
@@ -132,31 +133,35 @@ class Preparation:
             for column in range(self.tiles[1])
         ]
 
-    def cut(self, canvas: np.ndarray) -> np.ndarray:
-        """Cuts what has a canvas's height and width, [H, W, ...], into tiles, [K, h, w, ...]."""
+    def cut(self, canvases: Any, stack: Callable = np.stack) -> Any:
+        """Cuts what is as high and wide as canvases, [n, H, W, ...], into tiles, [n, K, h, w, ...].
+
+        Another library's tensors need that library's `stack`.
+        """
         height, width = self.size
-        return np.stack([canvas[y : y + height, x : x + width] for y, x in self.corners])
+        tiles = [canvases[:, y : y + height, x : x + width] for y, x in self.corners]
+        return stack(tiles, axis=1)
 
-    def join(self, tiles: np.ndarray) -> np.ndarray:
-        """Puts tiles, [n * K, h, w, ...], together again, [n, H, W, ...]; maps without seams.
+    def join(self, tiles: Any, pad: Callable = np.pad) -> Any:
+        """Puts tiles, float32 [n, K, h, w, ...], together again, [n, H, W, ...], without seams.
 
-        Where tiles have pixels in common, the nearer to a tile's edge, the less it counts.
+        Where tiles have pixels in common, the nearer to a tile's edge, the less it counts. Another
+        library's tensors need that library's `pad`.
         """
         if self.count == 1:
-            return tiles
-        count, (height, width) = len(tiles) // self.count, self.size
-        tiles = tiles.reshape(count, self.count, *tiles.shape[1:])
+            return tiles[:, 0]
         rows, columns = (
             _ramps(side, number, common)
             for side, number, common in zip(self.size, self.tiles, self.common, strict=True)
         )
-        joined = np.zeros([count, *self.canvas, *tiles.shape[4:]], np.float32)
-        for k, (y, x) in enumerate(self.corners):
-            weights = np.outer(rows[k // self.tiles[1]], columns[k % self.tiles[1]])
-            weights = weights.reshape(height, width, *[1] * (tiles.ndim - 4))
-            joined[:, y : y + height, x : x + width] += weights * tiles[:, k]
-        if tiles.dtype == np.uint8:
-            return np.round(joined).astype(np.uint8)
+        further = len(tiles.shape) - 4  # dimensions
+        joined = 0.0
+        for number, corner in enumerate(self.corners):
+            row, column = divmod(number, self.tiles[1])
+            weights = np.outer(rows[row], columns[column]).reshape(*self.size, *[1] * further)
+            after = [c - x - s for c, x, s in zip(self.canvas, corner, self.size, strict=True)]
+            margins = [(0, 0), *zip(corner, after, strict=True), *[(0, 0)] * further]
+            joined = pad(tiles[:, number] * weights, margins) + joined
         return joined
 
     def over_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def make(
     paste = paste.get_concrete_function()
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
-        stored[here], masks[here] = (x.numpy() for x in paste(batch, tf.constant(start)))
+        stored[here], masks[here] = (x.numpy() for x in paste(batch[:, 0], tf.constant(start)))
     anomalies = Split(
         names=[f"{name}+{kind}" for name in split.names],
         images=list(stored),
@@ -82,7 +82,7 @@ def make(
         masks=list(masks),
     )
     return Anomalies(
-        anomalies, pipeline.Images(images.count, images.preparation, tf.constant(stored))
+        anomalies, pipeline.Images(images.count, images.preparation, tf.constant(stored[:, None]))
     )
 
 

@@ -1,6 +1,5 @@
 """What scores images: a finished run, by TensorFlow."""
 
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -98,19 +97,10 @@ class RunModel:
         """Scores images; see `Model`."""
         if not prepared:
             return []
-        try:
-            evaluation = self.detector.evaluate(
-                self.images(prepared, sizes), maps=self.scale is not None
-            )
-        except UserError:  # Some image's features are not finite; one by one it shows whose.
-            if len(prepared) == 1:
-                return [(math.nan, None)]
-            pairs = zip(prepared, sizes, strict=True)
-            return [pair for one, size in pairs for pair in self.score([one], [size])]
-        scores = map(float, evaluation.scores)
+        result = self.detector.evaluate(self.images(prepared, sizes), maps=self.scale is not None)
         if self.scale is None:
-            return [(score, None) for score in scores]
-        return [(score, evaluation.maps.read([index])[0]) for index, score in enumerate(scores)]
+            return [(float(score), None) for score in result.scores]
+        return list(zip(map(float, result.scores), result.maps.read(range(len(sizes))), strict=True))
 
     def images(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

@@ -13,8 +13,8 @@ from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.draw import figures, projector
 from cutpaste_tf.run.results import stage_names
 from cutpaste_tf.scoring import metrics
-from cutpaste_tf.scoring.detector import Evaluation
 from cutpaste_tf.scoring.maps import Maps
+from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import views
 
 _VIEWS, _EXTREMES, _LOCALIZED = 6, 8, 24  # images that the figures show
@@ -30,7 +30,7 @@ def draw_figures(
 ) -> None:
     """Draws a run's figures into figures/ and TensorBoard; one that cannot be is a warning."""
     title = _title(config)
-    labels, scores = test_split.labels, trained.scores
+    labels, scores = test_split.labels, trained.test.scores
     measurable = 0 < labels.sum() < len(labels)
 
     def augmentations():
@@ -54,16 +54,16 @@ def draw_figures(
         before, after = stage_names(config)
         stages = {after: scores} if config.steps else {before: scores}
         if config.steps and untrained is not None:
-            stages[before] = untrained.scores
+            stages[before] = untrained.test.scores
         return figures.roc_curve(labels, stages, title)
 
     wanted = {"augmentations": augmentations}
     if len(labels):
         wanted["score_histogram"] = lambda: figures.score_histogram(labels, scores, title)
         wanted["most_and_least_anomalous"] = most_and_least_anomalous
-        if trained.maps is not None:
+        if trained.test.maps is not None:
             wanted["localization"] = lambda: localization_figure(
-                config, test_split, test_images, trained.maps
+                config, test_split, test_images, trained.test.maps
             )
     if measurable:
         wanted["roc"] = roc
@@ -131,10 +131,11 @@ def show_embeddings(
     What hinders it is a warning. Training images are left out of a patch model, which never holds
     what its density is fitted to. There may be no normal scores.
     """
-    parts = [("test", category.test, test_images, evaluation.features, evaluation.scores)]
-    if evaluation.normal_features is not None:
+    name, test, fit = config.features, evaluation.test, evaluation.fit
+    parts = [("test", category.test, test_images, test.features[name], test.scores)]
+    if fit.features:
         scores = normal_scores if len(normal_scores) else [""] * len(category.train)
-        train = ("train", category.train, train_images, evaluation.normal_features, scores)
+        train = ("train", category.train, train_images, fit.features[name], scores)
         parts.append(train)
     total = sum(len(split) for _, split, *_ in parts)
     columns = {"type": [], "label": [], "split": [], "score": [], "path": []}
@@ -142,9 +143,7 @@ def show_embeddings(
     for part, split, images, features, scores in parts:
         chosen = split.spread(max(1, len(split) * projector.MOST // max(total, projector.MOST)))
         # An image of several tiles is where they are in the mean.
-        tiles = images.preparation.count
-        means = features.reshape(-1, tiles, features.shape[-1]).mean(axis=1)
-        embeddings.append(means[chosen])
+        embeddings.append(features[chosen].mean(axis=1))
         for i in chosen:
             label = "anomalous" if split.labels[i] else "normal"
             row = (split.defect_types[i], label, part, scores[i], split.names[i])

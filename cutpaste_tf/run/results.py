@@ -15,8 +15,8 @@ from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import metrics
-from cutpaste_tf.scoring.detector import Evaluation
 from cutpaste_tf.scoring.maps import Maps
+from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 
@@ -52,16 +52,15 @@ def collect_results(
     config: Config,
     split: Split,
     num_train: int,
-    trained: dict[str, Evaluation],
-    untrained: dict[str, Evaluation] | None,
+    trained: Evaluation,
+    untrained: Evaluation | None,
     images: pipeline.Images,
     normal_scores: np.ndarray,
     summary: loop.TrainingSummary,
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
 
-    Evaluations are by the feature's name, with --keep_pretrained of both networks side by side.
-    `image_auroc` and the metrics beside it are of the feature that --features names and the score
+    With --keep_pretrained the trained evaluation is of both networks side by side. `image_auroc` and the metrics beside it are of the feature that --features names and the score
     that --image_score does; `image_auroc_by_feature` has all features' pooled scores, before and
     after the training (Table 3), and `image_auroc_by_score` all scores of that feature.
     """
@@ -88,8 +87,8 @@ def collect_results(
 def measure(
     config: Config,
     split: Split,
-    trained: dict[str, Evaluation],
-    untrained: dict[str, Evaluation] | None,
+    trained: Evaluation,
+    untrained: Evaluation | None,
     normal_scores: np.ndarray,
 ) -> dict:
     """Measures what results.json holds of the test images and of the threshold.
@@ -105,37 +104,40 @@ def measure(
       The results, ready for JSON.
     """
     # Where nothing was trained there is no second stage.
-    evaluated = [untrained, trained] if config.steps else [untrained, None]
-    pairs = zip(stage_names(config), evaluated, strict=True)
-    stages = {name: found for name, found in pairs if found is not None}
+    stages = dict(zip(stage_names(config), [untrained, trained] if config.steps else [trained]))
+    stages = {name: evaluation for name, evaluation in stages.items() if evaluation}
 
-    def auroc(evaluation, kind=None):
-        scores = evaluation.scores if kind is None else evaluation.by_kind[kind]
+    def auroc(scores):
         return metrics.image_auroc(split.labels, scores)
 
-    def by_stage(name, kind):
-        found = {stage: of_feature[name] for stage, of_feature in stages.items()}
-        return {stage: auroc(e, kind if e.by_kind else None) for stage, e in found.items()}
+    def by_stage(scores_of):
+        return {stage: auroc(scores_of(evaluation)) for stage, evaluation in stages.items()}
 
-    chosen, initial = trained[config.features], untrained and untrained[config.features]
-    pixels = initial_pixels = pixel_metrics(chosen.maps, split)
-    if initial is not chosen:
-        initial_pixels = pixel_metrics(initial and initial.maps, split)
-    by_density = auroc_by_density(config, chosen, split.labels)
+    test, normal = trained.test, trained.fit.normal
+    pixels = initial_pixels = pixel_metrics(test.maps, split)
+    if untrained is not trained:
+        initial_pixels = pixel_metrics(untrained and untrained.test.maps, split)
+    by_score = {}
+    if len(test.by_kind) > 1:
+        by_score = {kind: by_stage(lambda x, k=kind: x.test.by_kind[k]) for kind in test.by_kind}
+    by_density = auroc_by_density(config, trained, split.labels)
+    normal_maps = normal and normal.maps
     return {
         "num_test": len(split),
-        "image_auroc": auroc(chosen),
-        "image_ap": metrics.image_ap(split.labels, chosen.scores),
+        "image_auroc": auroc(test.scores),
+        "image_ap": metrics.image_ap(split.labels, test.scores),
         **pixels,
-        **threshold_results(config.false_positive_rate, normal_scores, split.labels, chosen.scores),
-        "pixel_threshold": pixel_threshold(config.false_positive_rate, chosen.normal_peaks),
-        "untrained_image_auroc": initial and auroc(initial),
+        **threshold_results(config.false_positive_rate, normal_scores, split.labels, test.scores),
+        "pixel_threshold": pixel_threshold(config.false_positive_rate, normal_maps),
+        "untrained_image_auroc": untrained and auroc(untrained.test.scores),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
-        "image_auroc_by_feature": {name: by_stage(name, "pooled") for name in trained},
+        "image_auroc_by_feature": {
+            name: by_stage(lambda x, n=name: x.pooled[n]) for name in trained.pooled
+        },
         "image_score": config.image_score,
-        "image_auroc_by_score": {kind: by_stage(config.features, kind) for kind in chosen.by_kind},
+        "image_auroc_by_score": by_score,
         "image_auroc_by_defect_type": metrics.auroc_by_defect_type(
-            split.labels, chosen.scores, split.defect_types
+            split.labels, test.scores, split.defect_types
         ),
         **({"image_auroc_by_density": by_density} if by_density else {}),
     }
@@ -169,22 +171,23 @@ def threshold_results(
     }
 
 
-def pixel_threshold(rate: float, peaks: np.ndarray) -> float | None:
+def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
     """Chooses above what score a pixel is anomalous; None for a rate of 0, or without maps.
 
-    `rate` is the share of normal images that may have such a pixel. `peaks` are the largest pixels
-    of the training images' cross-validated maps.
+    `rate` is the share of normal images that may have such a pixel, by their cross-validated maps.
     """
-    return thresholds.at_rate(peaks, rate) if len(peaks) and rate else None
+    return thresholds.at_rate(normal_maps.peaks, rate) if normal_maps and rate else None
 
 
-def check_images(config: Config, images: pipeline.Images, seen: np.ndarray) -> str | None:
+def check_images(
+    config: Config, images: pipeline.Images, in_region: np.ndarray
+) -> str | None:
     """Checks that there are training images enough for the densities and the threshold.
 
     Args:
       config: the settings.
       images: the normal training images, without copies.
-      seen: bool [N, K], the `seen` of these images and their copies.
+      in_region: bool [N, K], of these images and their copies, as in `Images`.
 
     Returns:
       What to warn of, if anything.
@@ -193,19 +196,19 @@ def check_images(config: Config, images: pipeline.Images, seen: np.ndarray) -> s
       UserError: if there are fewer than `density.LEAST_IMAGES`, or fewer than two for each of a
         mixture's components, or if some show nothing of the region of interest.
     """
-    least, count, found = densities.LEAST_IMAGES, images.count, len(seen)
-    if blank := int((~seen.any(axis=1)).sum()):
+    least, count, total = densities.LEAST_IMAGES, images.count, len(in_region)
+    if blank := int((~in_region.any(axis=1)).sum()):
         raise UserError(
-            f"--roi={config.roi}: {blank} of {found} normal training images show nothing of it at "
+            f"--roi={config.roi}: {blank} of {total} normal training images show nothing of it at "
             f"{config.flag('image_size')} with --resize={config.resize}; make the "
             "region or the size larger"
         )
     if count < least:
-        if count == 1 < found:
-            told = f"all {found} normal training images are the same image"
+        if count == 1 < total:
+            told = f"all {total} normal training images are the same image"
         else:
-            copies = f", of which {count} are different" if count < found else ""
-            told = f"normal training images: {found}{copies}"
+            copies = f", of which {count} are different" if count < total else ""
+            told = f"normal training images: {total}{copies}"
         raise UserError(
             f"--category={config.category}: {told}; at least {least} different ones are needed, "
             "each to be scored by a density of three others"
@@ -230,13 +233,17 @@ def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray)
 
     Returns image AUROC by density, None where it cannot be measured; nothing of a single density.
     """
-    pooled = evaluation.by_kind.get("pooled", evaluation.scores)
-    results = {config.main_density: metrics.image_auroc(labels, pooled)}
+    results = {config.main_density: metrics.image_auroc(labels, evaluation.pooled[config.features])}
     for kind in config.density.split(",")[1:]:
-        density = densities.make(kind).fit(evaluation.normal_features)
-        scores = density.score(evaluation.features) if len(labels) else np.zeros([0])
+        density = densities.fit(kind, _flat(evaluation.fit.features[config.features]))
+        scores = density.score(_flat(evaluation.test.features[config.features]))
         results[kind] = metrics.image_auroc(labels, scores)
     return results if len(results) > 1 else {}
+
+
+def _flat(features):
+    """All images' features, [N, D], of [N, 1, D]."""
+    return features[:, 0]
 
 
 def stage_names(config: Config) -> tuple[str, str]:

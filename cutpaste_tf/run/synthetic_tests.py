@@ -8,7 +8,7 @@ from cutpaste_tf.data import pipeline, synthetic
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.run.results import pixel_metrics
 from cutpaste_tf.scoring import metrics
-from cutpaste_tf.scoring.detector import Evaluation, Evaluator
+from cutpaste_tf.scoring.scorer import Evaluation, Scorer
 
 
 def make_test_sets(
@@ -17,9 +17,9 @@ def make_test_sets(
     """Makes test sets of synthetic anomalies of the normal test images (Section 5.3).
 
     Args:
-      kinds: normal_images of `choices.TEST_ANOMALIES`.
-      split: the test images.
-      images: likewise.
+      kinds: some of `choices.TEST_ANOMALIES`.
+      split: the test images' names and labels.
+      images: the test images.
       seed: of the anomalies.
 
     Returns:
@@ -35,7 +35,7 @@ def make_test_sets(
 
 
 def measure_test_sets(
-    evaluator: Evaluator,
+    scorer: Scorer,
     evaluation: Evaluation,
     split: Split,
     test_sets: Mapping[str, synthetic.Anomalies],
@@ -45,20 +45,18 @@ def measure_test_sets(
     Returns by kind image AUROC and, where there are maps, pixel AUROC.
     """
     normals = np.flatnonzero(split.labels == 0)
-    normal_scores = evaluation.scores[normals]
+    normal_scores = evaluation.test.scores[normals]
     measured = {}
     for kind, anomalies in test_sets.items():
-        scored = evaluator.score(
-            evaluation.density, anomalies.images, map_density=evaluation.map_density
-        )
+        scored = scorer.score(evaluation.fit, anomalies.images)
         labels = np.concatenate([np.zeros(len(normals), np.int64), anomalies.split.labels])
         auroc = metrics.image_auroc(labels, np.concatenate([normal_scores, scored.scores]))
         pixel_auroc = None
-        if evaluation.maps is not None:
+        if scored.maps is not None:
             masks = [None] * len(normals) + list(anomalies.split.masks)
             types = ["good"] * len(normals) + list(anomalies.split.defect_types)
             both = Split([""] * len(masks), [""] * len(masks), types, masks)
-            maps = evaluation.maps.subset(normals).joined(scored.maps)
+            maps = evaluation.test.maps.subset(normals).joined(scored.maps)
             pixel_auroc = pixel_metrics(maps, both)["pixel_auroc"]
         measured[kind] = auroc, pixel_auroc
     return measured

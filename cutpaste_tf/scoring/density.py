@@ -1,214 +1,92 @@
-"""Densities of normal features, by scikit-learn, and their anomaly scores (Section 2.3).
+"""Densities of normal images' pooled features, and the Keras layers that score by them (Section 2.3).
 
-Everything is float64: with 60 to 391 images against 512 features and more, float32 covariances
-are ill-conditioned beyond use.
+Everything is fitted in float64: with 60 to 391 images against 512 features and more, float32
+covariances are ill-conditioned beyond use.
 """
 
-import os
+import dataclasses
+import functools
 import warnings
+from collections.abc import Callable
 
+import keras
 import numpy as np
 import scipy.linalg
 import sklearn.covariance
 import sklearn.exceptions
 import sklearn.mixture
-import sklearn.neighbors
+from keras import ops
 
-from cutpaste_tf.files import UserError, read_npz, replacing
+from cutpaste_tf.files import UserError
+from cutpaste_tf.scoring import layers
 
-# Different normal images that a density and its threshold take. The threshold is of scores by
-# densities that were fitted without the image, and each of those takes three: of two, Ledoit and
-# Wolf's estimate shrinks nothing, and knows of a single direction in which images differ.
+# Different normal images that a density and its threshold need. The threshold is chosen by scores
+# from densities that were fitted without the image, and each of those needs three: with two, Ledoit
+# and Wolf's estimate shrinks nothing, and knows a single direction in which images differ.
 LEAST_IMAGES = 4
-# All that a mixture's scores depend on, with the letters of its dimensions.
-_OF_MIXTURES = {"weights_": "K", "means_": "KD", "precisions_cholesky_": "KDD"}
 ROUNDING = 1e-12  # of features that a network computes in float32: relative, squared
 
 
-class GaussianDensity:
-    """Gaussian density estimator (Equation 2): the anomaly score is the Mahalanobis distance.
-
-    Args:
-      kind: "gde" estimates the covariance by Ledoit and Wolf's shrinkage, which stays well
-        conditioned with fewer images than features, as Rippel et al. (the paper's [43]) do. "gmm"
-        is that of the authors' companion code (their [52]): features are brought to unit length,
-        and the covariance is scikit-learn's one-component mixture's, the maximum-likelihood one
-        with 1e-6 added to its diagonal.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Density:
+    """A fitted density.
 
     Attributes:
-      unit_length: whether features are brought to unit length first.
-      mean: float64 [D], after `fit`.
-      precision: float64 [D, D], the inverse covariance, after `fit`.
+      kind: as --density names it: "gde", "gmm", "kde", or "gmmK" with K components from 2.
+      arrays: float64, what was fitted, by name.
     """
 
-    def __init__(self, kind: str = "gde"):
-        self.kind, self.unit_length = kind, kind == "gmm"
+    kind: str
+    arrays: dict[str, np.ndarray]
 
-    def fit(self, features: np.ndarray) -> "GaussianDensity":
-        """Fits the density.
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the anomaly score is the Mahalanobis distance of one Gaussian (Equation 2)."""
+        return "whitener" in self.arrays
+
+    def layer(self, dtype: str = "float64") -> keras.Model:
+        """Returns what scores by the density, in Keras's own layers.
 
         Args:
-          features: [N, D] of un-augmented normal training images.
+          dtype: what is computed in.
 
         Returns:
-          Itself.
-
-        Raises:
-          UserError: if the features are not finite, or all the same but for rounding.
+          A model from features, [B, D], to a dict of `score`, [B], and, of one Gaussian, `slope`,
+          [B, D], the gradient of the negative log-density by the features.
         """
-        features = _checked(features)
-        if self.kind == "gde":
-            _check_spread(features)
-            # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
-            estimate = _ledoit_wolf(features)
-            covariance, dims = estimate.covariance_, features.shape[1]
-            variance = np.trace(covariance) / dims
-            # Of two different images, each as often, nothing is shrunk: in all directions but one
-            # there would be no variance to divide by.
-            least = least_variance(np.mean(features**2), variance, dims)
-            if estimate.shrinkage_ * variance < least:
-                covariance = covariance + least * np.eye(dims)
-            self.mean, self.precision = estimate.location_, _inverse(covariance)
-        else:
-            features = _unit(features)
-            _check_spread(features)
-            mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
-            estimate = mixture.fit(features)
-            self.mean, self.precision = estimate.means_[0], estimate.precisions_[0]
-        return self
+        return _method(self.kind).layer(self, dtype)
+
+    @functools.cached_property
+    def _layer(self):
+        return self.layer()
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Scores features.
-
-        Args:
-          features: [N, D].
-
-        Returns:
-          float64 [N]: Mahalanobis distances; higher is more anomalous.
-        """
-        features = _checked(features)
-        centred = (_unit(features) if self.unit_length else features) - self.mean
-        squared = np.einsum("nd,nd->n", centred @ self.precision, centred)
-        return np.sqrt(np.maximum(squared, 0.0))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes."""
-        return {"mean": self.mean, "precision": self.precision}
-
-    @classmethod
-    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "GaussianDensity":
-        """Makes a fitted density out of what `arrays` returned."""
-        density = cls(kind)
-        density.mean, density.precision = shaped(arrays, mean="D", precision="DD")
-        return density
+        """Returns the anomaly scores, float64 [...], of features, [..., D]."""
+        features = np.asarray(features, np.float64)
+        scores = self._layer(features.reshape(-1, features.shape[-1]))["score"]
+        return np.asarray(scores).reshape(features.shape[:-1])
 
 
-def _ledoit_wolf(features):
-    with warnings.catch_warnings():
-        # It is told how many images there are, and one is a density too.
-        warnings.filterwarnings("ignore", "Only one sample available")
-        return sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
+def fit(kind: str, features: np.ndarray) -> Density:
+    """Fits a density.
 
+    Args:
+      kind: as in `Density`.
+      features: [N, D] of un-augmented normal training images; N >= K of K components.
 
-class KernelDensity:
-    """Kernel density estimator on unit-length features; the score is the negative log-density.
+    Returns:
+      The density.
 
-    The Gaussian kernel exp(-gamma |x - y|^2) has gamma = 10 / (D * var), as in the authors'
-    companion code, with the variance over all entries of the normalised training features.
+    Raises:
+      UserError: if the features are not finite, or all the same but for rounding.
     """
-
-    kind = "kde"
-
-    def fit(self, features: np.ndarray) -> "KernelDensity":
-        """Fits the density to [N, D] features of un-augmented normal training images.
-
-        Features that are not finite, or all the same but for rounding, are a UserError.
-        """
-        features = _unit(_checked(features))
-        _check_spread(features)
-        variance = max(float(features.var()), 1e-12)
-        gamma = 10.0 / (features.shape[1] * variance)
-        return self._set(features, float(np.sqrt(0.5 / gamma)))
-
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Returns float64 [N] negative log-densities of [N, D] features."""
-        features = _unit(_checked(features))
-        return _negative_logs(self._estimate, features)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes."""
-        return {"features": self.features, "bandwidth": np.float64(self.bandwidth)}
-
-    @classmethod
-    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "KernelDensity":
-        """Makes a fitted density out of what `arrays` returned."""
-        del kind  # There is one.
-        features, bandwidth = shaped(arrays, features="ND", bandwidth="")
-        return cls()._set(features, float(bandwidth))
-
-    def _set(self, features, bandwidth):
-        self.features, self.bandwidth = features, bandwidth
-        self._estimate = sklearn.neighbors.KernelDensity(bandwidth=bandwidth).fit(features)
-        return self
-
-
-class MixtureDensity:
-    """Mixture of 2 or more Gaussians (footnote 1); the score is the negative log-density.
-
-    By scikit-learn, with full covariances. A component has few images, and features are many, so
-    what Ledoit and Wolf's estimate adds to the diagonal of one Gaussian, times the number of
-    components, is added to each: with K components an image's share in one is a K-th.
-    """
-
-    def __init__(self, components: int):
-        self.kind = f"gmm{components}"
-        self.mixture = sklearn.mixture.GaussianMixture(components, n_init=3, random_state=0)
-
-    def fit(self, features: np.ndarray) -> "MixtureDensity":
-        """Fits the density to [N, D] features of un-augmented normal training images, N >= K.
-
-        Features that are not finite, or all the same but for rounding, are a UserError.
-        """
-        features = _checked(features)
-        _check_spread(features)
-        estimate = _ledoit_wolf(features)
-        variance = np.trace(estimate.covariance_) / features.shape[1]
-        added = min(self.mixture.n_components * estimate.shrinkage_, 1.0) * variance
-        least = max(1e-9 * variance, ROUNDING * np.mean(features**2))
-        self.mixture.reg_covar = max(added, least)
-        with warnings.catch_warnings():
-            # Images that are the same fill fewer clusters, and a fit that has not converged in its
-            # steps is a density all the same.
-            warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-            self.mixture.fit(features)
-        return self
-
-    def score(self, features: np.ndarray) -> np.ndarray:
-        """Returns float64 [N] negative log-densities of [N, D] features."""
-        return _negative_logs(self.mixture, _checked(features))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes: `_OF_MIXTURES`."""
-        return {name: getattr(self.mixture, name) for name in _OF_MIXTURES}
-
-    @classmethod
-    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MixtureDensity":
-        """Makes a fitted density out of what `arrays` returned."""
-        density = cls(components(kind))
-        shaped(arrays, **_OF_MIXTURES)
-        for name in _OF_MIXTURES:
-            setattr(density.mixture, name, arrays[name])
-        return density
-
-
-Density = GaussianDensity | KernelDensity | MixtureDensity
-
-
-def make(kind: str) -> Density:
-    """Makes an unfitted density: "gde", "gmm", "kde", or "gmmK" with K components from 2."""
-    if kind == "kde":
-        return KernelDensity()
-    return MixtureDensity(count) if (count := components(kind)) > 1 else GaussianDensity(kind)
+    features = np.asarray(features, np.float64)
+    check_finite(features)
+    method = _method(kind)
+    if method.unit_length:
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    check_variation(np.mean(features.var(axis=0)) > ROUNDING * np.mean(features**2))
+    return Density(kind, method.fit(features, components(kind)))
 
 
 def components(kind: str) -> int:
@@ -216,37 +94,48 @@ def components(kind: str) -> int:
     return int(kind.removeprefix("gmm") or 1) if kind.startswith("gmm") else 1
 
 
-def cross_validated_scores(
-    kind: str, features: np.ndarray, seen: np.ndarray | None = None
-) -> np.ndarray:
-    """Scores normal images, [N, D] or [N, K, D] of K tiles, by densities fitted without them.
+def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Scores normal images, each by what was fitted without it.
 
-    A density scores its own images as more normal than others. `seen`, bool [N, K], has the tiles
-    that it is fitted to. Returns float64 [N] or [N, K], five-fold; none of fewer than 4 images.
+    What is fitted scores its own images as more normal than others. The images are divided into
+    five contiguous blocks: neighbours in time are alike, as new images and those of the training
+    are not, so what is held out has its neighbours with it.
+
+    Args:
+      count: the number of different images, N, which are in order.
+      score_without: fits to all but some images, int [n], and returns these images' scores,
+        [n, ...].
+
+    Returns:
+      The scores, [N, ...]; [0] where there are fewer than LEAST_IMAGES.
     """
-    seen = np.ones(features.shape[:-1], bool) if seen is None else seen
-    parts = held_out_parts(len(features))
-    scores = np.empty([len(features) if parts else 0, *features.shape[1:-1]])
-    for held_out in parts:
-        others = np.setdiff1d(np.arange(len(features)), held_out)
-        fitted = make(kind).fit(features[others][seen[others]])
-        found = fitted.score(features[held_out].reshape(-1, features.shape[-1]))
-        scores[held_out] = found.reshape(len(held_out), *scores.shape[1:])
-    return scores
+    if count < LEAST_IMAGES:
+        return np.zeros([0])
+    parts = np.array_split(np.arange(count), min(5, count))
+    return np.concatenate([score_without(part) for part in parts])
 
 
-def held_out_parts(count: int) -> list[np.ndarray]:
-    """Divides different images into five contiguous blocks of indices; none of fewer than 4 images.
+def cross_validated_scores(kind: str, features: np.ndarray, in_region: np.ndarray) -> np.ndarray:
+    """Cross-validates a density of normal images.
 
-    Neighbours in time are alike, as new images and those of the training are not: what is held out
-    has its neighbours with it. `data.load` has the images in order, and `pipeline.without_copies`
-    each of them once.
+    Args:
+      kind: as in `Density`.
+      features: [N, K, D] of N images with K tiles each.
+      in_region: bool [N, K], the tiles that densities are fitted to.
+
+    Returns:
+      float64 [N, K]; [0] as in `cross_validated`.
     """
-    return np.array_split(np.arange(count), min(5, count)) if count >= LEAST_IMAGES else []
+
+    def score_without(part):
+        others = np.setdiff1d(np.arange(len(features)), part)
+        return fit(kind, features[others][in_region[others]]).score(features[part])
+
+    return cross_validated(len(features), score_without)
 
 
 def check_variation(vary: bool) -> None:
-    """Raises a UserError where normal images' features differ by no more than rounding.
+    """Refuses normal images' features that differ by no more than rounding.
 
     Any part would score as a good one by a network that gives all images the same features, and
     none by a density of images that are the same.
@@ -258,51 +147,6 @@ def check_variation(vary: bool) -> None:
         )
 
 
-def save(density: Density, path: str | os.PathLike) -> None:
-    """Writes a fitted density as .npz, without pickle, and atomically.
-
-    Args:
-      density: what to write.
-      path: the file.
-    """
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, kind=np.array(density.kind), **density.arrays())
-
-
-def load(path: str | os.PathLike, cls: type | None = None) -> Density:
-    """Reads what `save` wrote, a density of this module or of the given class."""
-    arrays = read_npz(path)
-    try:
-        kind = str(arrays.pop("kind"))
-        return (cls or type(make(kind))).from_arrays(kind, arrays)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: holds no density of a run; copy the run again") from error
-
-
-def shaped(arrays: dict[str, np.ndarray], **letters: str) -> list[np.ndarray]:
-    """Returns arrays in the order of `letters`, one for each dimension; equal ones: equal lengths.
-
-    An array that is not there is a KeyError; one that has other dimensions is a ValueError.
-    """
-    lengths = {}
-    for name, axes in letters.items():
-        pairs = zip(axes, arrays[name].shape, strict=True)
-        if any(lengths.setdefault(axis, length) != length for axis, length in pairs):
-            raise ValueError(name)
-    return [arrays[name] for name in letters]
-
-
-def _negative_logs(estimate, features):
-    """By scikit-learn, which takes no empty arrays."""
-    return -estimate.score_samples(features) if len(features) else np.zeros([0])
-
-
-def _checked(features):
-    features = np.asarray(features, np.float64)
-    check_finite(features)
-    return features
-
-
 def check_finite(features: np.ndarray) -> None:
     """Refuses features that are no numbers."""
     if not np.isfinite(features).all():
@@ -312,27 +156,139 @@ def check_finite(features: np.ndarray) -> None:
         )
 
 
-def _check_spread(features):
-    """Refuses [N, D] features that are all the same."""
-    check_variation(np.mean(features.var(axis=0)) > ROUNDING * np.mean(features**2))
-
-
 def least_variance(size: float, variance: float | np.ndarray, dims: int) -> float | np.ndarray:
     """The variance below which a covariance's least counts as none.
 
-    It is within the rounding of features of a mean square, or of the inverse of a covariance
-    [dims, dims] whose diagonal has a mean.
+    It is within the rounding of features with the mean square `size`, or of the inverse of a
+    covariance [dims, dims] with the mean `variance` on its diagonal.
     """
     return ROUNDING * (size + dims * variance)
 
 
-def _inverse(covariance):
-    """The inverse of a positive definite matrix, symmetric to the last bit."""
-    half = scipy.linalg.solve_triangular(
-        scipy.linalg.cholesky(covariance, lower=True), np.eye(len(covariance)), lower=True
+def _ledoit_wolf(features):
+    with warnings.catch_warnings():
+        # The run tells how many images there are, and one is a density too.
+        warnings.filterwarnings("ignore", "Only one sample available")
+        return sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
+
+
+def _fit_gde(features, _):
+    """Ledoit and Wolf's shrinkage, as Rippel et al. (the paper's [43]).
+
+    It stays well conditioned with fewer images than features.
+    """
+    estimate = _ledoit_wolf(features)
+    covariance, dims = estimate.covariance_, features.shape[1]
+    variance = np.trace(covariance) / dims
+    # Two different images, each as often, shrink nothing: in all directions but one there would be
+    # no variance to divide by.
+    least = least_variance(np.mean(features**2), variance, dims)
+    if estimate.shrinkage_ * variance < least:
+        covariance = covariance + least * np.eye(dims)
+    # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
+    factor = scipy.linalg.cholesky(covariance, lower=True)
+    inverse = scipy.linalg.solve_triangular(factor, np.eye(dims), lower=True)
+    return {"mean": estimate.location_, "whitener": np.ascontiguousarray(inverse.T)}
+
+
+def _fit_gmm(features, _):
+    """That of the authors' companion code (their [52]): maximum likelihood, on unit length."""
+    mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
+    mixture.fit(features)
+    return {"mean": mixture.means_[0], "whitener": mixture.precisions_cholesky_[0]}
+
+
+def _fit_kde(features, _):
+    """A Gaussian kernel exp(-gamma |x - y|^2) with gamma = 10 / (D * var), as in [52].
+
+    The variance is that of all entries of the features, which have unit length.
+    """
+    gamma = 10.0 / (features.shape[1] * max(float(features.var()), 1e-12))
+    return {"features": features, "gamma": np.float64(gamma)}
+
+
+def _fit_mixture(features, count):
+    """A mixture of K Gaussians with full covariances (footnote 1).
+
+    A component has few images, and features are many, so what Ledoit and Wolf's estimate adds to
+    the diagonal of one Gaussian, times the number of components, is added to each: with K
+    components an image's share in one is a K-th.
+    """
+    estimate = _ledoit_wolf(features)
+    variance = np.trace(estimate.covariance_) / features.shape[1]
+    added = min(count * estimate.shrinkage_, 1.0) * variance
+    least = max(1e-9 * variance, ROUNDING * np.mean(features**2))
+    mixture = sklearn.mixture.GaussianMixture(
+        count, n_init=3, random_state=0, reg_covar=max(added, least)
     )
-    return half.T @ half
+    with warnings.catch_warnings():
+        # Images that are the same fill fewer clusters, and a fit that has not converged in its
+        # steps is a density all the same.
+        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
+        mixture.fit(features)
+    whiteners = mixture.precisions_cholesky_
+    return {"weights": mixture.weights_, "means": mixture.means_, "whiteners": whiteners}
+
+
+def _gaussian_layer(density, dtype):
+    """The Mahalanobis distance, the root of Equation 2, and the gradient of half its square."""
+    mean, whitener = density.arrays["mean"], density.arrays["whitener"]
+    given = keras.Input([len(mean)], dtype=dtype)
+    features, lengths = _unit(given) if _method(density.kind).unit_length else (given, None)
+    whiten = layers.whiten(mean[None], whitener[None], dtype)
+    white = whiten(ops.expand_dims(ops.expand_dims(features, 1), 1))[:, 0, 0]
+    slope = layers.product(whitener.T, dtype)(white)
+    if lengths is not None:  # Along the feature itself nothing changes.
+        along = ops.sum(slope * features, axis=-1, keepdims=True)
+        slope = (slope - along * features) / lengths
+    return keras.Model(given, {"score": layers.length(white), "slope": slope})
+
+
+def _kernel_layer(density, dtype):
+    """The negative log-density of kernels on unit length."""
+    features, gamma = density.arrays["features"], float(density.arrays["gamma"])
+    count, dims = features.shape
+    given = keras.Input([dims], dtype=dtype)
+    # -gamma |x - y|^2 with both of length one.
+    products = layers.product(2.0 * gamma * features.T, dtype)(_unit(given)[0])
+    normaliser = np.log(count) + 0.5 * dims * np.log(np.pi / gamma)
+    log_density = ops.logsumexp(products, axis=-1) - 2.0 * gamma - float(normaliser)
+    return keras.Model(given, {"score": -log_density})
+
+
+def _mixture_layer(density, dtype):
+    """The negative log-density of a mixture of Gaussians."""
+    weights, means, whiteners = (density.arrays[n] for n in ("weights", "means", "whiteners"))
+    count, dims = means.shape
+    given = keras.Input([dims], dtype=dtype)
+    vectors = ops.repeat(ops.reshape(given, (-1, 1, 1, dims)), count, axis=1)
+    white = layers.whiten(means, whiteners, dtype)(vectors)[:, :, 0]
+    diagonals = np.diagonal(whiteners, axis1=1, axis2=2)
+    constants = np.log(weights) + np.log(diagonals).sum(axis=1) - 0.5 * dims * np.log(2.0 * np.pi)
+    logs = ops.subtract(constants.astype(dtype), 0.5 * ops.sum(ops.square(white), axis=-1))
+    return keras.Model(given, {"score": -ops.logsumexp(logs, axis=-1)})
 
 
 def _unit(features):
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    """Features of unit length, and the lengths that they had, [B, 1]."""
+    lengths = ops.maximum(ops.expand_dims(layers.length(features), -1), 1e-12)
+    return features / lengths, lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    fit: Callable[[np.ndarray, int], dict[str, np.ndarray]]
+    layer: Callable[[Density, str], keras.Model]
+    unit_length: bool = False  # whether features are brought to unit length first
+
+
+_METHODS = {
+    "gde": _Method(_fit_gde, _gaussian_layer),
+    "gmm": _Method(_fit_gmm, _gaussian_layer, unit_length=True),
+    "kde": _Method(_fit_kde, _kernel_layer, unit_length=True),
+}
+_MIXTURE = _Method(_fit_mixture, _mixture_layer)
+
+
+def _method(kind):
+    return _METHODS.get(kind, _MIXTURE)

@@ -1,9 +1,10 @@
-"""Gaussians by location: of patches (Appendix A.5), and of the vectors of feature maps.
+"""Gaussians by place: of patches (Appendix A.5), and of the vectors of feature maps.
 
-Everything is float64, as in `density`; but for the whiteners of many locations.
+All is float64, as in `density`, but for the whiteners of several places.
 """
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,112 +15,33 @@ from cutpaste_tf.scoring import density as densities
 _FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
 
 
-class LocationGaussians:
-    """Gaussians of patch embeddings: one for each location of an image, L of them, or one for all.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gaussians:
+    """L Gaussians of vectors of length D.
 
-    `mean` is float64 [L, D]; `whitener` [L, D, D], W with W^T W the inverse covariance, in float32
-    for several locations: 57 x 57 of them with 512 dimensions take 3.4 GB so. `level`, float64 [L],
-    is the root mean square of the distances that each was fitted to.
+    Attributes:
+      mean: float64 [L, D].
+      whitener: [L, D, D]; the length of (vector - mean) @ whitener is the Mahalanobis distance. It
+        is float32 for several places: 57 x 57 of them with 512 dimensions take 3.4 GB so.
+      level: float64 [L], the root mean square of the distances of what each was fitted to.
     """
 
-    kind = "patch_gde"
+    mean: np.ndarray
+    whitener: np.ndarray
+    level: np.ndarray
 
-    def __init__(self, mean: np.ndarray, whitener: np.ndarray, level: np.ndarray):
-        self.mean, self.whitener, self.level = mean, whitener, level
-
-    def score(self, features: np.ndarray, start: int = 0) -> np.ndarray:
-        """Mahalanobis distances, [N, M], of embeddings, [N, M, D], from location `start` on.
-
-        They are float64 for one Gaussian and float32 for several. Embeddings that are not finite
-        are a UserError.
-        """
-        densities.check_finite(features)
-        if len(self.mean) == 1:
-            centred = features.astype(np.float64) - self.mean
-            return np.linalg.norm(centred @ self.whitener[0].T, axis=-1)
-        chosen = slice(start, start + features.shape[1])
-        # Centred in float64: the mean may be large beside the spread.
-        centred = (features.astype(np.float64) - self.mean[chosen]).astype(np.float32)
-        white = tf.matmul(centred.transpose(1, 0, 2), self.whitener[chosen], transpose_b=True)
-        return tf.norm(white, axis=2).numpy().T
-
-    def take(self, locations: np.ndarray | slice) -> "LocationGaussians":
-        """Returns those of some locations, int [M], each as often as it is named."""
-        return LocationGaussians(
-            self.mean[locations], self.whitener[locations], self.level[locations]
-        )
+    def take(self, places: np.ndarray) -> "Gaussians":
+        """Returns those of some places, int [M], each as often as it is named."""
+        return Gaussians(self.mean[places], self.whitener[places], self.level[places])
 
     @classmethod
-    def join(cls, parts: Sequence["LocationGaussians"]) -> "LocationGaussians":
-        """Makes one of several, their locations after each other."""
-        means = np.concatenate([part.mean for part in parts])
+    def join(cls, parts: Sequence["Gaussians"]) -> "Gaussians":
+        """Makes one of several, their places after each other."""
+        if len(parts) == 1:
+            return parts[0]
         whiteners = np.concatenate([part.whitener.astype(np.float32, copy=False) for part in parts])
-        return cls(means, whiteners, np.concatenate([part.level for part in parts]))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes."""
-        return {"mean": self.mean, "whitener": self.whitener, "level": self.level}
-
-    @classmethod
-    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "LocationGaussians":
-        """Makes fitted Gaussians out of what `arrays` returned."""
-        del kind  # There is one.
-        return cls(*densities.shaped(arrays, mean="LD", whitener="LDD", level="L"))
-
-
-class MapGaussians:
-    """Gaussians of the vectors of feature maps, and what the scores of normal images are.
-
-    There is one for each place, row by row, of the grid: K maps of h x w; or K, one for each map.
-    `usual`, float64 [2, 2], is mean and standard deviation of normal images' scores, first those of
-    the pooled features, then those of maps; [0, 2] where there are none.
-    """
-
-    kind = "map_gde"
-
-    def __init__(self, gaussians: LocationGaussians, grid: tuple[int, int, int], usual: np.ndarray):
-        self.gaussians, self.grid, self.usual = gaussians, grid, usual
-
-    def score(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns Mahalanobis distances, float32 [N, h, w], of vectors, [N, K, h, w, D].
-
-        Of K maps they are the root of the sum of their squares.
-        """
-        count, (maps, height, width) = len(vectors), self.grid
-        if len(self.gaussians.mean) == maps:  # one for all places of a map
-            places = vectors.reshape(count, maps, height * width, -1)
-            each = [self.gaussians.take([k]).score(places[:, k]) for k in range(maps)]
-            distances = np.stack(each, axis=1)
-        else:
-            places = vectors.reshape(count, maps * height * width, -1)
-            distances = self.gaussians.score(places).reshape(count, maps, -1)
-        total = np.sqrt(np.sum(np.square(distances, dtype=np.float64), axis=1))
-        return total.reshape(count, height, width).astype(np.float32)
-
-    def combine(self, pooled: np.ndarray, largest: np.ndarray) -> np.ndarray:
-        """Averages images' pooled and largest map scores, [N], each standardised by `usual`."""
-        mean, deviation = self.usual.T
-        return ((np.stack([pooled, largest], axis=1) - mean) / deviation).mean(axis=1)
-
-    @property
-    def level(self) -> float:
-        """The usual score of a normal place."""
-        level = self.gaussians.level.reshape(self.grid[0], -1)
-        return float(np.mean(np.sqrt(np.sum(level**2, axis=0))))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what `save` writes."""
-        return {**self.gaussians.arrays(), "grid": np.array(self.grid), "usual": self.usual}
-
-    @classmethod
-    def from_arrays(cls, kind: str, arrays: dict[str, np.ndarray]) -> "MapGaussians":
-        """Makes fitted Gaussians out of what `arrays` returned."""
-        gaussians = LocationGaussians.from_arrays(kind, arrays)
-        grid, usual = densities.shaped(arrays, grid="G", usual="UV")
-        maps, height, width = grid.tolist()
-        if len(gaussians.mean) not in (maps, maps * height * width):
-            raise ValueError("grid")
-        return cls(gaussians, (maps, height, width), usual)
+        mean, level = (np.concatenate([getattr(p, n) for p in parts]) for n in ("mean", "level"))
+        return cls(mean, whiteners, level)
 
 
 class GaussianStatistics:
@@ -178,7 +100,7 @@ class GaussianStatistics:
             setattr(around, name, total.reshape(maps * height * width, *total.shape[3:]))
         return around
 
-    def fit(self) -> LocationGaussians:
+    def fit(self) -> Gaussians:
         """Returns the Gaussians of what was added: one feature at least for each location."""
         if not self._count:
             raise ValueError("there are no features to fit a density to")
@@ -190,7 +112,7 @@ class GaussianStatistics:
         starts = range(0, locations, step)
         size = self._size
         parts = [self._fit(slice(first, first + step), floor, size) for first in starts]
-        return parts[0] if locations == 1 else LocationGaussians.join(parts)
+        return Gaussians.join(parts)
 
     @property
     def vary(self) -> bool:
@@ -237,8 +159,9 @@ class GaussianStatistics:
         added = np.where(shrinkage * variance + floor < least, least, floor)
         shrunk[:, np.arange(dims), np.arange(dims)] += (shrinkage * variance + added)[:, None]
         identity = tf.eye(dims, batch_shape=[len(shrunk)], dtype=tf.float64)
-        whitener = tf.linalg.triangular_solve(tf.linalg.cholesky(shrunk), identity).numpy()
-        level = np.sqrt(np.maximum(np.sum((whitener @ covariance) * whitener, axis=(1, 2)), 0.0))
+        inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(shrunk), identity).numpy()
+        whitener = np.ascontiguousarray(inverse.transpose(0, 2, 1))
+        level = np.sqrt(np.maximum(np.sum((covariance @ whitener) * whitener, axis=(1, 2)), 0.0))
         if len(self._sum) > 1:
             whitener = whitener.astype(np.float32)
-        return LocationGaussians(self._origin + mean, whitener, level)
+        return Gaussians(self._origin + mean, whitener, level)

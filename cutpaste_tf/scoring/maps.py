@@ -4,52 +4,53 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from cutpaste_tf.data import pipeline
 
-_MAPS_BATCH = 16
+_BATCH = 16
 
 
 class Maps:
-    """The anomaly maps of N images, kept small and brought to full size when they are read.
+    """The anomaly maps of N images of K tiles, kept small and brought to full size when read.
 
     Args:
-      small: float32 [N * K, h', w'], of the images' K tiles.
-      enlarge: a function from float32 [n, h', w'], and what of it is looked at, bool [n, h, w] or
-        None for all, to float32 [n, h, w], a tile's height and width.
-      images: the images that they are of.
+      small: float32 [N, K, h', w'].
+      inside: which places of the maps are in the region, bool [N, K, h', w']; None: all.
+      enlarge: brings small maps, and what of them is inside, to float32 [n, K, h, w], a tile's
+        height and width.
+      images: the images that the maps belong to.
     """
 
     def __init__(
         self,
         small: np.ndarray,
-        enlarge: Callable[[tf.Tensor, np.ndarray | None], tf.Tensor],
+        inside: np.ndarray | None,
+        enlarge: Callable,
         images: pipeline.Images,
     ):
-        self.small, self._enlarge, self.images = small, enlarge, images
+        self.small, self.inside, self._enlarge, self.images = small, inside, enlarge, images
 
     def __len__(self) -> int:
-        return len(self.small) // self.images.preparation.count
+        return len(self.small)
 
     @functools.cached_property
     def peaks(self) -> np.ndarray:
         """The largest pixel of each map, float64 [N]."""
-        parts = (
-            range(s, min(s + _MAPS_BATCH, len(self))) for s in range(0, len(self), _MAPS_BATCH)
-        )
-        largest = [np.zeros([0]), *(self.read(part).max(axis=(1, 2)) for part in parts)]
+        indices = np.arange(len(self))
+        batches = [indices[first : first + _BATCH] for first in range(0, len(self), _BATCH)]
+        largest = [np.zeros([0]), *(self.read(batch).max(axis=(1, 2)) for batch in batches)]
         return np.concatenate(largest).astype(np.float64)
 
     def subset(self, indices: np.ndarray) -> "Maps":
-        """Returns the maps of some images, int [M], each of one tile."""
-        return Maps(self.small[indices], self._enlarge, self.images.subset(indices))
+        """Returns the maps of some images, int [M]."""
+        inside = None if self.inside is None else self.inside[indices]
+        return Maps(self.small[indices], inside, self._enlarge, self.images.subset(indices))
 
     def joined(self, other: "Maps") -> "Maps":
-        """Returns these maps and then others, of images that are prepared in the same way."""
+        """Returns these maps and then others, of images that are squashed as these are."""
         small = np.concatenate([self.small, other.small])
-        images = pipeline.Images(len(self) + len(other), self.images.preparation, None)
-        return Maps(small, self._enlarge, images)
+        images = pipeline.Images(len(small), self.images.preparation, None)
+        return Maps(small, None, self._enlarge, images)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Reads the maps of some images, their tiles joined.
@@ -59,13 +60,13 @@ class Maps:
 
         Returns:
           float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
-          not looked at is zero.
+          outside the region is zero.
         """
         joined = self._whole(indices)
         for one, index in zip(joined, indices, strict=True):
-            seen = self.images.looked_at(index)
-            if seen is not None:
-                one[~seen] = 0.0
+            region = self.images.region(index)
+            if region is not None:
+                one[~region] = 0.0
         return joined
 
     def at_own_size(self, index: int) -> np.ndarray:
@@ -77,12 +78,8 @@ class Maps:
         return self.images.preparation.to_image(self._whole([index])[0], *size)
 
     def _whole(self, indices):
-        """The maps of some images as high and wide as the canvas, their tiles joined."""
-        preparation, indices = self.images.preparation, np.asarray(indices, np.int64)
-        tiles = self.small.reshape(-1, preparation.count, *self.small.shape[1:])[indices]
-        regions = None
-        if preparation.masked and len(indices):
-            regions = [preparation.cut(self.images.looked_at(index)) for index in indices]
-            regions = np.concatenate(regions)
-        tiles = tf.constant(tiles.reshape(-1, *self.small.shape[1:]))
-        return preparation.join(self._enlarge(tiles, regions).numpy())
+        """The maps of some images as high and wide as the canvas."""
+        indices = np.asarray(indices, np.int64)
+        inside = None if self.inside is None else self.inside[indices]
+        enlarged = np.array(self._enlarge(self.small[indices], inside))
+        return self.images.preparation.join(enlarged)

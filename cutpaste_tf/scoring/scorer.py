@@ -1,434 +1,325 @@
-"""The whole of scoring, from pixels to score and map, as one Keras model to export."""
+"""What the three kinds of runs share: how images are embedded, and tiles' scores become images'.
 
-import itertools
+A kind of run is a `Scorer` with a Keras model of its own, the embedding, from the network's inputs
+to vectors, and a head of Keras's layers, by what was fitted, from these to scores and small maps.
+Both together score a run's images, new ones, and those of an exported model.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
-from cutpaste_tf.choices import GAUSSIANS
-from cutpaste_tf.data.preparation import FILL
-from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.models.plain import as_keras
-from cutpaste_tf.scoring import feature_maps, patch, upsample
-from cutpaste_tf.scoring.detector import Detector
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.files import read_npz, replacing
+from cutpaste_tf.models import plain
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import layers
+from cutpaste_tf.scoring.density import Density
+from cutpaste_tf.scoring.gaussians import Gaussians
+from cutpaste_tf.scoring.maps import Maps
 
 
-def build_scorer(
-    detector: Detector, *, portable: bool = False, precise: bool = True
-) -> keras.Model:
-    """Builds the whole of scoring as one Keras model, of Keras's own layers and operations alone.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """The anomaly scores of N images with K tiles each.
+
+    Attributes:
+      scores: float64 [N]; higher is more anomalous. An image's is its largest tile's; NaN where
+        the network's features are not finite.
+      by_kind: float64 [N] of each kind of --image_score that the run has.
+      maps: the anomaly maps, where the run makes any.
+      features: float32 [N, K, D] by name; of a patch model the means of each image's patches.
+    """
+
+    scores: np.ndarray
+    by_kind: Mapping[str, np.ndarray]
+    maps: Maps | None = None
+    features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """What is fitted to un-augmented normal training images.
+
+    Attributes:
+      density: of the pooled features; None of a patch model.
+      places: the Gaussians of patches or of feature maps' places, where the run has them.
+      usual: float64 [2, 2], mean and standard deviation of normal images' scores, first those of
+        the pooled features, then those of maps; None where there are none.
+      features: float32 [N, K, D] by name, of the normal images; none of a patch model, whose
+        embeddings are never held, or of a run that was loaded.
+      normal: the normal images' scores, cross-validated, where `fit` was asked for them.
+    """
+
+    density: Density | None
+    places: Gaussians | None = None
+    usual: np.ndarray | None = None
+    features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    normal: Scores | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays that scores depend on, by name."""
+        pooled = self.density.arrays if self.density else {}
+        places = vars(self.places) if self.places else {}
+        return {
+            **{f"pooled_{name}": array for name, array in pooled.items()},
+            **{f"places_{name}": array for name, array in places.items()},
+            **({} if self.usual is None else {"usual": self.usual}),
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the arrays as .npz, without pickle, and atomically."""
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **self.arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, config: Config) -> "Fit":
+        """Reads what `save` wrote; a UserError if the file is damaged."""
+        arrays = read_npz(path)
+        pooled, places = (
+            {name.removeprefix(p): a for name, a in arrays.items() if name.startswith(p)}
+            for p in ("pooled_", "places_")
+        )
+        return cls(
+            Density(config.main_density, pooled) if pooled else None,
+            Gaussians(**places) if places else None,
+            arrays.get("usual"),
+        )
+
+
+class Scorer:
+    """Fits densities to normal images and scores images by them.
 
     Args:
-      detector: the run.
-      portable: whether to use only what other formats than TensorFlow's have too.
-      precise: whether the density is computed in float64, as the run does; else in float32.
+      config: the settings.
+      network: it is used as it is at the time of each call, and in float32 whatever it is trained
+        in.
 
-    Returns:
-      A model from images, uint8 [B, H, W, 3], to a dict of `score`, float32 [B], and, where the run
-      makes maps, `map`, float32 [B, H', W'], as high and wide as the canvas.
+    Attributes:
+      network: the network in float32.
+      kind: the entry of `Scores.by_kind` that makes an image's score.
     """
-    # Who loads the file has no layers of this package.
-    network = as_keras(detector.backbone)
-    images = keras.Input([None, None, 3], dtype="uint8", name="images")
-    pixels, region = _on_canvas(images, detector.preparation, portable)
-    if detector.preparation.count == 1:
-        score, anomaly_map = _score_inputs(detector, network, pixels, region, precise)
-    else:
-        score, anomaly_map = _score_tiles(detector, network, pixels, region, precise)
-    outputs = {"score": ops.cast(score, "float32")}
-    if anomaly_map is not None:
-        outputs["map"] = anomaly_map
-        if region is not None:
-            outputs["map"] = anomaly_map * ops.cast(region, "float32")
-    return keras.Model(images, outputs, name="scorer")
+
+    batch = 64  # inputs that are embedded at once
+
+    def __init__(self, config: Config, network: keras.Model):
+        self.config, self.network_in_training = config, network
+        self.network, self.kind = plain.in_float32(network), config.image_score
+
+    # What each kind of run has of its own.
+
+    def embedding(self, network: keras.Model) -> keras.Model:
+        """Builds what embeds images, float32 [B, h, w, 3] in [0, 1]: a model to a dict of vectors.
+
+        It has the network's features, [B, D], where it computes them, and what the head takes.
+        """
+        raise NotImplementedError
+
+    def head(self, fit: Fit, dtype: str = "float64") -> Callable:
+        """Returns a function from what the embedding returns to scores, of arrays or tensors.
+
+        These are `pooled`, [B], and `places`, the small maps, float32 [B, h', w'], if it has them.
+        """
+        raise NotImplementedError
+
+    def enlarge(self, fit: Fit) -> Callable:
+        """Returns what brings small maps to the inputs' size; see `Maps`."""
+        raise NotImplementedError
+
+    cells = None  # of small maps' places, as `upsample.cells` returns them; None: no maps
+
+    def _fit(self, images: pipeline.Images, validate: bool) -> Fit:
+        raise NotImplementedError
+
+    # What all have in common.
+
+    def fit(self, images: pipeline.Images, validate: bool = False) -> Fit:
+        """Fits to normal images.
+
+        Args:
+          images: normal images, un-augmented, in order and without copies.
+          validate: whether to score them too, each by what was fitted without it; that needs
+            `density.LEAST_IMAGES`.
+
+        Returns:
+          What was fitted.
+
+        Raises:
+          UserError: if the features are not finite, or those of all images the same.
+        """
+        with self._precisely():
+            return self._fit(images, validate and images.count >= densities.LEAST_IMAGES)
+
+    def score(self, fit: Fit, images: pipeline.Images) -> Scores:
+        """Scores images by what `fit` returned."""
+        with self._precisely():
+            head = self.head(fit)
+            outputs = collect(
+                {**self._features(batch), **head(batch)} for batch in self.embedded(images)
+            )
+            outputs = {name: images.split_tiles(values) for name, values in outputs.items()}
+            return self._scores(fit, outputs, images)
+
+    def embed(self, images: pipeline.Images) -> np.ndarray:
+        """Embeds N images, float32 [N, D]: by the mean over each one's tiles or patches."""
+        with self._precisely():
+            features = collect(self._features(batch) for batch in self.embedded(images))
+        return images.split_tiles(features[self.config.features]).mean(axis=1)
+
+    def embedded(self, images: pipeline.Images, rows=None) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yields what the embedding returns, of a batch of inputs at a time.
+
+        `rows` are those of places that are asked for, where they come band by band; None: all.
+        """
+        del rows
+        for batch in self._inputs(images):
+            yield self._embed(batch)
+
+    def _inputs(self, images):
+        """Yields batches of inputs, uint8 [B, h, w, 3]; one at least, if of nothing."""
+        tiles = images.preparation.count
+        for batch in pipeline.evaluation_batches(images, max(1, self.batch // tiles)):
+            yield tf.reshape(batch, [-1, *images.size, 3])
+
+    @functools.cached_property
+    def _embed(self):
+        signature = [tf.TensorSpec([None, *self.config.size, 3], tf.uint8)]
+        embedding = self.embedding(self.network)
+
+        @tf.function(input_signature=signature, autograph=False)
+        def embed(images):
+            return embedding(tf.cast(images, tf.float32) / 255.0, training=False)
+
+        return embed
+
+    def _features(self, batch):
+        """The pooled features among what is embedded."""
+        return {name: batch[name] for name in self.network.output}
+
+    def inside(self, images: pipeline.Images) -> np.ndarray | None:
+        """Returns which places of small maps are in the region, bool [N, K, h', w']; None: all."""
+        return None if self.cells is None else images.places(self.cells)
+
+    def _scores(self, fit, outputs, images):
+        """Makes `Scores` of what the head and the embedding returned, [N, K, ...]."""
+        inside = self.inside(images)
+        by_tile, places = self.by_tile(outputs, inside)
+        by_kind = self.by_image(by_tile, images.in_region, fit.usual)
+        by_kind = {kind: np.asarray(values, np.float64) for kind, values in by_kind.items()}
+        maps = None
+        if places is not None:
+            maps = Maps(np.asarray(places), inside, self.enlarge(fit), images)
+        features = {n: outputs[n] for n in self.network.output if n in outputs}
+        return Scores(by_kind[self.kind], by_kind, maps, features)
+
+    def by_tile(self, outputs: Mapping, inside=None) -> tuple[dict, object]:
+        """Returns tiles' scores by kind, [N, K], and the small maps, zero outside the region.
+
+        Args:
+          outputs: what the head returns, [N, K, ...].
+          inside: as `Maps` takes it.
+        """
+        places = outputs.get("places")
+        if places is not None and inside is not None:
+            places = places * ops.cast(inside, "float32")
+        return {"pooled": outputs["pooled"]}, places
+
+    @staticmethod
+    def by_image(by_tile: Mapping, in_region, usual: np.ndarray | None) -> dict:
+        """Returns images' scores by kind, [N]: their largest tile's.
+
+        Args:
+          by_tile: tiles' scores by kind, [N, K].
+          in_region: which tiles show anything of the region, bool [N, K]; None: all.
+          usual: as in `Fit`; with it there is the kind "both", the mean of the pooled and the
+            map's score, each standardised.
+        """
+        if usual is not None:
+            pairs = zip(("pooled", "map"), usual.tolist(), strict=True)
+            standard = [(by_tile[kind] - mean) / deviation for kind, (mean, deviation) in pairs]
+            by_tile = by_tile | {"both": (standard[0] + standard[1]) / 2.0}
+        if in_region is not None:  # Where no tile shows any of it, all count.
+            used = ops.logical_or(
+                in_region, ops.logical_not(ops.any(in_region, axis=1, keepdims=True))
+            )
+            by_tile = {kind: ops.where(used, x, -1e30) for kind, x in by_tile.items()}
+        return {kind: layers.largest(x, axis=1) for kind, x in by_tile.items()}
+
+    @contextlib.contextmanager
+    def _precisely(self):
+        """Has all computed by the network's present weights, and keeps GPUs from TF32.
+
+        TF32's products have 11 bits. On pretrained features it moved each embedding by 0.3%, where
+        float32 on a GPU was within 0.0002% of the CPU's; an inverse covariance makes more of such
+        noise than of the signal.
+        """
+        if self.network is not self.network_in_training:
+            self.network.set_weights(self.network_in_training.get_weights())
+        allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
-def with_optional_threshold(model: keras.Model, default: float) -> keras.Model:
-    """Adds a threshold to what `build_scorer` returned, and the verdict.
+def collect(batches: Iterator[Mapping]) -> dict[str, np.ndarray]:
+    """Puts batches' arrays after each other, by name."""
+    batches = list(batches)
+    return {n: np.concatenate([np.asarray(b[n]) for b in batches]) for n in batches[0]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a network has made of a run's images.
+
+    Attributes:
+      fit: to the training images.
+      test: the test images' scores.
+      pooled: float64 [N], the test images' scores by each of the network's features (Table 3).
+    """
+
+    fit: Fit
+    test: Scores
+    pooled: Mapping[str, np.ndarray]
+
+
+def evaluate(
+    scorer: Scorer,
+    train_images: pipeline.Images,
+    test_images: pipeline.Images,
+    validate: bool = False,
+) -> Evaluation:
+    """Fits to the training images and scores the test images.
 
     Args:
-      model: from `build_scorer`.
-      default: the threshold where None is given.
+      scorer: of the network.
+      train_images: as in `Scorer.fit`.
+      test_images: images to score; there may be none.
+      validate: as in `Scorer.fit`.
 
     Returns:
-      A model from `images` and `threshold`, float32 [1] or [B] or None, to `score`, `verdict` and,
-      if there is one, `map`.
+      The evaluation.
+
+    Raises:
+      UserError: if features are not finite, or those of all training images the same.
     """
-    images = model.input
-    threshold = keras.Input(batch_shape=[None], dtype="float32", name="threshold", optional=True)
-    score = model.output["score"]
-
-    # What is built of Keras's layers and operations loads anywhere, but few of them take None. This
-    # one computes x * scale + offset, and x alone where both are None: 0 becomes the threshold or
-    # stays 0, and -1 becomes 0 or stays -1.
-    def given(x):
-        x, zeros, ones = ops.full_like(score, x), ops.zeros_like(score), ops.ones_like(score)
-        return ops.batch_normalization(x, zeros, ones, -1, threshold, threshold, epsilon=0.0)
-
-    absent = given(-1.0) < -0.5
-    used = ops.where(absent, ops.full_like(score, float(np.float32(default))), given(0.0))
-    outputs = {**model.output, "verdict": ops.greater(score, used)}
-    return keras.Model({"images": images, "threshold": threshold}, outputs, name="detector")
-
-
-def _on_canvas(images, preparation, portable):
-    """`Preparation.on_canvas` and scaling to [0, 1], for images of any size.
-
-    Returns them, and what of a canvas is looked at, bool [1, H', W'] or None.
-    """
-    x = ops.cast(images, "float32")
-    canvas = preparation.canvas
-    # Nothing else in the graph knows the numbers of pixels, and there may be no images.
-    ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
-    firsts, lengths = _place(ones, preparation)
-    on_canvas = [*zip(canvas, firsts, lengths, strict=True)]
-    if preparation.roi is not None:
-        roi = _roi(preparation.roi)
-        own = roi([ops.cumsum(axis) - 0.5 for axis in ones], [ops.sum(axis) for axis in ones])
-        x = ops.where(own, x, float(FILL))
-    if preparation.resize == "squash" and not portable:
-        x = ops.image.resize(x, canvas, antialias=True)
-    else:
-        rows, columns = (
-            _antialiasing(each, *axis) for each, axis in zip(ones, on_canvas, strict=True)
-        )
-        x = ops.matmul(ops.matmul(rows, ops.transpose(x, (0, 3, 1, 2))), ops.transpose(columns))
-        x = ops.reshape(ops.transpose(x, (0, 2, 3, 1)), (-1, *canvas, 3))
-    x = ops.clip(ops.round(x), 0.0, 255.0)
-    region = None
-    if preparation.resize == "pad":
-        rows, columns = (_inside(*axis) for axis in on_canvas)
-        region = ops.logical_and(rows, ops.transpose(columns))
-    if preparation.roi is not None:
-        shown = roi([_middles_within(*axis) for axis in on_canvas], lengths)
-        x = ops.where(shown, x, float(FILL))
-        region = shown[..., 0] if region is None else ops.logical_and(shown[..., 0], region)
-    return x / 255.0, region if region is None else ops.expand_dims(region, 0)
-
-
-def _place(ones, preparation):
-    """`Preparation.place`: where the image begins along either axis, and how long it is."""
-    canvas = [float(side) for side in preparation.canvas]
-    sides = [ops.sum(axis) for axis in ones]
-    if preparation.resize == "squash":  # Tensors too, so that all of it is in the graph.
-        return [0.0 * side for side in sides], canvas
-    scale = ops.minimum(*(of / its for of, its in zip(canvas, sides, strict=True)))
-    lengths = [ops.maximum(ops.round(side * scale), 1.0) for side in sides]
-    gaps = [of - length for of, length in zip(canvas, lengths, strict=True)]
-    return [ops.floor(gap / 2.0) for gap in gaps], lengths
-
-
-def _antialiasing(ones, size, first, length):
-    """tf.image.resize's weights along one axis of n pixels as a matrix, [size, n].
-
-    There are n ones. On the canvas, of `size` pixels, the image begins at `first` and takes
-    `length`.
-    """
-    # The kernel is a triangle, as wide as the pixels of the smaller of both images.
-    scale = ops.sum(ones) / length
-    centers = ops.multiply(scale, _middles_within(size, first, length))
-    distances = ops.abs(ops.cumsum(ops.expand_dims(ones, 0), axis=1) - 0.5 - centers) / ops.maximum(
-        scale, 1.0
-    )
-    weights = ops.relu(1.0 - distances)
-    return weights / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1e-6)
-
-
-def _middles(size, first):
-    """How far a canvas's pixels are in an image that begins at `first`, float32 [size, 1]."""
-    return ops.subtract(np.arange(size, dtype=np.float32)[:, None] + 0.5, first)
-
-
-def _middles_within(size, first, length):
-    """Likewise; beyond the image its border goes on."""
-    return ops.minimum(ops.maximum(_middles(size, first), 0.5), length - 0.5)
-
-
-def _inside(size, first, length):
-    """Which of a canvas's pixels along an axis show the image, bool [size, 1]."""
-    middles = _middles(size, first)
-    return ops.logical_and(middles > 0.0, middles < length)
-
-
-def _roi(roi):
-    """`Preparation.own_region`: a function of pixels' middles and images' lengths along both axes.
-
-    It returns bool [H, W, 1].
-    """
-    # Looked up: images are too large for products with matrices that only choose.
-    table = keras.layers.Embedding(*roi.shape, trainable=False, name="region_of_interest")
-    table.build([None])
-    table.set_weights([roi.astype(np.float32)])
-
-    def looked_up(middles, lengths):
-        rows, columns = (
-            ops.cast(ops.floor(ops.reshape(at, [-1]) * count / length), "int32")
-            for at, count, length in zip(middles, roi.shape, lengths, strict=True)
-        )
-        return ops.expand_dims(ops.take(table(rows), columns, axis=1) > 0.5, -1)
-
-    return looked_up
-
-
-def _score_tiles(detector, network, pixels, region, precise):
-    """The largest tile's score, [B], and the tiles' maps joined; a row of tiles at a time."""
-    preparation = detector.preparation
-    (rows, columns), (height, width) = preparation.tiles, preparation.size
-    if region is None:  # All of it; computed, as ONNX's converter takes no constant that is true.
-        region = ops.sum(ops.zeros_like(pixels[..., 0]), axis=0, keepdims=True) < 1.0
-    inputs = [keras.Input([height, width, 3]), keras.Input([height, width], dtype="bool")]
-    score, anomaly_map = _score_inputs(detector, network, *inputs, precise)
-    outputs = {"score": score} | ({} if anomaly_map is None else {"map": anomaly_map})
-    scorer = keras.Model(inputs, outputs, name="tile_scorer")
-
-    def tile(canvas, top, left):
-        return canvas[:, top : top + height, left : left + width]
-
-    corners, scores, strips = preparation.corners, [], []
-    none = ops.zeros_like(pixels[:, :1, :1, 0]) > 0.0  # of each image
-    for row in range(rows):
-        here = corners[row * columns : (row + 1) * columns]
-        seen = [tile(region, *at) for at in here]
-        tiles = ops.concatenate([tile(pixels, *at) for at in here], axis=0)
-        scored = scorer([tiles, ops.concatenate([ops.logical_or(x, none) for x in seen], axis=0)])
-        row_scores = ops.reshape(ops.cast(scored["score"], "float32"), (columns, -1))
-        for column in range(columns):  # A tile with nothing to look at has no say.
-            least = float(np.finfo(np.float32).min)
-            scores.append(ops.where(ops.any(seen[column]), row_scores[column], least))
-        if "map" in scored:
-            maps = ops.reshape(scored["map"], (columns, -1, *scored["map"].shape[1:]))
-            maps = [maps[column] for column in range(columns)]
-            strips.append(_joined(maps, 2, width, preparation.common[1]))
-    score = ops.max(ops.stack(scores, axis=0), axis=0)
-    return score, _joined(strips, 1, height, preparation.common[0]) if strips else None
-
-
-def _joined(parts, axis, side, common):
-    """`Preparation.join` along one axis."""
-    rising = (np.arange(common, dtype=np.float32) + 0.5) / common
-    rising = rising[:, None] if axis == 1 else rising
-    falling = rising[::-1].copy()
-
-    def cut(part, start, stop):
-        return part[:, start:stop] if axis == 1 else part[:, :, start:stop]
-
-    pieces = [cut(parts[0], 0, side - common)]
-    for before, part in itertools.pairwise(parts):
-        pieces.append(cut(before, side - common, side) * falling + cut(part, 0, common) * rising)
-        pieces.append(cut(part, common, side - common))
-    pieces.append(cut(parts[-1], side - common, side))
-    return ops.concatenate(pieces, axis=axis)
-
-
-def _score_inputs(detector, network, pixels, region, precise):
-    """Scores, [B], and maps, float32 [B, h, w] or None, of a network's inputs."""
-    config = detector.config
-    if config.patch_size:
-        return _score_patches(detector, network, pixels, precise)
-    if config.maps == "none":
-        return _score_pooled(detector, network(pixels)[config.features], precise), None
-    if config.maps == "features":
-        outputs = feature_maps.build_model(network, config.levels)(pixels)
-        pooled = _score_pooled(detector, outputs[config.features], precise)
-        places = feature_maps.places(network, config.levels)
-        return _score_feature_maps(detector, outputs["vectors"], places, pooled, region, precise)
-    small = network.get_layer(config.features).input
-    maps = ops.cast(keras.Model(network.input, small)(pixels), "float32")
-    pooled = ops.mean(maps, axis=(1, 2))
-    score, gradient = _mahalanobis(detector.density, pooled, precise, gradient=True)
-    count = maps.shape[1] * maps.shape[2]
-    weights = ops.reshape(gradient / count, (-1, 1, 1, maps.shape[3]))
-    explained = ops.relu(ops.sum(weights * maps, axis=-1))
-    places = backbones.places(small)
-    seen = _seen_places(region, config.size, places)
-    return score, _enlarged(explained, seen, *upsample.enlargements(config.size, places))
-
-
-def _constant(matrix, name, dtype="float32"):
-    """A layer that multiplies by a matrix, [n, m], kept among the model's weights."""
-    layer = keras.layers.Dense(
-        matrix.shape[1], use_bias=False, trainable=False, dtype=dtype, name=name
-    )
-    layer.build([None, matrix.shape[0]])
-    layer.set_weights([matrix])
-    return layer
-
-
-def _centered(features, mean, dtype, name="center"):
-    """Subtracts a mean, [n], from features, [B, n]; it is kept among the model's weights."""
-    layer = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name=name
-    )
-    layer.build([None, len(mean)])
-    layer.set_weights([mean, np.ones_like(mean)])
-    return layer(ops.cast(features, dtype), training=False)
-
-
-def _score_pooled(detector, features, precise):
-    """Scores, [B], of pooled features, [B, D]."""
-    kinds = {"kde": _kernel_density, **dict.fromkeys(GAUSSIANS, _mahalanobis)}
-    score_by = kinds.get(detector.config.main_density, _mixture)
-    return score_by(detector.density, features, precise)
-
-
-def _score_feature_maps(detector, vectors, places, pooled, region, precise):
-    """Scores, [B], as --image_score has them, and anomaly maps, float32 [B, h, w]."""
-    config, density = detector.config, detector.map_density
-    maps, height, width = density.grid
-    gaussians = density.gaussians
-    count, dims = height * width, vectors.shape[-1]
-    if len(gaussians.mean) == maps:
-        vectors = ops.reshape(vectors, (-1, maps, count, dims))
-        parts = [
-            _location_distances(gaussians.take([k]), vectors[:, k], precise, f"_{k}")
-            for k in range(maps)
-        ]
-        distances = ops.stack(parts, axis=1)
-    else:
-        vectors = ops.reshape(vectors, (-1, maps * count, dims))
-        distances = _location_distances(gaussians, vectors, precise)
-        distances = ops.reshape(distances, (-1, maps, count))
-    distances = ops.reshape(ops.sqrt(ops.sum(ops.square(distances), axis=1)), (-1, height, width))
-    seen = _seen_places(region, config.size, places)
-    if seen is not None:
-        distances = distances * seen
-    matrices = upsample.enlargements(config.size, places, feature_maps.DEVIATION)
-    anomaly_map = _enlarged(distances, seen, *matrices)
-    largest = ops.max(distances, axis=(1, 2))
-    if config.image_score == "map":
-        return largest, anomaly_map
-    if config.image_score == "pooled":
-        return pooled, anomaly_map
-    (mean, deviation), (map_mean, map_deviation) = density.usual.tolist()
-    pooled = ops.cast(pooled, "float32")
-    both = (pooled - mean) / deviation + (largest - map_mean) / map_deviation
-    return both / 2.0, anomaly_map
-
-
-def _seen_places(region, size, places):
-    """`pipeline.Images.places`, float32 [.., h, w], of a region, bool [.., H, W]; None: all."""
-    if region is None:
-        return None
-    rows, columns = (cell.astype(np.float32) for cell in upsample.cells(size, places))
-    near = ops.matmul(ops.matmul(rows, ops.cast(region, "float32")), columns.T.copy())
-    return ops.cast(near > 0.5, "float32")
-
-
-def _mahalanobis(density, features, precise, gradient=False):
-    """Distances, [B], and, if asked for, the negative log density's gradient, float32 [B, D]."""
-    dtype = "float64" if precise else "float32"
-    if density.unit_length:
-        features, length = _unit(ops.cast(features, dtype))
-    # The distance is the length of a vector: less is lost than where squares are subtracted.
-    values, vectors = np.linalg.eigh((density.precision + density.precision.T) / 2.0)
-    whitener = vectors * np.sqrt(np.maximum(values, 0.0))
-    centred = _centered(features, density.mean, dtype)
-    white = _constant(whitener, "whiten", dtype)(centred)
-    distance = ops.sqrt(ops.sum(ops.square(white), axis=-1))
-    if not gradient:
-        return distance
-    slope = _constant(whitener.T, "gradient", dtype)(white)
-    if density.unit_length:  # Along the feature itself nothing changes.
-        along = ops.sum(slope * features, axis=-1, keepdims=True)
-        slope = (slope - along * features) / length
-    return distance, ops.cast(slope, "float32")
-
-
-def _unit(features):
-    """Features of unit length, and the lengths that they had, [B, 1]."""
-    length = ops.sqrt(ops.sum(ops.square(features), axis=-1, keepdims=True))
-    length = ops.maximum(length, 1e-12)
-    return features / length, length
-
-
-def _kernel_density(density, features, precise):
-    """Negative log-densities, [B]."""
-    dtype = "float64" if precise else "float32"
-    count, dims = density.features.shape
-    inverse = density.bandwidth**-2
-    x, _ = _unit(ops.cast(features, dtype))
-    products = _constant(density.features.T * inverse, "kernels", dtype)(x)
-    # -|x - y|^2 / 2h^2 with both of length one.
-    log_sum = ops.logsumexp(products, axis=-1) - inverse
-    normaliser = np.log(count) + dims * (np.log(density.bandwidth) + 0.5 * np.log(2.0 * np.pi))
-    return float(normaliser) - log_sum
-
-
-def _mixture(density, features, precise):
-    """Negative log-densities, [B]."""
-    dtype = "float64" if precise else "float32"
-    mixture, logs = density.mixture, []
-    for number, weight in enumerate(mixture.weights_):
-        whitener = mixture.precisions_cholesky_[number]
-        centred = _centered(features, mixture.means_[number], dtype, f"center_{number}")
-        white = _constant(whitener, f"whiten_{number}", dtype)(centred)
-        constant = np.log(weight) + np.log(np.diagonal(whitener)).sum()
-        constant -= 0.5 * len(whitener) * np.log(2.0 * np.pi)
-        logs.append(float(constant) - 0.5 * ops.sum(ops.square(white), axis=-1))
-    return -ops.logsumexp(ops.stack(logs, axis=-1), axis=-1)
-
-
-def _score_patches(detector, network, pixels, precise):
-    """The largest patch's distances, [B], and anomaly maps, float32 [B, S, S]."""
-    config, density = detector.config, detector.density
-    side, stride, dims = config.dense_patch, config.dense_stride, density.mean.shape[1]
-    rows, columns = (patch.patches_along(length, side, stride) for length in config.size)
-    x = pixels
-    for axis, count in ((1, rows), (2, columns)):
-        at = (np.arange(count)[:, None] * stride + np.arange(side)).ravel().astype(np.int32)
-        x = ops.take(x, at, axis=axis)
-    x = ops.transpose(ops.reshape(x, (-1, rows, side, columns, side, 3)), (0, 1, 3, 2, 4, 5))
-    x = ops.reshape(x, (-1, side, side, 3))
-    features = ops.reshape(network(x)["pool"], (-1, rows * columns, dims))
-    distances = _location_distances(density, features, precise)
-    level = float(np.mean(density.level))
-    spread = (upsample.receptive_field_matrix(length, side, stride) for length in config.size)
-    grid = ops.reshape(distances, (-1, rows, columns))
-    squared = _product(ops.square(grid) - level**2, *spread) + level**2
-    return ops.max(distances, axis=-1), ops.sqrt(ops.maximum(squared, 0.0))
-
-
-def _location_distances(density, vectors, precise, suffix=""):
-    """Distances, float32 [B, L], of vectors, [B, L, D], by one Gaussian or one for each place."""
-    dtype = "float64" if precise else "float32"
-    locations, dims = vectors.shape[1:]
-    if len(density.mean) == 1:
-        flat = ops.reshape(vectors, (-1, dims))
-        centred = _centered(flat, density.mean[0], dtype, f"center{suffix}_places")
-        white = _constant(density.whitener[0].T, f"whiten{suffix}_places", dtype)(centred)
-        white = ops.reshape(white, (-1, locations, dims))
-    else:
-        flat = ops.reshape(vectors, (-1, locations * dims))
-        flat = _centered(flat, density.mean.ravel(), dtype, f"center{suffix}_places")
-        # Locations first: a batch of products of matrices, which every format has.
-        centred = ops.reshape(ops.cast(flat, "float32"), (-1, locations, dims))
-        whiten = keras.layers.EinsumDense(
-            "lbd,lde->lbe",
-            [None, dims],
-            trainable=False,
-            dtype="float32",
-            name=f"whiten{suffix}_places",
-        )
-        whiten.build([locations, None, dims])
-        whiten.set_weights([density.whitener.transpose(0, 2, 1)])
-        white = ops.transpose(whiten(ops.transpose(centred, (1, 0, 2))), (1, 0, 2))
-    return ops.cast(ops.sqrt(ops.sum(ops.square(white), axis=-1)), "float32")
-
-
-def _enlarged(maps, seen, rows, columns):
-    """What `upsample.enlarger` does with maps, [B, h, w], of whose places some are looked at."""
-    if seen is None:
-        return _product(maps, rows, columns)
-    weights = ops.maximum(_product(seen, rows, columns, "_of_seen"), upsample.LEAST_WEIGHT)
-    return _product(maps * seen, rows, columns) / weights
-
-
-def _product(maps, rows, columns, suffix=""):
-    """Multiplies maps, [B, h, w], by [H, h] from one side and [W, w] from the other."""
-    # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
-    (high, height), (wide, width) = rows.shape, columns.shape
-    maps = _constant(columns.T, f"columns{suffix}")(ops.reshape(maps, (-1, width)))
-    maps = ops.transpose(ops.reshape(maps, (-1, height, wide)), (0, 2, 1))
-    maps = _constant(rows.T, f"rows{suffix}")(ops.reshape(maps, (-1, height)))
-    return ops.transpose(ops.reshape(maps, (-1, wide, high)), (0, 2, 1))
+    fit = scorer.fit(train_images, validate)
+    test = scorer.score(fit, test_images)
+    densities.check_finite(test.scores)
+    pooled = {scorer.config.features: test.by_kind.get("pooled", test.scores)}
+    for name, features in fit.features.items():
+        if name not in pooled:
+            density = densities.fit(fit.density.kind, features[train_images.in_region])
+            by_tile = {"pooled": density.score(test.features[name])}
+            by_image = scorer.by_image(by_tile, test_images.in_region, None)
+            pooled[name] = np.asarray(by_image["pooled"])
+    return Evaluation(fit, test, {name: pooled[name] for name in fit.features or pooled})

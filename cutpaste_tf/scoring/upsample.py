@@ -5,55 +5,16 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.ndimage
-import tensorflow as tf
+from keras import ops
 
 from cutpaste_tf.models.backbone import Places
-from cutpaste_tf.scoring.patch import patches_along
+from cutpaste_tf.scoring import layers
 
 # Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
 # paper's [32]).
 DEVIATION_OF_32 = 10.0
-# Of the places that are looked at, in a pixel: those that are looked at themselves have far more.
+# Of the places in the region, in a pixel: pixels of such places have far more.
 LEAST_WEIGHT = 1e-6
-
-
-def receptive_field_upsampler(patch: int, stride: int) -> Callable[[tf.Tensor, float], tf.Tensor]:
-    """Returns the receptive-field upsampling of FCDD: a transposed convolution with a Gaussian.
-
-    It is a function of the patches' Mahalanobis distances, float32 [N, P, P'], and the level, a
-    normal patch's distance, to the pixels' distances, float32 [N, (P - 1) * stride + patch,
-    (P' - 1) * stride + patch]: the roots of sums of squares, as negative log densities (Equation 2)
-    are what is added. Lengths are in pixels, and the patch in row i and column j covers those from
-    (i * stride, j * stride). Near the border fewer patches cover a pixel; a score fades to the
-    level there, where the paper's formula, of level 0, would have it fade to nothing.
-    """
-    line = _gaussian(patch, stride)
-    kernel = np.outer(line, line).astype(np.float32)[:, :, None, None]
-
-    def upsample(maps, level):
-        shape = tf.shape(maps)
-        size = [shape[0], *((shape[i] - 1) * stride + patch for i in (1, 2)), 1]
-        above = (tf.square(maps) - level**2)[..., None]
-        squared = tf.nn.conv2d_transpose(above, kernel, size, stride, "VALID")[..., 0] + level**2
-        return tf.sqrt(tf.maximum(squared, 0.0))
-
-    return upsample
-
-
-def receptive_field_matrix(size: int, patch: int, stride: int) -> np.ndarray:
-    """What `receptive_field_upsampler` does along one axis, as a matrix, float64 [size, P]."""
-    starts = np.arange(patches_along(size, patch, stride)) * stride
-    matrix = np.zeros([size, len(starts)])
-    for column, start in enumerate(starts):
-        matrix[start : start + patch, column] = _gaussian(patch, stride)
-    return matrix
-
-
-def _gaussian(patch, stride):
-    """The Gaussian along one axis, its sum the stride: as many patches cover a pixel in all."""
-    at = np.arange(patch) - (patch - 1) / 2.0
-    line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
-    return line * (stride / line.sum())
 
 
 def between(at: np.ndarray, places: Places) -> np.ndarray:
@@ -65,49 +26,80 @@ def between(at: np.ndarray, places: Places) -> np.ndarray:
     return np.maximum(1.0 - np.abs(number[:, None] - np.arange(places.count)), 0.0)
 
 
-def cells(size: tuple[int, int], places: tuple[Places, Places]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which pixels a map's places are the nearest to: bool [h, H] and [w, W]."""
-    return tuple(
-        between(np.arange(side), its).T >= 0.5 for side, its in zip(size, places, strict=True)
-    )
-
-
-def enlargements(
-    size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns as matrices, float64 [H, h] and [W, w], how a map's places become pixels.
-
-    Their rows add up to one: a map of pixels is the first, times the map, times the second
-    transposed. The pixels are smoothed by a Gaussian, its deviation a share of the smaller side.
-    """
-    matrices = [between(np.arange(side), its) for side, its in zip(size, places, strict=True)]
-    if deviation:
-        smooth = functools.partial(scipy.ndimage.gaussian_filter1d, axis=0, mode="nearest")
-        matrices = [smooth(matrix, deviation * min(size)) for matrix in matrices]
-    return tuple(matrices)
+def cells(size: tuple[int, int], places: tuple[Places, Places]) -> list[np.ndarray]:
+    """Returns which pixels a map's places are the nearest to, float32 [h, H] and [w, W]."""
+    return [
+        (between(np.arange(side), axis).T >= 0.5).astype(np.float32)
+        for side, axis in zip(size, places, strict=True)
+    ]
 
 
 def enlarger(
     size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
-) -> Callable[..., tf.Tensor]:
-    """Returns what enlarges maps, float32 [N, h, w], to float32 [N, H, W]; see `enlargements`.
+) -> Callable:
+    """Returns what brings maps to an input's size, by linear interpolation.
 
-    It also takes what is looked at, bool [N, H, W], or None for all. Places that are the nearest to
-    no pixel that is looked at have no part in the pixels: a level map stays level to the border.
+    Args:
+      size: the input's height and width in pixels.
+      places: where the maps' places lie along both axes.
+      deviation: of the Gaussian that smooths the pixels, as a share of the smaller side.
+
+    Returns:
+      A function from maps, float32 [N, K, h, w], and which of their places are in the region, of
+      that shape or None for all, to float32 [N, K, H, W]. Places outside have no part in the
+      pixels: a level map stays level to the border.
     """
-    rows, columns = (tf.constant(m, tf.float32) for m in enlargements(size, places, deviation))
-    near = [tf.constant(cell, tf.float32) for cell in cells(size, places)]
+    matrices = [between(np.arange(side), axis) for side, axis in zip(size, places, strict=True)]
+    if deviation:
+        smooth = functools.partial(scipy.ndimage.gaussian_filter1d, axis=0, mode="nearest")
+        matrices = [smooth(matrix, deviation * min(size)) for matrix in matrices]
+    multiply = layers.from_both_sides(*matrices)
 
-    def enlarge(maps, regions=None):
-        if regions is None:
-            return _product(rows, maps, columns)
-        seen = tf.cast(_product(near[0], tf.cast(regions, tf.float32), near[1]) > 0.5, tf.float32)
-        weights = tf.maximum(_product(rows, seen, columns), LEAST_WEIGHT)
-        return _product(rows, maps * seen, columns) / weights
+    def enlarge(maps, inside=None):
+        if inside is None:
+            return multiply(maps)
+        inside = ops.cast(inside, "float32")
+        return multiply(maps * inside) / ops.maximum(multiply(inside), LEAST_WEIGHT)
 
     return enlarge
 
 
-def _product(rows, maps, columns):
-    """A matrix times maps, [N, ., .], times another one transposed."""
-    return tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
+def receptive_field_enlarger(
+    size: tuple[int, int], patch: int, stride: int, level: float
+) -> Callable:
+    """Returns the receptive-field upsampling of FCDD: each patch's score is spread by a Gaussian.
+
+    What is added are squares, as negative log densities (Equation 2) are. Near the border fewer
+    patches cover a pixel; a score fades to the level there, where the paper's formula, of level 0,
+    would have it fade to nothing.
+
+    Args:
+      size: the image's height and width in pixels.
+      patch: the side of a patch in pixels.
+      stride: pixels from one patch to the next, from the image's corner on.
+      level: a normal patch's distance.
+
+    Returns:
+      A function from patches' distances, float32 [N, K, P, Q], to pixels', [N, K, H, W]; as with
+      `enlarger`, but for a region, which there is none.
+    """
+    multiply = layers.from_both_sides(*(receptive_field(side, patch, stride) for side in size))
+
+    def enlarge(maps, inside=None):
+        del inside
+        squared = multiply(ops.square(maps) - level**2) + level**2
+        return ops.sqrt(ops.maximum(squared, 0.0))
+
+    return enlarge
+
+
+def receptive_field(size: int, patch: int, stride: int) -> np.ndarray:
+    """Returns how patches' scores become pixels' along one axis, float64 [size, P]."""
+    at = np.arange(patch) - (patch - 1) / 2.0
+    line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
+    line *= stride / line.sum()  # As many patches cover a pixel.
+    count = (size - patch) // stride + 1
+    matrix = np.zeros([size, count])
+    for number in range(count):
+        matrix[number * stride : number * stride + patch, number] = line
+    return matrix

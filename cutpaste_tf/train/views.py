@@ -107,7 +107,7 @@ def gallery(
 
     The task is the run's, or another one. Returns float32 [K, count, H, W, 3], class by class.
     """
-    usable = np.flatnonzero(images.seen)
+    usable = np.flatnonzero(images.in_region)
     count = min(count, len(usable))
     selected = tf.constant(usable[np.linspace(0, len(usable) - 1, count).astype(np.int64)])
     region = None if images.regions is None else images.regions_of(selected)

@@ -1,4 +1,4 @@
-"""One run from its images to its results, in the order of the paper's Section 2."""
+"""One run, from its images to its results, in the order of the paper's Section 2."""
 
 import dataclasses
 import pathlib
@@ -18,18 +18,19 @@ from cutpaste_tf.files import replacing, say
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
 from cutpaste_tf.run import pictures, results, synthetic_tests
-from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import metrics
-from cutpaste_tf.scoring.detector import Evaluation, Evaluator
+from cutpaste_tf.scoring.detector import make_scorer
+from cutpaste_tf.scoring.pooled import PooledScorer
+from cutpaste_tf.scoring.scorer import Evaluation, evaluate
 from cutpaste_tf.train import classifier, loop
 
 
-def run(config: Config, found: Category) -> dict:
+def train_and_evaluate(config: Config, all_images: Category) -> dict:
     """Trains and evaluates one category with one seed.
 
     Args:
       config: the run's settings; its folder must exist.
-      found: the images, as `data.load` finds them.
+      all_images: what `data.load` has all_images.
 
     Returns:
       The results, as written to results.json.
@@ -46,21 +47,21 @@ def run(config: Config, found: Category) -> dict:
     keras.utils.set_random_seed(config.seed)
 
     # 1. The images, all decoded once, so that a broken one is found before any training.
-    bits = pipeline.filled_bits(found.train)
-    roi = _region(config, found.train, bits, log)
+    bits = pipeline.filled_bits(all_images.train)
+    roi = _region(config, all_images.train, bits, log)
     preparation = Preparation.of(config, roi, bits)
-    train_images = pipeline.prepare(found.train, preparation)
-    test_images = pipeline.prepare(found.test, preparation)
-    labels = found.test.labels
+    train_images = pipeline.prepare(all_images.train, preparation)
+    test_images = pipeline.prepare(all_images.test, preparation)
+    labels = all_images.test.labels
     log(
-        f"{len(found.train)} images to train on, {len(found.test)} to test "
+        f"{len(all_images.train)} images to train on, {len(all_images.test)} to test "
         f"({int(labels.sum())} anomalous), on {machine.device()}"
     )
-    for note in found.notes:
+    for note in all_images.notes:
         log(note)
-    seen = train_images.seen
-    category, train_images = pipeline.without_copies(found, train_images, test_images)
-    if warning := results.check_images(config, train_images, seen):
+    in_region = train_images.in_region
+    category, train_images = pipeline.without_copies(all_images, train_images, test_images)
+    if warning := results.check_images(config, train_images, in_region):
         log(warning)
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
@@ -69,14 +70,16 @@ def run(config: Config, found: Category) -> dict:
     # 2. The network, and what it is worth before training.
     model = classifier.build_classifier(config)
     # What was refused until here leaves nothing behind, and can be mended.
-    run_folder.begin(config, found)
+    run_folder.begin(config, all_images)
     if roi is not None:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
-    evaluator = Evaluator(config, model.backbone)
+    scorer = make_scorer(config, model.backbone)
     # A patch model scores thousands of patches an image: hours for a number that few ask for.
     measured_before = not config.patch_size or not config.steps
-    untrained = evaluator(train_images, test_images) if measured_before else None
+    validate, untrained = bool(config.false_positive_rate), None
+    if measured_before:
+        untrained = evaluate(scorer, train_images, test_images, validate and not config.steps)
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
@@ -86,41 +89,41 @@ def run(config: Config, found: Category) -> dict:
     untrained_on_sets = {}
     if untrained is not None:
         untrained_on_sets = synthetic_tests.measure_test_sets(
-            evaluator, untrained[config.features], category.test, test_sets
+            scorer, untrained, category.test, test_sets
         )
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     if config.keep_pretrained:
         pretrained = _kept_pretrained(model.backbone, run_dir)
-        evaluator = Evaluator(config, backbones.side_by_side(pretrained, model.backbone))
+        scorer = make_scorer(config, backbones.side_by_side(pretrained, model.backbone))
+    # While it trains, maps would take longer than they tell.
+    quick_scorer = scorer
+    if not config.patch_size:
+        quick_scorer = PooledScorer(config, scorer.network_in_training, gradcam=False)
 
     def aurocs():
-        evaluations = evaluator(train_images, test_images, maps=False)
-        by_name = {n: metrics.image_auroc(labels, e.scores) for n, e in evaluations.items()}
-        chosen = by_name[config.features]
-        # Under its own name where there are several to tell apart.
-        several = len(by_name) > 1
-        apart = {f"image_auroc_{n}": value for n, value in by_name.items()} if several else {}
-        return {"image_auroc": chosen, **apart}
+        pooled = evaluate(quick_scorer, train_images, test_images).pooled
+        by_name = {name: metrics.image_auroc(labels, scores) for name, scores in pooled.items()}
+        # Each under its own name where there are several.
+        several = {f"image_auroc_{name}": x for name, x in by_name.items() if len(by_name) > 1}
+        return {"image_auroc": by_name[config.features], **several}
 
     summary = loop.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
-    trained = evaluator(train_images, test_images) if config.steps else untrained
-    chosen = trained[config.features]
-    trained_on_sets = synthetic_tests.measure_test_sets(evaluator, chosen, category.test, test_sets)
-    normal_scores = write_densities_and_scores(
-        config, run_dir, category, train_images, evaluator, chosen
-    )
+    trained = untrained
+    if config.steps:
+        trained = evaluate(scorer, train_images, test_images, validate)
+    trained_on_sets = synthetic_tests.measure_test_sets(scorer, trained, category.test, test_sets)
+    normal_scores = write_densities_and_scores(config, run_dir, category, trained)
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
-    pictures.show_embeddings(config, category, train_images, test_images, chosen, normal_scores)
-    initial = untrained and untrained[config.features]
-    pictures.draw_figures(config, category.test, train_images, test_images, chosen, initial)
+    pictures.show_embeddings(config, category, train_images, test_images, trained, normal_scores)
+    pictures.draw_figures(config, category.test, train_images, test_images, trained, untrained)
     collected = results.collect_results(
         config,
         category.test,
-        len(found.train),
+        len(all_images.train),
         trained,
         untrained,
         test_images,
@@ -137,34 +140,25 @@ def run(config: Config, found: Category) -> dict:
 
 
 def write_densities_and_scores(
-    config: Config,
-    run_dir: pathlib.Path,
-    category: Category,
-    train_images: pipeline.Images,
-    evaluator: Evaluator,
-    evaluation: Evaluation,
+    config: Config, run_dir: pathlib.Path, category: Category, evaluation: Evaluation
 ) -> np.ndarray:
-    """Writes what an evaluation has found, after it has scored the normal images by each other.
+    """Writes what an evaluation has fitted and scored into a run's folder.
 
     Args:
       config: the run's settings.
       run_dir: the run's folder.
-      category: the images.
-      train_images: the N normal images, prepared.
-      evaluator: the network.
-      evaluation: what `evaluator` has made of the images.
+      category: the images, without copies.
+      evaluation: of these images.
 
     Returns:
-      float64 [N], the cross-validated scores of the normal images; none if no threshold is asked
+      float64 [N], the cross-validated scores of the N normal images; none if no threshold is asked
       for.
     """
-    normal_scores = np.zeros([0])
-    if config.false_positive_rate:
-        normal_scores = evaluator.normal_scores(train_images, evaluation)
-    densities.save(evaluation.density, run_dir / run_folder.DENSITY)
-    if evaluation.map_density is not None:
-        densities.save(evaluation.map_density, run_dir / run_folder.MAP_DENSITY)
-    run_folder.write_scores(run_dir, category.test, evaluation.scores)
+    fit, normal_scores = evaluation.fit, np.zeros([0])
+    if config.false_positive_rate and fit.normal:
+        normal_scores = fit.normal.scores
+    fit.save(run_dir / run_folder.DENSITY)
+    run_folder.write_scores(run_dir, category.test, evaluation.test.scores)
     run_folder.write_normal_scores(run_dir, category.train.names, normal_scores)
     return normal_scores
 

@@ -1,0 +1,85 @@
+"""Keras's own layers, put together for scoring: who loads an exported model has no others.
+
+What is made here is a function that takes arrays as well as the tensors of a functional model.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def product(matrix: np.ndarray, dtype: str = "float32") -> keras.layers.Layer:
+    """Returns a layer that multiplies [..., n] by a constant matrix, [n, m]."""
+    layer = keras.layers.Dense(matrix.shape[1], use_bias=False, trainable=False, dtype=dtype)
+    layer.build([None, matrix.shape[0]])
+    layer.set_weights([matrix])
+    return layer
+
+
+def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Callable:
+    """Returns what whitens vectors, [B, L, n, D], of which n each have one of L Gaussians.
+
+    Args:
+      mean: [L, D].
+      whitener: [L, D, D], as in `gaussians.Gaussians`.
+      dtype: of the vectors as they are centred, where the mean may be large beside the spread.
+
+    Returns:
+      A function to [B, L, n, D], whose vectors' lengths are the Mahalanobis distances.
+    """
+    count, dims = mean.shape
+    # In float64 or, of many whiteners, as they are.
+    precise = whitener.dtype.name if dtype == "float64" else dtype
+    centre = keras.layers.BatchNormalization(
+        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype
+    )
+    centre.build([None, count * dims])
+    centre.set_weights([mean.ravel(), np.ones(mean.size)])
+    multiply = keras.layers.EinsumDense(
+        "lbd,lde->lbe",
+        [None, dims],
+        kernel_initializer="zeros",
+        trainable=False,
+        dtype=precise,
+    )
+    multiply.build([count, None, dims])
+    multiply.set_weights([whitener])
+
+    def whitened(vectors):
+        samples = vectors.shape[2]
+        flat = ops.reshape(ops.transpose(vectors, (0, 2, 1, 3)), (-1, count * dims))
+        centred = ops.cast(centre(ops.cast(flat, dtype), training=False), precise)
+        # Gaussians first: a batch of products of matrices, which every format has.
+        white = multiply(ops.transpose(ops.reshape(centred, (-1, count, dims)), (1, 0, 2)))
+        white = ops.reshape(ops.transpose(white, (1, 0, 2)), (-1, samples, count, dims))
+        return ops.transpose(white, (0, 2, 1, 3))
+
+    return whitened
+
+
+def length(vectors):
+    """Returns the lengths of vectors, [..., D]."""
+    return ops.sqrt(ops.sum(ops.square(vectors), axis=-1))
+
+
+def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
+    """Returns what multiplies maps, [..., h, w], by [H, h] and, transposed, [W, w]."""
+    # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
+    (high, height), (wide, width) = rows.shape, columns.shape
+    by_columns, by_rows = product(columns.T), product(rows.T)
+
+    def multiplied(maps):
+        outer = maps.shape[1:-2]
+        maps = by_columns(ops.reshape(maps, (-1, width)))
+        maps = ops.transpose(ops.reshape(maps, (-1, height, wide)), (0, 2, 1))
+        maps = ops.reshape(by_rows(ops.reshape(maps, (-1, height))), (-1, wide, high))
+        return ops.reshape(ops.transpose(maps, (0, 2, 1)), (-1, *outer, high, wide))
+
+    return multiplied
+
+
+def largest(values, axis):
+    """Returns the maximum; NaN where any value is, which a plain maximum may pass over."""
+    return ops.max(values, axis=axis) + 0.0 * ops.sum(values, axis=axis)

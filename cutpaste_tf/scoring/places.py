@@ -1,0 +1,171 @@
+"""Images that are scored place by place: what patches and feature maps have in common.
+
+Each place of a map has a vector. Its anomaly score is the Mahalanobis distance by one Gaussian for
+all places, or by one for each (the two choices of Appendix A.5); an image's is its largest place's
+(Figure 1).
+"""
+
+import functools
+
+import numpy as np
+from keras import ops
+
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import layers
+from cutpaste_tf.scoring.gaussians import Gaussians, GaussianStatistics
+from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
+
+_HELD = 2**30  # bytes of normal images' vectors that are held rather than computed again
+REACH = 1  # of a neighbourhood: a place and the eight around it
+
+
+class PlacesScorer(Scorer):
+    """Scores images by the vectors of maps' places.
+
+    The embedding has `vectors`, float32 [B, M, h, w, D], of M maps of the same places.
+
+    Attributes:
+      locations: "shared", "separate", or "nearby": one Gaussian for each place, of its own vectors
+        and those around it.
+    """
+
+    locations: str
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The number of maps, M, and their height and width in places."""
+        return self._shape[:3]
+
+    @property
+    def bands(self) -> list[tuple[int, int]]:
+        """Rows of places that are fitted at a time: the first and the last, exclusive."""
+        return [(0, self.grid[1])]
+
+    @functools.cached_property
+    def _shape(self):
+        return tuple(self.embedding(self.network).output["vectors"].shape[1:])
+
+    def level(self, fit: Fit) -> float:
+        """Returns the usual score of a normal place."""
+        squared = fit.places.level.reshape(self.grid[0], -1) ** 2
+        return float(np.mean(np.sqrt(np.sum(squared, axis=0))))
+
+    def head(self, fit, dtype="float64"):
+        distances = self._distances(fit.places, dtype)
+        return lambda embedded: {"places": distances(embedded["vectors"])}
+
+    def by_tile(self, outputs, inside=None):
+        places = outputs["places"]
+        if inside is not None:
+            places = places * ops.cast(inside, "float32")
+        by_tile = {"map": layers.largest(places, axis=(2, 3))}
+        return by_tile | {n: outputs[n] for n in ("pooled",) if n in outputs}, places
+
+    def _distances(self, gaussians, dtype="float64"):
+        """A function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].
+
+        Of M maps they are the root of the sum of their squares.
+        """
+        maps, dims = self.grid[0], self._shape[3]
+        whiten = layers.whiten(gaussians.mean, gaussians.whitener, dtype)
+        count = len(gaussians.mean)
+
+        def distances(vectors):
+            height, width = vectors.shape[2:4]
+            each = maps * height * width // count  # vectors that have one Gaussian
+            white = whiten(ops.reshape(vectors, (-1, count, each, dims)))
+            squared = ops.sum(ops.square(white), axis=-1)
+            squared = ops.sum(ops.reshape(squared, (-1, maps, height, width)), axis=1)
+            return ops.cast(ops.sqrt(squared), "float32")
+
+        return distances
+
+    def _fit_places(self, images, validate):
+        """Fits the Gaussians.
+
+        Returns them; the pooled features, [N, K, D] by name; and, if the images are to be
+        validated, their small maps, float32 [N, K, h, w], by Gaussians without them, or None.
+        """
+        fitted, maps = [], []
+        for rows in self.bands:
+            total, held, features = self._statistics(rows), [], []
+            size = images.inputs * np.prod(self._shape) * (rows[1] - rows[0]) / self.grid[1] * 4
+            hold = validate and size <= _HELD
+            for batch in self._batches(images, rows):
+                self._add(total, batch)
+                features.append(self._features(batch))
+                if hold:
+                    held.append(batch)
+            densities.check_variation(total.vary)
+            fitted.append(self._gaussians(total))
+            if validate:
+                of_part = self._part_of(images, rows, collect(held) if hold else None)
+                maps.append(
+                    densities.cross_validated(
+                        images.count, functools.partial(self._score_without, total, rows, of_part)
+                    )
+                )
+        features = {n: images.split_tiles(x) for n, x in collect(features).items()}
+        maps = images.split_tiles(np.concatenate(maps, axis=1)) if maps else None
+        return Gaussians.join(fitted), features, maps
+
+    def _part_of(self, images, rows, held):
+        """Returns a function of some images, int [n], to their batches, held or embedded again."""
+
+        def part_of(part):
+            if held is None:
+                return self._batches(images.subset(part), rows)
+            numbers = images.numbers(part)
+            return [{name: values[numbers] for name, values in held.items()}]
+
+        return part_of
+
+    def _score_without(self, total, rows, part_of, part):
+        """Scores some images by the Gaussians of all others; [n * K, ...], as `inputs` are."""
+        own = self._statistics(rows, like=total)
+        for batch in part_of(part):
+            self._add(own, batch)
+        distances = self._distances(self._gaussians(total.without(own)))
+        return np.concatenate([np.asarray(distances(b["vectors"])) for b in part_of(part)])
+
+    def _batches(self, images, rows):
+        """Yields batches of inputs as they are embedded, with what of their places is inside."""
+        inside, first = self.inside(images), 0
+        for batch in self.embedded(images, rows):
+            batch = {name: np.asarray(values) for name, values in batch.items()}
+            if inside is not None:
+                count = len(batch["vectors"])
+                batch["inside"] = inside.reshape(-1, *inside.shape[2:])[first : first + count]
+                first += count
+            yield batch
+
+    def _statistics(self, rows, like=None):
+        """Statistics, as yet of nothing, of some rows of places."""
+        maps, _, width, dims = self._shape
+        count = maps if self.locations == "shared" else maps * (rows[1] - rows[0]) * width
+        return GaussianStatistics(count, dims, like)
+
+    def _add(self, statistics, batch):
+        """Adds a batch's vectors; Gaussians of all places have those in the region alone."""
+        vectors = batch["vectors"]
+        if self.locations != "shared":
+            statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
+            return
+        vectors = np.moveaxis(vectors, 1, 3)
+        inside = batch.get("inside", np.ones(vectors.shape[:3], bool))
+        statistics.update(vectors[inside])
+
+    def _gaussians(self, statistics):
+        """The Gaussians of what was added."""
+        if self.locations != "nearby":
+            return statistics.fit()
+        maps, height, width = self.grid
+        reach = min(REACH, (min(height, width) - 1) // 2)
+        fitted = statistics.of_neighbourhoods(self.grid, reach).fit()
+        # At the border a place has the nearest neighbourhood that lies in the map as a whole.
+        rows, columns = (
+            np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)
+        )
+        of_map = rows[:, None] * (width - 2 * reach) + columns
+        each = np.arange(maps)[:, None, None] * (height - 2 * reach) * (width - 2 * reach)
+        return fitted.take((each + of_map).ravel())

@@ -1,0 +1,75 @@
+"""Whole images, scored by the density of pooled features, with GradCAM's maps where asked for.
+
+Selvaraju et al. (ICCV 2017) weight the last feature maps by the mean gradient of a class's logit.
+Here (Section 4.2) the gradient is that of Equation 2's negative log density, half the squared
+Mahalanobis distance of the image to the normal features. So the map shows what makes an image
+anomalous, not what the proxy task's classifier takes for a pasted patch, and the more so the more
+anomalous it is: the distance's own gradient is as long for a normal image as for a defective one.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from cutpaste_tf.models import backbone as backbones
+from cutpaste_tf.scoring import density as densities
+from cutpaste_tf.scoring import upsample
+from cutpaste_tf.scoring.scorer import Fit, Scorer, Scores, collect
+
+
+class PooledScorer(Scorer):
+    """Scores images by the density of their pooled features.
+
+    `gradcam` says whether to make maps; None: as the settings have it.
+    """
+
+    def __init__(self, config, network, gradcam: bool | None = None):
+        super().__init__(config, network)
+        self.kind = "pooled"
+        self._gradcam = config.maps == "gradcam" if gradcam is None else gradcam
+
+    def embedding(self, network):
+        if not self._gradcam:
+            return network
+        maps = network.get_layer(self.config.features).input
+        return keras.Model(network.input, {**network.output, "maps": maps})
+
+    def head(self, fit, dtype="float64"):
+        layer, feature = fit.density.layer(dtype), self.config.features
+
+        def head(embedded):
+            scored = layer(ops.cast(embedded[feature], dtype))
+            if not self._gradcam:
+                return {"pooled": scored["score"]}
+            maps = ops.cast(embedded["maps"], "float32")
+            height, width, channels = maps.shape[1:]
+            # Each place's vector is one of so many in the mean.
+            weights = ops.cast(scored["slope"], "float32") / (height * width)
+            weighted = maps * ops.reshape(weights, (-1, 1, 1, channels))
+            return {"pooled": scored["score"], "places": ops.relu(ops.sum(weighted, axis=-1))}
+
+        return head
+
+    @functools.cached_property
+    def _places(self):
+        return backbones.places(self.network.get_layer(self.config.features).input)
+
+    @functools.cached_property
+    def cells(self):
+        return upsample.cells(self.config.size, self._places) if self._gradcam else None
+
+    def enlarge(self, fit):
+        return upsample.enlarger(self.config.size, self._places)
+
+    def _fit(self, images, validate):
+        features = collect(self._features(batch) for batch in self.embedded(images))
+        features = {name: images.split_tiles(values) for name, values in features.items()}
+        chosen, kind = features[self.config.features], self.config.main_density
+        density, normal = densities.fit(kind, chosen[images.in_region]), None
+        if validate:
+            pooled = densities.cross_validated_scores(kind, chosen, images.in_region)
+            by_image = self.by_image({"pooled": pooled}, images.in_region, None)
+            normal = Scores(np.asarray(by_image["pooled"]), by_image)
+        return Fit(density, features=features, normal=normal)
