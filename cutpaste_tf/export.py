@@ -2,19 +2,17 @@
 
     python -m cutpaste_tf.export --run=RUNDIR --output=DIR --format=keras|saved_model|onnx|tflite
 
-In: `images`, uint8 [B, H, W, 3], RGB, of any size, the same within a batch; and `threshold`, whose
-default is the run's. Out: `score`, float32 [B], the anomaly score; `verdict`, bool [B], whether it
-is above the threshold; and of a run that makes anomaly maps `map`, float32 [B, H', W'], at the
-run's --image_size, or that of its tiles put together. Resizing, the network and the density are
-all in the graph, and no format needs cutpaste_tf to run.
+In: `images`, uint8 [B, H, W, 3], RGB, of any size, the same within a batch. Out: `score`, float32
+[B], the anomaly score; `verdict`, bool [B], whether it is above the threshold; and of a run that
+makes anomaly maps `map`, float32 [B, H', W'], at the run's --image_size, or that of its tiles put
+together. Resizing, the network, the density and the threshold are all in the graph, and no format
+needs cutpaste_tf to run.
 
-    keras        DIR/model.keras; loads in Keras's safe mode. Its inputs are {"images": images,
-                 "threshold": None} for the run's threshold, or float32 [1] or [B] for another.
-    saved_model  DIR/saved_model/; signatures serving_default (images) and with_threshold (images
-                 and threshold, a scalar).
-    onnx         DIR/model.onnx; `threshold`, a scalar, may be left out. Needs the extra onnx. Its
-                 metadata have all that `predict --model` takes.
-    tflite       DIR/model.tflite; signatures as in saved_model; TensorFlow Lite's own operations.
+    keras        DIR/model.keras; loads in Keras's safe mode.
+    saved_model  DIR/saved_model/; its signature is serving_default.
+    onnx         DIR/model.onnx. Needs the extra onnx. Its metadata have all that `predict --model`
+                 takes.
+    tflite       DIR/model.tflite; TensorFlow Lite's own operations.
 
 All formats compute in float32, those of a run with --mixed_precision too. After writing, the file
 is loaded and its scores are compared with the run's. In keras and saved_model they are the same; in
@@ -23,14 +21,12 @@ the third digit or after.
 """
 
 import contextlib
-import functools
 import importlib
 import io
 import logging
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -110,9 +106,7 @@ def export(
 
     detector = Detector.load(run_dir)
     if format in ("onnx", "tflite"):
-        densities = [x for x in (detector.density, detector.map_density) if x is not None]
-        arrays = [a for density in densities for a in density.arrays().values()]
-        arrays += detector.backbone.get_weights()
+        arrays = [*detector.fit.arrays().values(), *detector.network.get_weights()]
         size = sum(array.size for array in arrays) * 4
         if size > _LARGEST:
             raise UserError(
@@ -165,13 +159,51 @@ def write(
     description: Description | None = None,
 ) -> None:
     """Writes a detector as one self-contained model; an ONNX file also holds the description."""
-    writers = {
-        "keras": _write_keras,
-        "saved_model": _write_saved_model,
-        "onnx": functools.partial(_write_onnx, description=description),
-        "tflite": _write_tflite,
-    }
-    writers[format](detector, threshold, path)
+    import keras
+    from keras import ops
+
+    # TensorFlow Lite multiplies no float64 matrices.
+    portable = format in ("onnx", "tflite")
+    model = detector.model(portable=portable, precise=format != "tflite")
+    verdict = ops.greater(model.output["score"], float(np.float32(threshold)))
+    model = keras.Model(model.input, {**model.output, "verdict": verdict}, name="detector")
+    if format == "keras":
+        model.save(path)
+    elif format == "saved_model":
+        model.export(path, format="tf_saved_model", verbose=False)
+    elif format == "tflite":
+        _write_tflite(model, path)
+    else:
+        _write_onnx(model, path, detector.preparation.canvas, description)
+
+
+def _write_tflite(model, path):
+    import tensorflow as tf
+
+    own = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    model.export(path, format="litert", verbose=False, target_spec=own)
+
+
+def _write_onnx(model, path, canvas, description):
+    import onnx
+    import tensorflow as tf
+
+    images = [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")]
+    model.export(path, format="onnx", verbose=False, input_signature=images, opset_version=_OPSET)
+    written = onnx.load(path)
+    _fold_shapes(written.graph)
+    height, width = canvas
+    dims = {"images": ["batch", "height", "width"], "map": ["batch", height, width]}
+    for tensor in (*written.graph.input, *written.graph.output):
+        shape = tensor.type.tensor_type.shape.dim
+        for dim, name in zip(shape, dims.get(tensor.name, ["batch"]), strict=False):
+            if isinstance(name, int):
+                dim.dim_value = name
+            else:
+                dim.dim_param = name
+    if description is not None:
+        written.metadata_props.add(key=KEY, value=description.to_json())
+    onnx.save(written, path)
 
 
 def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
@@ -195,166 +227,41 @@ def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
     return float(np.max(np.abs(exported - expected) / np.maximum(np.abs(expected), least)))
 
 
-def load(path: str | os.PathLike, format: str) -> Callable[..., dict[str, np.ndarray]]:
+def load(path: str | os.PathLike, format: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Loads an exported model by its users' library.
 
-    Returns a function of images, uint8 [B, H, W, 3], and a threshold in place of the default; it
-    returns the outputs by their names.
+    Returns a function of images, uint8 [B, H, W, 3], that returns the outputs by their names.
     """
     path = str(path)
     if format == "keras":
         import keras
 
-        model = keras.saving.load_model(path)
-
-        def score(images, threshold=None):
-            given = None if threshold is None else np.full([1], threshold, np.float32)
-            return model.predict_on_batch({"images": images, "threshold": given})
-
+        score = keras.saving.load_model(path).predict_on_batch
     elif format == "saved_model":
         import tensorflow as tf
 
-        signatures = tf.saved_model.load(path).signatures
+        loaded = tf.saved_model.load(path)  # Its functions live as long as it does.
 
-        def score(images, threshold=None):
-            images = tf.constant(images)
-            if threshold is None:
-                return signatures["serving_default"](images=images)
-            return signatures["with_threshold"](images=images, threshold=tf.constant(threshold))
+        def score(images):
+            return loaded.signatures["serving_default"](images=tf.constant(images))
 
     elif format == "onnx":
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # It warns of the threshold, an input with a default.
-        session = onnxruntime.InferenceSession(path, options)
+        session = onnxruntime.InferenceSession(path)
         names = [output.name for output in session.get_outputs()]
 
-        def score(images, threshold=None):
-            inputs = {"images": images}
-            if threshold is not None:
-                inputs["threshold"] = np.array(threshold, np.float32)
-            return dict(zip(names, session.run(names, inputs), strict=True))
+        def score(images):
+            return dict(zip(names, session.run(names, {"images": images}), strict=True))
 
     else:
         import tensorflow as tf
 
         interpreter = tf.lite.Interpreter(path, num_threads=os.cpu_count())
+        score = interpreter.get_signature_runner("serving_default")
+        return lambda images: dict(score(images=images))
 
-        def score(images, threshold=None):
-            if threshold is None:
-                return interpreter.get_signature_runner("serving_default")(images=images)
-            runner = interpreter.get_signature_runner("with_threshold")
-            return runner(images=images, threshold=np.array(threshold, np.float32))
-
-    return lambda *arguments: {k: np.asarray(v) for k, v in score(*arguments).items()}
-
-
-def _write_keras(detector, default, path):
-    from cutpaste_tf.scoring import scorer
-
-    model = scorer.build_scorer(detector)
-    scorer.with_optional_threshold(model, default).save(path)
-
-
-def _functions(model, default):
-    """A model as two functions, of images alone and of images and a threshold."""
-    import tensorflow as tf
-
-    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    threshold = tf.TensorSpec([], tf.float32, name="threshold")
-
-    @tf.function(input_signature=[images, threshold], autograph=False)
-    def with_threshold(images, threshold):
-        outputs = model(images)
-        return {**outputs, "verdict": outputs["score"] > threshold}
-
-    @tf.function(input_signature=[images], autograph=False)
-    def serving_default(images):
-        return with_threshold(images, tf.constant(default, tf.float32))
-
-    return serving_default, with_threshold
-
-
-def _write_saved_model(detector, default, path):
-    import tensorflow as tf
-
-    from cutpaste_tf.scoring import scorer
-
-    module = tf.Module()
-    module.model = scorer.build_scorer(detector)
-    module.functions = _functions(module.model, default)
-    _save_signatures(module, *module.functions, path)
-
-
-def _save_signatures(module, serving_default, with_threshold, path):
-    import tensorflow as tf
-
-    signatures = {"serving_default": serving_default, "with_threshold": with_threshold}
-    # Nobody trains what was exported, and of a frozen graph the gradients cannot be saved.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(path), signatures=signatures, options=options)
-
-
-def _write_tflite(detector, default, path):
-    import tensorflow as tf
-    from tensorflow.python.framework import convert_to_constants
-
-    from cutpaste_tf.scoring import scorer
-
-    # TensorFlow Lite multiplies no float64 matrices.
-    model = scorer.build_scorer(detector, portable=True, precise=False)
-    _, with_threshold = _functions(model, default)
-    # The converter would leave variables in the file, without their values.
-    frozen = convert_to_constants.convert_variables_to_constants_v2(
-        with_threshold.get_concrete_function()
-    )
-    names = sorted([*model.output, "verdict"])
-    images, threshold = with_threshold.input_signature
-
-    @tf.function(input_signature=[images, threshold], autograph=False)
-    def thresholded(images, threshold):
-        return dict(zip(names, frozen(images, threshold), strict=True))
-
-    @tf.function(input_signature=[images], autograph=False)
-    def plain(images):
-        return thresholded(images, tf.constant(default, tf.float32))
-
-    with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as folder:
-        _save_signatures(tf.Module(), plain, thresholded, folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            folder, signature_keys=["serving_default", "with_threshold"]
-        )
-        pathlib.Path(path).write_bytes(converter.convert())
-
-
-def _write_onnx(detector, default, path, description):
-    import onnx
-    import tf2onnx
-
-    from cutpaste_tf.scoring import scorer
-
-    model = scorer.build_scorer(detector, portable=True)
-    _, with_threshold = _functions(model, default)
-    model, _ = tf2onnx.convert.from_function(
-        with_threshold, with_threshold.input_signature, opset=_OPSET
-    )
-    # An input with an initial value of its name may be left out.
-    value = onnx.numpy_helper.from_array(np.array(default, np.float32), "threshold")
-    model.graph.initializer.append(value)
-    _fold_shapes(model.graph)
-    height, width = map(str, detector.preparation.canvas)
-    dims = {"images": ["batch", "height", "width"], "map": ["batch", height, width]}
-    for tensor in (*model.graph.input, *model.graph.output):
-        shape = tensor.type.tensor_type.shape.dim
-        for dim, name in zip(shape, dims.get(tensor.name, ["batch"]), strict=False):
-            if name.isdigit():
-                dim.dim_value = int(name)
-            else:
-                dim.dim_param = name
-    if description is not None:
-        model.metadata_props.add(key=KEY, value=description.to_json())
-    onnx.save(model, str(path))
+    return lambda images: {name: np.asarray(x) for name, x in score(images).items()}
 
 
 def _fold_shapes(graph):

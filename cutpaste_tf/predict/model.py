@@ -100,7 +100,9 @@ class RunModel:
         result = self.detector.evaluate(self.images(prepared, sizes), maps=self.scale is not None)
         if self.scale is None:
             return [(float(score), None) for score in result.scores]
-        return list(zip(map(float, result.scores), result.maps.read(range(len(sizes))), strict=True))
+        return list(
+            zip(map(float, result.scores), result.maps.read(range(len(sizes))), strict=True)
+        )
 
     def images(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

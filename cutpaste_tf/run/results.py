@@ -60,9 +60,10 @@ def collect_results(
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
 
-    With --keep_pretrained the trained evaluation is of both networks side by side. `image_auroc` and the metrics beside it are of the feature that --features names and the score
-    that --image_score does; `image_auroc_by_feature` has all features' pooled scores, before and
-    after the training (Table 3), and `image_auroc_by_score` all scores of that feature.
+    With --keep_pretrained the trained evaluation belongs to both networks side by side.
+    `image_auroc` and the metrics beside it are those of the feature that --features names and the
+    score that --image_score names; `image_auroc_by_feature` has all features' pooled scores, before
+    and after the training (Table 3), and `image_auroc_by_score` all scores of that feature.
     """
     return {
         "dataset": config.dataset,
@@ -94,17 +95,18 @@ def measure(
     """Measures what results.json holds of the test images and of the threshold.
 
     Args:
-      config: as in `collect_results`.
-      split: likewise.
-      trained: likewise.
-      untrained: likewise.
-      normal_scores: likewise.
+      config: the settings.
+      split: the test images' labels, types and masks.
+      trained: the evaluation after the training.
+      untrained: the evaluation before it, where there is one.
+      normal_scores: [N], the cross-validated scores of the normal images; none without threshold.
 
     Returns:
       The results, ready for JSON.
     """
     # Where nothing was trained there is no second stage.
-    stages = dict(zip(stage_names(config), [untrained, trained] if config.steps else [trained]))
+    before, after = stage_names(config)
+    stages = {before: untrained, after: trained} if config.steps else {before: trained}
     stages = {name: evaluation for name, evaluation in stages.items() if evaluation}
 
     def auroc(scores):
@@ -179,9 +181,7 @@ def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
     return thresholds.at_rate(normal_maps.peaks, rate) if normal_maps and rate else None
 
 
-def check_images(
-    config: Config, images: pipeline.Images, in_region: np.ndarray
-) -> str | None:
+def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray) -> str | None:
     """Checks that there are training images enough for the densities and the threshold.
 
     Args:

@@ -1,4 +1,4 @@
-"""`data.preparation` once more, as a part of an exported model: from images of any size to canvases.
+"""`data.preparation` as a part of an exported model: from images of any size to canvases.
 
 The graph knows images' heights and widths only when it runs. `tests/scoring` compares the two.
 """

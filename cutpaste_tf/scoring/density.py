@@ -1,4 +1,4 @@
-"""Densities of normal images' pooled features, and the Keras layers that score by them (Section 2.3).
+"""Densities of normal images' pooled features, and Keras layers that score by them (Section 2.3).
 
 Everything is fitted in float64: with 60 to 391 images against 512 features and more, float32
 covariances are ill-conditioned beyond use.

@@ -7,11 +7,13 @@ the paper's do patches.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import ops
 
+from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import upsample
@@ -33,11 +35,12 @@ class FeatureMapScorer(PlacesScorer):
 
     batch = 32
 
-    def __init__(self, config, network):
+    def __init__(self, config: Config, network: keras.Model):
         super().__init__(config, network)
         self.locations = config.map_locations
 
-    def embedding(self, network):
+    def embedding(self, network: keras.Model) -> keras.Model:
+        """See `Scorer`."""
         images = keras.Input(network.input_shape[1:], name="images")
         networks = backbones.feature_maps(network)
         all_maps = [one(images) for one in networks]
@@ -45,7 +48,9 @@ class FeatureMapScorer(PlacesScorer):
         finest, *coarser = (backbones.places(networks[0].output[level]) for level in levels)
         outputs, vectors = {}, []
         for name in network.output:
-            pooled = [keras.layers.GlobalAveragePooling2D(dtype="float32")(m[name]) for m in all_maps]
+            pooled = [
+                keras.layers.GlobalAveragePooling2D(dtype="float32")(m[name]) for m in all_maps
+            ]
             outputs[name] = ops.concatenate(pooled, axis=-1) if len(pooled) > 1 else pooled[0]
         for maps in all_maps:
             first, *others = (_averaged(maps[level]) for level in levels)
@@ -56,7 +61,8 @@ class FeatureMapScorer(PlacesScorer):
             vectors.append(ops.concatenate(joined, axis=-1) if others else first)
         return keras.Model(images, {**outputs, "vectors": ops.stack(vectors, axis=1)})
 
-    def head(self, fit, dtype="float64"):
+    def head(self, fit: Fit, dtype: str = "float64") -> Callable:
+        """See `Scorer`."""
         places, layer = super().head(fit, dtype), fit.density.layer(dtype)
 
         def head(embedded):
@@ -68,17 +74,21 @@ class FeatureMapScorer(PlacesScorer):
     @functools.cached_property
     def _places(self):
         """Where the finest map's places lie, along an image's height and its width."""
-        return backbones.places(backbones.feature_maps(self.network)[0].output[self.config.levels[0]])
+        return backbones.places(
+            backbones.feature_maps(self.network)[0].output[self.config.levels[0]]
+        )
 
     @functools.cached_property
-    def cells(self):
+    def cells(self) -> list[np.ndarray]:
+        """See `Scorer`."""
         return upsample.cells(self.config.size, self._places)
 
     @functools.cached_property
     def _enlarge(self):
         return upsample.enlarger(self.config.size, self._places, DEVIATION)
 
-    def enlarge(self, fit):
+    def enlarge(self, fit: Fit) -> Callable:
+        """See `Scorer`."""
         return self._enlarge
 
     def _fit(self, images, validate):

@@ -4,6 +4,7 @@ What is made here is a function that takes arrays as well as the tensors of a fu
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,7 +60,7 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
     return whitened
 
 
-def length(vectors):
+def length(vectors: Any) -> Any:
     """Returns the lengths of vectors, [..., D]."""
     return ops.sqrt(ops.sum(ops.square(vectors), axis=-1))
 
@@ -80,6 +81,6 @@ def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
     return multiplied
 
 
-def largest(values, axis):
+def largest(values: Any, axis: int | tuple[int, ...]) -> Any:
     """Returns the maximum; NaN where any value is, which a plain maximum may pass over."""
     return ops.max(values, axis=axis) + 0.0 * ops.sum(values, axis=axis)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
 from cutpaste_tf.scoring import upsample
 from cutpaste_tf.scoring.places import PlacesScorer
 from cutpaste_tf.scoring.scorer import Fit
@@ -20,13 +23,14 @@ _SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may tak
 class PatchScorer(PlacesScorer):
     """Scores images by their patches, band by band of rows of them so that memory stays bounded."""
 
-    def __init__(self, config, network):
+    def __init__(self, config: Config, network: keras.Model):
         super().__init__(config, network)
         self.kind = "map"
         self.locations = "separate" if config.separate_locations else "shared"
         self._side, self._stride = config.dense_patch, config.dense_stride
 
-    def embedding(self, network):
+    def embedding(self, network: keras.Model) -> keras.Model:
+        """See `Scorer`."""
         images = keras.Input([*self.config.size, 3], name="images")
         return keras.Model(images, {"vectors": self._patches(network, images)})
 
@@ -51,7 +55,8 @@ class PatchScorer(PlacesScorer):
         return 1, rows, columns, self.network.output["pool"].shape[-1]
 
     @property
-    def bands(self):
+    def bands(self) -> list[tuple[int, int]]:
+        """As high as the scatters of Gaussians by place may be."""
         _, rows, columns, dims = self._shape
         if self.locations == "shared":
             return [(0, rows)]
@@ -66,7 +71,8 @@ class PatchScorer(PlacesScorer):
         return min(self.bands[0][1], max(1, int(_MEMORY / row))), row
 
     @property
-    def batch(self):
+    def batch(self) -> int:
+        """Images that are embedded at once."""
         height, row = self._height
         return min(_BATCH, max(1, int(_MEMORY / (row * height))))
 
@@ -79,9 +85,12 @@ class PatchScorer(PlacesScorer):
         def embed(images):
             return self._patches(self.network, tf.cast(images, tf.float32) / 255.0)
 
-        return embed
+        return embed.get_concrete_function()  # as in `Scorer._embed`
 
-    def embedded(self, images, rows=None):
+    def embedded(
+        self, images: pipeline.Images, rows: tuple[int, int] | None = None
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """See `Scorer`."""
         height, (first_row, end) = self._height[0], rows or (0, self.grid[1])
         for batch in self._inputs(images):
             parts = []
@@ -98,7 +107,8 @@ class PatchScorer(PlacesScorer):
         means = np.mean(batch["vectors"], axis=(1, 2, 3), dtype=np.float64)
         return {"pool": means.astype(np.float32)}
 
-    def enlarge(self, fit):
+    def enlarge(self, fit: Fit) -> Callable:
+        """See `Scorer`."""
         sizes = self.config.size, self._side, self._stride
         return upsample.receptive_field_enlarger(*sizes, self.level(fit))
 

@@ -6,6 +6,8 @@ all places, or by one for each (the two choices of Appendix A.5); an image's is 
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -50,11 +52,13 @@ class PlacesScorer(Scorer):
         squared = fit.places.level.reshape(self.grid[0], -1) ** 2
         return float(np.mean(np.sqrt(np.sum(squared, axis=0))))
 
-    def head(self, fit, dtype="float64"):
+    def head(self, fit: Fit, dtype: str = "float64") -> Callable:
+        """See `Scorer`."""
         distances = self._distances(fit.places, dtype)
         return lambda embedded: {"places": distances(embedded["vectors"])}
 
-    def by_tile(self, outputs, inside=None):
+    def by_tile(self, outputs: Mapping, inside: Any = None) -> tuple[dict, Any]:
+        """See `Scorer`."""
         places = outputs["places"]
         if inside is not None:
             places = places * ops.cast(inside, "float32")

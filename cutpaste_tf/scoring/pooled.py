@@ -8,11 +8,13 @@ anomalous it is: the distance's own gradient is as long for a normal image as fo
 """
 
 import functools
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import ops
 
+from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import upsample
@@ -25,18 +27,20 @@ class PooledScorer(Scorer):
     `gradcam` says whether to make maps; None: as the settings have it.
     """
 
-    def __init__(self, config, network, gradcam: bool | None = None):
+    def __init__(self, config: Config, network: keras.Model, gradcam: bool | None = None):
         super().__init__(config, network)
         self.kind = "pooled"
         self._gradcam = config.maps == "gradcam" if gradcam is None else gradcam
 
-    def embedding(self, network):
+    def embedding(self, network: keras.Model) -> keras.Model:
+        """See `Scorer`."""
         if not self._gradcam:
             return network
         maps = network.get_layer(self.config.features).input
         return keras.Model(network.input, {**network.output, "maps": maps})
 
-    def head(self, fit, dtype="float64"):
+    def head(self, fit: Fit, dtype: str = "float64") -> Callable:
+        """See `Scorer`."""
         layer, feature = fit.density.layer(dtype), self.config.features
 
         def head(embedded):
@@ -57,10 +61,12 @@ class PooledScorer(Scorer):
         return backbones.places(self.network.get_layer(self.config.features).input)
 
     @functools.cached_property
-    def cells(self):
+    def cells(self) -> list[np.ndarray] | None:
+        """See `Scorer`."""
         return upsample.cells(self.config.size, self._places) if self._gradcam else None
 
-    def enlarge(self, fit):
+    def enlarge(self, fit: Fit) -> Callable:
+        """See `Scorer`."""
         return upsample.enlarger(self.config.size, self._places)
 
     def _fit(self, images, validate):

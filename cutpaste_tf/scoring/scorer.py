@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -174,7 +175,9 @@ class Scorer:
             features = collect(self._features(batch) for batch in self.embedded(images))
         return images.split_tiles(features[self.config.features]).mean(axis=1)
 
-    def embedded(self, images: pipeline.Images, rows=None) -> Iterator[Mapping[str, np.ndarray]]:
+    def embedded(
+        self, images: pipeline.Images, rows: tuple[int, int] | None = None
+    ) -> Iterator[Mapping[str, np.ndarray]]:
         """Yields what the embedding returns, of a batch of inputs at a time.
 
         `rows` are those of places that are asked for, where they come band by band; None: all.
@@ -198,7 +201,8 @@ class Scorer:
         def embed(images):
             return embedding(tf.cast(images, tf.float32) / 255.0, training=False)
 
-        return embed
+        # TensorFlow would take each scorer's for one function that is traced anew all the time.
+        return embed.get_concrete_function()
 
     def _features(self, batch):
         """The pooled features among what is embedded."""
@@ -220,7 +224,7 @@ class Scorer:
         features = {n: outputs[n] for n in self.network.output if n in outputs}
         return Scores(by_kind[self.kind], by_kind, maps, features)
 
-    def by_tile(self, outputs: Mapping, inside=None) -> tuple[dict, object]:
+    def by_tile(self, outputs: Mapping, inside: Any = None) -> tuple[dict, Any]:
         """Returns tiles' scores by kind, [N, K], and the small maps, zero outside the region.
 
         Args:
@@ -233,7 +237,7 @@ class Scorer:
         return {"pooled": outputs["pooled"]}, places
 
     @staticmethod
-    def by_image(by_tile: Mapping, in_region, usual: np.ndarray | None) -> dict:
+    def by_image(by_tile: dict, in_region: Any, usual: np.ndarray | None) -> dict:
         """Returns images' scores by kind, [N]: their largest tile's.
 
         Args:
