@@ -14,6 +14,11 @@ from scipy import ndimage, stats
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
+def noise(*shape):
+    """Images whose values leave room for jitter on both sides."""
+    return np.random.default_rng(1).uniform(0.3, 0.7, shape).astype(np.float32)
+
+
 # Colours.
 
 
@@ -84,6 +89,13 @@ def decode(pixels):
     whole = np.rint(codes).astype(int)
     assert np.array_equal(codes, whole), "a colour that is not of the images"
     return whole[..., 0], whole[..., 1], whole[..., 2]
+
+
+def written(edit, image, size):
+    """Which pixels of an image an edit writes."""
+    mask = np.zeros(size[0] * size[1], bool)
+    mask[edit.index[image].numpy()] = True
+    return mask.reshape(size)
 
 
 def bounding_box(mask):
@@ -158,8 +170,8 @@ def assert_uniform(values, low, high):
 
 def assert_equally_frequent(values, expected):
     """Each of the expected values, and no other, occurs about equally often."""
-    found, counts = np.unique(np.asarray(values), return_counts=True)
-    assert found.tolist() == sorted(expected)
+    values, counts = np.unique(np.asarray(values), return_counts=True)
+    assert values.tolist() == sorted(expected)
     assert len(counts) == 1 or stats.chisquare(counts).pvalue > LEAST_P
 
 

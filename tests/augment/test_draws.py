@@ -31,7 +31,7 @@ def quantities(drawn, rng, block=None):
     size. Less than a pixel is added, so that all shares are as likely.
     """
     views, edits, _ = drawn
-    found = {}
+    columns = {}
 
     def share(place, count):
         assert place.min() >= 0
@@ -40,22 +40,20 @@ def quantities(drawn, rng, block=None):
 
     def add_jitter(name, jitter):
         order = jitter.order.numpy() @ [64, 16, 4, 1]
-        found[f"{name} order"] = order + rng.uniform(size=len(order))
+        columns[f"{name} order"] = order + rng.uniform(size=len(order))
         for number in range(3):
-            found[f"{name} factor {number}"] = jitter.factors.numpy()[:, number]
+            columns[f"{name} factor {number}"] = jitter.factors.numpy()[:, number]
         if jitter.hue is not None:
-            found[f"{name} hue"] = jitter.hue.numpy()
+            columns[f"{name} hue"] = jitter.hue.numpy()
 
     def add_patch(name, patch, view):
-        p = {
-            key: None if value is None else value.numpy() for key, value in patch._asdict().items()
-        }
+        p = {k: None if value is None else value.numpy() for k, value in patch._asdict().items()}
         # Sides are whole pixels: what rounding took is anything up to a half.
         height, width = (p[key] + rng.uniform(-0.5, 0.5, IMAGES) for key in ("height", "width"))
         sides = {"height": height, "width": width, "angle": p["angle"]}
         if p["angle"] is None:
             sides = {"area": height * width, "aspect": height / width}
-        found.update({f"{name} {key}": value for key, value in sides.items()})
+        columns.update({f"{name} {key}": value for key, value in sides.items()})
         for axis, length in enumerate(("height", "width")):
             for place, side in (("source", p[length]), ("target", p[f"box_{length}"])):
                 first = p[f"{place}_{'yx'[axis]}"]
@@ -64,11 +62,11 @@ def quantities(drawn, rng, block=None):
                     # The region moves with the image.
                     first = first + side // 2 - (block[axis] - view.corner[axis].numpy())
                     count = BLOCK
-                found[f"{name} {place} {'yx'[axis]}"] = share(first, count)
+                columns[f"{name} {place} {'yx'[axis]}"] = share(first, count)
 
     for number, view in enumerate(views):
         for axis, corner in enumerate(view.corner):
-            found[f"view {number} {'yx'[axis]}"] = corner.numpy() + rng.uniform(size=IMAGES)
+            columns[f"view {number} {'yx'[axis]}"] = corner.numpy() + rng.uniform(size=IMAGES)
         add_jitter(f"view {number}", view.jitter)
     for number, edit in enumerate(edits):
         view = views[number % len(views)]
@@ -76,17 +74,17 @@ def quantities(drawn, rng, block=None):
             continue
         parts = [edit]
         if len(edit) == 3:
-            found["choice"] = edit[0].numpy() + rng.uniform(size=IMAGES)
+            columns["choice"] = edit[0].numpy() + rng.uniform(size=IMAGES)
             parts = edit[1:]
         for part, (patch, other) in enumerate(parts):
             name = f"edit {number}.{part}"
             add_patch(name, patch, view)
             if isinstance(other, tf.Tensor):
                 for channel in range(3):
-                    found[f"{name} level {channel}"] = other.numpy()[:, channel]
+                    columns[f"{name} level {channel}"] = other.numpy()[:, channel]
             else:
                 add_jitter(name, other)
-    return found
+    return columns
 
 
 def assert_independent(columns):

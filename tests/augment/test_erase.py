@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cutpaste_tf.augment import erase, paste, proxy
 
 from . import edits, reference
+from .reference import noise
 
 
 def filled(shape, fill):
@@ -24,13 +25,8 @@ RECTANGLES = {
     "cutout_color": filled(proxy.RECTANGLE, erase.fill_with_color),
     "confetti": filled(proxy.RECTANGLE, erase.shift_color),
 }
-SCAR = filled(proxy.THIN, erase.fill_with_color)
-FILLS = RECTANGLES | {"scar": SCAR}
+FILLS = RECTANGLES | {"scar": filled(proxy.THIN, erase.fill_with_color)}
 SEED = tf.constant([4, 2])
-
-
-def noise(*shape, low=0.3, high=0.7):
-    return np.random.default_rng(0).uniform(low, high, shape).astype(np.float32)
 
 
 def applied(images, edit):
@@ -40,14 +36,6 @@ def applied(images, edit):
     for image, index, pixels in zip(flat, edit.index.numpy(), edit.pixels.numpy(), strict=True):
         image[index] = pixels
     return result
-
-
-def masks_of(images, edit):
-    """Which pixels an edit names, [B, H, W]."""
-    marked = np.zeros((len(images), images.shape[1] * images.shape[2]), bool)
-    for row, index in zip(marked, edit.index.numpy(), strict=True):
-        row[index] = True
-    return marked.reshape(images.shape[:3])
 
 
 @pytest.mark.parametrize("name", RECTANGLES)
@@ -63,11 +51,13 @@ def test_a_rectangle_of_cutpastes_area_is_filled_and_no_other_pixel(
     name, height, width, seed, low, more
 ):
     images = noise(3, height, width, 3)
+    images *= np.float32([[[[1.0]]], [[[0.5]]], [[[1.2]]]])  # each of its own mean
     edit = RECTANGLES[name](
         tf.constant(images), tf.constant([seed, 1]), area_ratio=(low, low + more)
     )
-    after = applied(images, edit)
-    for mask, one, other in zip(masks_of(images, edit), images, after, strict=True):
+    after, size = applied(images, edit), (height, width)
+    for number, (one, other) in enumerate(zip(images, after, strict=True)):
+        mask = reference.written(edit, number, size)
         assert reference.is_box(mask)
         box_height, box_width = reference.bounding_box(mask)[2:]
         assert (box_height - 0.5) * (box_width - 0.5) <= (low + more) * height * width * 1.001
@@ -94,62 +84,46 @@ def test_a_rectangle_of_cutpastes_area_is_filled_and_no_other_pixel(
                     assert set(np.unique(now)) <= {0.0, 1.0}
 
 
-def test_each_images_mean_is_its_own():
-    images = np.stack([np.full([40, 40, 3], level, np.float32) for level in (0.1, 0.6)])
-    images[1, :20, :, 0] = 0.2  # by halves: the mean of its red channel is 0.4
-    edit = RECTANGLES["cutout_mean"](tf.constant(images), SEED)
-    np.testing.assert_allclose(edit.pixels[0, 0], [0.1, 0.1, 0.1], atol=5e-5)
-    np.testing.assert_allclose(edit.pixels[1, 0], [0.4, 0.6, 0.6], atol=5e-5)
-
-
 @pytest.mark.parametrize("name", ["cutout_color", "scar"])
 def test_colors_are_uniform_and_channels_unrelated(name):
-    images = tf.zeros([800, 32, 32, 3])
-    colors = FILLS[name](images, SEED).pixels.numpy()[:, 0]
+    colors = FILLS[name](tf.zeros([800, 32, 32, 3]), SEED).pixels.numpy()[:, 0]
     for channel in range(3):
         reference.assert_uniform(colors[:, channel], 0.0, 1.0)
         reference.assert_unrelated(colors[:, channel], colors[:, (channel + 1) % 3])
 
 
 def test_confettis_shift_is_uniform_in_both_directions():
-    images = tf.fill([800, 32, 32, 3], 0.5)
-    found = RECTANGLES["confetti"](images, SEED).pixels.numpy()[:, 0]
+    colors = RECTANGLES["confetti"](tf.fill([800, 32, 32, 3], 0.5), SEED).pixels.numpy()[:, 0]
     for channel in range(3):
-        values = found[:, channel]
+        values = colors[:, channel]
         # A quarter of the shifts takes a middle grey below 0, another beyond 1.
         assert abs(np.mean(values == 0.0) - 0.25) < 0.06
         assert abs(np.mean(values == 1.0) - 0.25) < 0.06
         reference.assert_uniform(values[(values > 0) & (values < 1)], 0.0, 1.0)
-        reference.assert_unrelated(values, found[:, (channel + 1) % 3])
-
-
-def test_a_scar_is_one_color_where_cutpaste_scar_pastes():
-    images = noise(20, 64, 64, 3)
-    edit = SCAR(tf.constant(images), SEED)
-    pasted = edits.cutpaste_scar(tf.constant(images), SEED)
-    masks = masks_of(images, edit)
-    assert np.array_equal(masks, masks_of(images, pasted))
-    after = applied(images, edit)
-    for mask, one, other in zip(masks, images, after, strict=True):
-        assert reference.is_one_piece_without_holes(mask)
-        assert len(np.unique(other[mask], axis=0)) == 1
-        assert np.array_equal(one[~mask], other[~mask])
-
-
-@pytest.mark.parametrize("name", RECTANGLES)
-def test_rectangles_are_where_cutpaste_pastes(name):
-    images = noise(10, 48, 40, 3)
-    masks = masks_of(images, RECTANGLES[name](tf.constant(images), SEED))
-    assert np.array_equal(masks, masks_of(images, edits.cutpaste(tf.constant(images), SEED)))
+        reference.assert_unrelated(values, colors[:, (channel + 1) % 3])
 
 
 @pytest.mark.parametrize("name", FILLS)
-def test_values_stay_in_range_and_keep_their_type(name):
-    for dtype in (tf.float16, tf.float32):
-        images = tf.constant(np.random.default_rng(2).integers(0, 2, (6, 40, 40, 3)), dtype)
-        pixels = FILLS[name](images, SEED).pixels
-        assert pixels.dtype == dtype
-        assert 0.0 <= pixels.numpy().min() <= pixels.numpy().max() <= 1.0
+def test_patches_are_where_cutpaste_pastes(name):
+    images = noise(20, 64, 48, 3)
+    edit = FILLS[name](tf.constant(images), SEED)
+    paste_kind = edits.cutpaste_scar if name == "scar" else edits.cutpaste
+    pasted = paste_kind(tf.constant(images), SEED)
+    after = applied(images, edit)
+    for number, (one, other) in enumerate(zip(images, after, strict=True)):
+        mask = reference.written(edit, number, (64, 48))
+        assert np.array_equal(mask, reference.written(pasted, number, (64, 48)))
+        assert np.array_equal(one[~mask], other[~mask])
+        assert name != "scar" or len(np.unique(other[mask], axis=0)) == 1
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32])
+@pytest.mark.parametrize("name", FILLS)
+def test_values_stay_in_range_and_keep_their_type(name, dtype):
+    images = tf.constant(np.random.default_rng(2).integers(0, 2, (6, 40, 40, 3)), dtype)
+    pixels = FILLS[name](images, SEED).pixels
+    assert pixels.dtype == dtype
+    assert 0.0 <= pixels.numpy().min() <= pixels.numpy().max() <= 1.0
 
 
 def test_either_takes_whole_edits():
@@ -157,7 +131,7 @@ def test_either_takes_whole_edits():
     large, scar = edits.cutpaste(images, SEED), edits.cutpaste_scar(images, SEED)
     take = np.array([True, False, False, True, True, False])
     for first, second in ((large, scar), (scar, large)):
-        found = applied(images, paste.either(first, second, tf.constant(take)))
+        result = applied(images, paste.either(first, second, tf.constant(take)))
         one, other = applied(images, first), applied(images, second)
         expected = np.where(take[:, None, None, None], one, other)
-        assert np.array_equal(found, expected)
+        assert np.array_equal(result, expected)

@@ -12,11 +12,38 @@ SEED = tf.constant([7, 11])
 DRAWS = 4000
 
 
-def test_uniform_is_float32_and_spread_over_its_range():
-    values = random.uniform([DRAWS], SEED, -2.0, 3.0)
+def test_uniform_numbers_are_spread_over_their_ranges_one_for_each_item():
+    low, high = tf.constant([0.0, 10.0, -5.0]), tf.constant([1.0, 30.0, -5.0])
+    values = random.uniform([DRAWS, 3], SEED, low, high)
     assert values.dtype == tf.float32
-    assert values.shape == [DRAWS]
-    reference.assert_uniform(values, -2.0, 3.0)
+    assert values.shape == [DRAWS, 3]
+    reference.assert_uniform(values[:, 0], 0.0, 1.0)
+    reference.assert_uniform(values[:, 1], 10.0, 30.0)
+    assert np.all(values[:, 2] == -5.0)
+
+
+def test_uniform_never_reaches_one():
+    # Positions and choices are made by comparing or flooring numbers of [0, 1).
+    values = random.uniform([1 << 20], SEED, 0.0, 1.0).numpy()
+    assert values.min() >= 0.0
+    assert values.max() < 1.0
+
+
+def test_integers_are_equally_frequent_with_both_ends_one_range_for_each_item():
+    low, high = tf.constant([0, -3, 2, 10, 5]), tf.constant([1, 3, 16, 25, 5])
+    values = random.integers([DRAWS, 5], SEED, low, high)
+    assert values.dtype == tf.int32
+    for column, ends in enumerate(zip(low.numpy(), high.numpy(), strict=True)):
+        reference.assert_equally_frequent(values[:, column], range(ends[0], ends[1] + 1))
+
+
+def test_integers_stay_within_large_ranges():
+    # Rounding float32 products must not lead outside.
+    high = tf.range(1, 100_000)
+    values = random.integers(high.shape, SEED, 0, high).numpy()
+    assert values.min() >= 0
+    assert np.all(values <= high.numpy())
+    reference.assert_uniform(values[1000:] / (high.numpy()[1000:] + 1), 0.0, 1.0)
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
@@ -33,66 +60,16 @@ def test_draws_are_those_of_tensorflows_philox(seed, xla):
     assert np.array_equal(seeds, tf.random.split(tf.constant(seed), 4, alg="philox"))
 
 
-def test_uniform_never_reaches_one():
-    # Positions and choices are made by comparing or flooring numbers of [0, 1).
-    values = random.uniform([1 << 20], SEED, 0.0, 1.0).numpy()
-    assert values.min() >= 0.0
-    assert values.max() < 1.0
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_same_numbers_eagerly_and_compiled(jit_compile):
+    def draw(seed):
+        one, two = random.split(seed, 2)
+        # 7 and 33: not multiples of the generator's block of four.
+        return random.uniform([7], one, -1.0, 2.0), random.integers([33], two, 0, 999)
 
-
-def test_uniform_takes_one_range_per_item():
-    low, high = tf.constant([0.0, 10.0, -5.0]), tf.constant([1.0, 30.0, -5.0])
-    values = random.uniform([DRAWS, 3], SEED, low, high)
-    reference.assert_uniform(values[:, 0], 0.0, 1.0)
-    reference.assert_uniform(values[:, 1], 10.0, 30.0)
-    assert np.all(values[:, 2] == -5.0)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 3), (2, 16), (10, 25)])
-def test_integers_are_equally_frequent_with_both_ends(low, high):
-    values = random.integers([DRAWS], SEED, low, high)
-    assert values.dtype == tf.int32
-    reference.assert_equally_frequent(values, range(low, high + 1))
-
-
-def test_integers_of_one_value_are_that_value():
-    assert np.all(random.integers([100], SEED, 5, 5) == 5)
-
-
-def test_integers_take_one_range_per_item():
-    low, high = tf.constant([0, 7, 3]), tf.constant([4, 9, 3])
-    values = random.integers([DRAWS, 3], SEED, low, high)
-    for column, ends in enumerate(zip(low.numpy(), high.numpy(), strict=True)):
-        reference.assert_equally_frequent(values[:, column], range(ends[0], ends[1] + 1))
-
-
-def test_integers_stay_within_large_ranges():
-    # Rounding float32 products must not lead outside.
-    high = tf.range(1, 100_000)
-    values = random.integers(high.shape, SEED, 0, high).numpy()
-    assert values.min() >= 0
-    assert np.all(values <= high.numpy())
-    reference.assert_uniform(values[1000:] / (high.numpy()[1000:] + 1), 0.0, 1.0)
-
-
-@pytest.mark.parametrize("draw", [random.uniform, random.integers])
-def test_seed_decides_the_numbers(draw):
-    first = draw([50], SEED, 0, 1000).numpy()
-    assert np.array_equal(first, draw([50], SEED, 0, 1000))
-    for other in ([7, 12], [8, 11], [11, 7]):  # either half of the seed, and their order, counts
-        assert np.mean(first == draw([50], tf.constant(other), 0, 1000).numpy()) < 0.1
-
-
-def test_split_gives_distinct_seeds_with_unrelated_streams():
-    seeds = [seed.take() for seed in random.split(SEED, 5)]
-    assert len(seeds) == 5
-    assert all(seed.dtype == tf.int32 and seed.shape == [2] for seed in seeds)
-    assert len({tuple(seed.numpy()) for seed in [SEED, *seeds]}) == 6
-    streams = [random.uniform([DRAWS], seed, 0.0, 1.0) for seed in [SEED, *seeds]]
-    for number, stream in enumerate(streams):
-        reference.assert_uniform(stream, 0.0, 1.0)
-        for other in streams[:number]:
-            reference.assert_unrelated(stream, other)
+    compiled = tf.function(draw, jit_compile=jit_compile)(SEED)
+    for expected, actual in zip(draw(SEED), compiled, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
@@ -125,15 +102,3 @@ def test_first_numbers_of_successive_seeds_are_uniform_and_unrelated():
     reference.assert_uniform(two, 0.0, 1.0)
     reference.assert_unrelated(one, two)
     reference.assert_unrelated(one[:-1], one[1:])
-
-
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_same_numbers_eagerly_and_compiled(jit_compile):
-    def draw(seed):
-        one, two = random.split(seed, 2)
-        # 7 and 33: not multiples of the generator's block of four.
-        return random.uniform([7], one, -1.0, 2.0), random.integers([33], two, 0, 999)
-
-    compiled = tf.function(draw, jit_compile=jit_compile)(SEED)
-    for expected, actual in zip(draw(SEED), compiled, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)

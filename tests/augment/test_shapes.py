@@ -18,10 +18,10 @@ DIGITS[1, 3:5, 3:5] = 0.0  # a nought
 
 def drawn(shape, seed, count=40, height=64, width=48, **options):
     images = tf.zeros([count, height, width, 3])
-    found = shapes.masks(shape, images, tf.constant(seed), digits=tf.constant(DIGITS), **options)
-    assert found.dtype == tf.bool
-    assert found.shape == (count, height, width)
-    return found.numpy()
+    masks = shapes.masks(shape, images, tf.constant(seed), digits=tf.constant(DIGITS), **options)
+    assert masks.dtype == tf.bool
+    assert masks.shape == (count, height, width)
+    return masks.numpy()
 
 
 @pytest.mark.parametrize("shape", NAMES)
@@ -88,8 +88,8 @@ def test_digits_are_upright_enlarged_and_all_of_them():
         assert height == pytest.approx(side * 6 / 8, abs=2)
         # The same as PIL makes of it, but for pixels at its edges.
         resized = Image.fromarray(box).resize((width, height), Image.Resampling.BILINEAR)
-        found = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        assert np.mean(found == (np.asarray(resized) > 0.5)) > 0.85
+        drawn_box = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert np.mean(drawn_box == (np.asarray(resized) > 0.5)) > 0.85
     assert 15 < noughts < 45
 
 
@@ -109,16 +109,11 @@ def test_compiled_shapes_equal_eager_ones(xla):
 
     def paste(images, seed):
         mask = shapes.masks("heart", images, seed)
-        colors, pieces = (
-            shapes.random_color(images, seed),
-            shapes.natural(images, photographs, seed),
-        )
-        return shapes.fill(images, mask, colors), shapes.fill(images, mask, pieces)
+        fillings = shapes.random_color(images, seed), shapes.natural(images, photographs, seed)
+        return [shapes.fill(images, mask, filling) for filling in fillings]
 
-    compiled = tf.function(paste, jit_compile=xla, autograph=False)
-    for one, other in zip(
-        paste(images, tf.constant([5, 6])), compiled(images, tf.constant([5, 6])), strict=True
-    ):
+    compiled, seed = tf.function(paste, jit_compile=xla, autograph=False), tf.constant([5, 6])
+    for one, other in zip(paste(images, seed), compiled(images, seed), strict=True):
         different = np.abs(one.numpy() - other.numpy()).max(-1) > 1e-6
         assert different.mean() < 2e-3  # a pixel at the edge may be rounded to the other side
 
