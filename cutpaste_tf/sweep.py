@@ -26,7 +26,7 @@ from typing import Any
 from cutpaste_tf import choices, cli, cluster, data, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError, say, warn
-from cutpaste_tf.report import experiments
+from cutpaste_tf.report import paper
 
 LOG = "log.txt"
 _LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
@@ -73,7 +73,7 @@ def _parser():
 def listing() -> str:
     """Returns the experiments by table, each with its command line."""
     lines = []
-    for table, of_table in {**experiments.TABLES, "others": experiments.OTHERS}.items():
+    for table, of_table in paper.EXPERIMENTS.items():
         lines.append(f"{table}:")
         for experiment in of_table:
             flags = " ".join([f"--flagfile=experiments/{experiment.flagfile}", *experiment.flags])
@@ -88,10 +88,10 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
     comes after seed, so that a sweep that is stopped has whole tables of fewer seeds.
     """
     jobs = []
-    for experiment in experiments.choose(names):
+    for experiment in paper.choose(names):
         folder = pathlib.Path(workdir) / experiment.name
         argv = [
-            f"--flagfile={experiments.find_flagfile(experiment)}",
+            f"--flagfile={paper.find_flagfile(experiment)}",
             *flags,
             *experiment.flags,
             f"--workdir={folder}",

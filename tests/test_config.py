@@ -14,7 +14,7 @@ from cutpaste_tf import choices, cli
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
-from cutpaste_tf.report.columns import FLAGFILES
+from cutpaste_tf.report.paper import FLAGFILES
 from cutpaste_tf.train import classifier
 
 

@@ -11,9 +11,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from cutpaste_tf import cli
+from cutpaste_tf import choices, cli
 from cutpaste_tf.files import UserError, replacing, warn
-from cutpaste_tf.report import formats, tables
+from cutpaste_tf.report import formats, paper, tables
 
 PAGE = "report.html"
 
@@ -22,37 +22,28 @@ PAGE = "report.html"
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     parser = cli.Parser("report", __doc__)
-    numbers = ", ".join(tables.NUMBERS)
+    numbers, forms = ", ".join(paper.TABLES), choices.one_of((*formats.FORMATS, "html"))
     parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
     parser.add_argument("--table", required=True, help=f"{numbers}, several by commas, or all")
+    parser.add("format", forms, "text by default, and html for all")
+    parser.add_argument("--density", help="show image AUROC by this one of several, such as gmm")
     parser.add_argument(
-        "--format",
-        help=f"{', '.join(formats.FORMATS)}; text by default, and a page in HTML for all",
-    )
-    parser.add_argument(
-        "--density",
-        help="shows image AUROC by this one of several that the runs were measured by, such as gmm",
-    )
-    parser.add_argument(
-        "--output", help=f"a file to write; standard output, or DIR/{PAGE} for a page, by default"
+        "--output", help=f"a file; standard output, or DIR/{PAGE} for all in html, by default"
     )
     arguments = parser.parse_args(arguments)
     everything = arguments.table == "all"
-    chosen = tables.NUMBERS if everything else arguments.table.split(",")
-    for number in chosen:
-        if number not in tables.NUMBERS:
+    selected = list(paper.TABLES) if everything else arguments.table.split(",")
+    form, output = arguments.format or ("html" if everything else "text"), arguments.output
+    for number in selected:
+        if number not in paper.TABLES:
             raise UserError(f"--table={number}: must be all or one of {numbers}")
-    form = arguments.format or ("html" if everything else "text")
-    if form not in formats.FORMATS:
-        raise UserError(f"--format={form}: must be one of {', '.join(formats.FORMATS)}")
     runs, problems = tables.collect(arguments.workdir)
     if arguments.density:
         runs = tables.of_density(runs, arguments.density)
-    filled = [tables.build(number, runs, problems) for number in chosen]
+    filled = [tables.build(number, runs, problems) for number in selected]
     problems = list(dict.fromkeys(problems))
     for problem in problems:
         warn(f"warning: {problem}")
-    output = arguments.output
     if form == "html":
         from cutpaste_tf.report import page
 
@@ -60,11 +51,9 @@ def main(arguments: Sequence[str]) -> None:
             output = str(pathlib.Path(arguments.workdir) / PAGE)
         base = pathlib.Path(output).parent if output else pathlib.Path()
         content = page.build(filled, runs, problems, base)
-    elif form == "text" and output is None:
-        width = max(60, shutil.get_terminal_size((110, 24)).columns)
-        content = "\n".join(formats.text(table, width) for table in filled)
     else:
-        content = formats.render(filled, form)
+        width = shutil.get_terminal_size((110, 24)).columns if output is None else 110
+        content = formats.render(filled, form, max(60, width))
     if output is None:
         print(content, end="")
     else:

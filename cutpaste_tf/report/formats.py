@@ -1,266 +1,135 @@
-"""Tables as text, Markdown, CSV, HTML and LaTeX."""
+"""Tables as text, Markdown, CSV, LaTeX and HTML, written by pandas."""
 
-import csv
 import html
-import io
-import os
-import pathlib
-import urllib.parse
+import re
 from collections.abc import Sequence
 
-from cutpaste_tf.report.tables import Table, Value
+import numpy as np
+import pandas as pd
 
-MISSING = "missing"
-NONE = "-"
+from cutpaste_tf.report.tables import Table
 
-
-def _heads(table: Table) -> list[tuple[str, str]]:
-    """Name and kind, "ours" or "paper", of each printed column."""
-    heads = []
-    for column in table.columns:
-        name = f"{column.group}: {column.name}" if column.group else column.name
-        if column.settings is not None:
-            heads.append((name, "ours"))
-        if column.paper:
-            heads.append((name, "paper"))
-    return heads
+FORMATS = ("text", "markdown", "csv", "latex")  # of `render`; for HTML see `page`
+MISSING, NONE = "missing", "-"
+LEGEND = (
+    "AUC in percent: mean ± standard error over seeds, ours beside the paper's as printed; an "
+    "average's error is the mean of the categories'."
+)
 
 
-def _cells(table: Table, row) -> list[Value | str]:
-    """A row's cells, for the columns of `_heads`."""
-    cells = []
-    for column, ours, paper in zip(table.columns, row.ours, row.paper, strict=True):
-        if column.settings is not None:
-            cells.append(MISSING if ours is None else ours)
-        if column.paper:
-            cells.append(NONE if paper is None else paper)
-    return cells
+def render(tables: Sequence[Table], form: str, width: int = 110) -> str:
+    """Returns tables in one of `FORMATS`, below each other; texts are at most so wide."""
+    if form == "csv":
+        return comma_separated(tables)
+    write = {"text": lambda table: text(table, width), "markdown": markdown, "latex": latex}[form]
+    return "\n".join(map(write, tables))
 
 
-def _marks(table: Table, cell: Value | str) -> list[int]:
-    """The numbers of a cell's notes."""
-    if isinstance(cell, str):
-        return []
-    return [table.notes.index(note) + 1 for note in cell.remarks]
+def _texts(table: Table) -> pd.DataFrame:
+    """The cells as texts such as "92.0 ± 1.0 [1,2]", with marks of their notes.
+
+    Its columns have two levels: the name, and "ours" or "paper".
+    """
+
+    def text(cell):
+        if pd.isna(cell.mean):
+            return MISSING if cell.source == "ours" else NONE
+        error = "" if pd.isna(cell.stderr) else f" ± {cell.stderr:.1f}"
+        marks = ",".join(str(table.notes.index(note) + 1) for note in cell.notes)
+        return f"{cell.mean:.1f}{error}" + (f" [{marks}]" if marks else "")
+
+    cells = table.cells.assign(text=[text(cell) for cell in table.cells.itertuples()])
+    frame = cells.pivot(index="row", columns=["column", "source"], values="text")
+    heads = pd.MultiIndex.from_frame(cells[["column", "source"]].drop_duplicates())
+    heads.names = ["", "category"]
+    return frame.reindex(cells["row"].unique()).reindex(columns=heads).rename_axis(None)
 
 
-def _plain(table: Table, cell: Value | str) -> str:
-    marks = ",".join(map(str, _marks(table, cell)))
-    return f"{cell} [{marks}]" if marks else str(cell)
+def _notes(table: Table) -> list[str]:
+    return [LEGEND, *(f"[{number}] {note}" for number, note in enumerate(table.notes, 1))]
 
 
 def text(table: Table, width: int = 110) -> str:
     """Returns a table for a terminal, in as many blocks of columns as the width asks for."""
-    names = [row.name for row in table.rows]
-    first = max(map(len, [*names, "category"]))
-    columns = [
-        [name, kind, *(_plain(table, cell) for cell in cells)]
-        for (name, kind), cells in zip(
-            _heads(table),
-            zip(*(_cells(table, row) for row in table.rows), strict=True),
-            strict=True,
-        )
-    ]
-    widths = [max(map(len, column)) for column in columns]
-    # A method's own and the paper's column stay together.
-    methods = []
-    for number, (_, kind, *_) in enumerate(columns):
-        if kind == "paper" and number > 0 and columns[number - 1][1] == "ours":
-            methods[-1].append(number)
-        else:
-            methods.append([number])
-    blocks, used = [[]], first
-    for method in methods:
-        size = sum(2 + widths[number] for number in method)
-        if blocks[-1] and used + size > width:
+    frame = _texts(table)
+    names = list(dict.fromkeys(frame.columns.get_level_values(0)))
+    blocks = [[]]
+    for name in names:  # The paper's column stays beside ours.
+        wider = frame[[*blocks[-1], name]].to_string()
+        if blocks[-1] and len(wider.partition("\n")[0]) > width:
             blocks.append([])
-            used = first
-        blocks[-1] += method
-        used += size
-    lines = [f"Table {table.number}. {table.title}"]
+        blocks[-1].append(name)
+    parts = [f"Table {table.number}. {table.title}", ""]
     for block in blocks:
-        lines.append("")
-        for line, name in enumerate(["", "category", *names]):
-            cells = []
-            for number in block:
-                cell = columns[number][line]
-                # A method's name stands once, over both of its columns.
-                if line == 0 and number > 0 and number - 1 in block:
-                    cell = "" if columns[number - 1][0] == cell else cell
-                cells.append(cell.rjust(widths[number]) if line else cell.ljust(widths[number]))
-            lines.append("  ".join([name.ljust(first), *cells]).rstrip())
-    lines += ["", *_legend(table)]
-    return "\n".join(lines) + "\n"
-
-
-def _legend(table: Table) -> list[str]:
-    lines = [
-        "AUC in percent: mean ± standard error over seeds, ours beside the paper's as printed; an "
-        "average's error is the mean of the categories'."
-    ]
-    return lines + [f"[{number}] {note}" for number, note in enumerate(table.notes, 1)]
+        parts += [*(line.rstrip() for line in frame[block].to_string().splitlines()), ""]
+    return "\n".join([*parts, *_notes(table)]) + "\n"
 
 
 def markdown(table: Table) -> str:
     """Returns a table in GitHub's Markdown."""
-    heads = [f"{name}, {kind}" for name, kind in _heads(table)]
+    frame = _texts(table).rename(index=_escaped)
+    heads = [f"{name}, {source}" for name, source in frame.columns]
+    rows = frame.set_axis(heads, axis=1).rename_axis("category")
+    for row in rows.index[rows.index.str.startswith("average, ")]:
+        rows.loc[row] = "**" + rows.loc[row] + "**"
+    alignment = ("left", *["right"] * len(heads))
     lines = [
         f"**Table {table.number}. {table.title}**",
         "",
-        "| category | " + " | ".join(heads) + " |",
-        "| --- |" + " ---: |" * len(heads),
+        rows.to_markdown(disable_numparse=True, colalign=alignment),
+        "",
+        *(f"{_escaped(line)}  " for line in _notes(table)),
     ]
-    for row in table.rows:
-        cells = [_plain(table, cell) for cell in _cells(table, row)]
-        if row.kind == "average":
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append(f"| {_escaped(row.name)} | " + " | ".join(cells) + " |")
-    lines += [""] + [f"{_escaped(line)}  " for line in _legend(table)]
     return "\n".join(lines) + "\n"
 
 
 def _escaped(name: str) -> str:
-    return name.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_")
-
-
-def comma_separated(table: Table) -> str:
-    """Returns a table as CSV with a line for each number, ours and the paper's."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["table", "group", "row", "column", "source", "mean", "stderr", "runs", "notes"]
-    )
-    for row in table.rows:
-        heads = zip(_heads(table), _cells(table, row), strict=True)
-        for (name, kind), cell in heads:
-            start = [table.number, row.group, row.name, name, kind]
-            if isinstance(cell, Value):
-                stderr = "" if cell.stderr is None else repr(cell.stderr)
-                runs = "" if kind == "paper" else cell.runs
-                writer.writerow([*start, repr(cell.mean), stderr, runs, "; ".join(cell.remarks)])
-            elif cell == MISSING:
-                writer.writerow([*start, "", "", 0, MISSING])
-    return buffer.getvalue()
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def _latex(text_: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text_).replace("±", r"$\pm$")
+    return re.sub(r"([\\|_])", r"\\\1", name)
 
 
 def latex(table: Table) -> str:
-    """Returns a table as a LaTeX table environment; it needs no package."""
-    heads = _heads(table)
-    names = " & ".join(_latex(name) for name, _ in heads)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex(table.title)} (Table {table.number} of the paper).}}",
-        rf"\begin{{tabular}}{{l{'r' * len(heads)}}}",
-        r"\hline",
-        rf" & {names} \\",
-        " & ".join(["category", *(kind for _, kind in heads)]) + r" \\",
-        r"\hline",
-    ]
-    for row in table.rows:
-        cells = []
-        for cell in _cells(table, row):
-            marks = ",".join(map(str, _marks(table, cell)))
-            cells.append(_latex(str(cell)) + (rf"\textsuperscript{{{marks}}}" if marks else ""))
-        lines.append(" & ".join([_latex(row.name), *cells]) + r" \\")
-        if row.kind == "average":
-            lines.append(r"\hline")
-    lines += [r"\end{tabular}", "", r"\raggedright\footnotesize"]
-    # No line break of LaTeX's here: it would take a note's bracket for its argument.
-    lines += [_latex(line) + r"\par" for line in _legend(table)]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    """Returns a table as a LaTeX table environment, which needs the package booktabs."""
+    frame = _texts(table)
+    written = frame.to_latex(
+        escape=True,
+        caption=f"{table.title} (Table {table.number} of the paper).",
+        column_format="l" + "r" * len(frame.columns),
+        multicolumn_format="c",
+        position="htbp",
+    )
+    written = re.sub(r" \[([\d,]+)\](?= [&\\])", r"\\textsuperscript{\1}", written)
+    notes = pd.DataFrame({"note": [LEGEND, *table.notes]})
+    notes.index = ["", *(f"{number}." for number in range(1, len(notes)))]
+    written_notes = (
+        notes.style.hide(axis="columns")
+        .format(escape="latex")
+        .to_latex(column_format=r"rp{0.9\linewidth}")
+    )
+    end = r"\end{table}"
+    return written.replace(end, f"\n\\vspace{{1ex}}\\footnotesize\n{written_notes}{end}")
 
 
-def html_table(table: Table, base: pathlib.Path | None = None) -> str:
-    """Returns a table as a section of HTML; links to runs, relative to `base`, only with one."""
-    heads = _heads(table)
-    top, second, skip = [], [], False
-    for number, (name, kind) in enumerate(heads):
-        if skip:
-            skip = False
-        elif heads[number : number + 2] == [(name, "ours"), (name, "paper")]:
-            top.append(f'<th colspan="2" scope="colgroup">{html.escape(name)}</th>')
-            skip = True
-        else:
-            top.append(f'<th scope="col">{html.escape(name)}</th>')
-        own = kind == "paper" and number > 0 and heads[number - 1] == (name, "ours")
-        label = "ours" if kind == "ours" else "paper"
-        second.append(f'<th scope="col" class="{"pair" if own else kind}">{label}</th>')
-    rows = []
-    for row in table.rows:
-        cells = []
-        for (_, kind), cell in zip(heads, _cells(table, row), strict=True):
-            marks = ",".join(map(str, _marks(table, cell)))
-            mark = f"<sup>{marks}</sup>" if marks else ""
-            classes = kind + (" missing" if cell == MISSING else "")
-            cells.append(f'<td class="{classes}">{html.escape(str(cell))}{mark}</td>')
-        rows.append(
-            f'<tr class="{row.kind}"><th scope="row">{html.escape(row.name)}</th>'
-            f"{''.join(cells)}</tr>"
-        )
+def comma_separated(tables: Sequence[Table]) -> str:
+    """Returns tables as one CSV with a line for each number, ours and the paper's."""
+    frames = []
+    for table in tables:
+        cells = table.cells[(table.cells["source"] == "ours") | table.cells["mean"].notna()]
+        notes = ["; ".join(notes) for notes in cells["notes"]]
+        notes = pd.Series(notes, cells.index).mask(cells["mean"].isna(), MISSING)
+        frames.append(cells.assign(notes=notes, table=table.number))
+    columns = ["table", "group", "row", "column", "source", "mean", "stderr", "runs", "notes"]
+    return pd.concat(frames)[columns].to_csv(index=False)
+
+
+def html_table(table: Table) -> str:
+    """Returns a table in HTML; the classes of cells are ours, paper, missing and average."""
+    frame = _texts(table)
+    average = np.where(frame.index.str.startswith("average, "), " average", "")[:, None]
+    sources = np.broadcast_to(frame.columns.get_level_values(1), frame.shape).astype(object)
+    classes = sources + np.where(frame == MISSING, " missing", "") + average
+    styled = frame.style.set_uuid(table.number).format(escape="html").format_index(escape="html")
+    styled.set_td_classes(pd.DataFrame(classes, frame.index, frame.columns))
+    written = styled.to_html(cell_ids=False)
+    written = re.sub(r" \[([\d,]+)\]</td>", r"<sup>\1</sup></td>", written)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-    legend = html.escape(_legend(table)[0])
-    parts = [
-        f'<section id="table{table.number}">',
-        f"<h2>Table {table.number}. {html.escape(table.title)}</h2>",
-        '<div class="scroll"><table><thead>',
-        f'<tr><th rowspan="2" scope="col">category</th>{"".join(top)}</tr>',
-        f"<tr>{''.join(second)}</tr></thead><tbody>",
-        *rows,
-        "</tbody></table></div>",
-        f"<p>{legend}</p>",
-        f"<ol>{notes}</ol>" if notes else "",
-        _links(table, base) if base is not None else "",
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part) + "\n"
-
-
-def _links(table: Table, base: pathlib.Path) -> str:
-    """A list of the table's runs, folded away, each with links to its files."""
-    items = []
-    for row in table.rows:
-        if row.kind == "average":
-            continue
-        for column, value in zip(table.columns, row.ours, strict=True):
-            if value is None:
-                continue
-            links = []
-            for path in value.paths:
-                address = pathlib.Path(os.path.relpath(path, base)).as_posix()
-                quoted = html.escape(urllib.parse.quote(os.fsencode(address)), quote=True)
-                links.append(f'<a href="./{quoted}/">{html.escape(path.name)}</a>')
-            title = html.escape(f"{row.name}, {column.name}")
-            items.append(f"<li>{title}: {', '.join(links)}</li>")
-    if not items:
-        return ""
-    return f"<details><summary>Runs</summary><ul>{''.join(items)}</ul></details>"
-
-
-FORMATS = {
-    "text": text,
-    "markdown": markdown,
-    "csv": comma_separated,
-    "html": html_table,
-    "latex": latex,
-}
-
-
-def render(tables: Sequence[Table], form: str) -> str:
-    """Returns several tables in one format, after each other; in CSV under one heading."""
-    parts = [FORMATS[form](table) for table in tables]
-    if form == "csv":
-        return parts[0] + "".join(part.split("\n", 1)[1] for part in parts[1:])
-    return "\n".join(parts)
+    return f'<div class="scroll">{written}</div>\n<p>{LEGEND}</p>\n<ol>{notes}</ol>\n'

@@ -3,14 +3,17 @@
 import base64
 import html
 import io
+import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
 from cutpaste_tf.draw import figures
-from cutpaste_tf.report import formats, plots
-from cutpaste_tf.report.tables import Run, Table
+from cutpaste_tf.report import formats
+from cutpaste_tf.report.paper import OWN, Run
+from cutpaste_tf.report.tables import Table
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -21,15 +24,15 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
 th, td { padding: 0.2rem 0.55rem; text-align: right; white-space: nowrap; }
-tbody th, thead tr:first-child th:first-child { text-align: left; position: sticky; left: 0;
+tbody th, thead th:first-child { text-align: left; position: sticky; left: 0;
   background: #fff; }
 thead th { border-bottom: 1px solid #999; vertical-align: bottom; }
 thead th[colspan] { text-align: center; }
-td.paper, th.pair, th.paper { color: #5a5a5a; }
+td.paper { color: #5a5a5a; }
 td.ours { font-weight: 600; } td.missing { font-weight: 400; font-style: italic; color: #767676; }
-tr.average { border-top: 1px solid #ccc; border-bottom: 1px solid #999; background: #f5f5f5; }
-tr.average th { background: #f5f5f5; }
-sup { font-weight: 400; } ol, details, .scroll + p { font-size: 0.85rem; }
+tr:has(.average) { border-top: 1px solid #ccc; border-bottom: 1px solid #999; }
+tr:has(.average), tr:has(.average) th { background: #f5f5f5; }
+tbody th, sup { font-weight: 400; } ol, details, .scroll + p { font-size: 0.85rem; }
 img { max-width: 100%; height: auto; }
 """
 
@@ -41,40 +44,74 @@ def build(
 
     `problems` are lines about folders that could not be read.
     """
-    contents = " · ".join(f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables)
-    sections = []
-    with figures.drawing():
-        for table in tables:
-            figure = plots.against_paper(table)
-            picture = ""
-            if figure is not None:
-                alternative = f"Table {table.number}: averages of ours and of the paper"
-                picture = f'<img alt="{alternative}" src="{_embedded(figure)}">\n'
-            sections.append(
-                formats.html_table(table, base).replace("</section>", picture + "</section>")
-            )
-    warnings = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
     categories = sorted({run.config.category for run in runs})
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>CutPaste: the paper's tables</title><style>{_STYLE}</style></head><body>",
-            "<h1>CutPaste: the paper's tables from these runs</h1>",
-            f"<p>{len(runs)} finished runs of {len(categories)} categories"
-            f"{': ' if categories else ''}{html.escape(', '.join(categories))}. "
-            "The paper is Li et al., CVPR 2021; its numbers are as printed. A missing run is shown "
-            "as missing, and what differs from the paper's settings is noted.</p>",
-            f"<p>{contents}</p>",
-            f"<ul>{warnings}</ul>" if warnings else "",
-            *sections,
-            "</body></html>",
-        ]
+    contents = [f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables]
+    with figures.drawing():
+        sections = list(map(_section, tables))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>CutPaste: the paper's tables</title><style>{_STYLE}</style></head><body>
+<h1>CutPaste: the paper's tables from these runs</h1>
+<p>{len(runs)} finished runs of {len(categories)} categories{": " if categories else ""}\
+{html.escape(", ".join(categories))}. The paper is Li et al., CVPR 2021; its numbers are as printed.
+A missing run is shown as missing, and what differs from the paper's settings is noted.</p>
+<p>{" · ".join(contents)}</p>
+<ul>{"".join(f"<li>{html.escape(problem)}</li>" for problem in problems)}</ul>
+{"".join(sections)}
+<details><summary>Runs</summary><ul>{"".join(_link(run, base) for run in runs)}</ul></details>
+</body></html>
+"""
+
+
+def _section(table: Table) -> str:
+    """A table, and its averages as an image where there are any."""
+    figure, picture = averages(table), ""
+    if figure is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        text = f"Table {table.number}: averages of ours and of the paper"
+        picture = f'<img alt="{text}" src="data:image/png;base64,{data}">\n'
+    title = f"<h2>Table {table.number}. {table.title}</h2>"
+    written = formats.html_table(table)
+    return f'<section id="table{table.number}">\n{title}\n{written}{picture}</section>\n'
+
+
+def _link(run: Run, base: pathlib.Path) -> str:
+    """An item of a list: a run's folder."""
+    address = pathlib.Path(os.path.relpath(run.path, base)).as_posix()
+    quoted = urllib.parse.quote(os.fsencode(address))
+    return f'<li><a href="./{quoted}/">{html.escape(address)}</a></li>'
+
+
+def averages(table: Table) -> Figure | None:
+    """Plots a table's averages beside the paper's; None where there are no runs."""
+    cells = table.cells
+    ours = cells[cells["source"] == "ours"]
+    names = ours["column"].unique()
+
+    def series(source, group):
+        rows = cells[(cells["source"] == source) & (cells["row"] == f"average, {group}")]
+        rows = rows.set_index("column").reindex(names)
+        return rows["mean"].to_numpy(), rows["stderr"].to_numpy()
+
+    measured = ours[ours["mean"].notna() & ~ours["row"].str.startswith("average, ")]
+    if measured.empty:
+        return None
+    own = measured[measured["group"] == OWN]["row"].nunique()
+    mvtec = measured[measured["group"] != OWN]["row"].nunique()
+    # The table of CIFAR-10 has no average over MVTec AD.
+    whole = "all" if "average, all" in set(cells["row"]) else OWN
+    heads = [name.replace(": ", "\n").replace(", ", ",\n").replace(" (", "\n(") for name in names]
+    return figures.averages(
+        heads,
+        {
+            "the paper, all categories": series("paper", whole),
+            f"ours, MVTec AD ({mvtec} of 15 categories)": series("ours", "all"),
+            f"ours, own data ({own} {'category' if own == 1 else 'categories'})": series(
+                "ours", OWN
+            ),
+        },
+        f"Table {table.number}. {table.title}",
     )
-
-
-def _embedded(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -30,7 +30,7 @@ import common
 
 from cutpaste_tf import choices, cli
 from cutpaste_tf.config import EPOCH_STEPS
-from cutpaste_tf.report import experiments
+from cutpaste_tf.report import paper
 
 RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
 # (ResNet-50's, EfficientNet-B4's) published images a second.
@@ -73,13 +73,13 @@ def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
     return common.multiply_adds(efficientnet.efficientnet(backbone, size))
 
 
-def work(experiment: experiments.Experiment) -> Work:
+def work(experiment: paper.Experiment) -> Work:
     """Counts what the runs of an experiment do."""
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.scoring import patch
     from cutpaste_tf.train import stages
 
-    flagfile = experiments.find_flagfile(experiment)
+    flagfile = paper.find_flagfile(experiment)
     runs = cli.parse_runs([f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
     config = runs[0]
     views = config.batch_size * len(proxy.TASKS[config.task])
@@ -122,7 +122,7 @@ def main() -> None:
     """Counts and prints."""
     common.parser(__doc__).parse_args()
     # Of Table 2, GradCAM's row is of Table 1's networks.
-    tables = {name: list(experiments.TABLES[name]) for name in NAMES}
+    tables = {name: list(paper.EXPERIMENTS[name]) for name in NAMES}
     tables["table2"] = tables["table2"][:1]
     done = {name: [work(one) for one in chosen] for name, chosen in tables.items()}
     b4 = multiply_adds("efficientnet_b4", 380, "")
