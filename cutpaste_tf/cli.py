@@ -163,7 +163,8 @@ def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> I
         if name != "--flagfile":
             yield argument
             continue
-        path = os.path.expanduser(path if equals else next(rest, ""))
+        folder = os.path.dirname(inside[-1]) if inside else ""  # of the file that names another
+        path = os.path.join(folder, os.path.expanduser(path if equals else next(rest, "")))
         if path in inside:
             raise UserError(f"--flagfile={path}: names itself")
         lines = [x for x in read_lines(path, "flagfile") if not x.startswith(("#", "//"))]

@@ -14,7 +14,6 @@ from cutpaste_tf import choices, cli
 from cutpaste_tf.augment import paste, proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
-from cutpaste_tf.report.paper import FLAGFILES
 from cutpaste_tf.train import classifier
 
 
@@ -351,36 +350,6 @@ def test_onednn_is_switched_on_unless_the_user_chose(user):
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == (user or "1")
-
-
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "experiments").glob("*.flags")), ids=lambda p: p.name
-)
-def test_flagfiles_parse_and_say_how_to_run_them(file):
-    text = file.read_text(encoding="utf-8")
-    assert text.startswith("#")
-    assert f"--flagfile=experiments/{file.name}" in text
-    known = re.findall(r"^--(\w+)=(.*)$", text, re.M)
-    needs_data = dict(known)["dataset"] in ("mvtec_ad", "folder")
-    extra = ["--dataset=mvtec_ad", "--data_dir=/somewhere"] if needs_data else []
-    runs = cli.parse_runs([f"--flagfile={file}", *extra])
-    for name, value in known:
-        if name not in ("dataset", "category", "seed"):
-            assert runs[0].flag(name) == f"--{name}={value}"
-
-
-def test_the_papers_flagfiles_keep_the_papers_settings():
-    for name, task in (
-        ("resnet18_cutpaste", "cutpaste"),
-        ("resnet18_cutpaste_scar", "cutpaste_scar"),
-        ("resnet18_cutpaste_3way", "cutpaste_3way"),
-    ):
-        runs = cli.parse_runs(
-            [f"--flagfile={ROOT}/experiments/{name}.flags", "--data_dir=/somewhere"]
-        )
-        assert len(runs) == 15 * 5  # categories, seeds
-        default = Config(data_dir="/somewhere", task=task, category="carpet", **FLAGFILES)
-        assert runs[0].differences(default) == []
 
 
 def test_another_versions_settings_are_refused():

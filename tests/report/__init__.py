@@ -1,1 +1,0 @@
-"""Tests of cutpaste_tf.report."""
