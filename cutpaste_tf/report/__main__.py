@@ -22,7 +22,7 @@ PAGE = "report.html"
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     parser = cli.Parser("report", __doc__)
-    numbers, forms = ", ".join(paper.TABLES), choices.one_of((*formats.FORMATS, "html"))
+    numbers, forms = ", ".join(paper.TABLES), choices.one_of(*formats.FORMATS, "html")
     parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
     parser.add_argument("--table", required=True, help=f"{numbers}, several by commas, or all")
     parser.add("format", forms, "text by default, and html for all")

@@ -102,7 +102,7 @@ def test_flagfiles_pin_all_that_their_numbers_depend_on_and_say_how_to_run_them(
     run = runs_of(experiment)[0]
     assert needed(run) - pinned == set()
     for name in set(values) & names - {"dataset", "category", "seed"}:
-        assert config.shown(run, name) == (values[name] or "true")
+        assert run.flag(name) == f"--{name}={values[name] or 'true'}"
 
 
 @pytest.mark.parametrize("table", sorted(set(paper.EXPERIMENTS) - {"others"}))
