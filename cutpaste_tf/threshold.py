@@ -1,14 +1,11 @@
-"""Verdicts from anomaly scores, by normal images' scores alone: thresholds, and ensembles of runs.
+"""Verdicts from anomaly scores: thresholds by normal images' scores alone, and ensembles of runs.
 
-An image is anomalous where its anomaly score is above the threshold. The threshold at a
-false-positive rate is a quantile of scores of normal images by densities that were fitted without
-them, a run's normal_scores.csv, so it can be changed without training anything again.
+The threshold at a false-positive rate is a quantile of normal images' scores by densities that were
+fitted without them (a run's normal_scores.csv), so that it can be changed without any training.
 
 An ensemble's score is the mean of its runs' standardised scores (Section 4.1, Table 1: "We further
 improve the AUC to 96.1 by ensembling anomaly scores from 5 CutPaste (3-way) models"). No test image
 has a part in the standardising, so an ensemble scores one image as well as many.
-
-Nothing here imports TensorFlow.
 """
 
 import dataclasses
@@ -24,13 +21,10 @@ VERDICTS = ("normal", "anomalous")
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """A threshold and where it comes from.
+    """A threshold, above which scores are anomalous.
 
-    Attributes:
-      value: scores above it are anomalous.
-      false_positive_rate: the share of normal images that is to be above it, in (0, 1); None where
-        the value was given.
-      num_normal: the normal images that it is from; None where the value was given.
+    Where it was chosen and not given, it has the share of normal images that is to be above it, in
+    (0, 1), and the number of those that it was chosen from.
     """
 
     value: float
@@ -40,11 +34,10 @@ class Threshold:
     def __post_init__(self):
         rate, count = self.false_positive_rate, self.num_normal
         numbers = [self.value] if rate is count is None else [self.value, rate, count]
-        if not all(
-            isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-            for x in numbers
-        ) or not (len(numbers) == 1 or (0.0 < rate < 1.0 and count > 0)):
-            raise ValueError(f"no threshold: {numbers}")
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+            raise ValueError("a threshold's numbers are finite")
+        if len(numbers) == 3 and not (0.0 < rate < 1.0 and count > 0):
+            raise ValueError("a threshold's rate is in (0, 1), of some normal images")
 
     def __str__(self) -> str:
         if self.false_positive_rate is None:
@@ -68,20 +61,9 @@ def choose(
     threshold: float | None = None,
     false_positive_rate: float | None = None,
 ) -> Threshold:
-    """Chooses between a run's threshold and another in its place.
+    """Chooses between a run's recorded threshold, a given one, and one at another rate.
 
-    Args:
-      recorded: the run's own; None where it has none.
-      normal_scores: [n] scores of normal images; there may be none.
-      source: what has the scores, for a message.
-      threshold: takes the place of the run's: --threshold.
-      false_positive_rate: takes the place of the one that the run was made with, in (0, 1).
-
-    Returns:
-      The threshold.
-
-    Raises:
-      UserError: for a value that is not allowed, or if there are no scores to choose one from.
+    The last is chosen from the scores of normal images, [n], of which messages name the source.
     """
     if threshold is not None and false_positive_rate is not None:
         raise UserError(
@@ -105,22 +87,15 @@ def choose(
 
 
 def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
-    """Finds the threshold that a share of normal images is above.
+    """Finds the threshold that a share of normal images, in (0, 1), is above.
 
-    Of n normal scores it is the ceil((n + 1) (1 - rate))-th smallest, as in split conformal
-    prediction: for a new normal image whose score is as likely to have any rank among them as any
-    other, the chance to be above is at most the rate. Where that is more than n, which is at rates
-    below `smallest_rate`, it is the largest one.
-
-    Args:
-      normal_scores: [n] anomaly scores of normal images that the density was not fitted to; n >= 1.
-      false_positive_rate: in (0, 1).
-
-    Returns:
-      The threshold, one of the scores.
+    Of the scores of n >= 1 normal images that the density was not fitted to, it is the
+    ceil((n + 1) (1 - rate))-th smallest, as in split conformal prediction: a new normal image,
+    whose score has any rank among them with the same probability, is above with at most that rate.
+    At rates below `smallest_rate` it is the largest score.
     """
     scores = np.sort(np.asarray(normal_scores, np.float64))
-    # Less a hair: what rounding put just above a whole number is that number.
+    # Rounding may have put a whole number just above itself.
     rank = math.ceil((len(scores) + 1) * (1.0 - false_positive_rate) - 1e-9)
     return float(scores[min(max(rank, 1), len(scores)) - 1])
 
@@ -131,17 +106,17 @@ def smallest_rate(count: int) -> float:
 
 
 def ensemble(scores: Sequence[np.ndarray], normal_scores: Sequence[np.ndarray]) -> np.ndarray:
-    """Averages the scores of several runs, each less the mean of normal ones, by their deviation.
+    """Averages the scores of several runs, standardised by each one's scores of normal images.
 
     Args:
       scores: each run's [N] negative log densities of the same images, up to a constant.
-      normal_scores: each run's cross-validated ones of its own normal training images, at least 2.
+      normal_scores: each run's [n], n >= 2, cross-validated, of its normal training images.
 
     Returns:
       float64 [N].
     """
     standardized = []
-    for one, normal in zip(scores, normal_scores, strict=True):
+    for tested, normal in zip(scores, normal_scores, strict=True):
         deviation = max(float(np.std(normal, ddof=1)), 1e-12 * abs(float(np.mean(normal))))
-        standardized.append((one - np.mean(normal)) / (deviation or 1.0))
+        standardized.append((tested - np.mean(normal)) / (deviation or 1.0))
     return np.mean(standardized, axis=0)
