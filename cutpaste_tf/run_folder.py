@@ -1,7 +1,7 @@
 """A run's folder: what a run leaves, WORKDIR/CATEGORY/seed_N, is written and read here alone.
 
-Files are trusted once their SHA-256 is right; a file that was altered since is refused by that.
-Nothing here imports TensorFlow, unless the data set does.
+A file that was altered since is refused by its SHA-256. Nothing here imports TensorFlow, unless the
+data set does.
 """
 
 import contextlib
@@ -39,29 +39,13 @@ _LOCK = "lock"  # held while a command is at the run
 # What scoring depends on, besides the settings.
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, ROI, NORMAL_SCORES)
 
-# Of results.json: texts, and tables that are not of numbers alone.
-_TEXTS = {
-    *("dataset", "category", "task", "backbone", "features", "image_score", "device"),
-    *("f1_max_chosen_by", "test_anomalies_digits"),
-}
-_TABLES = {"versions", "refit"}
-# What a table may hold: other names of files could lead out of the folder.
-_KNOWN = {
-    "sha256": {"settings", *_SUMMED},
-    "collapse": {"since", "accuracy", "chance", "flag", "learning_rate"},
-}
-
 
 def state(config: Config) -> str:
-    """Looks at what a run's folder holds; writes nothing.
+    """Returns what a run's folder holds: "new", "interrupted" or "finished".
 
-    Returns:
-      "new", "interrupted" or "finished". A run without all densities and test anomalies that are
-      asked for is "interrupted": it is evaluated again.
-
-    Raises:
-      UserError: if the folder belongs to a run with other settings, or to one that refit has made
-        and that has not all that is asked for.
+    A run without all densities and test anomalies that are asked for is "interrupted": it is
+    evaluated again. A UserError says that the folder holds a run with other settings, or one by
+    refit that lacks what is asked for.
     """
     run_dir = config.run_dir
     if not (run_dir / CONFIG).is_file():
@@ -141,11 +125,10 @@ def _writing(what):
 
 
 def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
-    """Compares a run's images, which `load` finds, with those that the run was begun with.
+    """Compares a run's images, by `load`, with those that the run was begun with.
 
-    Raises:
-      UserError: if an interrupted run's images have changed or are gone. Of a finished run that is
-        a warning: its results can be shown all the same.
+    `earlier` is the run's `state`. A UserError says that an interrupted run's images have changed
+    or are gone. For a finished run that is a warning: its results can be shown all the same.
     """
     if earlier == "finished" and "refit" in read_results(config.run_dir):
         return
@@ -153,7 +136,7 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
         category = load(config)
         problem = None
         if has_trained(config):
-            problem = _changed(config.run_dir, _read_json(config.run_dir / IMAGES), category)
+            problem = _first_change(config.run_dir, _read_json(config.run_dir / IMAGES), category)
     except UserError as error:
         if earlier != "finished":
             raise
@@ -165,7 +148,7 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
 
 
 def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] = ()) -> Category:
-    """Finds the images that a finished run's densities are of, and those that it was tested on.
+    """Finds the images of a finished run: those of its densities, and those that it was tested on.
 
     Args:
       config: the run's settings; `data_dir` is where its data set is now.
@@ -173,8 +156,8 @@ def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] 
       drop: names or paths of training images that are left out; they may be gone.
 
     Returns:
-      The images. Those that refit has added are called by their paths; what the data set has
-      besides the run's images is left out.
+      The images, without what the data set has besides. Images that refit has added are called by
+      their paths.
 
     Raises:
       UserError: if an image is gone or has changed, or `drop` names none of the run's.
@@ -183,27 +166,27 @@ def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] 
     images = dict(zip(category.train.names, category.train.images, strict=True))
     by_path = {os.path.abspath(x): name for name, x in images.items() if isinstance(x, str)}
     recorded = _read_json(run_dir / IMAGES)
-    earlier, dropped = recorded["train"], set()
+    train = dict(recorded["train"])
     for text in drop:
         path = os.path.abspath(text)
-        alike = [name for name in (text, path, by_path.get(path)) if name in earlier]
-        if not alike:
+        matches = [name for name in (text, path, by_path.get(path)) if name in recorded["train"]]
+        if not matches:
             table = run_dir / NORMAL_SCORES
             raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
-        dropped.add(alike[0])
-    names = [name for name in earlier if name not in dropped]
-    if gone := [name for name in names if name not in images and not os.path.isfile(name)]:
-        raise UserError(f"{gone[0]}: is no longer there, and {run_dir} is of it")
-    train = normal(names, [images.get(name, name) for name in names])
+        train.pop(matches[0], None)
+    if gone := [name for name in train if name not in images and not os.path.isfile(name)]:
+        raise UserError(f"{gone[0]}: is no longer there, and the run {run_dir} needs it")
     tested = [i for i, name in enumerate(category.test.names) if name in recorded["test"]]
-    category = Category(train, category.test.subset(tested))
-    recorded["train"] = {name: earlier[name] for name in names}
-    if problem := _changed(run_dir, recorded, category):
+    category = Category(
+        normal(list(train), [images.get(name, name) for name in train]),
+        category.test.subset(tested),
+    )
+    if problem := _first_change(run_dir, recorded | {"train": train}, category):
         raise UserError(problem)
     return category
 
 
-def _changed(run_dir, recorded, category):
+def _first_change(run_dir, recorded, category):
     """One line on the first image that is not as it was when a run was begun; None if all are."""
     for part, split in (("train", category.train), ("test", category.test)):
         then, now = recorded[part], dict(_named_files(split))
@@ -228,7 +211,7 @@ def _named_files(split):
 
 
 def _stamp(file):
-    """A file's size in bytes and time of change in nanoseconds; of an array none."""
+    """A file's size in bytes and time of change in nanoseconds; None for an array."""
     if isinstance(file, np.ndarray):
         return [None, None]
     with _reading(file):
@@ -272,24 +255,7 @@ def read_results(run_dir: str | os.PathLike) -> dict:
     path = pathlib.Path(run_dir) / RESULTS
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; has the run finished?")
-    results = _read_json(path)
-    with _reading(path):
-        for name, value in results.items():
-            if not _is_sound(name, value):
-                raise ValueError(name)
-    return results
-
-
-def _is_sound(name, value):
-    """Whether a result is a text or a table where its name says so, and else a number or null."""
-    if name in _TEXTS:
-        return value is None or isinstance(value, str)
-    if name in _KNOWN and (value is not None or name == "sha256"):
-        return isinstance(value, dict) and set(value) <= _KNOWN[name]
-    if isinstance(value, dict):  # In a table of numbers nothing has a name.
-        of_numbers = not name or "_by_" in name
-        return name in _TABLES or (of_numbers and all(_is_sound("", x) for x in value.values()))
-    return value is None or (type(value) in (int, float) and math.isfinite(value))
+    return _read_json(path)
 
 
 def finished_results(config: Config) -> dict:
@@ -304,7 +270,7 @@ def finished_results(config: Config) -> dict:
 
 def read_normal_scores(run_dir: str | os.PathLike) -> np.ndarray:
     """Reads the cross-validated scores of a run's normal training images, float64 [M] or none."""
-    rows = _read_csv(run_dir, NORMAL_SCORES, score=float)
+    rows = _read_csv(run_dir, NORMAL_SCORES, path=str, score=float)
     return np.array([row["score"] for row in rows], np.float64)
 
 
@@ -325,19 +291,13 @@ def choose_threshold(
 def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:
     """Averages the negative log densities of the same test images by finished runs.
 
-    Args:
-      run_dirs: the runs' folders.
-
-    Returns:
-      The labels, int64 [N], and the ensemble's scores, float64 [N]; None where a run has left no
-      scores of normal images, or only one.
-
-    Raises:
-      UserError: if a file cannot be read, or the runs' test images differ.
+    Returns the labels, int64 [N], and the ensemble's scores, float64 [N]; None where a run has left
+    no scores of normal images, or only one. A UserError says that a file cannot be read, or that
+    the runs' test images differ.
     """
     scores, normal_scores, images = [], [], []
     for run_dir in run_dirs:
-        rows = _read_csv(run_dir, SCORES, label=int, score=float)
+        rows = _read_csv(run_dir, SCORES, path=str, label=int, score=float)
         normal = read_normal_scores(run_dir)
         if len(normal) < 2:
             return None
@@ -345,7 +305,7 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
         if images[-1] != images[0]:
             raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
         tested = np.array([row["score"] for row in rows])
-        if Config.load(run_dir).scores_are_distances:  # Equation 2 is of half their squares.
+        if Config.load(run_dir).scores_are_distances:  # Equation 2 has half their squares.
             tested, normal = 0.5 * np.square(tested), 0.5 * np.square(normal)
         scores.append(tested)
         normal_scores.append(normal)
@@ -355,29 +315,31 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
 
 def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
     """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
-    run_dir = pathlib.Path(run_dir)
-    names = [name for name in _SUMMED if (run_dir / name).is_file()]
-    return {"settings": config.fingerprint(), **{name: checksum(run_dir / name) for name in names}}
+    paths = [pathlib.Path(run_dir) / name for name in _SUMMED]
+    sums = {
+        name: checksum(path) for name, path in zip(_SUMMED, paths, strict=True) if path.is_file()
+    }
+    return {"settings": config.fingerprint()} | sums
 
 
 def checked(run_dir: str | os.PathLike) -> Config:
     """Reads a finished run's settings, after all its files were checked.
 
-    Raises:
-      UserError: if the run is not finished, or a file is not the one that the run wrote.
+    A UserError says that the run is not finished, or that a file is not the one that it wrote.
     """
     run_dir, config = pathlib.Path(run_dir), Config.load(run_dir)
-    results = read_results(run_dir)
+    results, actual = read_results(run_dir), checksums(run_dir, config)
     with _reading(run_dir / RESULTS):
-        sums, _ = results["sha256"], results["pixel_threshold"]
+        expected = dict(results["sha256"])
         if results["bit_depth"] not in decode.BITS:
             raise ValueError("bit_depth")
-    for name, expected in sums.items():
-        path = run_dir / (CONFIG if name == "settings" else name)
-        if expected != (config.fingerprint() if name == "settings" else checksum(path)):
+    for name in {**expected, **actual}:
+        if actual.get(name) != expected.get(name):
+            path = run_dir / (CONFIG if name == "settings" else name)
+            problem = "damaged or altered" if path.is_file() else "missing"
             raise UserError(
-                f"{path}: damaged or altered (its SHA-256 is not the one in {RESULTS}); copy the "
-                "run again, or train it again"
+                f"{path}: {problem} (its SHA-256 is not the one in {RESULTS}); copy the run again, "
+                "or train it again"
             )
     return config
 
@@ -386,19 +348,23 @@ def checksum(path: str | os.PathLike) -> str:
     """Returns a file's SHA-256, in hexadecimal; a UserError if it cannot be read."""
     with _reading(path):
         files.check_regular(path)
-    with _reading(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def _reading(path):
-    """Makes a UserError that names a file of what its reading raises."""
+    """Makes a UserError, which names a file, of what its reading raises."""
     try:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (
-        *(ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError),
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
         csv.Error,
     ) as error:
         raise UserError(f"{path}: damaged; copy the run again, or train it again") from error
@@ -406,23 +372,18 @@ def _reading(path):
 
 def _read_json(path):
     with _reading(path):
-        return json.loads(files.read_text(path), parse_constant=_refuse_constant)
+        return {**json.loads(files.read_text(path))}
 
 
 def _read_csv(run_dir, name, **types):
+    """The rows of a table, each with the columns that `types` names."""
     path = pathlib.Path(run_dir) / name
     with _reading(path):
         rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
-        rows = [row | {column: of(row[column]) for column, of in types.items()} for row in rows]
-        if not all(isinstance(row["path"], str) for row in rows) or not all(
-            math.isfinite(row[column]) for row in rows for column in types
-        ):
-            raise ValueError("no table of a run")
+        rows = [{column: kind(row[column]) for column, kind in types.items()} for row in rows]
+        if not all(math.isfinite(row["score"]) for row in rows):
+            raise ValueError("a score is not a number")
         return rows
-
-
-def _refuse_constant(name):
-    raise ValueError(name)  # NaN and Infinity are no JSON, and Python reads them.
 
 
 def _write_json(path: pathlib.Path, values: dict, indent: int | None = 2) -> None:
