@@ -27,8 +27,6 @@ from cutpaste_tf.data import search, stream
 from cutpaste_tf.data.split import Category, natural, normal
 from cutpaste_tf.files import UserError, read_lines, say, scratch
 
-# Nothing here imports TensorFlow before the command line is checked.
-
 # What a run's results.json says of its training, whatever the densities are of.
 _OF_THE_TRAINING = (
     *("dataset", "category", "seed", "task", "backbone", "features", "steps", "bit_depth"),
@@ -94,23 +92,22 @@ def refit(
     config, before = Config.load(run_dir), run_folder.read_results(run_dir)
     if os.path.lexists(output):
         raise UserError(f"--output={output}: is there already; name another, or remove it")
-    if add and config.dataset not in ("folder", "mvtec_ad"):
-        raise UserError(f"--add: the images of --dataset={config.dataset} are no files")
-    added = _added(add, output)
     # The threshold stays at the rate that the run was evaluated with.
     config = dataclasses.replace(
         config,
         false_positive_rate=before["false_positive_rate"],
         data_dir=os.path.abspath(data_dir) if data_dir else config.data_dir,
     )
-    category = run_folder.load_images(config, run_dir, _listed(map(str, drop)))
-    stay = category.train
-    dropped = before["num_train"] - len(stay)
-    paths = {os.path.abspath(image) for image in stay.images if isinstance(image, str)}
-    if twice := next((path for path in added if path in paths), None):
-        raise UserError(f"--add: the run has {twice} already; leave it out")
-    train = normal([*stay.names, *added], [*stay.images, *added])
-    found = Category(train, category.test)
+    category = run_folder.load_images(config, run_dir, _expanded(drop))
+    kept = category.train
+    if add and not kept.from_files:
+        raise UserError(f"--add: the images of --dataset={config.dataset} are no files")
+    added = _added(add, output)
+    for path in added:
+        if path in kept.images:
+            raise UserError(f"--add: the run has {path} already; leave it out")
+    train = normal([*kept.names, *added], [*kept.images, *added])
+    category = all_images = Category(train, category.test)
 
     # 2. The network, as it is.
     from cutpaste_tf.data import pipeline
@@ -120,15 +117,15 @@ def refit(
 
     detector = Detector.load(run_dir)
     train_images = pipeline.prepare(train, detector.preparation)
-    test_images = pipeline.prepare(found.test, detector.preparation)
+    test_images = pipeline.prepare(category.test, detector.preparation)
     for index, other in pipeline.same(train_images, test_images).items():
-        if index >= len(stay):
+        if index >= len(kept):
             raise UserError(
-                f"--add: {train.names[index]} is the run's test image {found.test.names[other]}; "
-                "leave it out"
+                f"--add: {train.names[index]} is the run's test image "
+                f"{category.test.names[other]}; leave it out"
             )
     in_region = train_images.in_region
-    category, train_images = pipeline.without_copies(found, train_images, test_images)
+    category, train_images = pipeline.without_copies(category, train_images, test_images)
     if warning := results.check_images(config, train_images, in_region):
         log(warning)
     new = np.flatnonzero(np.isin(category.train.names, added))
@@ -148,12 +145,11 @@ def refit(
         )
         if (run_dir / run_folder.ROI).is_file():
             shutil.copyfile(run_dir / run_folder.ROI, folder / run_folder.ROI)
-        run_folder.write_settings(folder, config, found)
+        run_folder.write_settings(folder, config, all_images)
         scores = run.write_densities_and_scores(config, folder, category, trained)
         # The network before its training has no density of these images.
         untrained = None if config.steps else trained
-        collected = {name: before[name] for name in _OF_THE_TRAINING}
-        collected |= {"num_train": len(train)}
+        collected = {name: before[name] for name in _OF_THE_TRAINING} | {"num_train": len(train)}
         collected |= results.measure(config, category.test, trained, untrained, scores)
         if above:
             above["after"] = float(np.mean(scores[new] > collected["threshold"]))
@@ -161,16 +157,12 @@ def refit(
             "from": os.path.abspath(run_dir),
             "from_sha256": {n: x for n, x in before["sha256"].items() if n != "settings"},
             "added": len(added),
-            "dropped": dropped,
+            "dropped": before["num_train"] - len(kept),
             "added_above_threshold": above,
         }
         collected["sha256"] = run_folder.checksums(folder, config)
         run_folder.write_results(folder, collected)
         folder.rename(output)
-    log(
-        f"{before['num_train']} normal images, {len(added)} added, {dropped} dropped: "
-        f"{len(train)} now"
-    )
     for line in _lines(before, collected):
         log(line)
     log(f"written to {output}")
@@ -190,24 +182,25 @@ def _added(sources, output):
     return sorted(paths, key=natural)
 
 
-def _listed(drop):
-    """Yields what --drop names, that of .txt files line by line."""
-    for text in drop:
-        yield from read_lines(text, "drop") if text.lower().endswith(".txt") else [text]
+def _expanded(names):
+    """Yields what --drop names, the lines of .txt files in place of these."""
+    for name in map(str, names):
+        yield from read_lines(name, "drop") if name.lower().endswith(".txt") else [name]
 
 
 def _lines(before, after):
     """What has changed, in lines of text."""
-
-    def change(what, name, tell):
-        told = f"{what} {tell(after[name])}"
-        return told if before[name] is None else f"{told} (before {tell(before[name])})"
-
+    refitted = after["refit"]
+    yield (
+        f"{before['num_train']} normal images, {refitted['added']} added, {refitted['dropped']} "
+        f"dropped: {after['num_train']} now"
+    )
     if after["image_auroc"] is not None:
-        yield change("image AUROC", "image_auroc", lambda value: f"{100 * value:.1f}")
+        now, earlier = (100 * results["image_auroc"] for results in (after, before))
+        yield f"image AUROC {now:.1f} (before {earlier:.1f})"
     if after["threshold"] is not None:
-        line = change("threshold", "threshold", lambda value: f"{value:.4g}")
-        if above := after["refit"]["added_above_threshold"]:
+        line = f"threshold {after['threshold']:.4g} (before {before['threshold']:.4g})"
+        if above := refitted["added_above_threshold"]:
             line += (
                 f"; above it: {100 * above['after']:.0f}% of the added images "
                 f"(before {100 * above['before']:.0f}%)"
