@@ -198,6 +198,20 @@ def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
         assert str(part) in errors[0]
 
 
+@pytest.fixture
+def predict(capsys):
+    """Runs the command line of `predict` in this process, with flags of values as keywords."""
+    from cutpaste_tf.predict import __main__ as predict
+
+    def run(*arguments, **flags):
+        capsys.readouterr()
+        arguments = [*arguments, *(f"--{name}={value}" for name, value in flags.items())]
+        status = predict.main(["predict", *map(str, arguments)])
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
 def read_scores(run_dir: pathlib.Path) -> list[dict]:
     """The rows of a run's scores.csv."""
     with open(run_dir / "scores.csv", encoding="utf-8", newline="") as file:

@@ -19,8 +19,7 @@ from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.predict.exported import Description
-from cutpaste_tf.predict.onnx import OnnxModel
+from cutpaste_tf.predict.exported import Description, OnnxModel
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import patch, scorer, upsample
 from cutpaste_tf.scoring.detector import Detector, Embedder, Evaluator

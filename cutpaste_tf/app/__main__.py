@@ -9,7 +9,7 @@ Gradio, the extra `app`, and no internet: nothing is fetched from or sent to any
 """
 
 import contextlib
-import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import signal
@@ -24,55 +24,34 @@ from cutpaste_tf.files import UserError, say, scratch, warn
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
-_GRADIO = (6, 17)  # at least: before, its pages ask others' servers for files
-
 
 @cli.command()
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns the exit status, 0 after Ctrl-C."""
     parser = cli.Parser("app", __doc__)
-    parser.add_argument("--workdir", help="offer all finished runs below this folder")
-    parser.add_argument("--run", help="offer one finished run: WORKDIR/CATEGORY/seed_N")
+    runs = parser.add_mutually_exclusive_group(required=True)
+    runs.add_argument("--workdir", help="offer all finished runs below this folder")
+    runs.add_argument("--run", help="offer one finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument("--data_dir", help="where the training images are now, if they were moved")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; 127.0.0.1")
     port = choices.whole(1, 65535)
     parser.add("port", port, "the port to listen on; 7860", parse=int, default=7860)
     arguments = parser.parse_args(arguments)
-    runs = finished_runs(arguments.workdir, arguments.run)
-    check_gradio()
+    runs = finished_runs(arguments.run or arguments.workdir)
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('the web page needs gradio: pip install "cutpaste-tf[app]"')
     with contextlib.suppress(KeyboardInterrupt):  # That is how a server ends.
         serve(Inspector(runs, arguments.data_dir), arguments.host, arguments.port)
 
 
-def finished_runs(workdir: str | None, run: str | None = None) -> dict[str, pathlib.Path]:
-    """Returns the finished runs in a folder, or the one given, by CATEGORY/seed_N, sorted."""
-    if bool(workdir) == bool(run):
-        raise UserError("give either --workdir=DIR or --run=RUNDIR")
-    root = pathlib.Path(run or workdir)
-    if run and not (root / run_folder.RESULTS).is_file():
-        raise UserError(f"--run={run}: there is no results.json; has the run finished?")
-    if not root.is_dir():
-        raise UserError(f"--workdir={workdir}: there is no such folder")
-    folders = [root] if run else sorted(path.parent for path in root.rglob(run_folder.RESULTS))
-    if not folders:
-        raise UserError(f"--workdir={workdir}: no finished runs there; they have a results.json")
-    own_name = "/".join(pathlib.Path(os.path.abspath(root)).parts[-2:])
-    return {
-        own_name if path == root else path.relative_to(root).as_posix(): path for path in folders
-    }
-
-
-def check_gradio() -> None:
-    """Checks that Gradio is installed, without the seconds that its import takes."""
-    try:
-        version = importlib.metadata.version("gradio")
-    except importlib.metadata.PackageNotFoundError:
-        version = "0.0"
-    if tuple(int(part) for part in version.split(".")[:2]) < _GRADIO:
-        needed = f"{_GRADIO[0]}.{_GRADIO[1]}"
-        raise UserError(
-            f'the web page needs gradio {needed} or later: pip install "cutpaste-tf[app]"'
-        )
+def finished_runs(folder: str) -> dict[str, pathlib.Path]:
+    """Returns the finished runs in a folder, which may be one itself, by CATEGORY/seed_N."""
+    root = pathlib.Path(os.path.abspath(folder))
+    paths = sorted(path.parent for path in root.rglob(run_folder.RESULTS))
+    if not paths:
+        raise UserError(f"{folder}: no finished run is there, with a results.json")
+    own_name = "/".join(root.parts[-2:])
+    return {own_name if path == root else path.relative_to(root).as_posix(): path for path in paths}
 
 
 def serve(inspector: Inspector, host: str, port: int) -> None:
@@ -93,9 +72,10 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
         from cutpaste_tf.app.page import build_page
 
         blocks, options = build_page(inspector)
+        address = f"[{host}]" if ":" in host else host
         try:
             blocks.launch(
-                server_name=f"[{host}]" if ":" in host else host,
+                server_name=address,
                 server_port=port,
                 share=False,
                 quiet=True,
@@ -111,8 +91,7 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
             raise UserError(
                 f"--host={host} --port={port}: the server does not start ({error})"
             ) from error
-        shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
-        shown = f"[{shown}]" if ":" in shown else shown
+        shown = "localhost" if host in ("0.0.0.0", "::") else address
         say(f"the page is at http://{shown}:{port} until Ctrl-C")
         try:
             while True:

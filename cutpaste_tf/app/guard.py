@@ -10,15 +10,15 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 LARGEST = 200 * 10**6  # bytes of an upload
-_MOST = 2 * 2**30  # bytes of all that are kept and come
+_MOST = 2 * 2**30  # bytes of all uploads that are kept or on their way
 
 
 class Guard:
-    """Middleware that answers requests to the server's own names, from its own page alone.
+    """ASGI middleware that answers requests to the server's own names, from its own page alone.
 
     A foreign name can be made to point to this machine (DNS rebinding), so the name decides. An
-    address cannot, so a server that listens on all of them answers to each. `app` is the ASGI
-    application that is guarded, `host` what --host names, `folder` where uploads are kept.
+    address cannot, so a server that listens on all of them answers to each. `host` is what --host
+    names, `folder` where uploads are kept.
     """
 
     def __init__(self, app: Any, host: str, folder: pathlib.Path):
@@ -29,7 +29,7 @@ class Guard:
             self._names.add(socket.gethostname().lower())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handles a request; see ASGI."""
+        """Handles a request."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
@@ -44,9 +44,9 @@ class Guard:
             self._coming -= length
 
     def _refusal(self, headers):
-        """What is said to a request that is not answered, and its status; None where it is."""
+        """The text and the status for a request that is not answered; None where it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_ours(host):
+        if not self._is_own_name(host):
             return "This server has another name.", 400
         if origin is not None and origin.partition("://")[2] != host:
             return "Other sites may not ask this server.", 403
@@ -58,7 +58,7 @@ class Guard:
             return "Too large, or too much is kept already.", 413
         return None
 
-    def _is_ours(self, host):
+    def _is_own_name(self, host):
         try:
             name = urllib.parse.urlsplit(f"//{host}").hostname
             return name in self._names or (self._everywhere and bool(ipaddress.ip_address(name)))

@@ -1,7 +1,4 @@
-"""What finished runs say of an image; no user interface is in here.
-
-Nothing here imports TensorFlow before the first image.
-"""
+"""What finished runs say of an image, without a user interface."""
 
 import dataclasses
 import functools
@@ -12,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from cutpaste_tf import run_folder
 from cutpaste_tf.data import decode
@@ -27,45 +25,26 @@ _KEPT_RUNS = 3  # in memory
 _SIDE, _THUMBNAIL = 800, 320  # pixels, at most, of what is shown
 
 
-def nearest(
-    query: np.ndarray, normal: np.ndarray, whitener: np.ndarray | None = None, count: int = NEAREST
-) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the embeddings that are nearest to one, [D], among normal ones, [N, D].
-
-    Distances are Euclidean; with a Gaussian's whitener, [D, D], those of whitened embeddings.
-    Returns the indices, the nearest first, and distances.
-    """
-    difference = normal.astype(np.float64) - query
-    distances = np.linalg.norm(difference if whitener is None else difference @ whitener, axis=1)
-    order = np.argsort(distances, kind="stable")[:count]
-    return order, distances[order]
-
-
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """What a run says of an image, whatever the threshold.
-
-    `picture` is the image, uint8 [h, w, 3], no larger than the page needs; `size` its own height
-    and width in pixels. `map` is float32 [H, W], of the whole image; None where the run makes none.
-    `scale` makes the map's `draw.overlay.Scale` of a threshold.
-    """
+class Inspection:
+    """What a run says of an image, whatever the threshold."""
 
     run: str
-    name: str
+    name: str  # the image's
     score: float
-    picture: np.ndarray
-    size: tuple[int, int]
+    picture: np.ndarray  # the image, uint8 [h, w, 3], no larger than the page needs
+    size: tuple[int, int]  # the image's own height and width in pixels
     prepared: np.ndarray
-    map: np.ndarray | None
-    scale: Callable[[Threshold], "Scale"]
+    map: np.ndarray | None  # float32 [H, W], of the whole image; None where the run makes none
+    scale: Callable[[Threshold], "Scale"]  # makes the map's scale at a threshold
 
 
 class Inspector:
-    """Finished runs, loaded when they are first asked for, and what the page asks of them.
+    """Finished runs, by name, which are loaded when they are first asked for.
 
     The methods may be called from several threads: one of them works at a time. They raise
-    UserErrors where an image, a run or its training images cannot be read. `runs` are folders by
-    names; `data_dir` is where training images are, if not where the runs found them.
+    UserErrors where an image, a run or its training images cannot be read. `data_dir` is where
+    training images are, if not where the runs read them.
     """
 
     def __init__(self, runs: dict[str, pathlib.Path], data_dir: str | None = None):
@@ -74,8 +53,8 @@ class Inspector:
         self._model = functools.lru_cache(_KEPT_RUNS)(self._load)
         self._normal = functools.lru_cache(_KEPT_RUNS)(self._embed_normal)
 
-    def inspect(self, run: str, path: str) -> Finding:
-        """Scores the image in a file by the run of a name."""
+    def inspect(self, run: str, path: str) -> Inspection:
+        """Scores the image in a file."""
         name = pathlib.Path(path).name
         with self._lock:
             model = self._model(run)
@@ -89,29 +68,31 @@ class Inspector:
                 raise UserError(f"{name}: the network's features of it are not finite")
             if anomaly_map is not None:
                 anomaly_map = model.over_image(anomaly_map, *size)
-        picture = _shrunk(image, _SIDE)
-        return Finding(run, name, score, picture, size, prepared, anomaly_map, model.scale_at)
+        picture = _shrink(image, _SIDE)
+        return Inspection(run, name, score, picture, size, prepared, anomaly_map, model.scale_at)
 
-    def neighbours(self, finding: Finding) -> list[tuple[np.ndarray, str, float]]:
-        """Returns the most similar normal training images: uint8 [h, w, 3], name, distance.
+    def neighbours(self, inspection: Inspection) -> list[tuple[np.ndarray, str, float]]:
+        """Returns the nearest normal training images: uint8 [h, w, 3], name, distance.
 
-        The nearest is first. Distances are in the density's own metric where that is one Gaussian
-        of whole images, Euclidean otherwise. The first call for a run embeds all of them.
+        Distances are Mahalanobis's where the density is one Gaussian of whole images, and Euclidean
+        otherwise. The first call for a run embeds all its images.
         """
         from cutpaste_tf.data import pipeline
 
         with self._lock:
-            model = self._model(finding.run)
-            detector = model.detector
-            split, embeddings = self._normal(finding.run)
-            (query,) = detector.embed(model.images([finding.prepared], [finding.size]))
-        density = detector.fit.density
-        whitener = density.arrays["whitener"] if density and density.is_gaussian else None
+            model = self._model(inspection.run)
+            split, embeddings = self._normal(inspection.run)
+            query = model.detector.embed(model.images([inspection.prepared], [inspection.size]))
+        differences, density = embeddings.astype(np.float64) - query, model.detector.fit.density
+        if density and density.is_gaussian:
+            differences = differences @ density.arrays["whitener"]
+        distances = np.linalg.norm(differences, axis=1)
         result = []
-        for index, distance in zip(*nearest(query, embeddings, whitener), strict=True):
+        for index in np.argsort(distances, kind="stable")[:NEAREST]:
             image = split.images[index]
             image = decode.read(image, model.bits) if split.from_files else pipeline.to_rgb(image)
-            result.append((_shrunk(image, _THUMBNAIL), split.names[index], float(distance)))
+            shown = _shrink(image, _THUMBNAIL)
+            result.append((shown, split.names[index], float(distances[index])))
         return result
 
     def _load(self, run):
@@ -119,7 +100,7 @@ class Inspector:
         return RunModel(self.runs[run], threshold=0.0, maps=None)
 
     def _embed_normal(self, run):
-        """A run's normal training images and their embeddings."""
+        """Returns a run's normal training images and their embeddings."""
         from cutpaste_tf.data import pipeline
 
         detector = self._model(run).detector
@@ -133,9 +114,7 @@ class Inspector:
         return split, detector.embed(pipeline.prepare(split, detector.preparation))
 
 
-def _shrunk(image, side):
-    from PIL import Image
-
+def _shrink(image, side):
     picture = Image.fromarray(image)
     picture.thumbnail((side, side))  # never enlarges
     return np.asarray(picture)

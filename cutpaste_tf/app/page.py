@@ -1,15 +1,16 @@
-"""The page: what an inspector finds, as Gradio's components show it."""
+"""The page: what an inspector says, as Gradio's components show it."""
 
 import html
 import pathlib
 import traceback
+from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from cutpaste_tf import run_folder
 from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.app.inspector import NEAREST, Finding, Inspector
+from cutpaste_tf.app.inspector import NEAREST, Inspection, Inspector
 from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
@@ -35,71 +36,76 @@ class View:
         folder = self._inspector.runs[run]
         rate = None if percent is None else percent / 100.0
         try:
-            chosen = run_folder.choose_threshold(folder, value, rate)
-            normal = run_folder.read_normal_scores(folder)
+            threshold = run_folder.choose_threshold(folder, value, rate)
+            scores = run_folder.read_normal_scores(folder)
         except UserError as error:
             text = str(error).replace("give --threshold", "type one in")
-            return None, None, _PERCENT[0], _line(f"No threshold: {text}", "problem")
-        if value is None:
-            rate, count = chosen.false_positive_rate, chosen.num_normal
-            whose = "The model's own" if percent is None else "Chosen by this rate"
-            text = f"{whose}: {100 * rate:.3g}% of normal images are above it, judging by {count}."
-            if rate < thresholds.smallest_rate(count):
-                least = 100 * thresholds.smallest_rate(count)
-                text += f" So few can vouch for {least:.2g}% at best."
-        elif not len(normal):
-            rate, text = 0.0, "Typed in."
+            return None, None, _PERCENT[0], _paragraph(f"No threshold: {text}", "problem")
+        above, count = int((scores > threshold.value).sum()), len(scores)
+        origin = "The model's own" if percent is None else "Chosen by this rate"
+        if value is not None:
+            origin, rate = "Typed in", above / max(count, 1)
         else:
-            above = int((normal > value).sum())
-            rate = above / len(normal)
-            text = f"Typed in: {above} of {len(normal)} normal training images are above it."
+            rate = threshold.false_positive_rate
+        text = f"{origin}: {above} of {count} normal training images are above it."
+        least = thresholds.smallest_rate(count)
+        if value is None and rate < least:
+            text += f" So few can vouch for {100 * least:.2g}% at best."
         percent = min(max(100 * rate, _PERCENT[0]), _PERCENT[1])
-        return chosen, float(f"{chosen.value:.6g}"), percent, _line(text)
+        return threshold, float(f"{threshold.value:.6g}"), percent, _paragraph(text)
 
-    def inspect(self, run: str, path: str | None) -> Finding | str | None:
-        """Returns an image's finding, or in words why there is none; None where no image is."""
-        return self._told(self._inspector.inspect, run, path) if path else None
+    def inspect(self, run: str, path: str | None) -> Inspection | str | None:
+        """Returns the inspection of an image, or in words why there is none; None without one."""
+        return self._or_message(self._inspector.inspect, run, path) if path else None
 
     def verdict(
-        self, finding: Finding | str | None, chosen: Threshold | None
+        self, inspection: Inspection | str | None, threshold: Threshold | None
     ) -> tuple[str, np.ndarray | None, str]:
         """Returns verdict and score as HTML, the heat map over the image, and its legend."""
-        if not isinstance(finding, Finding):
-            return _box("problem" if finding else "empty", finding or _PROMPT), None, ""
-        (word,) = chosen.verdicts([finding.score]) if chosen else ["no verdict"]
+        if not isinstance(inspection, Inspection):
+            kind = "problem" if inspection else "empty"
+            return _box(kind, inspection or _PROMPT), None, ""
+        (word,) = threshold.verdicts([inspection.score]) if threshold else ["no verdict"]
         facts = {
-            "Anomaly score": f"{finding.score:.6g}",
-            "Threshold": f"{chosen.value:.6g}" if chosen else "none",
-            "Image": finding.name,
+            "Anomaly score": f"{inspection.score:.6g}",
+            "Threshold": f"{threshold.value:.6g}" if threshold else "none",
+            "Image": inspection.name,
         }
-        box = _box(word.replace(" ", "-"), word, facts)
-        if finding.map is None:
-            why = "This model makes no heat map: its density cannot tell where."
-            return box, None, _line(why)
-        if chosen is None:
-            return box, None, _line("The colours of a heat map need a threshold.")
-        scale = finding.scale(chosen)
-        heat = overlay(finding.picture, scale(finding.map, finding.score), scale.outlined)
-        legend = "dark where the image looks as normal ones do, brightest from the threshold on."
-        if not scale.absolute:
-            legend = "brightest where most of the score comes from; brighter the higher the score."
-        return box, heat, _line(f"Heat map: {legend}")
+        box, heat = _box(word.replace(" ", "-"), word, facts), None
+        if inspection.map is None:
+            legend = "This model makes no heat map: its density cannot tell where."
+        elif threshold is None:
+            legend = "The colours of a heat map need a threshold."
+        else:
+            scale = inspection.scale(threshold)
+            values = scale(inspection.map, inspection.score)
+            heat = overlay(inspection.picture, values, scale.outlined)
+            legend = (
+                "Heat map: dark where the image looks as normal ones do, brightest from the "
+                "threshold on."
+                if scale.absolute
+                else "Heat map: brightest where most of the score comes from; brighter the higher "
+                "the score."
+            )
+        return box, heat, _paragraph(legend)
 
-    def neighbours(self, finding: Finding | str | None) -> tuple[list, str]:
+    def neighbours(self, inspection: Inspection | str | None) -> tuple[list, str]:
         """Returns the nearest normal images with their captions, and HTML to put below them."""
-        if not isinstance(finding, Finding):
+        if not isinstance(inspection, Inspection):
             return [], ""
-        nearest = self._told(self._inspector.neighbours, finding)
+        nearest = self._or_message(self._inspector.neighbours, inspection)
         if isinstance(nearest, str):
-            return [], _line(f"The nearest normal images cannot be shown: {nearest}", "problem")
+            text = f"The nearest normal images cannot be shown: {nearest}"
+            return [], _paragraph(text, "problem")
         captioned = [
             (image, f"{pathlib.PurePosixPath(name).name}\ndistance {distance:.4g}")
             for image, name, distance in nearest
         ]
-        return captioned, _line("The smaller the distance, the more alike the model finds them.")
+        text = "The smaller the distance, the more alike the model finds them."
+        return captioned, _paragraph(text)
 
-    def _told(self, function, *arguments):
-        """What a function returns, or what is wrong, in words."""
+    def _or_message(self, function, *arguments):
+        """Returns what a function returns, or what is wrong, in words."""
         try:
             return function(*arguments)
         except UserError as error:
@@ -109,7 +115,7 @@ class View:
             return f"This failed, and should not have ({type(error).__name__})."
 
 
-def _line(text, kind="note"):
+def _paragraph(text, kind="note"):
     return f'<p class="{kind}">{html.escape(text)}</p>'
 
 
@@ -152,10 +158,11 @@ p.problem { margin: 0; color: #b42318; font-weight: 600; }
 """
 
 
-def build_page(inspector: Inspector):  # noqa: ANN201
+def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
     """Makes the page: Gradio's Blocks, and what to give their `launch` besides an address."""
     # Without the button that shares.
     shows = {"buttons": ["fullscreen", "download"], "format": "png", "interactive": False}
+    shows_one = {"height": 330, "elem_classes": "picture", **shows}
     # Whatever sets the verdict waits for what does so already, so that the last one stays.
     in_turn = {"concurrency_id": "verdict", "concurrency_limit": 1}
     quick = {"show_progress": "hidden", "trigger_mode": "always_last", **in_turn}
@@ -165,7 +172,7 @@ def build_page(inspector: Inspector):  # noqa: ANN201
     with gr.Blocks(
         title="Anomaly inspection", fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
-        finding, chosen, path = gr.State(), gr.State(first), gr.State()
+        inspection, threshold, path = gr.State(), gr.State(first), gr.State()
         gr.HTML(
             "<h1>Anomaly inspection</h1>How unlike normal parts an image looks, where in it, and "
             "which normal images are most like it."
@@ -174,80 +181,67 @@ def build_page(inspector: Inspector):  # noqa: ANN201
             with gr.Column(scale=1, min_width=280):
                 run = gr.Dropdown(runs, value=runs[0], label="Model")
                 file = gr.File(label="Image to inspect", type="filepath", height=150)
-                number = gr.Number(
-                    first_number, label="Threshold", info="Scores above it are anomalous."
-                )
-                percent = gr.Slider(
-                    *_PERCENT,
-                    value=first_percent,
-                    step=0.1,
-                    label="False alarms, %",
-                    info="Normal images above the threshold.",
-                )
+                info = "Scores above it are anomalous."
+                number = gr.Number(first_number, label="Threshold", info=info)
+                info = "Normal images above the threshold."
+                slider = {"label": "False alarms, %", "step": 0.1, "info": info}
+                percent = gr.Slider(*_PERCENT, value=first_percent, **slider)
                 origin = gr.HTML(first_text)
                 reset = gr.Button("Back to the model's own threshold", size="sm")
             with gr.Column(scale=3, min_width=560):
                 verdict = gr.HTML(_box("empty", _PROMPT), elem_id="verdict")
                 with gr.Row():
-                    shows_one = {"height": 330, "elem_classes": "picture", **shows}
                     picture = gr.Image(label="Image", elem_id="picture", **shows_one)
                     heat = gr.Image(label="Heat map", elem_id="heat", **shows_one)
                 legend = gr.HTML(padding=False)
                 gr.HTML("<h2>Nearest normal images</h2>")
-                gallery = gr.Gallery(
-                    label="Nearest normal images",
-                    show_label=False,
-                    columns=NEAREST,
-                    object_fit="contain",
-                    elem_id="gallery",
-                    **shows,
-                )
+                title = {"label": "Nearest normal images", "show_label": False}
+                layout = {"columns": NEAREST, "object_fit": "contain", "elem_id": "gallery"}
+                gallery = gr.Gallery(**title, **layout, **shows)
                 below = gr.HTML(padding=False, elem_id="below")
 
-        choice, shown = [chosen, number, percent, origin], [verdict, heat, legend]
+        choice, shown = [threshold, number, percent, origin], [verdict, heat, legend]
 
-        def choose(run, finding, **wanted):
+        def choose(run, inspection, **wanted):
             values = view.threshold(run, **wanted)
-            return *values, *view.verdict(finding, values[0])
+            return *values, *view.verdict(inspection, values[0])
 
-        def type_in(run, finding, value):
+        def type_in(run, inspection, value):
             if value is None:
-                values = None, None, gr.skip(), _line("Type in a threshold.")
-                return *values, *view.verdict(finding, None)
-            values = choose(run, finding, value=value)
+                values = None, None, gr.skip(), _paragraph("Type in a threshold.")
+                return *values, *view.verdict(inspection, None)
+            values = choose(run, inspection, value=value)
             return values[0], gr.skip(), *values[2:]  # What is being typed stays.
 
-        def slide(run, finding, percent):
-            values = choose(run, finding, percent=percent)
+        def slide(run, inspection, percent):
+            values = choose(run, inspection, percent=percent)
             return *values[:2], gr.skip(), *values[3:]
 
         def announce(path):
-            text = f"Scoring {pathlib.Path(path).name} …" if path else _PROMPT
-            return _box("empty", text)
+            return _box("empty", f"Scoring {pathlib.Path(path).name} …" if path else _PROMPT)
 
-        def present(finding, chosen):
-            """Shows all at once, so that no two images' findings are beside each other."""
-            known = isinstance(finding, Finding)
-            waiting = _line("Looking for them …") if known else ""
-            image = finding.picture if known else None
-            return *view.verdict(finding, chosen), image, [], waiting
+        def present(inspection, threshold):
+            """Shows all at once, so that results of two images are never beside each other."""
+            values = view.verdict(inspection, threshold)
+            if isinstance(inspection, Inspection):
+                return *values, inspection.picture, [], _paragraph("Looking for them …")
+            return *values, None, [], ""
 
         inspect, neighbours = view.inspect, view.neighbours  # one object each, and so one queue
 
         def follow(event):
             event = event.then(announce, path, verdict, **quick)
-            event = event.then(inspect, [run, path], finding)
-            event = event.then(
-                present, [finding, chosen], [*shown, picture, gallery, below], **quick
-            )
-            event.then(neighbours, finding, [gallery, below])
+            event = event.then(inspect, [run, path], inspection)
+            outputs = [*shown, picture, gallery, below]
+            event = event.then(present, [inspection, threshold], outputs, **quick)
+            event.then(neighbours, inspection, [gallery, below])
 
         # The field is emptied, ready for the next image.
         follow(file.upload(lambda uploaded: (uploaded, None), file, [path, file]))
         follow(run.change(lambda run: view.threshold(run), run, choice, **in_turn))
-        number.input(type_in, [run, finding, number], [*choice, *shown], **quick)
-        percent.input(slide, [run, finding, percent], [*choice, *shown], **quick)
-        reset.click(choose, [run, finding], [*choice, *shown], **quick)
+        number.input(type_in, [run, inspection, number], [*choice, *shown], **quick)
+        percent.input(slide, [run, inspection, percent], [*choice, *shown], **quick)
+        reset.click(choose, [run, inspection], [*choice, *shown], **quick)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
     theme = gr.themes.Default(primary_hue="blue", **fonts)
     return blocks, {"theme": theme, "css": _CSS}

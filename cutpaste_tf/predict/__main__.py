@@ -9,10 +9,10 @@ and, of runs with --maps=features, areas.csv: what of each image lies above the 
 Images may be of any size and format and any number; one that cannot be read is a row with its
 error, and the exit status is then 2.
 
-An exported file takes ONNX Runtime, and neither the run nor TensorFlow.
+An exported file needs ONNX Runtime, and neither the run nor TensorFlow.
 
 With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
-added to what an earlier watch has written.
+added to those of an earlier watch.
 
 With --ray, for millions of images, Ray's workers (extra `cluster`) write the rows to parts in
 Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose
@@ -29,13 +29,10 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import choices, cli, cluster, run_folder
-from cutpaste_tf.data import stream
 from cutpaste_tf.files import UserError, as_text, say
-from cutpaste_tf.predict import folder, many, watch
+from cutpaste_tf.predict import folder, rows, watch
+from cutpaste_tf.predict.exported import OnnxModel
 from cutpaste_tf.predict.model import RunModel
-from cutpaste_tf.predict.rows import CSV, MAPS
-
-# Nothing here imports TensorFlow before the command line is checked.
 
 _BATCH_SIZE = 32
 # ONNX Runtime gains nothing by more, and images are held at their own size.
@@ -50,53 +47,55 @@ def main(arguments: Sequence[str]) -> int:
         arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
     if not arguments.output or as_text(arguments.output) != arguments.output:
         raise UserError(f"--output={arguments.output}: must name a folder, in UTF-8")
-    output = pathlib.Path(arguments.output)
-    if arguments.watch:
-        return _watch(arguments, output)
-    if watch.is_watched(output):
-        raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
+    images, output = arguments.images, pathlib.Path(arguments.output)
+    options = {"batch_size": arguments.batch_size, "log": say}
     with cli.writing("--output", output):
+        if arguments.watch:
+            if len(images) > 1 or not os.path.isdir(images[0]) or arguments.ray is not None:
+                raise UserError("--watch: needs one folder of --images, and no --ray")
+            next(
+                rows.find_images(images, output), None
+            )  # A mistake is told before the model loads.
+            return watch.watch(images[0], output, _model(arguments)(), **options)
+        if (output / watch.LOCK).exists():
+            raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
         if arguments.ray is not None:
-            return _status(_predict_many(arguments), f"the column error of {output / many.PARTS}")
-        count = folder.count_images(arguments.images, output)
-        options = {"count": count, "batch_size": arguments.batch_size, "log": say}
-        summary = folder.predict(_model(arguments)(), arguments.images, output, **options)
-        return _status(summary, output / CSV)
+            table, summary = output / rows.PARTS, _predict_in_parts(arguments, output, options)
+        else:
+            options["count"] = rows.count_images(images, output)
+            summary = folder.predict(_model(arguments)(), images, output, **options)
+            table = output / rows.CSV
+    if summary.failed:
+        raise UserError(
+            f"{summary.failed} of {summary.images} images have an error, the first: "
+            f"{summary.first_error}; see the column error of {table}"
+        )
+    return 0
 
 
-def _watch(arguments, output):
-    if arguments.ray is not None:
-        raise UserError("--ray: is for images that are there already; leave --watch out")
-    arrivals = arguments.images[0]
-    if len(arguments.images) > 1 or not os.path.isdir(arrivals):
-        raise UserError(f"--images={' '.join(arguments.images)}: --watch needs one folder")
-    next(stream.find([arrivals], output / MAPS), None)  # A mistake is told before the model loads.
-    model = _model(arguments)()
-    with cli.writing("--output", output):
-        return watch.watch(arrivals, output, model, batch_size=arguments.batch_size, log=say)
+def _predict_in_parts(arguments, output, options):
+    cluster.load("pyarrow.parquet", "--ray")
+    from cutpaste_tf.predict import parallel
 
-
-def _predict_many(arguments):
     make_model, gpus = _model(arguments), arguments.gpus_per_worker
     if arguments.model is None:
         config = run_folder.checked(arguments.run)
-        known = {"run": run_folder.checksums(arguments.run, config)}
-        options = arguments.threshold, arguments.false_positive_rate
-        threshold = run_folder.choose_threshold(arguments.run, *options)
+        settings = {"run": run_folder.checksums(arguments.run, config)}
+        given = arguments.threshold, arguments.false_positive_rate
+        threshold = run_folder.choose_threshold(arguments.run, *given)
     else:
         threshold = make_model().threshold  # A mistake is told before anything is written.
-        known = {"model": run_folder.checksum(arguments.model)}
-        gpus = gpus or 0.0  # It takes none.
-    return many.predict(
+        settings = {"model": run_folder.checksum(arguments.model)}
+        gpus = gpus or 0.0  # ONNX Runtime runs on the CPU.
+    return parallel.predict(
         make_model,
-        {**known, "threshold": threshold.value, "maps": arguments.maps},
+        {**settings, "threshold": threshold.value, "maps": arguments.maps},
         arguments.images,
-        arguments.output,
+        output,
         address=arguments.ray or None,
         cpus=arguments.cpus_per_worker,
         gpus=gpus,
-        batch_size=arguments.batch_size,
-        log=say,
+        **options,
     )
 
 
@@ -105,42 +104,27 @@ def _model(arguments):
     options = arguments.threshold, arguments.false_positive_rate, arguments.maps
     if arguments.model is None:
         return functools.partial(RunModel, os.path.abspath(arguments.run), *options)
-    from cutpaste_tf.predict.onnx import OnnxModel
-
     return functools.partial(OnnxModel, os.path.abspath(arguments.model), *options)
-
-
-def _status(summary, where):
-    if summary.failed:
-        raise UserError(
-            f"{summary.failed} of {summary.images} images have an error, the first: "
-            f"{summary.first_error}; see {where}"
-        )
-    return 0
 
 
 def _parser():
     parser = cli.Parser("predict", __doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
-    which.add_argument("--model", help="an ONNX file that was exported from one")
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
+    source.add_argument("--model", help="an ONNX file that was exported from one")
     images = {"required": True, "help": "images, or folders to search for them"}
-    parser.add_argument("--images", nargs="+", action="extend", **images)
-    parser.add_argument("--output", required=True, help="the folder to write to")
-    parser.add_argument(
-        "--watch", action="store_true", help="score images as they arrive in a folder, until Ctrl-C"
-    )
-    parser.add_argument("--maps", action="store_true", help="draw anomaly maps over the images")
+    add("--images", nargs="+", action="extend", **images)
+    add("--output", required=True, help="the folder to write to")
+    watch_help = "score images as they arrive in a folder, until Ctrl-C"
+    add("--watch", action="store_true", help=watch_help)
+    add("--maps", action="store_true", help="draw anomaly maps over the images")
     parser.add_threshold()
-    text = f"images that are scored at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
+    sizes = f"{_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
+    text = f"images that are scored at a time; {sizes}"
     parser.add("batch_size", choices.whole(1), text, parse=int)
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="share the images out among Ray's workers, here or on the cluster at an address",
-    )
+    ray_help = "share the images out among Ray's workers, here or on the cluster at an address"
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=ray_help)
     cluster.add_flags(parser, "worker")
     return parser
 

@@ -1,53 +1,55 @@
-"""What an exported ONNX file says of its run: all that predicting takes besides the graph.
+"""An exported ONNX file: what it says of its run, and how ONNX Runtime scores images with it.
 
-It is one JSON text in the file's metadata. Nothing here imports TensorFlow.
+All that predicting needs besides the graph is one JSON text in the file's metadata.
 """
 
 import base64
 import dataclasses
+import io
+import itertools
 import json
-import math
-import zlib
-from collections.abc import Mapping
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
+from cutpaste_tf import machine
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
+from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 KEY = "cutpaste_tf"  # in the file's metadata
-FORMAT = 1  # raised when the text's meaning changes
+FORMAT = 2  # raised when the text's meaning changes
 _LARGEST = 2**25  # characters: the scores of a million normal images
+# Pixels of images that are resized at a time. The graph has them as floats, several times over.
+_PIXELS = 2**22
+# Inputs and outputs of an exported graph: their types and numbers of dimensions.
+_NODES = {
+    "images": ("tensor(uint8)", 4),
+    "score": ("tensor(float)", 1),
+    "map": ("tensor(float)", 3),
+    "verdict": ("tensor(bool)", 1),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Description:
-    """What is known of an exported run.
+    """What an exported file says of its run."""
 
-    Attributes:
-      run: its name, as CATEGORY/seed_N.
-      config: its settings.
-      bits: as in `decode.decode`.
-      threshold: the one that it was exported with.
-      normal_scores: float64 [n], the scores of normal images; empty where the run has left none.
-      level: its `Detector.level`.
-      pixel_threshold: the pixels' threshold; None where it has none.
-      roi: the region of interest, bool [h, w]; None where it has none.
-      versions: of what it was exported with.
-    """
-
-    run: str
+    run: str  # its name, CATEGORY/seed_N
     config: Config
-    bits: int
-    threshold: Threshold
-    normal_scores: np.ndarray
-    level: float | None
+    bits: int  # as in `decode.decode`
+    threshold: Threshold  # the one that the run was exported with
+    normal_scores: np.ndarray  # float64 [n], of normal images; empty where the run has none
+    level: float | None  # see `draw.overlay.Scale`
     pixel_threshold: float | None
-    roi: np.ndarray | None
-    versions: Mapping[str, str]
+    roi: np.ndarray | None  # the region of interest, bool [h, w]
+    versions: Mapping[str, str]  # of the packages that it was exported with
 
     def choose_threshold(
         self, threshold: float | None, false_positive_rate: float | None, source: str
@@ -59,33 +61,16 @@ class Description:
 
     def to_json(self) -> str:
         """Returns the JSON text; numbers are read back to the last bit."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "run": self.run,
-                "versions": dict(self.versions),
-                "settings": json.loads(self.config.to_json()),
-                "bits": self.bits,
-                "threshold": dataclasses.asdict(self.threshold),
-                "level": self.level,
-                "pixel_threshold": self.pixel_threshold,
-                "roi": None if self.roi is None else _packed(self.roi),
-                "normal_scores": self.normal_scores.tolist(),
-            }
-        )
-
-    def _check(self):
-        """Raises a ValueError for what no export has written."""
-        numbers = [x for x in (self.level, self.pixel_threshold) if x is not None]
-        if not (
-            isinstance(self.run, str)
-            and isinstance(self.versions, dict)
-            and self.bits in decode.BITS
-            and self.normal_scores.ndim == 1
-            and np.isfinite(self.normal_scores).all()
-            and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
-        ):
-            raise ValueError("no export's")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {
+            "format": FORMAT,
+            "config": json.loads(self.config.to_json()),
+            "threshold": dataclasses.asdict(self.threshold),
+            "normal_scores": self.normal_scores.tolist(),
+            "roi": None if self.roi is None else _png(self.roi),
+            "versions": dict(self.versions),
+        }
+        return json.dumps(values)
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], source: str) -> "Description":
@@ -94,44 +79,126 @@ class Description:
             if len(metadata[KEY]) > _LARGEST:
                 raise ValueError("too large")
             values = json.loads(metadata[KEY])
-            if values["format"] != FORMAT:
+            if values.pop("format") != FORMAT:
                 raise ValueError("another version's")
-            description = cls(
-                values["run"],
-                Config.from_json(json.dumps(values["settings"]), source),
-                values["bits"],
-                Threshold(**values["threshold"]),
-                np.array(values["normal_scores"], np.float64),
-                values["level"],
-                values["pixel_threshold"],
-                None if values["roi"] is None else _unpacked(values["roi"]),
-                values["versions"],
-            )
-            description._check()
+            if values["roi"] is not None:
+                png = base64.b64decode(values["roi"])
+                values["roi"] = decode.decode(png, f"{source}: region")[..., 0] > 0
+            values["config"] = Config.from_json(json.dumps(values["config"]), source)
+            values["threshold"] = Threshold(**values["threshold"])
+            values["normal_scores"] = np.array(values["normal_scores"], np.float64)
+            description = cls(**values)
+            numbers = [x for x in (description.level, description.pixel_threshold) if x is not None]
+            if (
+                description.bits not in decode.BITS
+                or description.normal_scores.ndim != 1
+                or not np.isfinite([*numbers, *description.normal_scores]).all()
+            ):
+                raise ValueError("no export's")
             return description
         except (
             *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError),
-            *(MemoryError, zlib.error),
+            MemoryError,
         ) as error:
             raise UserError(
                 f"{source}: says nothing of a run that this version can read; export the run again"
             ) from error
 
 
-def _packed(mask):
-    bits = zlib.compress(np.packbits(mask).tobytes())
-    return {"shape": mask.shape, "bits": base64.b64encode(bits).decode()}
+def _png(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
-def _unpacked(values):
-    height, width = values["shape"]
-    if not (isinstance(height, int) and isinstance(width, int)) or min(height, width) < 1:
-        raise ValueError("no size")
-    size = -(height * width // -8)  # bytes
-    if height * width > decode.LARGEST:
-        raise ValueError("too large")
-    packed = base64.b64decode(values["bits"])
-    bits = np.frombuffer(zlib.decompressobj().decompress(packed, size + 1), np.uint8)
-    if len(bits) != size:
-        raise ValueError("another size")
-    return np.unpackbits(bits)[: height * width].reshape(height, width).astype(bool)
+class OnnxModel:
+    """An exported run; see `model.Model`. A UserError says what is wrong with the file.
+
+    A threshold, or the share of normal images above it, takes the place of the file's.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        threshold: float | None = None,
+        false_positive_rate: float | None = None,
+        maps: bool = False,
+    ):
+        source = self._source = f"--model={path}"
+        self._session = _load(path, source)
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        names = {node.name for node in nodes}
+        if not {"images", "score"} <= names or any(
+            _NODES.get(node.name) != (node.type, len(node.shape)) for node in nodes
+        ):
+            raise UserError(f"{source}: its graph is none that export writes")
+        if maps and "map" not in names:
+            raise UserError(
+                f"--maps: {path} makes none; leave it out, or export a run that does, such as one "
+                "with --maps=features"
+            )
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        run = self.description = Description.read(metadata, source)
+        self.threshold = run.choose_threshold(threshold, false_positive_rate, source)
+        self._outputs, self.scale = ["score"], None
+        if maps:
+            from cutpaste_tf.draw.overlay import Scale
+
+            self._outputs.append("map")
+            self.scale = Scale.of(run.level, run.normal_scores, run.pixel_threshold, self.threshold)
+        preparation = Preparation.of(run.config, run.roi, run.bits)
+        self.over_image = preparation.over_image
+        self.bits, self.inputs = preparation.bits, preparation.count
+        self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image, which is resized in the graph; see `Model`."""
+        return image
+
+    def score(
+        self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[float, np.ndarray | None]]:
+        """Scores images; see `Model`."""
+        results = []
+        for shape, group in itertools.groupby(prepared, key=np.shape):
+            count = max(1, _PIXELS // (shape[0] * shape[1]))
+            while images := list(itertools.islice(group, count)):
+                scores, *maps = self._run(np.stack(images))
+                maps = maps[0] if maps else [None] * len(images)
+                results += zip(map(float, scores), maps, strict=True)
+        return results
+
+    def _run(self, images):
+        try:
+            return self._session.run(self._outputs, {"images": images})
+        except Exception as error:  # ONNX Runtime's exceptions have no class in common.
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self._source}: its graph fails ({reason})") from error
+
+
+def _load(path, source):
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"{source}: there is no such file")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"{source}: needs the package onnxruntime; pip install onnxruntime"
+        ) from error
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # What is wrong is told by us.
+    # A worker of --ray is told its share of the cores by this variable, which others read too.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else machine.cores()
+    # Between two batches its threads would wait in a loop, on the cores that decode images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # It would keep a plan for each size that an image ever had.
+    options.enable_mem_pattern = False
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no class in common.
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source}: no ONNX file, or a damaged one ({reason})") from error

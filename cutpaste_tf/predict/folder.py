@@ -1,53 +1,15 @@
-"""A prediction of files and folders, from the first image to the last.
+"""A prediction of files and folders, from the first image to the last."""
 
-Nothing here imports TensorFlow.
-"""
-
-import dataclasses
+import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from cutpaste_tf import cli
-from cutpaste_tf.data import search, stream
-from cutpaste_tf.files import UserError
-from cutpaste_tf.predict import tables
+from cutpaste_tf.files import replacing
+from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
-from cutpaste_tf.predict.rows import AREAS, CSV, JOB, JSONL, MAPS, Judge, common_root
-from cutpaste_tf.threshold import VERDICTS
-
-
-@dataclasses.dataclass
-class Summary:
-    """What a prediction did; `failed` images have no score, or no overlay as was asked for."""
-
-    images: int = 0
-    scored: int = 0
-    anomalous: int = 0
-    failed: int = 0
-    first_error: str | None = None
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Counts an image by its row."""
-        self.images += 1
-        self.scored += row["score"] is not None
-        self.anomalous += row["verdict"] == VERDICTS[1]
-        if row["error"] is not None:
-            self.failed += 1
-            self.first_error = self.first_error or f"{row['path']}: {row['error']}"
-
-
-def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
-    """Counts the images to score; a UserError says if there are none, or a source is missing."""
-    count = sum(1 for _ in stream.find(sources, output / MAPS, CSV, JOB))
-    if not count:
-        raise UserError(
-            f"--images={' '.join(map(str, sources))}: no images there; files that end in "
-            f"{search.endings()} are"
-        )
-    return count
 
 
 def predict(
@@ -58,34 +20,41 @@ def predict(
     count: int,
     batch_size: int,
     log: Callable[[str], None],
-) -> Summary:
+) -> rows.Summary:
     """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
 
-    The tables take their names when all is done, or at Ctrl-C, which is raised then; what was there
-    before stays until then, and after a mistake of the user's. `count` is as `count_images` has it.
+    `count` is what `rows.count_images` has counted. The tables take their names at the end, or at
+    Ctrl-C, which is then raised. Until then, and after an error, earlier tables stay as they are.
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
-    judge = Judge(model, output, common_root(sources), batch_size)
-    areas = model.scale is not None and model.scale.outlined
     output.mkdir(parents=True, exist_ok=True)
-    summary = Summary()
+    paths = rows.table_paths(output, rows.has_areas(model))
+    images, root = rows.find_images(sources, output), rows.common_root(sources)
+    summary, interrupted = rows.Summary(), False
     began = time.perf_counter()
-    with (
-        tables.written(output, areas) as write,
-        cli.Progress(count, "image", log) as progress,
-    ):
-        for batch in judge(stream.find(sources, output / MAPS, CSV, JOB)):
-            for judged in batch:
-                summary.add(judged.row)
-                write(judged)
-            progress.update(len(batch))
-            progress.tell()
+    with contextlib.ExitStack() as stack:
+        temporary = [stack.enter_context(replacing(path)) for path in paths]
+        with (
+            rows.open_tables(temporary) as tables,
+            cli.Progress(count, "image", log) as progress,
+        ):
+            try:
+                for batch in rows.score_files(images, model, output, root, batch_size):
+                    for row in batch:
+                        summary.add(row)
+                        tables.write(row)
+                    progress.update(len(batch))
+                    progress.tell()
+            except KeyboardInterrupt:
+                interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt(f"interrupted; what was scored is in {output}")
     seconds = time.perf_counter() - began
     log(
         f"{summary.anomalous} of {summary.scored} images anomalous; {summary.scored} images in "
         f"{seconds:.1f} s, {summary.scored / seconds:.1f} images a second"
     )
-    also = [AREAS] if areas else []
-    beside = [JSONL, *also, *([f"{MAPS}/"] if model.scale is not None else [])]
-    log(f"written to {output / CSV}, {', '.join(beside)}")
+    names = [path.name for path in paths if path.name != rows.CSV]
+    maps = [] if model.scale is None else [f"{rows.MAPS}/"]
+    log(f"written to {output / rows.CSV}, {', '.join(names + maps)}")
     return summary

@@ -1,104 +1,120 @@
-"""Files become rows of a table, and with maps overlays and areas.
-
-Nothing here imports TensorFlow.
-"""
+"""Rows of a prediction, one for each image: how they are made, counted and written to tables."""
 
 import concurrent.futures
+import contextlib
+import csv
 import dataclasses
+import functools
+import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
 from cutpaste_tf.data import decode, stream
-from cutpaste_tf.files import as_text
+from cutpaste_tf.files import UserError, as_text, cell
 from cutpaste_tf.predict.model import Model
+from cutpaste_tf.threshold import VERDICTS
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
-JOB = "_job.json"  # in place of the tables, of a prediction in parts
+JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, in the place of the tables
 COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 
 
-class Judged(NamedTuple):
-    """What is known of a file: its row, by `COLUMNS`, and its areas, by `AREA_COLUMNS[1:]`."""
+def find_images(
+    sources: Sequence[str | os.PathLike],
+    output: pathlib.Path,
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[pathlib.Path]:
+    """Finds the images of files and folders, but for overlays; see `stream.find`."""
+    return stream.find(sources, output / MAPS, CSV, JOB, warn=warn)
 
-    row: dict
-    areas: Sequence[dict]
 
-
-class Judge:
-    """Makes rows of files; overlays go to `MAPS` in `output`, their names are relative to `root`.
-
-    There are `threads` that read files and, four at most, that draw; one for each core by default.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        output: pathlib.Path,
-        root: pathlib.Path,
-        batch_size: int = 32,
-        threads: int | None = None,
-    ):
-        self._model, self._maps, self._root = model, output / MAPS, root
-        self._threads = threads or os.cpu_count() or 1
-        # As many inputs at a time, whatever the number of an image's tiles.
-        self._batch_size = max(1, batch_size // model.inputs)
-
-    def __call__(self, paths: Iterable[pathlib.Path]) -> Iterator[list[Judged]]:
-        """Yields what is known of files, batch by batch and in their order.
-
-        Overlays are written before their rows are yielded. What is wrong with a file is in its row.
-        """
-        model, keep = self._model, self._model.scale is not None
-        batches = stream.batches(
-            paths, model.prepare, self._batch_size, model.bits, self._threads, keep
+def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
+    """Counts the images to score; a UserError says if there are none, or a source is missing."""
+    count = sum(1 for _ in find_images(sources, output))
+    if not count:
+        raise UserError(
+            f"--images={' '.join(map(str, sources))}: no images there; files that end in "
+            f"{', '.join(decode.SUFFIXES)} are"
         )
-        with concurrent.futures.ThreadPoolExecutor(min(4, self._threads)) as pool:
-            for batch in batches:
-                good = [one for one in batch if one.error is None]
-                scored = iter(model.score([o.prepared for o in good], [o.size for o in good]))
-                found = [next(scored) if one.error is None else (None, None) for one in batch]
-                judged = list(pool.map(self._judge, batch, *zip(*found, strict=True)))
-                del batch, good  # and with them their images
-                yield judged
+    return count
 
-    def _judge(self, read, score, anomaly_map):
-        threshold = self._model.threshold
-        row = dict.fromkeys(COLUMNS) | {"path": as_text(read.path)}
-        row |= {"threshold": threshold.value, "error": read.error}
-        areas = []
-        if score is not None and not math.isfinite(score):
-            row["error"] = "the network's features of it are not finite"
-        elif score is not None:
-            row["score"] = score
-            (row["verdict"],) = threshold.verdicts([score])
-            if anomaly_map is not None:
-                areas = self._draw(row, read, anomaly_map)
-        return Judged(row, areas)
 
-    def _draw(self, row, read, anomaly_map):
-        """Draws an image's overlay, says in its row where, and returns its areas."""
-        from PIL import Image
+def has_areas(model: Model) -> bool:
+    """Whether there are areas above a threshold of pixels to list."""
+    return model.scale is not None and model.scale.outlined
 
-        from cutpaste_tf.draw.overlay import overlay
-        from cutpaste_tf.scoring import areas
 
-        scale = self._model.scale
-        target = self._maps / map_name(read.path, self._root)
-        anomaly_map = self._model.over_image(anomaly_map, *read.size)
-        picture = overlay(read.image, scale(anomaly_map, row["score"]), scale.outlined)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The smallest file takes ten times as long.
-        Image.fromarray(picture).save(target, compress_level=1)
-        np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
-        row["map"] = str(target)
-        found = areas.find(anomaly_map, scale.high, read.size) if scale.outlined else []
-        return list(map(dataclasses.asdict, found))
+def score_files(
+    paths: Iterable[pathlib.Path],
+    model: Model,
+    output: pathlib.Path,
+    root: pathlib.Path,
+    batch_size: int,
+    threads: int | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+    """Scores files, and yields their rows batch by batch, in the order of the files.
+
+    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. What is wrong with a
+    file is in its row. Overlays are written, below `MAPS` as the images lie below `root`, before
+    their rows are yielded.
+    """
+    threads = threads or os.cpu_count() or 1
+    # Tiles are the network's images, so that a batch has the same memory with tiles.
+    batch_size = max(1, batch_size // model.inputs)
+    keep_images = model.scale is not None
+    make_row = functools.partial(_make_row, model, output / MAPS, root)
+    batches = stream.batches(paths, model.prepare, batch_size, model.bits, threads, keep_images)
+    with concurrent.futures.ThreadPoolExecutor(min(4, threads)) as pool:
+        for batch in batches:
+            sound = [file for file in batch if file.error is None]
+            scored = model.score([file.prepared for file in sound], [file.size for file in sound])
+            scored = iter(scored)
+            results = [next(scored) if file.error is None else (None, None) for file in batch]
+            rows = list(pool.map(make_row, batch, *zip(*results, strict=True)))
+            del batch, sound, results  # Their images need not stay in memory any longer.
+            yield rows
+
+
+def _make_row(model, maps, root, file, score, anomaly_map):
+    row = dict.fromkeys(COLUMNS) | {"path": as_text(file.path), "error": file.error, "areas": []}
+    row["threshold"] = model.threshold.value
+    if score is None:
+        return row
+    if not math.isfinite(score):
+        row["error"] = "the network's features of it are not finite"
+        return row
+    row["score"] = score
+    (row["verdict"],) = model.threshold.verdicts([score])
+    if anomaly_map is not None:
+        target = maps / map_name(file.path, root)
+        row["map"] = as_text(target)
+        row["areas"] = _write_map(target, model, file, score, anomaly_map)
+    return row
+
+
+def _write_map(target, model, file, score, anomaly_map):
+    """Writes an image's overlay and its map; returns the areas above the pixels' threshold."""
+    from PIL import Image
+
+    from cutpaste_tf.draw.overlay import overlay
+    from cutpaste_tf.scoring import areas
+
+    scale = model.scale
+    anomaly_map = model.over_image(anomaly_map, *file.size)
+    picture = overlay(file.image, scale(anomaly_map, score), scale.outlined)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The smallest file would take ten times as long.
+    Image.fromarray(picture).save(target, compress_level=1)
+    np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
+    if not scale.outlined:
+        return []
+    return [dataclasses.asdict(area) for area in areas.find(anomaly_map, scale.high, file.size)]
 
 
 def common_root(sources: Sequence[str | os.PathLike]) -> pathlib.Path:
@@ -116,3 +132,69 @@ def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     if name.suffix == ".png" and not name.stem.lower().endswith((*decode.SUFFIXES, ".image")):
         return name
     return name.with_name(name.name + ".png")
+
+
+@dataclasses.dataclass
+class Summary:
+    """Counts of rows; `failed` images have no score, or no overlay as was asked for."""
+
+    images: int = 0
+    scored: int = 0
+    anomalous: int = 0
+    failed: int = 0
+    first_error: str | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Counts a row."""
+        self.images += 1
+        self.scored += row["score"] is not None
+        self.anomalous += row["verdict"] == VERDICTS[1]
+        if row["error"] is not None:
+            self.failed += 1
+            self.first_error = self.first_error or f"{row['path']}: {row['error']}"
+
+
+def table_paths(output: pathlib.Path, areas: bool) -> list[pathlib.Path]:
+    """Returns the paths of predictions.jsonl, predictions.csv and, with areas, areas.csv."""
+    return [output / name for name in (JSONL, CSV, *([AREAS] if areas else []))]
+
+
+@contextlib.contextmanager
+def open_tables(paths: Sequence[pathlib.Path], mode: str = "w") -> Iterator["Tables"]:
+    """Opens the tables of `table_paths`; mode "a" adds to the lines of predictions.jsonl."""
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(open(path, file_mode, encoding="utf-8", newline=""))
+            for path, file_mode in zip(paths, (mode, "w", "w"), strict=False)
+        ]
+        yield Tables(files)
+
+
+class Tables:
+    """Writes rows to files that are open: predictions.jsonl, predictions.csv, maybe areas.csv."""
+
+    def __init__(self, files: Sequence[TextIO]):
+        self._files = files
+        columns = zip(files[1:], (COLUMNS, AREA_COLUMNS), strict=False)
+        self._spreadsheets = [csv.DictWriter(*pair, extrasaction="ignore") for pair in columns]
+        for spreadsheet in self._spreadsheets:
+            spreadsheet.writeheader()
+
+    def write(self, row: dict[str, Any], **more: Any) -> None:
+        """Writes a row everywhere; `more` is only for its line of predictions.jsonl."""
+        line = {name: row[name] for name in COLUMNS} | more
+        self._files[0].write(json.dumps(line, allow_nan=False) + "\n")
+        self.write_spreadsheets(row)
+
+    def write_spreadsheets(self, row: dict[str, Any]) -> None:
+        """Writes a row to predictions.csv, and its areas; texts are as `cell` has them."""
+        row = {name: cell(value) for name, value in row.items()}
+        self._spreadsheets[0].writerow(row)
+        for spreadsheet in self._spreadsheets[1:]:
+            spreadsheet.writerows({"path": row["path"], **area} for area in row["areas"])
+
+    def flush(self) -> None:
+        """Brings the lines of predictions.jsonl to the disk, then shows the other tables' rows."""
+        for file in self._files:
+            file.flush()
+        os.fsync(self._files[0].fileno())

@@ -1,33 +1,30 @@
 """A folder that is watched: images are scored as they arrive, until a signal ends it.
 
-predictions.jsonl is the table that counts. A line of it has a file's row, its size and time of
-modification, and its areas; it is on the disk before its verdict is told. The other tables are
-written from it at the start. So whatever ends a watch, the next one with the same output knows what
-is done.
-
-Nothing here imports TensorFlow.
+predictions.jsonl is the table that counts: a row is on the disk there before its verdict is told.
+The other tables are written from it at the start. So whatever ends a watch, the next one with the
+same output goes on where it was.
 """
 
-import collections
 import contextlib
 import json
 import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from cutpaste_tf.files import UserError, locked
-from cutpaste_tf.predict import tables
-from cutpaste_tf.predict.inbox import Arrival, Inbox, Stamp
+from cutpaste_tf.files import UserError, as_text, locked
+from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
-from cutpaste_tf.predict.rows import AREAS, CSV, JSONL, MAPS, Judge, Judged
-from cutpaste_tf.threshold import VERDICTS
 
+LOCK = "watch.lock"  # stays in the output folder, whose tables are then a watch's
 PERIOD = 0.2  # seconds from one look at the folder to the next
-_LOCK = "watch.lock"
+_RETRY = 5.0  # seconds after which a file that is no image is read again: it may have been written
+
+Stamp = tuple[int, int]  # a file's size and time of modification: by these it is the same or new
 
 
 def watch(
@@ -44,149 +41,172 @@ def watch(
     the same output are passed over, unless they have changed.
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
-    # So that the next watch knows the files, wherever it is started.
+    # Absolute, so that the next watch recognises the files wherever it is started.
     root = pathlib.Path(os.path.abspath(folder))
+    table_paths = rows.table_paths(output, rows.has_areas(model))
+    if table_paths[0].exists() and not (output / LOCK).exists():
+        raise UserError(
+            f"{table_paths[0]}: was not written by --watch, which adds to its tables; name another "
+            "--output"
+        )
     busy = f"--output={output}: another --watch writes there; end it, or name another folder"
-    counts = collections.Counter()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(output / _LOCK, busy))
+    summary, done = rows.Summary(), {}
+    with locked(output / LOCK, busy), rows.open_tables(table_paths, "a") as tables:
         log(f"{folder}: threshold {model.threshold}; on {model.device}")
-        _warm_up(model)
-        journal = stack.enter_context(Journal(output, model))
-        inbox = Inbox(root, output / MAPS, journal.done, log)
-        judge = Judge(model, output, root, batch_size)
-        asked = stack.enter_context(_signals())
-        log(f"watching {folder}; stop with Ctrl-C")
-        while not asked:
-            began = time.monotonic()
-            arrivals = inbox.look()
-            # Half of the time at most goes into long looks.
-            due = began + max(PERIOD, 2.0 * (time.monotonic() - began))
-            waiting = iter(arrivals)
-            for batch in judge(arrival.path for arrival in arrivals):
-                done = [
-                    (arrival, judged)
-                    for judged, arrival in zip(batch, waiting, strict=False)
-                    if inbox.stands(arrival, judged.row["score"] is not None)
-                ]
-                journal.add(done)
-                for arrival, judged in done:
-                    counts[judged.row["verdict"]] += 1
-                    log(_said(judged.row, folder / arrival.path.relative_to(root)))
-                if asked:  # The rest is found again at the next start.
-                    break
-            time.sleep(max(0.0, due - time.monotonic()))
-    line = f"{counts.total()} images, {counts[VERDICTS[1]]} anomalous, {counts[None]} with an error"
-    if signal.SIGTERM not in asked:
+        # The first image takes seconds.
+        model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
+        for row in _earlier_rows(table_paths[0]):
+            done[row["path"]] = row["size"], row["mtime_ns"]
+            tables.write_spreadsheets(row)
+        inbox = Inbox(root, output, done, log)
+        with _signals() as signals:
+            log(f"watching {folder}; stop with Ctrl-C")
+            while not signals:
+                began = time.monotonic()
+                arrivals = inbox.look()
+                # Half of the time at most goes into long looks.
+                due = began + max(PERIOD, 2.0 * (time.monotonic() - began))
+                paths, waiting = (arrival.path for arrival in arrivals), iter(arrivals)
+                for batch in rows.score_files(paths, model, output, root, batch_size):
+                    finished = [
+                        (row, arrival)
+                        for row, arrival in zip(batch, waiting, strict=False)
+                        if inbox.finish(arrival, row["score"] is not None)
+                    ]
+                    for row, arrival in finished:
+                        size, mtime_ns = arrival.stamp
+                        tables.write(row, size=size, mtime_ns=mtime_ns, areas=row["areas"])
+                    tables.flush()
+                    for row, arrival in finished:
+                        summary.add(row)
+                        log(_line(row, folder / arrival.path.relative_to(root)))
+                    if signals:  # The rest arrives again at the next start.
+                        break
+                time.sleep(max(0.0, due - time.monotonic()))
+    errors = summary.images - summary.scored
+    line = f"{summary.images} images, {summary.anomalous} anomalous, {errors} with an error"
+    if signal.SIGTERM not in signals:
         raise KeyboardInterrupt(f"interrupted; {line}")
     log(f"ended; {line}")
     return 0
 
 
-def is_watched(output: pathlib.Path) -> bool:
-    """Whether a folder's tables are those of a watch."""
-    try:
-        with open(output / JSONL, "rb") as lines:
-            return b'"mtime_ns": ' in lines.readline()
-    except OSError:
-        return False
-
-
-class Journal:
-    """The tables of a watch; `done` has the stamps of the files that have rows, by their paths."""
-
-    def __init__(self, output: pathlib.Path, model: Model):
-        self._path = output / JSONL
-        areas = model.scale is not None and model.scale.outlined
-        self._tables = [output / CSV, *([output / AREAS] if areas else [])]
-        self.done: dict[str, Stamp] = {}
-
-    def __enter__(self) -> "Journal":
-        temporary = [path.with_name(path.name + ".tmp") for path in self._tables]
-        with contextlib.ExitStack() as opened:
-            # Without a buffer: what one write takes is there whole, or half of its last line is.
-            self._lines = opened.enter_context(open(self._path, "a+b", buffering=0))
+def _earlier_rows(path):
+    """Yields the rows of earlier watches; cuts off half a line at the end, left by a kill."""
+    names, whole = (*rows.COLUMNS, "size", "mtime_ns", "areas"), 0
+    with open(path, "r+b") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
             try:
-                with tables.spreadsheets(temporary, "w") as write:
-                    for line in self._read():
-                        self.done[line["path"]] = line["size"], line["mtime_ns"]
-                        write(line, line["areas"])
-                for source, target in zip(temporary, self._tables, strict=True):
-                    os.replace(source, target)
-            finally:
-                for path in temporary:
-                    path.unlink(missing_ok=True)
-            self._write = opened.enter_context(tables.spreadsheets(self._tables, "a"))
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._opened.close()
-
-    def add(self, done: Sequence[tuple[Arrival, Judged]]) -> None:
-        """Adds the rows of files."""
-        lines = []
-        for arrival, judged in done:
-            size, mtime_ns = arrival.stamp
-            line = judged.row | {"size": size, "mtime_ns": mtime_ns, "areas": judged.areas}
-            lines.append(json.dumps(line, allow_nan=False) + "\n")
-        rest = "".join(lines).encode()
-        while rest:  # once, unless the disk is full
-            rest = rest[self._lines.write(rest) :]
-        os.fsync(self._lines.fileno())
-        for _, judged in done:
-            self._write(judged.row, judged.areas)
-
-    def _read(self):
-        """Yields the lines; cuts off half a line at the end."""
-        whole = 0
-        with open(self._path, "rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                try:
-                    values = json.loads(line)
-                    if not {"path", "mtime_ns", "areas"} <= values.keys():
-                        raise ValueError("no line of a watch")
-                except (ValueError, AttributeError) as error:
-                    raise UserError(
-                        f"{self._path}: was not written by --watch, which adds to its tables, or "
-                        "is damaged; name another --output"
-                    ) from error
-                yield values
-        self._lines.truncate(whole)
+                row = json.loads(line)
+                yield {name: row[name] for name in names}
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}: is damaged; name another --output") from error
+        lines.truncate(whole)
 
 
-def _said(row, path):
+def _line(row, path):
     """A line about an image."""
     if row["score"] is None:
         return f"{'error':9} {'':>10}  {path}: {row['error']}"
-    also = f": {row['error']}" if row["error"] else ""
-    return f"{row['verdict']:9} {row['score']:10.6g}  {path}{also}"
+    error = f": {row['error']}" if row["error"] else ""
+    return f"{row['verdict']:9} {row['score']:10.6g}  {path}{error}"
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def _signals():
     """Yields a list of the signals that ask for the end; a second one does not wait."""
-    asked, before = [], {}
+    received = []
 
-    def take(number, frame):
-        if asked:
+    def receive(number, frame):
+        if received:
             raise KeyboardInterrupt("interrupted; start again to go on")
-        asked.append(number)
+        received.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A shell has what it starts in the background ignore Ctrl-C.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, take)
+    # A shell has what it starts in the background ignore Ctrl-C.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+    before = [signal.signal(number, receive) for number in numbers]
     try:
-        yield asked
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
-def _warm_up(model):
-    """Scores an image, as the first one takes seconds."""
-    model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
+class Arrival(NamedTuple):
+    """A file that is new and seems to be whole."""
+
+    path: pathlib.Path
+    stamp: Stamp
+
+
+class Inbox:
+    """A folder that is watched, with all folders in it; it may vanish for a time, as a share does.
+
+    `done` has the stamps of files that have rows, by their paths as text; `clock` returns seconds.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        output: pathlib.Path,
+        done: dict[str, Stamp],
+        log: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._folder, self._output, self._done = folder, output, done
+        self._log, self._clock = log, clock
+        self._stamps: dict[pathlib.Path, Stamp] = {}  # at the last look
+        self._problems: set[str] = set()  # at the last look
+        self._broken: dict[pathlib.Path, tuple[Stamp, float]] = {}  # and when to read them again
+
+    def look(self) -> list[Arrival]:
+        """Returns the files that are new, and as they were at the last look, oldest first."""
+        stamps, arrivals, problems = {}, [], set()
+        unreadable = []
+        try:
+            for path in rows.find_images([self._folder], self._output, unreadable.append):
+                stamp, renamed = _stat(path)
+                if stamp is None:
+                    continue
+                stamps[path] = stamp
+                is_new = stamp != self._done.get(as_text(path))
+                broken, retry = self._broken.get(path, (None, 0.0))
+                waits = stamp == broken and self._clock() < retry
+                if is_new and stamp == self._stamps.get(path) and not waits:
+                    arrivals.append((renamed, Arrival(path, stamp)))
+            problems = {f"{problem}; passed over" for problem in unreadable}
+        except UserError as error:
+            stamps, arrivals, problems = {}, [], {f"{error}; waiting for it"}
+        for problem in sorted(problems - self._problems):
+            self._log(problem)
+        self._stamps, self._problems = stamps, problems
+        return [arrival for _, arrival in sorted(arrivals)]
+
+    def finish(self, arrival: Arrival, scored: bool) -> bool:
+        """Marks a file that was read as done, and returns True, if its row is to be kept.
+
+        Otherwise the file has changed meanwhile or may still be written, and arrives again; or it
+        has gone before it could be scored.
+        """
+        path, stamp = arrival
+        now, _ = _stat(path)
+        still_broken = now == stamp == self._broken.get(path, (None, 0.0))[0]
+        if still_broken or (scored and now in (stamp, None)):  # None: moved on after it was read.
+            self._done[as_text(path)] = stamp
+            return True
+        if now == stamp:
+            self._broken[path] = stamp, self._clock() + _RETRY
+        return False
+
+
+def _stat(path):
+    """Returns a file's stamp and when it took its name, in ns; None and 0 if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None, 0
+    # A rename changes the third time, and no other.
+    return (status.st_size, status.st_mtime_ns), status.st_ctime_ns

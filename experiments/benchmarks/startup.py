@@ -49,7 +49,7 @@ SCORING = (
 FIRST_ROW = """
 import os, sys
 from cutpaste_tf.predict import __main__ as predict, rows
-rows.Judge._judge = lambda *arguments: os._exit(0)
+rows._make_row = lambda *arguments: os._exit(0)
 predict.main(sys.argv)
 """
 _PHASE = re.compile(r"^PHASE (.+) (\d+\.\d+)$", re.MULTILINE)

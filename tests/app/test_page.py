@@ -18,46 +18,10 @@ import pytest
 from conftest import IMAGE_RUN, PATCH_RUN, ROOT, alter_run, write_image
 
 from cutpaste_tf import run_folder
-from cutpaste_tf import threshold as thresholds
-from cutpaste_tf.app.inspector import Finding, Inspector
-from cutpaste_tf.data import pipeline
-from cutpaste_tf.data.split import normal as normal_split
+from cutpaste_tf.app.inspector import Inspection, Inspector
 from cutpaste_tf.draw.overlay import overlay
-from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring.detector import Detector
-
-
-def test_data_that_have_moved(app_runs, own_copy, tmp_path):
-    moved = shutil.copytree(app_runs[1], tmp_path / "elsewhere" / "part")
-    config = json.loads((own_copy / "config.json").read_text())
-    config["data_dir"] = str(tmp_path / "gone")
-    (own_copy / "config.json").write_text(json.dumps(config))
-    query = str(moved / "test" / "hole" / "000.png")
-    inspector = Inspector({IMAGE_RUN: own_copy})
-    view = view_of(inspector)
-    finding = view.inspect(IMAGE_RUN, query)
-    assert isinstance(finding, Finding)  # all else works
-    images, text = view.neighbours(finding)
-    assert images == []
-    assert text.count("<p") == 1
-    for part in ("cannot be shown", str(tmp_path / "gone"), "--data_dir"):
-        assert part in text
-
-    inspector._data_dir = str(moved.parent)
-    assert len(view.neighbours(finding)[0]) == 5
-    # Another folder of that name is not taken for the run's.
-    (moved / "train" / "good" / "000.png").unlink()
-    inspector._normal.cache_clear()
-    _, text = view.neighbours(finding)
-    assert "000.png: is no longer there" in text
-
-
-def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
-    path = write_image(tmp_path / "large.png", np.zeros([500, 2000, 3], np.uint8))
-    finding = inspector.inspect(IMAGE_RUN, str(path))
-    assert finding.picture.shape == (200, 800, 3)
-    _, heat, _ = view_of(inspector).verdict(finding, thresholds.Threshold(1.0))
-    assert heat.shape == (200, 800, 3)
+from cutpaste_tf.predict.model import RunModel
+from cutpaste_tf.threshold import Threshold, at_rate
 
 
 def view_of(inspector):
@@ -67,77 +31,86 @@ def view_of(inspector):
     return View(inspector)
 
 
-def shown(box):
+def parse(box):
     """The verdict's kind, and what its facts say."""
     kind = re.match(r'<div class="verdict ([\w-]+)"', box)[1]
     return kind, dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", box))
+
+
+def test_data_that_have_moved(app_runs, own_copy, tmp_path):
+    moved = shutil.copytree(app_runs[1], tmp_path / "elsewhere" / "part")
+    config = json.loads((own_copy / "config.json").read_text())
+    config["data_dir"] = str(tmp_path / "gone")
+    (own_copy / "config.json").write_text(json.dumps(config))
+    inspector = Inspector({IMAGE_RUN: own_copy})
+    view = view_of(inspector)
+    inspection = view.inspect(IMAGE_RUN, str(moved / "test" / "hole" / "000.png"))
+    assert isinstance(inspection, Inspection)  # all else works
+    images, text = view.neighbours(inspection)
+    assert images == []
+    assert text.count("<p") == 1
+    for part in ("cannot be shown", str(tmp_path / "gone"), "--data_dir"):
+        assert part in text
+
+    inspector._data_dir = str(moved.parent)
+    assert len(view.neighbours(inspection)[0]) == 5
+    # Another folder of that name is not taken for the run's.
+    (moved / "train" / "good" / "000.png").unlink()
+    inspector._normal.cache_clear()
+    _, text = view.neighbours(inspection)
+    assert "000.png: is no longer there" in text
+
+
+def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
+    path = write_image(tmp_path / "large.png", np.zeros([500, 2000, 3], np.uint8))
+    inspection = inspector.inspect(IMAGE_RUN, str(path))
+    assert inspection.picture.shape == (200, 800, 3)
+    _, heat, _ = view_of(inspector).verdict(inspection, Threshold(1.0))
+    assert heat.shape == (200, 800, 3)
 
 
 def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, inspector):
     view = view_of(inspector)
     for run in (IMAGE_RUN, PATCH_RUN):
         files = sorted((app_runs[1] / "test").glob("*/*.png"))
-        finding = max((view.inspect(run, str(path)) for path in files), key=lambda f: f.score)
-        below, above = (
-            thresholds.Threshold(finding.score * factor) for factor in (1 - 1e-6, 1 + 1e-6)
-        )
-        assert shown(view.verdict(finding, below)[0])[0] == "anomalous"
-        assert shown(view.verdict(finding, above)[0])[0] == "normal"
+        inspection = max((view.inspect(run, str(path)) for path in files), key=lambda x: x.score)
+        score = inspection.score
+        assert parse(view.verdict(inspection, Threshold(score * (1 + 1e-6)))[0])[0] == "normal"
         heats = []
-        for chosen in (below, thresholds.Threshold(4 * finding.score)):
-            box, heat, legend = view.verdict(finding, chosen)
-            assert shown(box)[1]["Anomaly score"] == f"{finding.score:.6g}"
-            assert shown(box)[1]["Threshold"] == f"{chosen.value:.6g}"
-            scale = inspector._model(run).scale_at(chosen)
-            np.testing.assert_array_equal(
-                heat, overlay(finding.picture, scale(finding.map, finding.score))
-            )
+        for threshold in (Threshold(score * (1 - 1e-6)), Threshold(4 * score)):
+            box, heat, legend = view.verdict(inspection, threshold)
+            kind, facts = parse(box)
+            assert kind == ("normal" if heats else "anomalous")
+            assert facts["Anomaly score"] == f"{score:.6g}"
+            assert facts["Threshold"] == f"{threshold.value:.6g}"
+            values = inspector._model(run).scale_at(threshold)(inspection.map, score)
+            np.testing.assert_array_equal(heat, overlay(inspection.picture, values))
             assert "Heat map" in legend
             heats.append(heat.astype(float).mean())
         assert heats[0] > heats[1]
-
-
-def test_a_kernel_density_makes_no_heat_map_and_has_plain_distances(
-    app_runs, inspector, monkeypatch
-):
-    detector = inspector._model(IMAGE_RUN).detector
-    train = sorted(str(path) for path in (app_runs[1] / "train" / "good").iterdir())
-    images = pipeline.prepare(normal_split(train, train), detector.preparation)
-    features = detector.embed(images).astype(np.float64)
-    config = dataclasses.replace(detector.config, density="kde")
-    kde = Detector(config, detector.backbone, densities.make("kde").fit(features))
-    monkeypatch.setattr(Detector, "load", lambda run_dir: kde)
-    inspector = Inspector(inspector.runs)
-    view = view_of(inspector)
-    finding = view.inspect(IMAGE_RUN, train[2])
-    box, heat, legend = view.verdict(finding, thresholds.Threshold(finding.score - 1))
-    assert shown(box)[0] == "anomalous"
-    assert heat is None
-    assert "makes no heat map" in legend
-    expected = np.sort(np.linalg.norm(features - features[2], axis=1))[:5]
-    found = [distance for *_, distance in inspector.neighbours(finding)]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+        box, heat, legend = view.verdict(dataclasses.replace(inspection, map=None), threshold)
+        assert (parse(box)[0], heat) == ("normal", None)
+        assert "makes no heat map" in legend
 
 
 def test_where_a_threshold_comes_from(app_runs, inspector):
     view, folder = view_of(inspector), app_runs[0] / IMAGE_RUN
     normal = run_folder.read_normal_scores(folder)
-    chosen, number, percent, text = view.threshold(IMAGE_RUN)
-    assert chosen == run_folder.choose_threshold(folder)
-    assert (number, percent) == (pytest.approx(chosen.value, rel=1e-5), 1.0)
-    assert "own: 1% of normal images are above it, judging by 8. So few" in text
+    threshold, number, percent, text = view.threshold(IMAGE_RUN)
+    assert threshold == run_folder.choose_threshold(folder)
+    assert (number, percent) == (pytest.approx(threshold.value, rel=1e-5), 1.0)
+    assert "own: 0 of 8 normal training images are above it. So few" in text
 
-    chosen, number, percent, text = view.threshold(IMAGE_RUN, percent=20.0)
-    assert chosen.value == thresholds.at_rate(normal, 0.2)
-    assert (number, percent) == (pytest.approx(chosen.value, rel=1e-5), 20.0)
-    assert "by this rate: 20% of normal" in text
+    threshold, number, percent, text = view.threshold(IMAGE_RUN, percent=20.0)
+    assert threshold.value == at_rate(normal, 0.2)
+    assert (number, percent) == (pytest.approx(threshold.value, rel=1e-5), 20.0)
+    assert "by this rate: 0 of 8 normal" in text
     assert "So few" not in text
 
     value = float(np.sort(normal)[-2])
-    chosen, number, percent, text = view.threshold(IMAGE_RUN, value=value)
-    assert chosen.value == value
-    assert percent == pytest.approx(100 / 8)
-    assert "1 of 8 normal training images are above it" in text
+    threshold, number, percent, text = view.threshold(IMAGE_RUN, value=value)
+    assert (threshold.value, percent) == (value, pytest.approx(100 / 8))
+    assert "Typed in: 1 of 8 normal training images are above it" in text
     assert view.threshold(IMAGE_RUN, value=-5.0)[2] == 20.0  # the slider's end
 
 
@@ -147,59 +120,57 @@ def test_a_run_without_normal_scores_gives_no_verdict_until_one_is_typed(own_cop
     (own_copy / "results.json").write_text(json.dumps(results | {"threshold": None}))
     alter_run(own_copy)
     view = view_of(Inspector({IMAGE_RUN: own_copy}))
-    chosen, number, _, text = view.threshold(IMAGE_RUN)
-    assert (chosen, number) == (None, None)
+    threshold, number, _, text = view.threshold(IMAGE_RUN)
+    assert (threshold, number) == (None, None)
     assert "No threshold" in text
     assert "type one in" in text
-    finding = view.inspect(IMAGE_RUN, str(app_runs[1] / "test" / "good" / "000.png"))
-    box, heat, legend = view.verdict(finding, chosen)
-    assert shown(box)[0] == "no-verdict"
-    assert shown(box)[1]["Anomaly score"] == f"{finding.score:.6g}"
+    inspection = view.inspect(IMAGE_RUN, str(app_runs[1] / "test" / "good" / "000.png"))
+    box, heat, legend = view.verdict(inspection, threshold)
+    kind, facts = parse(box)
+    assert (kind, facts["Anomaly score"]) == ("no-verdict", f"{inspection.score:.6g}")
     assert heat is None
     assert "need a threshold" in legend
-    chosen, _, _, text = view.threshold(IMAGE_RUN, value=finding.score - 1.0)
+    threshold, _, _, text = view.threshold(IMAGE_RUN, value=inspection.score - 1.0)
     assert "Typed in" in text
-    box, heat, _ = view.verdict(finding, chosen)
-    assert shown(box)[0] == "anomalous"
+    box, heat, _ = view.verdict(inspection, threshold)
+    assert parse(box)[0] == "anomalous"
     assert heat is not None
 
 
 def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     app_runs, own_copy, tmp_path, monkeypatch, capsys
 ):
-    whole = (app_runs[1] / "test" / "good" / "000.png").read_bytes()
+    image = app_runs[1] / "test" / "good" / "000.png"
     broken = tmp_path / "uploads" / "<b>broken.png"
     broken.parent.mkdir()
-    broken.write_bytes(whole[:200])
+    broken.write_bytes(image.read_bytes()[:200])
     view = view_of(Inspector({IMAGE_RUN: own_copy}))
     assert view.inspect(IMAGE_RUN, None) is None
-    assert shown(view.verdict(None, None)[0])[0] == "empty"
+    assert parse(view.verdict(None, None)[0])[0] == "empty"
 
     message = view.inspect(IMAGE_RUN, str(broken))
     assert message == "<b>broken.png: a damaged or truncated image; remove it or save it again"
     box, heat, _ = view.verdict(message, None)
-    assert shown(box)[0] == "problem"
+    assert (parse(box)[0], heat) == ("problem", None)
     assert "&lt;b&gt;broken.png" in box
     assert "<b>" not in box
-    assert heat is None
     assert view.neighbours(message) == ([], "")
 
     density = own_copy / "density.npz"
     content = density.read_bytes()
     density.write_bytes(content[:-100])
     view = view_of(Inspector({IMAGE_RUN: own_copy}))
-    image = str(app_runs[1] / "test" / "good" / "000.png")
-    message = view.inspect(IMAGE_RUN, image)
+    message = view.inspect(IMAGE_RUN, str(image))
     assert str(density) in message
     assert "damaged or altered" in message
     density.write_bytes(content)
-    assert isinstance(view.inspect(IMAGE_RUN, image), Finding)  # and it goes on
+    assert isinstance(view.inspect(IMAGE_RUN, str(image)), Inspection)  # and it goes on
 
     def fail(self, *arguments, **options):
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(Detector, "evaluate", fail)
-    message = view.inspect(IMAGE_RUN, image)
+    monkeypatch.setattr(RunModel, "score", fail)
+    message = view.inspect(IMAGE_RUN, str(image))
     assert "ZeroDivisionError" in message
     assert "secret" not in message
     assert "secret" in capsys.readouterr().err  # for a developer

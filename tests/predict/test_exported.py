@@ -1,23 +1,213 @@
-"""What an exported file says of its run: written, read, and refused."""
+"""Scoring new images with an exported ONNX file, and what the file says of its run."""
 
 import base64
+import csv
 import dataclasses
+import io
 import json
 import operator
+import subprocess
+import sys
 import tracemalloc
-import zlib
 
 import numpy as np
+import onnx
 import pytest
+from conftest import ROOT, assert_user_error, pattern, slow_but, write_image
+from graphs import write_model
+from PIL import Image
 
+from cutpaste_tf import export, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import exported
-from cutpaste_tf.predict.exported import Description
+from cutpaste_tf.predict.exported import Description, OnnxModel
+from cutpaste_tf.predict.model import RunModel
+from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.threshold import Threshold, at_rate
 
-# 128 MiB of zeros.
-BOMB = base64.b64encode(zlib.compress(bytes(2**27))).decode()
+HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
+LOCALIZED = pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
+
+
+def rows(output):
+    with open(output / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Images of several sizes and formats in two folders, one of them broken."""
+    rng, folder = np.random.default_rng(1), tmp_path / "new"
+    for i, kind in enumerate(["png", "jpg", "tif", "png", "webp"]):
+        write_image(folder / ("b" if i > 2 else "") / f"{i}.{kind}", pattern(rng, 30 + 9 * (i % 4)))
+    (folder / "b" / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(localized, tmp_path_factory):
+    """A run that makes maps, and its exported file."""
+    path, _ = export.export(localized[0], tmp_path_factory.mktemp("model"), "onnx")
+    return localized[0], path
+
+
+@LOCALIZED
+def test_the_files_are_the_runs(model, load_once, images, tmp_path, predict):
+    run_dir, path = model
+    for name, source in (("run", f"--run={run_dir}"), ("model", f"--model={path}")):
+        done = predict(source, "--maps", images=images, output=tmp_path / name)
+        assert_user_error(done, "1 of 6 images", "broken.png", "not an image")
+    ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "run")
+    for row, expected in zip(ours, theirs, strict=True):
+        for name in ("path", "threshold", "verdict", "error"):
+            assert row[name] == expected[name]
+        if not row["score"]:
+            continue
+        assert float(row["score"]) == pytest.approx(float(expected["score"]), rel=5e-3, abs=2e-3)
+        assert row["map"] == expected["map"].replace(f"{tmp_path}/run", f"{tmp_path}/model")
+        maps = [np.load(one["map"].removesuffix(".png") + ".npy") for one in (row, expected)]
+        np.testing.assert_allclose(*maps, rtol=2e-2, atol=1e-2 * np.abs(maps[1]).max())
+        pictures = [np.asarray(Image.open(one["map"]), np.float32) for one in (row, expected)]
+        assert np.abs(pictures[0] - pictures[1]).mean() < 1.0
+    names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("run", "model")]
+    assert names[0] == names[1]
+    # So are the threshold, the scale and the settings.
+    for options in ({}, {"threshold": 3.5}, {"false_positive_rate": 0.4}):
+        found = OnnxModel(path, **options, maps=True)
+        assert found.threshold == run_folder.choose_threshold(run_dir, **options)
+        assert found.scale == RunModel(run_dir, **options, maps=True).scale
+    assert found.description.run == "part/seed_0"
+    assert found.description.config == Detector.load(run_dir).config
+
+
+ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in REFUSED:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+from cutpaste_tf.predict import __main__ as predict
+status = predict.main(sys.argv)
+assert not set(REFUSED) & set(sys.modules)
+sys.exit(status)
+"""
+
+
+def alone(refused, *arguments):
+    """Runs the command where packages cannot be imported."""
+    program = [sys.executable, "-c", f"REFUSED = {refused!r}{ALONE}", *map(str, arguments)]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@LOCALIZED
+def test_maps_need_no_tensorflow(model, images, tmp_path):
+    (images / "b" / "broken.png").unlink()
+    output = tmp_path / "out"
+    flags = (f"--model={model[1]}", f"--images={images}", f"--output={output}", "--maps")
+    done = alone(HEAVY, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(row["map"] for row in rows(output))
+
+
+def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
+    model, output = write_model(tmp_path / "model.onnx"), tmp_path / "out"
+    grey = write_image(images / "b" / "broken.png", np.full([9, 9], 40000, np.uint16))
+    black = write_image(images / "2a.png", np.zeros([30, 30, 3], np.uint8))
+    refused = (*HEAVY, "scipy", "matplotlib", "absl", "ray", "pyarrow", "onnx")
+    done = alone(refused, f"--model={model}", f"--images={images}", f"--output={output}")
+    # A score that is not finite does not end the rest.
+    assert_user_error(done, "1 of 7 images", black, "not finite")
+    for row in rows(output):
+        if row["path"] == str(black):
+            assert row["score"] == row["verdict"] == ""
+            continue
+        levels = np.asarray(Image.open(row["path"]))
+        mean = 40000 >> 8 if row["path"] == str(grey) else levels.mean()
+        assert float(row["score"]) == pytest.approx(np.log(mean), rel=1e-3)
+        assert row["verdict"] == ("anomalous" if float(row["score"]) > 4.0 else "normal")
+
+
+def test_a_watch_needs_no_tensorflow(tmp_path):
+    path = write_model(tmp_path / "model.onnx")
+    image = write_image(tmp_path / "inbox" / "a.png", np.full([9, 9, 3], 100, np.uint8))
+    flags = ["--watch", f"--model={path}", f"--images={image.parent}", f"--output={tmp_path / 'o'}"]
+    program = [sys.executable, "-c", f"REFUSED = {HEAVY!r}{ALONE}", *flags]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.terminate()
+        assert process.wait(60) == 0
+    assert lines[2].split() == ["anomalous", f"{np.log(100):.6g}", str(image)]
+
+
+def test_colours_of_16_bits_say_that_they_need_tensorflow(tmp_path):
+    path = write_model(tmp_path / "model.onnx")
+    import tensorflow as tf
+
+    pixels = np.full([9, 9, 3], 40000, np.uint16)
+    (tmp_path / "deep.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    arguments = (f"--images={tmp_path / 'deep.png'}", f"--output={tmp_path / 'out'}")
+    assert_user_error(alone(HEAVY, f"--model={path}", *arguments), "takes TensorFlow")
+
+
+def test_images_of_one_size_are_scored_together_unless_they_are_large(tmp_path, monkeypatch):
+    model = OnnxModel(write_model(tmp_path / "model.onnx", bits=12))
+    run, counts = model._run, []
+    monkeypatch.setattr(model, "_run", lambda images: counts.append(len(images)) or run(images))
+    monkeypatch.setattr(exported, "_PIXELS", 250)
+    sizes = [(30, 30), (10, 10), (10, 10), (10, 10), (10, 11), (30, 30), (30, 30)]
+    images = [np.full([*size, 3], 10 + n, np.uint8) for n, size in enumerate(sizes)]
+    scores = [score for score, _ in model.score(images, sizes)]
+    np.testing.assert_allclose(scores, np.log(10.0 + np.arange(7)), rtol=1e-6)
+    assert counts == [1, 2, 1, 1, 1, 1]
+    assert model.score([], []) == []
+    assert model.bits == 12
+
+
+def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, predict, monkeypatch):
+    good = write_model(tmp_path / "good.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "short.onnx").write_bytes(good.read_bytes()[:100])
+    other = write_model(tmp_path / "other.onnx", format=99)
+    plain = onnx.load(str(good))
+    del plain.metadata_props[:]
+    onnx.save(plain, str(tmp_path / "plain.onnx"))
+    usual = {"model": good, "images": images, "output": tmp_path / "out"}
+    for change, message in (
+        ({"model": tmp_path}, "there is no such file"),
+        ({"model": tmp_path / "text.onnx"}, "text.onnx: no ONNX file, or a damaged one"),
+        ({"model": tmp_path / "short.onnx"}, "no ONNX file"),
+        ({"model": tmp_path / "plain.onnx"}, "says nothing of a run"),
+        ({"model": other}, "says nothing of a run that this version can read"),
+        ({"run": tmp_path}, "not allowed with"),
+        ({"threshold": "nan"}, "--threshold=nan"),
+    ):
+        assert_user_error(predict(**usual | change), message)
+        assert not (tmp_path / "out").exists()
+    assert_user_error(predict("--maps", **usual), "--maps", "makes none")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert_user_error(predict(**usual), "pip install onnxruntime")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["name", "type", "rank", "runs"])
+def test_another_graph_is_one_line(images, tmp_path, predict, fault):
+    path = write_model(tmp_path / "model.onnx")
+    graph = onnx.load(path)
+    if fault == "name":
+        graph.graph.output[0].name = graph.graph.node[2].output[0] = "other"
+    elif fault == "type":
+        graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+    elif fault == "rank":
+        del graph.graph.input[0].type.tensor_type.shape.dim[0]
+    else:  # It fails on images, and not before.
+        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    onnx.save(graph, path)
+    done = predict(model=path, images=images, output=tmp_path / "out")
+    assert_user_error(done, "--model=", "graph")
 
 
 @pytest.fixture
@@ -40,14 +230,13 @@ def read(text):
 
 
 def test_numbers_are_read_back_to_the_last_bit(description):
-    found = read(description.to_json())
-    for field in dataclasses.fields(Description):
-        ours, theirs = getattr(found, field.name), getattr(description, field.name)
-        equal = np.array_equal if isinstance(theirs, np.ndarray) else operator.eq
-        assert equal(ours, theirs)
-    assert found.roi.dtype == bool
     without = dataclasses.replace(description, roi=None, pixel_threshold=None)
-    assert (read(without.to_json()).roi, read(without.to_json()).pixel_threshold) == (None, None)
+    for written in (description, without):
+        for field in dataclasses.fields(Description):
+            ours, theirs = (getattr(x, field.name) for x in (read(written.to_json()), written))
+            equal = np.array_equal if isinstance(theirs, np.ndarray) else operator.eq
+            assert equal(ours, theirs)
+    assert read(description.to_json()).roi.dtype == bool
 
 
 def test_thresholds(description):
@@ -55,34 +244,24 @@ def test_thresholds(description):
     assert description.choose_threshold(5.0, None, "x") == Threshold(5.0)
     at_half = Threshold(at_rate(description.normal_scores, 0.5), 0.5, 3)
     assert description.choose_threshold(None, 0.5, "x") == at_half
-    for options in ((1.0, 0.5), (np.nan, None), (None, 1.0)):
-        with pytest.raises(UserError, match="--threshold|--false_positive_rate"):
-            description.choose_threshold(*options, "x")
     without = dataclasses.replace(description, normal_scores=np.zeros([0]))
     with pytest.raises(UserError, match=r"a\.onnx: has no scores of normal images"):
         without.choose_threshold(None, 0.5, "--model=a.onnx")
 
 
-def test_what_cannot_be_read_is_named(description):
-    values = json.loads(description.to_json())
-    for metadata, message in (
-        ({}, r"--model=a\.onnx: says nothing of a run.*export the run again"),
-        (values | {"format": 99}, "says nothing of a run"),
-        (values | {"settings": {"format": 1}}, r"--model=a\.onnx: .*another version"),
-        ("{", "says nothing of a run"),
-    ):
-        text = metadata if isinstance(metadata, str) else json.dumps(metadata)
-        with pytest.raises(UserError, match=message):
-            Description.read({exported.KEY: text} if metadata != {} else {}, "--model=a.onnx")
+def png(*size):
+    """An image of zeros, as a region is written."""
+    Image.new("1", size).save(file := io.BytesIO(), "png")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"roi": {"shape": [13000, 13000], "bits": BOMB}},
-        {"roi": {"shape": [10**6, 10**6], "bits": BOMB}},
-        {"roi": {"shape": [-3, -3], "bits": BOMB}},
-        {"roi": {"shape": [5, 7], "bits": "AAAA"}},
+        {"config": {"format": 1}},
+        {"roi": png(20000, 20000)},
+        {"roi": png(5, 7)[:-30]},
+        {"roi": {"shape": [5, 7]}},
         {"normal_scores": [float("nan")]},
         {"normal_scores": [10**400]},
         {"normal_scores": "1"},
@@ -91,14 +270,16 @@ def test_what_cannot_be_read_is_named(description):
         {"level": "x"},
         {"pixel_threshold": 10**400},
         {"bits": 99},
-        {"run": 1},
+        {"more": 1},
     ],
 )
 def test_what_no_export_writes_is_refused(description, metadata):
     text = json.dumps(json.loads(description.to_json()) | metadata)
     tracemalloc.start()
-    with pytest.raises(UserError, match="says nothing of a run"):
+    with pytest.raises(UserError, match=r"^--model=a\.onnx: "):
         read(text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**26
+    with pytest.raises(UserError, match="says nothing of a run.*export the run again"):
+        read(text[:-1])

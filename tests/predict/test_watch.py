@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +15,174 @@ import threading
 import time
 import types
 
-import arriving
+import mean
 import pytest
-from arriving import Mean, put, rows
 from conftest import ROOT
+from mean import Mean, put
 
-from cutpaste_tf.files import UserError, say
-from cutpaste_tf.predict import __main__ as predict
-from cutpaste_tf.predict import folder, watch
-from cutpaste_tf.predict.inbox import Arrival
-from cutpaste_tf.predict.rows import AREA_COLUMNS, COLUMNS, Judge, Judged
-from cutpaste_tf.predict.watch import Journal
+from cutpaste_tf.files import UserError
+from cutpaste_tf.predict import folder, rows, watch
+from cutpaste_tf.predict.watch import Inbox
 
-MEAN = (sys.executable, arriving.__file__)
+WATCH = (sys.executable, mean.__file__, "watch")
+
+
+class Watched:
+    """A folder, and its inbox at some time: the clock stands still until it is moved."""
+
+    def __init__(self, folder, done=()):
+        self.folder, self.time, self.lines, self.done = folder, 0.0, [], dict(done)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.inbox = Inbox(folder, folder, self.done, self.lines.append, clock=lambda: self.time)
+
+    def later(self, seconds=0.4):
+        """Returns what arrives within some time."""
+        arrivals = []
+        while seconds > 0 and not arrivals:
+            seconds -= 0.2
+            self.time += 0.2
+            arrivals = self.inbox.look()
+        return arrivals
+
+    def names(self, seconds=0.4):
+        """Returns the names of what arrives, all of which is then scored."""
+        arrivals = self.later(seconds)
+        assert all(self.inbox.finish(arrival, scored=True) for arrival in arrivals)
+        return [os.path.relpath(arrival.path, self.folder) for arrival in arrivals]
+
+    def write(self, name, text="x", order=0):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, ns=(order, order))
+        return path
+
+
+@pytest.fixture
+def watched(tmp_path):
+    return Watched(tmp_path / "inbox")
+
+
+def test_a_file_arrives_once_when_it_has_not_changed_for_a_while(watched):
+    path = watched.write("a.png", "half")
+    assert watched.names(0.2) == []
+    watched.write("a.png", "half and half")
+    assert watched.names(0.2) == []
+    assert watched.names(0.2) == ["a.png"]
+    assert watched.names(4) == []
+    watched.write("a.png", "half and half", order=5)
+    assert watched.names() == ["a.png"]
+    watched.write("new.part", "longer").rename(path)
+    assert watched.names() == ["a.png"]
+    # The next watch goes on.
+    again = Watched(watched.folder, watched.done)
+    assert again.names(1) == []
+    again.write("a.png", "new")
+    assert again.names() == ["a.png"]
+
+
+def test_files_come_in_the_order_of_their_arrival(watched):
+    for name in ("c.png", "b.part", "a.png"):
+        watched.write(name, order=1)
+        time.sleep(0.02)  # File systems have no finer times.
+    (watched.folder / "b.part").rename(watched.folder / "b.png")
+    assert watched.names() == ["c.png", "a.png", "b.png"]
+
+
+def test_what_is_an_image_is_what_predict_takes_for_one(watched):
+    for name in ("a.png", "b/c.JPG", "d.png.part", ".e.png", ".f/g.png", "Thumbs.db", "h.txt"):
+        watched.write(name)
+    watched.write("maps/overlay.png")  # where overlays go
+    watched.write("out/maps/overlay.png")
+    watched.write("out/predictions.csv")
+    watched.write("elsewhere/maps/1.png")
+    (watched.folder / "i.png").mkdir()
+    os.mkfifo(watched.folder / "j.png")
+    assert sorted(watched.names()) == ["a.png", "b/c.JPG", "elsewhere/maps/1.png"]
+
+
+def test_a_broken_file_is_tried_again_after_seconds(watched):
+    watched.write("a.png")
+    (arrival,) = watched.later()
+    assert not watched.inbox.finish(arrival, scored=False)
+    began = watched.time
+    (arrival,) = watched.later(9)
+    assert 5 <= watched.time - began < 5.5
+    assert watched.inbox.finish(arrival, scored=False)
+    assert watched.names(9) == []
+    # One that becomes whole meanwhile is scored then.
+    watched.write("b.png")
+    (arrival,) = watched.later()
+    assert not watched.inbox.finish(arrival, scored=False)
+    watched.write("b.png", "whole")
+    assert watched.names() == ["b.png"]
+
+
+def test_what_changes_or_goes_while_it_is_scored(watched):
+    path = watched.write("a.png")
+    (arrival,) = watched.later()
+    watched.write("a.png", "other")
+    assert not watched.inbox.finish(arrival, scored=True)
+    (arrival,) = watched.later()
+    path.unlink()
+    assert not watched.inbox.finish(arrival, scored=False)
+    watched.write("a.png", "another")
+    (arrival,) = watched.later()
+    path.unlink()
+    assert watched.inbox.finish(arrival, scored=True)  # It went after it was read.
+    watched.write("a.png", "short-lived")
+    assert watched.later(0.2) == []
+    path.unlink()
+    assert watched.later(1) == []
+    assert watched.lines == []
+
+
+def test_a_folder_that_vanishes_is_told_once_and_waited_for(watched):
+    watched.write("a/1.png")
+    watched.write("2.png")
+    assert len(watched.names()) == 2
+    aside = watched.folder.with_name("aside")
+    watched.folder.rename(aside)
+    assert watched.names(2) == []
+    line = f"--images={watched.folder}: there is no such file or folder; waiting for it"
+    assert watched.lines == [line]
+    aside.rename(watched.folder)
+    watched.write("a/3.png")
+    assert watched.names() == ["a/3.png"]  # The others are no news.
+    shutil.rmtree(watched.folder / "a")
+    assert watched.names(1) == []
+    watched.write("a/4.png")
+    assert watched.names() == ["a/4.png"]
+    assert watched.lines == [line]
+
+
+def test_one_bad_entry_costs_one_entry_and_a_line(watched, monkeypatch):
+    for name in ("a.png", "b/c.png", "closed/d.png"):
+        watched.write(name)
+    os.symlink("loop.png", watched.folder / "loop.png")
+    os.symlink("loop", watched.folder / "loop")
+    os.symlink("closed", watched.folder / "link")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if os.path.realpath(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert sorted(watched.names()) == ["a.png", "b/c.png"]
+    assert watched.names() == []
+    assert watched.lines == [
+        f"{watched.folder / name}: may not be read (Permission denied); passed over"
+        for name in ("closed", "link")
+    ]
+
+
+# The watch itself.
 
 
 class Process:
-    """A watch in a process of its own, that is there when it has begun."""
+    """A watch in a process of its own, which has begun."""
 
     def __init__(self, *command, **options):
         self.process = subprocess.Popen(
@@ -70,77 +222,32 @@ def output(tmp_path):
     return tmp_path / "out"
 
 
-def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output):
-    put(inbox, "a.png", 20)
-    watched = Process(*MEAN, inbox, output)
-    assert watched.before == [
-        f"{inbox}: threshold 100 (given); on paper\n",
-        f"watching {inbox}; stop with Ctrl-C\n",
-    ]
-    assert watched.line() == ["normal", "20", str(inbox / "a.png")]
-    assert watched.process.poll() is None
-    put(inbox / "deep" / "er", "b.png", 150)
-    assert watched.line() == ["anomalous", "150", str(inbox / "deep" / "er" / "b.png")]
-    put(inbox, "a.png", 30)
-    assert watched.line() == ["normal", "30", str(inbox / "a.png")]
-    ended = "ended; 3 images, 1 anomalous, 0 with an error\n"
-    assert watched.end() == (0, ended, "")
-    assert [row["score"] for row in rows(output)] == [20, 150, 30]
-
-    put(inbox, "c.png", 40)
-    # A shell has what it starts in the background ignore the signal, the tests included.
-    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    watched = Process(*MEAN, inbox, output, **options)
-    assert watched.line() == ["normal", "40", str(inbox / "c.png")]
-    interrupted = "interrupted; 1 images, 0 anomalous, 0 with an error\n"
-    assert watched.end(signal.SIGINT) == (130, "", interrupted)
-    assert [row["score"] for row in rows(output)] == [20, 150, 30, 40]
-    assert sorted(path.name for path in output.iterdir()) == [
-        "predictions.csv",
-        "predictions.jsonl",
-        "watch.lock",
-    ]
+def read_lines(output):
+    """Returns the whole lines of predictions.jsonl, to which more may be added meanwhile."""
+    path = output / "predictions.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return list(map(json.loads, text[: text.rfind("\n") + 1].splitlines()))
 
 
-def test_files_that_would_harm_are_rows_and_formulas_are_texts(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    pathlib.Path("in").mkdir()
-    put(pathlib.Path(), "=1+1.png", 30)
-    os.mkfifo("in/fifo.png")
-    with open("in/huge.png", "wb") as file:
-        file.truncate(20 * 10**9)
-    summary = folder.predict(
-        Mean(), ["=1+1.png", "in"], pathlib.Path("out"), count=2, batch_size=8, log=say
-    )
-    assert (summary.images, summary.scored, summary.failed) == (2, 1, 1)
-    with open("out/predictions.csv", newline="", encoding="utf-8") as file:
-        assert [row["path"] for row in csv.DictReader(file)] == ["'=1+1.png", "in/huge.png"]
-    lines = pathlib.Path("out/predictions.jsonl").read_text().splitlines()
-    found = list(map(json.loads, lines))
-    assert [row["path"] for row in found] == ["=1+1.png", "in/huge.png"]
-    assert found[1]["error"].startswith("too large a file; ")
+def read_rows(output):
+    """Returns the rows, the same in both tables, which are whole."""
+    text = (output / "predictions.jsonl").read_text()
+    assert not text or text.endswith("\n")
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file, strict=True))
+    found = [{name: line[name] for name in rows.COLUMNS} for line in read_lines(output)]
+    texts = [{name: "" if x is None else str(x) for name, x in row.items()} for row in found]
+    assert table == texts
+    return found
 
 
-def done(output):
-    """Returns the stamps of the files that are done, by their paths, while more may be added."""
-    try:
-        text = (output / "predictions.jsonl").read_text()
-    except FileNotFoundError:
-        return {}
-    lines = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
-    return {one["path"]: (one["size"], one["mtime_ns"]) for one in lines}
+def stamps(output):
+    return {line["path"]: (line["size"], line["mtime_ns"]) for line in read_lines(output)}
 
 
 def watch_until(inbox, output, holds, log=lambda text: None):
     """Watches a folder in this process until something holds."""
-
-    def stop():
-        deadline = time.monotonic() + 30
-        while not holds() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopping = threading.Thread(target=stop)
+    stopping = threading.Thread(target=stop_when, args=[holds])
 
     def begin(text):
         if text.startswith("watching "):
@@ -153,35 +260,87 @@ def watch_until(inbox, output, holds, log=lambda text: None):
     stopping.join()
 
 
-def scored(output):
-    return [pathlib.Path(row["path"]).name for row in rows(output)]
+def stop_when(holds):
+    deadline = time.monotonic() + 60
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_broken_file_is_a_row_and_one_that_gets_whole_is_none(inbox, output, monkeypatch):
-    monkeypatch.setattr("cutpaste_tf.predict.inbox._BROKEN", 0.5)
-    (inbox / "a.png").write_bytes(b"nothing")
-    said = []
-    watch_until(inbox, output, lambda: len(done(output)) == 1, said.append)
-    (row,) = rows(output)
+def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output, tmp_path):
+    put(inbox, "a.png", 20)
+    watched = Process(*WATCH, inbox, output)
+    assert watched.before == [
+        f"{inbox}: threshold 100 (given); on paper\n",
+        f"watching {inbox}; stop with Ctrl-C\n",
+    ]
+    assert watched.line() == ["normal", "20", str(inbox / "a.png")]
+    with pytest.raises(UserError, match="another --watch writes there"):
+        watch.watch(tmp_path, output, Mean(), log=print)
+    put(inbox / "deep" / "er", "b.png", 150)
+    assert watched.line() == ["anomalous", "150", str(inbox / "deep" / "er" / "b.png")]
+    put(inbox, "a.png", 30)
+    assert watched.line() == ["normal", "30", str(inbox / "a.png")]
+    ended = "ended; 3 images, 1 anomalous, 0 with an error\n"
+    assert watched.end() == (0, ended, "")
+    assert [row["score"] for row in read_rows(output)] == [20, 150, 30]
+
+    put(inbox, "c.png", 40)
+    # A shell has what it starts in the background ignore the signal, the tests included.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    watched = Process(*WATCH, inbox, output, **options)
+    assert watched.line() == ["normal", "40", str(inbox / "c.png")]
+    interrupted = "interrupted; 1 images, 0 anomalous, 0 with an error\n"
+    assert watched.end(signal.SIGINT) == (130, "", interrupted)
+    assert [row["score"] for row in read_rows(output)] == [20, 150, 30, 40]
+    names = ["predictions.csv", "predictions.jsonl", "watch.lock"]
+    assert sorted(path.name for path in output.iterdir()) == names
+
+
+def test_files_that_would_harm_are_rows_and_formulas_are_texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(pathlib.Path(), "=1+1.png", 30)
+    put(pathlib.Path("in"), "a.png", 30)
+    os.mkfifo("in/fifo.png")
+    with open("in/huge.png", "wb") as file:
+        file.truncate(20 * 10**9)
+    out, sources = pathlib.Path("out"), ["=1+1.png", "in"]
+    summary = folder.predict(Mean(), sources, out, count=3, batch_size=8, log=print)
+    assert (summary.images, summary.scored, summary.failed) == (3, 2, 1)
+    with open("out/predictions.csv", newline="", encoding="utf-8") as file:
+        names = [row["path"] for row in csv.DictReader(file)]
+    assert names == ["'=1+1.png", "in/a.png", "in/huge.png"]
+    lines = read_lines(out)
+    assert lines[0]["path"] == "=1+1.png"
+    assert lines[2]["error"].startswith("too large a file; ")
+
+
+def test_a_broken_file_is_a_row_and_one_that_gets_whole_is_another(inbox, output, monkeypatch):
+    monkeypatch.setattr(watch, "_RETRY", 0.2)
+    monkeypatch.chdir(inbox.parent)
+    path = inbox / "a.png"
+    path.write_bytes(b"nothing")
+    lines = []
+    watch_until("inbox", "out", lambda: stamps(output), lines.append)
+    (row,) = read_rows(output)
     assert row["score"] is row["verdict"] is None
     assert row["error"] == "not an image of a known format"
-    assert said[2:] == [
-        f"error                 {inbox / 'a.png'}: {row['error']}",
+    assert lines[2:] == [
+        f"error                 inbox/a.png: {row['error']}",
         "ended; 1 images, 0 anomalous, 1 with an error",
     ]
-    broken = done(output)[str(inbox / "a.png")]
+    broken = stamps(output)[str(path)]
     put(inbox, "a.png", 70)
-    watch_until(inbox, output, lambda: done(output).get(str(inbox / "a.png")) != broken)
-    assert rows(output)[1]["score"] == 70
-
-
-def test_a_name_that_is_not_utf8_is_a_row_once(inbox, output, monkeypatch):
-    monkeypatch.setattr("cutpaste_tf.predict.inbox._BROKEN", 0.1)
+    # A name that is not UTF-8 is a row once; the same files are recognised from elsewhere.
     put(inbox, os.fsdecode(b"\xff.png"), 1)
-    watch_until(inbox, output, lambda: len(done(output)) == 1)
-    put(inbox, "a.png", 1)
-    watch_until(inbox, output, lambda: len(done(output)) == 2)
-    assert scored(output) == ["\\udcff.png", "a.png"]
+    monkeypatch.chdir(inbox)
+    holds = lambda: len(stamps(output)) == 2 and stamps(output)[str(path)] != broken  # noqa: E731
+    watch_until(".", "../out", holds)
+    put(inbox, "b.png", 1)
+    watch_until(inbox, output, lambda: len(stamps(output)) == 3)
+    found = {(pathlib.Path(row["path"]).name, row["score"]) for row in read_rows(output)}
+    assert found == {("a.png", None), ("a.png", 70.0), ("\\udcff.png", None), ("b.png", 1.0)}
+    assert len(read_rows(output)) == 4
 
 
 def test_a_full_disk_loses_nothing(inbox, output):
@@ -194,7 +353,7 @@ def test_a_full_disk_loses_nothing(inbox, output):
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
     full = subprocess.run(
-        [*MEAN, str(inbox), str(output)],
+        [*WATCH, str(inbox), str(output)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -204,140 +363,113 @@ def test_a_full_disk_loses_nothing(inbox, output):
     )
     assert full.returncode == 2
     assert full.stderr.startswith(f"error: --output={output}: cannot be written (File too large);")
-    assert 0 < len(done(output)) < 40
-    watch_until(inbox, output, lambda: len(done(output)) == 40)
-    assert sorted(scored(output)) == sorted(p.name for p in inbox.iterdir())
+    assert 0 < len(stamps(output)) < 40
+    watch_until(inbox, output, lambda: len(stamps(output)) == 40)
+    names = sorted(pathlib.Path(row["path"]).name for row in read_rows(output))
+    assert names == sorted(path.name for path in inbox.iterdir())
 
 
-def test_tables_are_those_of_the_lines_wherever_a_watch_was_cut_short(inbox, output):
-    for number in range(3):
-        put(inbox, f"{number}.png", number)
-    watch_until(inbox, output, lambda: len(done(output)) == 3)
-    lines = (output / "predictions.jsonl").read_bytes()
+def test_tables_are_those_of_the_lines_wherever_a_watch_was_cut_short(inbox, output, monkeypatch):
+    model = Mean()
+    model.scale = types.SimpleNamespace(outlined=True)
+    area = dict.fromkeys(rows.AREA_COLUMNS[1:], 0.1 + 0.2)
+    paths = rows.table_paths(output, areas=True)
+    output.mkdir()
+    with rows.open_tables(paths, "a") as tables:
+        for name in ('a,\n"é.png', "b.png", "c.png"):
+            row = dict.fromkeys(rows.COLUMNS) | {"path": name, "score": 0.1 + 0.2}
+            row["areas"] = [area, area]
+            tables.write(row, size=7, mtime_ns=8, areas=row["areas"])
+    lines, areas = paths[0].read_bytes(), paths[2].read_bytes()
+    assert areas.count(repr(0.1 + 0.2).encode()) == 3 * 2 * 7
+    (output / "watch.lock").touch()
+    monkeypatch.setattr(watch, "Inbox", stop_at_once)
     first = lines.splitlines(keepends=True)[0]
-    for cut in range(len(first), len(lines), 97):
-        (output / "predictions.jsonl").write_bytes(lines[:cut])
-        (output / "predictions.csv").write_bytes(b"half a")
-        with Journal(output, Mean()) as journal:
-            whole = lines[:cut].count(b"\n")
-            assert len(journal.done) == len(rows(output)) == whole
+    for cut in (*range(len(first), len(lines), 97), len(lines)):
+        paths[0].write_bytes(lines[:cut])
+        paths[1].write_bytes(b"half a")
+        with pytest.raises(Stopped):
+            watch.watch(inbox, output, model, log=print)
+        assert len(read_rows(output)) == lines[:cut].count(b"\n")
+    assert paths[2].read_bytes() == areas
+    paths[0].write_bytes(b'{"path": 1}\n')
+    with pytest.raises(UserError, match=r"predictions\.jsonl: is damaged"):
+        watch.watch(inbox, output, model, log=print)
 
 
-def test_areas_are_in_the_lines_and_in_their_own_table(output):
-    scale = types.SimpleNamespace(outlined=True)
-    model = types.SimpleNamespace(scale=scale)
-    row = dict.fromkeys(COLUMNS) | {"path": 'a,\n"é.png', "score": 0.1 + 0.2}
-    area = dict.fromkeys(AREA_COLUMNS[1:], 0.1 + 0.2)
+class Stopped(Exception):
+    """Ends a watch before its first look."""
+
+
+def stop_at_once(*arguments):
+    raise Stopped
+
+
+def test_tables_of_others_are_left_alone(inbox, output):
     output.mkdir()
-    with Journal(output, model) as journal:
-        journal.add([(Arrival(pathlib.Path("a"), (7, 8)), Judged(row, [area, area]))])
-        table = (output / "areas.csv").read_bytes()
-    assert table.count(repr(0.1 + 0.2).encode()) == 2 * 7
-    (output / "areas.csv").unlink()
-    with Journal(output, model) as journal:
-        assert journal.done == {row["path"]: (7, 8)}
-    assert (output / "areas.csv").read_bytes() == table
-    assert rows(output) == [row]
-
-
-@pytest.mark.parametrize("text", ['{"path": "a.png", "score": 1.0}', "x", "[]"])
-def test_tables_that_others_have_written_are_left_alone(inbox, output, text):
-    output.mkdir()
-    (output / "predictions.jsonl").write_text(f"{text}\n")
-    (output / "predictions.csv").write_text("earlier")
+    for name in ("predictions.jsonl", "predictions.csv"):
+        (output / name).write_text("earlier")
     with pytest.raises(UserError, match="was not written by --watch"):
         watch.watch(inbox, output, Mean(), log=print)
-    assert (output / "predictions.csv").read_text() == "earlier"
-    assert (output / "predictions.jsonl").read_text() == f"{text}\n"
-    assert not list(output.glob("*.tmp"))
+    assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(
+        ("predictions.jsonl", "predictions.csv"), "earlier"
+    )
 
 
 def test_overlays_that_cannot_be_written_end_it(inbox, output, monkeypatch):
-    def full(*_):
+    def fail(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     put(inbox, "a.png", 1)
-    monkeypatch.setattr(Judge, "_judge", full)
+    monkeypatch.setattr(rows, "_make_row", fail)
     with pytest.raises(OSError, match="No space left"):
         watch.watch(inbox, output, Mean(), log=print)
-    assert rows(output) == []
+    assert read_rows(output) == []
 
 
-def test_a_second_watch_with_the_same_output_is_refused(inbox, output, tmp_path):
-    first = Process(*MEAN, inbox, output)
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="another --watch writes there"):
-        watch.watch(tmp_path / "other", output, Mean(), log=print)
-    assert first.end()[0] == 0
-
-
-def test_the_same_files_are_known_from_elsewhere(inbox, output, monkeypatch):
-    put(inbox, "a.png", 1)
-    monkeypatch.chdir(inbox.parent)
-    said = []
-    watch_until("inbox", "out", lambda: len(done(output)) == 1, said.append)
-    assert said[2] == "normal             1  inbox/a.png"
-    monkeypatch.chdir(inbox)
-    put(inbox, "b.png", 2)
-    watch_until(".", "../out", lambda: len(done(output)) == 2)
-    assert [row["path"] for row in rows(output)] == [str(inbox / "a.png"), str(inbox / "b.png")]
-
-
-def test_flags_that_do_not_go_together_are_a_line(tmp_path, capsys):
+def test_flags_that_do_not_go_together_are_a_line(tmp_path, predict):
     maps = tmp_path / "maps" / "deep"
     for place in (tmp_path / "in", tmp_path / "watched", maps):
         place.mkdir(parents=True)
-    (tmp_path / "watched" / "predictions.jsonl").write_text('{"path": "a", "mtime_ns": 1}\n')
-    one = ["--run=r", f"--images={tmp_path / 'in'}"]
-    out = f"--output={tmp_path / 'out'}"
-    for arguments, message in (
-        ([out, one[1]], "one of the arguments --run --model is required"),
-        ([out, one[0]], "required: --images"),
-        ([out, "--watch", *one, one[1]], "--watch needs one folder"),
-        ([out, "--watch", "--run=r", f"--images={tmp_path}/none"], "--watch needs one folder"),
-        ([out, "--watch", "--run=r", f"--images={predict.__file__}"], "--watch needs one folder"),
-        ([f"--output={tmp_path}", "--watch", one[0], f"--images={maps}"], "is where overlays"),
-        ([out, "--watch", *one], "has the run finished?"),
-        ([f"--output={tmp_path / 'watched'}", *one], "has the tables of a --watch"),
+    (tmp_path / "watched" / "watch.lock").touch()
+    usual = {"run": "r", "images": tmp_path / "in", "output": tmp_path / "out"}
+    for arguments, change, message in (
+        (["--watch", "--images=a"], {}, "--watch: needs one folder"),
+        (["--watch"], {"images": tmp_path / "none"}, "--watch: needs one folder"),
+        (["--watch"], {"images": __file__}, "--watch: needs one folder"),
+        (["--watch", "--ray"], {}, "no --ray"),
+        (["--watch"], {"output": tmp_path, "images": maps}, "is where overlays"),
+        (["--watch"], {}, "has the run finished?"),
+        ([], {"output": tmp_path / "watched"}, "has the tables of a --watch"),
     ):
-        assert predict.main(["predict", *arguments]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
-        assert message in error
+        done = predict(*arguments, **usual | change)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("load_once")
-def test_a_watch_has_the_rows_that_predict_has(finished, tmp_path, capsys):
+def test_a_watch_has_the_rows_that_predict_has(finished, tmp_path, predict):
     run_dir, data, _ = finished
-    images, once, watched = data / "test" / "hole", tmp_path / "once", tmp_path / "watched"
-    arguments = ["predict", f"--run={run_dir}", f"--images={images}", "--threshold=3"]
-    assert predict.main([*arguments, f"--output={once}"]) == 0
-    capsys.readouterr()
-
-    def stop():
-        deadline = time.monotonic() + 60
-        while len(done(watched)) < 4 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopping = threading.Thread(target=stop)
+    usual = {"run": run_dir, "images": data / "test" / "hole", "threshold": 3}
+    once, watched = tmp_path / "once", tmp_path / "watched"
+    assert predict(output=once, **usual).returncode == 0
+    stopping = threading.Thread(target=stop_when, args=[lambda: len(stamps(watched)) == 4])
     stopping.start()
-    assert predict.main([*arguments, "--watch", f"--output={watched}"]) == 0
+    done = predict("--watch", output=watched, **usual)
     stopping.join()
-    assert "ended; 4 images" in capsys.readouterr().out
-    ours, theirs = (sorted(rows(one), key=lambda row: row["path"]) for one in (watched, once))
+    assert done.returncode == 0
+    assert "ended; 4 images" in done.stdout
+    ours, theirs = (sorted(read_rows(x), key=lambda row: row["path"]) for x in (watched, once))
     for row, other in zip(ours, theirs, strict=True):
         assert row == other | {"score": pytest.approx(other["score"], rel=1e-5)}
 
 
 def kill_and_start_again(inbox, output, command, kills, files, pause):
-    """Kills a watch at random moments while files arrive.
+    """Kills a watch at random moments while files arrive; returns the latest number of each name.
 
     Every fifth file takes another's place; grey `number` is in the file of that number.
-
-    Returns:
-      The latest number of each name, and of each the rows' in their order.
     """
     chance = random.Random(0)
     latest, number = {}, 0
@@ -354,26 +486,21 @@ def kill_and_start_again(inbox, output, command, kills, files, pause):
             watched.process.communicate()
 
     states = [(str(path), path.stat()) for path in inbox.iterdir()]
-    stamps = {path: (state.st_size, state.st_mtime_ns) for path, state in states}
+    expected = {path: (state.st_size, state.st_mtime_ns) for path, state in states}
     deadline = time.monotonic() + 60
-    while done(output) != stamps and time.monotonic() < deadline:
+    while stamps(output) != expected and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)  # in which nothing may come any more
     assert watched.end()[0] == 0
     return latest
 
 
-def test_no_file_is_lost_or_scored_twice_over_two_kills(inbox, output):
-    latest = kill_and_start_again(inbox, output, MEAN, kills=2, files=20, pause=0.05)
-    found = [(pathlib.Path(row["path"]).name, row["score"]) for row in rows(output)]
-    assert len(set(found)) == len(found)
-    assert dict(found) == latest
-
-
-@pytest.mark.slow
-def test_no_file_is_lost_or_scored_twice_over_many_kills(inbox, output):
-    latest = kill_and_start_again(inbox, output, MEAN, kills=20, files=10, pause=0.1)
-    found = [(pathlib.Path(row["path"]).name, row["score"]) for row in rows(output)]
+@pytest.mark.parametrize(
+    ("kills", "files", "pause"), [(2, 20, 0.05), pytest.param(20, 10, 0.1, marks=pytest.mark.slow)]
+)
+def test_no_file_is_lost_or_scored_twice_over_kills(inbox, output, kills, files, pause):
+    latest = kill_and_start_again(inbox, output, WATCH, kills, files, pause)
+    found = [(pathlib.Path(row["path"]).name, row["score"]) for row in read_rows(output)]
     assert len(set(found)) == len(found)
     assert dict(found) == latest
 
@@ -381,16 +508,14 @@ def test_no_file_is_lost_or_scored_twice_over_many_kills(inbox, output):
 @pytest.mark.slow
 def test_no_file_is_lost_or_scored_twice_by_a_run_that_is_killed(finished, inbox, tmp_path):
     """With overlays, which are drawn before there is a row."""
-    run_dir, _, _ = finished
-    program = tmp_path / "program"
-    output = tmp_path / "out"
+    program, output = tmp_path / "program", tmp_path / "out"
     program.write_text(
         f"#!/bin/sh\nexec {sys.executable} -m cutpaste_tf.predict --watch --maps "
-        f'--run={run_dir} --images="$1" --output="$2"\n'
+        f'--run={finished[0]} --images="$1" --output="$2"\n'
     )
     program.chmod(0o755)
     latest = kill_and_start_again(inbox, output, [program], kills=10, files=10, pause=0.1)
-    found = rows(output)
+    found = read_rows(output)
     assert {pathlib.Path(row["path"]).name for row in found} == set(latest)
     assert len({(row["path"], row["score"]) for row in found}) == len(found)
     assert {pathlib.Path(row["map"]).is_file() for row in found} == {True}

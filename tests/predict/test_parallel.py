@@ -9,30 +9,18 @@ import subprocess
 import sys
 import time
 
+import mean
 import numpy as np
 import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
 from graphs import write_model
+from mean import Mean
 
 from cutpaste_tf import cluster
 from cutpaste_tf.files import UserError, locked
-from cutpaste_tf.predict import __main__ as predict
-from cutpaste_tf.predict import folder, many
-from cutpaste_tf.threshold import Threshold
+from cutpaste_tf.predict import parallel, rows
 
 pytestmark = pytest.mark.usefixtures("load_once")
-
-
-class BrightnessModel:
-    """Scores an image by its brightness, from 0 to 1."""
-
-    threshold, scale, bits, inputs, device = Threshold(0.5), None, 8, 1, "nothing"
-
-    def prepare(self, image):
-        return float(np.mean(image)) / 255.0
-
-    def score(self, prepared, sizes):
-        return [(score, None) for score in prepared]
 
 
 @pytest.fixture
@@ -51,24 +39,25 @@ def make_images(folder, count, broken):
 
 @pytest.fixture
 def here(monkeypatch):
-    """One worker, in this process and without Ray; returns the numbers of the shards it did."""
+    """One worker, in this process and without Ray; returns the numbers of the parts it did."""
     done = []
     monkeypatch.setattr(cluster, "prepare_worker", lambda cpus, gpus: 2)
 
     def score(missing, arguments, address, cpus, gpus, progress, log):
-        worker = many.Worker(*arguments, cpus or 1.0, gpus or 0.0)
+        worker = parallel.Worker(*arguments, cpus or 1.0, gpus or 0.0)
         for number in missing:
             progress.update(worker.write(number))
             done.append(number)
         return 1.0
 
-    monkeypatch.setattr(many, "_score", score)
-    monkeypatch.setattr(many, "SHARD", 2)
+    monkeypatch.setattr(parallel, "_score", score)
+    monkeypatch.setattr(parallel, "SHARD", 2)
     return done
 
 
-def predict_many(images, output, run="brightness"):
-    return many.predict(BrightnessModel, {"run": run}, [images], output)
+def predict_parts(images, output, make_model=Mean, run="mean"):
+    options = {"batch_size": 32, "log": lambda text: None}
+    return parallel.predict(make_model, {"run": run}, [images], pathlib.Path(output), **options)
 
 
 def read(output):
@@ -84,197 +73,153 @@ def check(output, images):
     names = [str(path) for path in sorted(images.iterdir())]
     assert list(read(output)["path"]) == names
     parts = {f"part-{number:05d}.parquet" for number in range(-(-len(names) // 2))}
-    assert {path.name for path in output.iterdir()} == {
-        *parts,
-        "_files.parquet",
-        "_job.json",
-        "_lock",
-    }
+    own = {"_files.parquet", "_job.json", "_lock"}
+    assert {path.name for path in output.iterdir()} == parts | own
 
 
-def main(capsys, *arguments):
-    capsys.readouterr()
-    status = predict.main(["predict", *map(str, arguments)])
-    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
-
-
-def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_path, capsys):
-    arguments = [f"--run={finished[0]}", f"--images={images}"]
-    main(capsys, *arguments, f"--output={tmp_path / 'usual'}")
+def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_path, predict):
+    usual = {"run": finished[0], "images": images}
+    predict(output=tmp_path / "usual", **usual)
     with open(tmp_path / "usual" / "predictions.jsonl", encoding="utf-8") as file:
         expected = [json.loads(line) for line in file]
-    done = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
+    done = predict("--ray", output=tmp_path / "out", **usual)
     assert_user_error(done, "1 of 7 images have an error, the first", "004.png: not an image")
     assert "7 images in 4 parts" in done.stdout
     assert "of 6 images anomalous; 7 in " in done.stdout
-    found = read(tmp_path / "out").to_dict("records")
-    assert [row.keys() for row in found] == [row.keys() for row in expected]
-    for row, its in zip(found, expected, strict=True):
-        if its["score"] is not None:
-            assert row["score"] == pytest.approx(its["score"], rel=1e-5)
-        assert {**row, "score": None} == {**its, "score": None}
+    table = read(tmp_path / "out").to_dict("records")
+    assert [row.keys() for row in table] == [row.keys() for row in expected]
+    for row, other in zip(table, expected, strict=True):
+        if other["score"] is not None:
+            assert row["score"] == pytest.approx(other["score"], rel=1e-5)
+        assert row | {"score": None} == other | {"score": None}
     # Again: nothing is left to do.
     here.clear()
-    again = main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
+    again = predict("--ray", output=tmp_path / "out", **usual)
     assert_user_error(again, "1 of 7 images have an error")
     assert "7 images in 4 parts, 4 are there already" in again.stdout
     assert here == []
 
 
-def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, capsys):
+def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, predict):
     path = write_model(tmp_path / "model.onnx")
-    arguments = [f"--model={path}", f"--images={images}", f"--output={tmp_path / 'out'}", "--ray"]
-    assert_user_error(main(capsys, *arguments), "2 of 7 images", "not finite")  # black, and broken
+    usual = {"model": path, "images": images, "output": tmp_path / "out"}
+    done = predict("--ray", **usual)
+    assert_user_error(done, "2 of 7 images", "not finite")  # black, and broken
     levels = [255 * i // 6 for i in (1, 2, 3, 5, 6)]
     scores = [score for score in read(tmp_path / "out")["score"] if score is not None]
     np.testing.assert_allclose(scores, np.log(levels), rtol=1e-6)
-    here.clear()
-    main(capsys, *arguments)
-    assert here == []
     write_model(path, bits=12)
-    assert_user_error(main(capsys, *arguments), "holds a prediction with other --model")
-    arguments[2] = f"--output={tmp_path / 'none'}"
-    assert_user_error(main(capsys, *arguments, "--maps"), "--maps", "makes none")
+    assert_user_error(predict("--ray", **usual), "holds a prediction with other --model")
+    usual["output"] = tmp_path / "none"
+    assert_user_error(predict("--ray", "--maps", **usual), "--maps", "makes none")
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("localized", ["features"], indirect=True)
-def test_areas_are_a_column(localized, here, images, tmp_path, capsys):
-    arguments = [f"--run={localized[0]}", f"--images={images}", "--maps"]
-    main(capsys, *arguments, f"--output={tmp_path / 'usual'}")
-    main(capsys, *arguments, f"--output={tmp_path / 'out'}", "--ray")
-    for row in read(tmp_path / "out").to_dict("records"):
+def test_areas_are_a_column(localized, here, images, tmp_path, predict):
+    usual, out = {"run": localized[0], "images": images}, tmp_path / "out"
+    predict("--maps", output=tmp_path / "usual", **usual)
+    predict("--maps", "--ray", output=out, **usual)
+    for row in read(out).to_dict("records"):
         areas = (tmp_path / "usual" / "areas.csv").read_text().count(row["path"] + ",")
         assert len(row["areas"]) == areas
         assert all(area["pixels"] > 0 for area in row["areas"])
         assert (row["map"] is None) == (row["error"] is not None)
         if row["map"]:
-            assert row["map"].startswith(str(tmp_path / "out" / "maps"))
+            assert row["map"].startswith(str(out / "maps"))
             assert pathlib.Path(row["map"]).is_file()
     # Whoever searches the folder later passes its overlays over.
-    assert len(list((tmp_path / "out").rglob("*.png"))) == 6
+    assert len(list(out.rglob("*.png"))) == 6
     with pytest.raises(UserError, match="no images there"):
-        folder.count_images([tmp_path / "out"], tmp_path / "other")
+        rows.count_images([out], tmp_path / "other")
 
 
-def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path):
+def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    summary = predict_many(images, output)
+    output.mkdir()
+    # Of another job, which has no parts.
+    (output / "_files.parquet").write_bytes(b"PAR1")
+    (output / "_job.json").write_text("{}")
+    odd = write_image(images / os.fsdecode(b"\xff.png"), pattern(np.random.default_rng(0)))
+    monkeypatch.chdir(tmp_path)
+    summary = predict_parts("new", "out")
     assert here == [0, 1, 2, 3]
-    assert (summary.images, summary.scored, summary.anomalous, summary.failed) == (7, 6, 2, 1)
+    assert (summary.images, summary.scored, summary.anomalous, summary.failed) == (8, 6, 3, 2)
     assert summary.first_error.startswith(str(images / "004.png"))
-    check(output, images)
+    row = read(output).iloc[-1]
+    assert row["path"] == str(images / "\\udcff.png")
+    assert row["error"] is not None
     before = (output / "part-00000.parquet").stat()
     (output / "part-00002.parquet").unlink()
     (output / "part-00002.parquet.tmp").write_bytes(b"of a worker that was killed")
     write_image(images / "000a.png", pattern(np.random.default_rng(0)))
     here.clear()
-    again = predict_many(images, output)
+    monkeypatch.chdir(images)
+    again = predict_parts("../new", "../out")
     assert here == [2]
-    assert (again.images, again.scored, again.anomalous, again.failed) == (7, 6, 2, 1)
+    assert again == summary
     assert (output / "part-00000.parquet").stat() == before
     (images / "000a.png").unlink()
+    odd.rename(images / "\\udcff.png")
     check(output, images)
 
 
-def test_a_list_of_other_settings_is_made_anew_where_there_are_no_parts(images, here, tmp_path):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "_files.parquet").write_bytes(b"PAR1")
-    (output / "_job.json").write_text("{}")
-    predict_many(images, output)
-    check(output, images)
-
-
-def test_a_name_that_is_not_utf8_is_a_row_with_an_error(images, here, tmp_path):
-    write_image(images / os.fsdecode(b"\xff.png"), pattern(np.random.default_rng(0)))
-    summary = predict_many(images, tmp_path / "out")
-    assert (summary.images, summary.scored, summary.failed) == (8, 6, 2)
-    row = read(tmp_path / "out").iloc[-1]
-    assert row["path"] == str(images / "\\udcff.png")
-    assert row["error"] is not None
-
-
-def test_paths_do_not_depend_on_the_folder(images, here, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    predict_many("new", "out")
-    monkeypatch.chdir(images)
-    predict_many("../new", "../out")
-    check(tmp_path / "out", images)
-    assert here == [0, 1, 2, 3]
-
-
-def test_another_job_is_refused(finished, images, here, tmp_path, capsys):
+def test_another_job_is_refused(finished, images, here, tmp_path, predict):
     output = tmp_path / "out"
     usual = {"run": finished[0], "images": images, "output": output, "threshold": 1.0}
-
-    def arguments(**change):
-        return [f"--{name}={value}" for name, value in (usual | change).items()]
-
-    main(capsys, *arguments(), "--ray")
+    predict("--ray", **usual)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     for change, more, flag in (
         ({"threshold": 2.0}, [], "other --threshold;"),
         ({"images": images / "000.png"}, [], "other --images;"),
         ({}, ["--maps"], "other --maps;"),
     ):
-        done = main(capsys, *arguments(**change), *more, "--ray")
+        done = predict("--ray", *more, **usual | change)
         assert_user_error(done, f"--output={output}: holds a prediction with", flag)
     with pytest.raises(UserError, match="other --run"):
-        many.predict(
-            BrightnessModel, {"run": {}, "threshold": 1.0, "maps": False}, [images], output
-        )
+        predict_parts(images, output)
     (output / "_job.json").unlink()
-    done = main(capsys, *arguments(), "--ray")
+    done = predict("--ray", **usual)
     assert_user_error(done, "other --run, --threshold, --maps, --images;")
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     with locked(output / "_lock"):
-        assert_user_error(main(capsys, *arguments(), "--ray"), "another command is at it")
+        assert_user_error(predict("--ray", **usual), "another command is at it")
 
 
-def test_mistakes_are_one_line_and_leave_nothing(finished, images, here, tmp_path, capsys):
+def test_mistakes_are_one_line_and_leave_nothing(finished, images, here, tmp_path, predict):
     usual = {"run": finished[0], "images": images, "output": tmp_path / "out"}
     (tmp_path / "file").touch()
     for change, message in (
         ({"run": tmp_path}, "config.json"),
         ({"images": tmp_path / "no"}, "there is no such file or folder"),
-        ({"images": ""}, "there is no such file or folder"),
         ({"output": tmp_path / "file" / "x"}, "--output"),
         ({"threshold": "nan"}, "must be a finite number"),
         ({"cpus_per_worker": 0}, "--cpus_per_worker=0"),
         ({"gpus_per_worker": 1.5}, "--gpus_per_worker=1.5"),
     ):
-        arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
-        assert_user_error(main(capsys, *arguments, "--ray"), message)
+        assert_user_error(predict("--ray", **usual | change), message)
         assert not (tmp_path / "out").exists()
 
 
-def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path, monkeypatch):
+def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path):
     def broken():
         raise UserError("--maps: leave it out")
 
     output = tmp_path / "out"
-    with pytest.raises(UserError, match=r"^--maps: leave it out \(on "):
-        many.predict(broken, {"run": "broken"}, [images], output)
-    assert not list(output.glob(many.PARTS))  # so that the next start may have other settings
+    with pytest.raises(UserError, match="^--maps: leave it out"):
+        predict_parts(images, output, broken)
+    assert not list(output.glob(rows.PARTS))  # so that the next start may have other settings
     # A machine that sees other folders.
-    predict_many(images, output)
-    worker = many.Worker(BrightnessModel, output, tmp_path / "no", 32, 1.0, 0.0)
-    with pytest.raises(UserError, match="there is no folder"):
-        worker.write(0)
-    worker = many.Worker(BrightnessModel, tmp_path / "no", images, 32, 1.0, 0.0)
-    with pytest.raises(UserError, match="--output=.*: cannot be written"):
-        worker.write(0)
-
-
-def test_a_part_that_is_damaged_is_told(images, here, tmp_path):
-    output = tmp_path / "out"
-    predict_many(images, output)
-    (output / "part-00003.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="part-00003.parquet: cannot be read; remove it"):
-        predict_many(images, output)
+    predict_parts(images, output)
+    for where, root, message in (
+        (output, tmp_path / "no", "there is no folder"),
+        (tmp_path / "no", images, "--output=.*: cannot be written"),
+    ):
+        worker = parallel.Worker(Mean, where, root, 32, 1.0, 0.0)
+        with pytest.raises(UserError, match=message):
+            worker.write(0)
 
 
 # Real ones.
@@ -282,7 +227,7 @@ def test_a_part_that_is_damaged_is_told(images, here, tmp_path):
 
 def start(images, output, **environment):
     return subprocess.Popen(
-        [sys.executable, str(pathlib.Path(__file__).with_name("shards.py")), images, output],
+        [sys.executable, mean.__file__, "ray", images, output],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -308,7 +253,7 @@ def workers(process):
 
 def wait_for_parts(process, output, count):
     deadline = time.monotonic() + 240
-    while len(list(output.glob(many.PARTS))) < count:
+    while len(list(output.glob(rows.PARTS))) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -325,7 +270,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(tmp_path):
     assert process.returncode == 0, err
     assert err == ""
     assert "40 images in 20 parts\n2 workers" in out
-    assert "20 of 39 images anomalous; 40 in " in out
+    assert "24 of 39 images anomalous; 40 in " in out
     check(output, images)
 
 
@@ -338,7 +283,7 @@ def test_a_job_that_is_killed_ten_times_loses_and_doubles_nothing(tmp_path):
         process = start(images, output, SHARD="2", SECONDS="0.05")
         # Ray takes some ten seconds to start.
         if moments.random() < 0.7:
-            there = len(list(output.glob(many.PARTS)))
+            there = len(list(output.glob(rows.PARTS)))
             wait_for_parts(process, output, min(there + 1, 200))
             time.sleep(moments.uniform(0.0, 0.5))
         else:

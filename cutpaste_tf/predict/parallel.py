@@ -1,0 +1,171 @@
+"""A prediction of millions of files by Ray's workers (extra `cluster`), in parts.
+
+The output folder has the list of files, of which a row group is a part's; the rows of each part;
+and what is predicted. A part takes its name when it is whole, so whatever ends the job, the same
+command does the parts that are missing.
+"""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cutpaste_tf import cli, cluster
+from cutpaste_tf.files import UserError, as_text, locked, replacing
+from cutpaste_tf.predict import rows
+from cutpaste_tf.predict.model import Model
+
+SHARD = 1000  # files of a part; a worker that is lost loses what it has done of one
+_FILES, _LOCK = "_files.parquet", "_lock"
+_RETRIES = 3  # of a part that ends its worker
+_FILES_SCHEMA = pa.schema({"path": pa.string()})
+_NUMBERS = ("score", "threshold")
+_SCHEMA = pa.schema({x: pa.float64() if x in _NUMBERS else pa.string() for x in rows.COLUMNS})
+_AREAS = pa.list_(pa.struct({name: pa.float64() for name in rows.AREA_COLUMNS[1:]}))
+
+
+def predict(
+    make_model: Callable[[], Model],
+    settings: Mapping[str, Any],
+    sources: Sequence[str | os.PathLike],
+    output: pathlib.Path,
+    *,
+    address: str | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    batch_size: int,
+    log: Callable[[str], None],
+) -> rows.Summary:
+    """Scores images and writes their rows to parts in Parquet, or goes on with that.
+
+    `make_model` is called in each worker, so its paths are absolute. `settings` are what rows
+    depend on besides the images, by flags' names, as JSON has it. The address, CPUs and GPUs are
+    those of `cluster`. The summary counts the rows of all parts.
+    """
+    settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
+    if not any(output.glob(rows.PARTS)):
+        rows.count_images(sources, output)  # A mistake is told before anything is written.
+    busy = f"--output={output}: another command is at it; wait for its end, or name another folder"
+    with locked(output / _LOCK, busy):
+        _begin(output, settings)
+        files = pq.read_metadata(output / _FILES)
+        parts = [_part(output, number) for number in range(files.num_row_groups)]
+        missing = [number for number, part in enumerate(parts) if not part.exists()]
+        count = sum(files.row_group(number).num_rows for number in missing)
+        there = len(parts) - len(missing)
+        log(
+            f"{files.num_rows} images in {len(parts)} parts"
+            + (f", {there} are there already" if there else "")
+        )
+        rate = ""
+        if missing:
+            root = rows.common_root(settings["images"])
+            worker = make_model, output.absolute(), root, batch_size
+            try:
+                with cli.Progress(count, "image", log) as progress:
+                    seconds = _score(missing, worker, address, cpus, gpus, progress, log)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt("interrupted; start again to go on") from error
+            rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second"
+        summary = rows.Summary()
+        for part in parts:
+            for row in pq.read_table(part, columns=list(rows.COLUMNS)).to_pylist():
+                summary.add(row)
+    log(f"{summary.anomalous} of {summary.scored} images anomalous{rate}")
+    log(f"written to {output / rows.PARTS}")
+    return summary
+
+
+def _part(output, number):
+    return output / f"part-{number:05d}.parquet"
+
+
+def _begin(output, settings):
+    """Writes the list of files, unless this very job has been begun before."""
+    try:
+        earlier = json.loads((output / rows.JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = {}
+    if earlier == settings:
+        return
+    if any(output.glob(rows.PARTS)):
+        others = [f"--{name}" for name in settings if earlier.get(name) != settings[name]]
+        raise UserError(
+            f"--output={output}: holds a prediction with other {', '.join(others)}; name another "
+            "folder"
+        )
+    paths = map(as_text, rows.find_images(settings["images"], output))
+    with (
+        replacing(output / _FILES) as temporary,
+        pq.ParquetWriter(temporary, _FILES_SCHEMA) as writer,
+    ):
+        while shard := list(itertools.islice(paths, SHARD)):
+            writer.write_table(pa.table({"path": shard}, _FILES_SCHEMA), row_group_size=SHARD)
+    with replacing(output / rows.JOB) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _score(missing, arguments, address, cpus, gpus, progress, log):
+    """Has Ray's workers write the parts that are missing; returns the seconds that takes."""
+    ray = cluster.start(address, "--ray")
+    try:
+        cpus, gpus, slots = cluster.share_out(ray, "worker", cpus, gpus)
+        workers = min(len(missing), slots)
+        log(f"{workers} workers, of {cpus:g} CPUs and {gpus:g} GPUs each")
+        began = time.perf_counter()
+        options = {"num_cpus": cpus, "num_gpus": gpus, "max_task_retries": _RETRIES}
+        actor = ray.remote(max_restarts=-1, **options)(Worker)
+        pool = ray.util.ActorPool([actor.remote(*arguments, cpus, gpus) for _ in range(workers)])
+        for count in pool.map_unordered(lambda one, number: one.write.remote(number), missing):
+            progress.update(count)
+            progress.tell()
+        return time.perf_counter() - began
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from error
+        raise  # a fault of the program
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"--ray: {1 + _RETRIES} workers were lost at one part ({cluster.reason(error)}); if "
+            "they lacked memory, take fewer by a larger --cpus_per_worker, or a smaller "
+            "--batch_size, and start again to go on"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+class Worker:
+    """An actor of Ray, which scores the files of parts and writes their rows."""
+
+    def __init__(self, make_model, output, root, batch_size, cpus, gpus):
+        self._make_model, self._output, self._root = make_model, output, root
+        self._batch_size, self._threads = batch_size, cluster.prepare_worker(cpus, gpus)
+
+    @functools.cached_property
+    def _model(self):
+        # Not made by the constructor: what is wrong there does not reach the user.
+        if not self._root.is_dir():
+            raise UserError(f"--images: there is no folder {self._root} on {platform.node()}")
+        return self._make_model()
+
+    def write(self, number: int) -> int:
+        """Writes a part; returns how many images it has."""
+        model, output = self._model, self._output
+        schema = _SCHEMA.append(pa.field("areas", _AREAS)) if rows.has_areas(model) else _SCHEMA
+        with cli.writing("--output", output):
+            with pq.ParquetFile(output / _FILES) as files:
+                paths = map(pathlib.Path, files.read_row_group(number)["path"].to_pylist())
+            options = self._root, self._batch_size, self._threads
+            batches = rows.score_files(paths, model, output, *options)
+            table = pa.Table.from_pylist(list(itertools.chain.from_iterable(batches)), schema)
+            with replacing(_part(output, number)) as temporary:
+                pq.write_table(table, temporary)
+        return len(table)
