@@ -18,7 +18,7 @@ from cutpaste_tf.data import decode
 from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import RunModel
-from cutpaste_tf.scoring.detector import Detector, Embedder
+from cutpaste_tf.scoring.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("load_once")
 
@@ -248,26 +248,6 @@ def test_several_sources_and_where_overlays_go(finished, images, tmp_path, predi
     for _ in range(2):
         assert predict("--maps", images=output, **usual).returncode == 0
         assert [row["path"] for row in read_rows(output)] == [str(output / "x.png")]
-
-
-def test_an_image_whose_features_are_not_finite_does_not_end_the_rest(
-    finished, images, tmp_path, predict, monkeypatch
-):
-    embed = Embedder.__call__
-
-    def overflow(self, prepared):
-        features = embed(self, prepared)
-        dark = prepared.stored.numpy().mean(axis=(1, 2, 3)) < 1
-        features["pool"][dark] = np.inf
-        return features
-
-    monkeypatch.setattr(Embedder, "__call__", overflow)
-    write_image(images / "2a.png", np.zeros([30, 30, 3], np.uint8))
-    (images / "b" / "broken.png").unlink()
-    done = predict(run=finished[0], images=images, output=tmp_path / "out")
-    assert_user_error(done, "1 of 7 images", "2a.png", "not finite")
-    table = read_rows(tmp_path / "out")
-    assert [row["score"] is None for row in table] == [False] * 3 + [True] + [False] * 3
 
 
 def test_help_answers_at_once_and_as_a_command():

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import scipy.spatial
 from conftest import IMAGE_RUN, PATCH_RUN, pattern, write_image
 from PIL import Image
 
@@ -22,11 +23,11 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
         detector = inspector._model(run).detector
         files = [str(path) for path in (query, *train)]
         images = pipeline.prepare(normal_split(files, files), detector.preparation)
-        embeddings = detector.embed(images).astype(np.float64)
-        difference = embeddings[1:] - embeddings[0]
-        if run == IMAGE_RUN:  # The plain distance of whitened embeddings.
-            difference = difference @ np.linalg.cholesky(detector.density.precision)
-        expected = np.linalg.norm(difference, axis=1)
+        embeddings, metric = detector.embed(images), {"metric": "euclidean"}
+        if run == IMAGE_RUN:
+            whitener = detector.fit.density.arrays["whitener"]
+            metric = {"metric": "mahalanobis", "VI": whitener @ whitener.T}
+        (expected,) = scipy.spatial.distance.cdist(embeddings[:1], embeddings[1:], **metric)
         order = np.argsort(expected)[:5]
         found = inspector.neighbours(inspector.inspect(run, str(query)))
         assert [name for _, name, _ in found] == [f"train/good/{train[i].name}" for i in order]
