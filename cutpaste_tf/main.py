@@ -10,10 +10,11 @@ finished is skipped. The values below are the defaults.
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cutpaste_tf import cli, data, run_folder
 from cutpaste_tf.config import Config
+from cutpaste_tf.data.split import Category
 from cutpaste_tf.files import UserError, say, warn
 
 # Nothing here imports TensorFlow before the flags are checked: --help and mistakes answer at once.
@@ -24,69 +25,75 @@ def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     runs = cli.parse_runs(arguments, __doc__)
     with cli.writing("--workdir", runs[0].workdir):
-        do_runs(runs)
-
-
-def do_runs(runs: Sequence[Config]) -> None:
-    """Does what is not finished of some runs, and prints a summary of several."""
-    states = [run_folder.state(config) for config in runs]
-    categories = {}
-
-    def load(config):
-        if config.category not in categories:
-            categories[config.category] = data.load(config)
-        return categories[config.category]
-
-    for config, state in zip(runs, states, strict=True):
-        run_folder.check_images(config, state, load)
-    results = []
-    with contextlib.ExitStack() as all_locks:
-        # All at once: who comes to a run hours later must not find another command at it.
-        locks = [all_locks.enter_context(contextlib.ExitStack()) for _ in runs]
-        for config, state, lock in zip(runs, states, locks, strict=True):
-            if state != "finished":
-                lock.enter_context(run_folder.locked(config))
-        for config, state, lock in zip(runs, states, locks, strict=True):
-            if state == "finished":
-                results.append(run_folder.finished_results(config))
-                continue
-            from cutpaste_tf.run import run
-
-            with lock:
-                results.append(run.train_and_evaluate(config, load(config)))
+        results = do_runs(runs)
     if len(results) > 1:
         print_summary(results, runs)
 
 
+def do_runs(runs: Sequence[Config]) -> list[dict]:
+    """Trains and evaluates what is not finished of some runs; returns the results of all."""
+    states, load = check(runs)
+    results = []
+    with contextlib.ExitStack() as locks:
+        # All at once: who comes to a run hours later must not find another command at it.
+        for config, state in zip(runs, states, strict=True):
+            if state != "finished":
+                locks.enter_context(run_folder.locked(config))
+        for config, state in zip(runs, states, strict=True):
+            if state == "finished":
+                results.append(run_folder.finished_results(config))
+            else:
+                from cutpaste_tf.run import run
+
+                results.append(run.train_and_evaluate(config, load(config)))
+    return results
+
+
+def check(runs: Sequence[Config]) -> tuple[list[str], Callable[[Config], Category]]:
+    """Checks that runs that were begun have the same settings and images now.
+
+    Returns the states of the runs, and what loads a run's images, those of a category once.
+    """
+    states = [run_folder.state(config) for config in runs]
+    categories = {}
+
+    def load(config):
+        key = config.dataset, config.data_dir, config.category
+        if key not in categories:
+            categories[key] = data.load(config)
+        return categories[key]
+
+    for config, state in zip(runs, states, strict=True):
+        run_folder.check_images(config, state, load)
+    return states, load
+
+
 def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
-    """Prints a line for each of several runs, their mean, and each category's ensemble."""
+    """Prints a line for each of several runs, for each category's ensemble, and their mean."""
     from cutpaste_tf.scoring import metrics
 
     def percent(value):
         return "     -" if value is None else f"{100 * value:6.1f}"
 
+    names = ("image_auroc", "untrained_image_auroc")
     say(f"{'category':20s} {'seed':>4s}  AUROC  before training")
-    for r in results:
-        say(
-            f"{r['category']:20s} {r['seed']:4d} {percent(r['image_auroc'])} "
-            f"    {percent(r['untrained_image_auroc'])}"
-        )
-    seeds = {}
-    for config in runs:
-        seeds.setdefault(config.category, []).append(config.run_dir)
-    for category, run_dirs in seeds.items():
+    for one in results:
+        auroc, untrained = (percent(one[name]) for name in names)
+        say(f"{one['category']:20s} {one['seed']:4d} {auroc}     {untrained}")
+    for category in dict.fromkeys(config.category for config in runs):
+        run_dirs = [config.run_dir for config in runs if config.category == category]
         try:
             averaged = run_folder.ensemble_scores(run_dirs) if len(run_dirs) > 1 else None
-        except UserError as error:  # The runs stand for themselves all the same.
+        except UserError as error:  # The runs are good without it.
             warn(f"warning: no ensemble: {error}")
             continue
         if averaged is not None:
             say(f"{category:20s}  all {percent(metrics.image_auroc(*averaged))}     (ensemble)")
-    known = [r for r in results if r["image_auroc"] is not None]
-    if known:
-        measured = [[r[n] for r in known] for n in ("image_auroc", "untrained_image_auroc")]
-        mean = [percent(None if None in some else sum(some) / len(some)) for some in measured]
-        say(f"{'mean':20s}      {mean[0]}     {mean[1]}")
+    measured = [one for one in results if one["image_auroc"] is not None]
+    if measured:
+        columns = [[one[name] for one in measured] for name in names]
+        means = [percent(None if None in x else sum(x) / len(x)) for x in columns]
+        say(f"{'mean':20s}      {means[0]}     {means[1]}")
 
 
 if __name__ == "__main__":

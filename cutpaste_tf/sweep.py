@@ -4,9 +4,9 @@
 
 Each run of each experiment is one of `cutpaste_tf.main`'s, in WORKDIR/EXPERIMENT/CATEGORY/seed_N,
 with what it prints in `log.txt` there. Flags of `main` hold for all runs: `--category=bottle,screw
---seed=0,1` takes a part of a table, `--steps=800` shortens it, but for runs whose row in the paper
-that flag makes, such as Table 7's numbers of epochs. Ray shares the machine out, or the
-cluster that `--ray_address` names; its machines need cutpaste-tf and see the same folders.
+--seed=0,1` takes a part of a table; `--steps=800` shortens all runs but those that the paper's
+table compares by their steps. Ray shares out this machine, or the cluster at `--ray_address`, whose
+machines need cutpaste-tf and see the same folders.
 
 What was interrupted is resumed, what is finished is skipped; so Ctrl-C loses an epoch at most.
 `python -m cutpaste_tf.report --workdir=DIR --table=1` shows what has been reached.
@@ -23,13 +23,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from cutpaste_tf import choices, cli, cluster, data, run_folder
+from cutpaste_tf import choices, cli, cluster
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError, say, warn
+from cutpaste_tf.main import check, do_runs
 from cutpaste_tf.report import paper
 
 LOG = "log.txt"
-_LINE_SECONDS = 60.0  # between lines of a log file in which nothing ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,88 +64,66 @@ def _parser():
     add("--workdir", default="runs/sweep", help="where the runs go; default %(default)s")
     add("--ray_address", help="a Ray cluster's address; without, this machine alone")
     cluster.add_flags(parser, "run")
-    parser.add(
-        "retries", choices.whole(0), "tries after a failure; default 2", parse=int, default=2
-    )
+    tries = "tries after a failure; default 2"
+    parser.add("retries", choices.whole(0), tries, parse=int, default=2)
     return parser
 
 
 def listing() -> str:
     """Returns the experiments by table, each with its command line."""
     lines = []
-    for table, of_table in paper.EXPERIMENTS.items():
+    for table, rows in paper.EXPERIMENTS.items():
         lines.append(f"{table}:")
-        for experiment in of_table:
+        for experiment in rows:
             flags = " ".join([f"--flagfile=experiments/{experiment.flagfile}", *experiment.flags])
             lines.append(f"  {experiment.name}: python -m cutpaste_tf.main {flags}")
     return "\n".join(lines) + "\n"
 
 
 def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[Job]:
-    """Finds the runs of experiments, with flags of `main` that hold for all.
+    """Finds the runs of experiments, with flags of `main` for all of them.
 
-    What makes an experiment the one it is, such as the learning rate of Table 7's, stays. Seed
-    comes after seed, so that a sweep that is stopped has whole tables of fewer seeds.
+    They do not override what an experiment is about, such as the learning rate of one of Table 7's.
+    A seed's runs come before the next one's: a sweep that is stopped has tables of fewer seeds.
     """
     jobs = []
     for experiment in paper.choose(names):
-        folder = pathlib.Path(workdir) / experiment.name
-        argv = [
-            f"--flagfile={paper.find_flagfile(experiment)}",
-            *flags,
-            *experiment.flags,
-            f"--workdir={folder}",
-        ]
-        configs = cli.parse_runs(argv)
+        flagfile = f"--flagfile={paper.find_flagfile(experiment)}"
+        folder = f"--workdir={pathlib.Path(workdir) / experiment.name}"
+        configs = cli.parse_runs([flagfile, *flags, *experiment.flags, folder])
         jobs += [Job(experiment.name, config) for config in configs]
     return sorted(jobs, key=lambda job: job.config.seed)
 
 
 def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     """Runs jobs on Ray, by the command's arguments; returns the exit status, 0 or 1."""
-    states = [run_folder.state(job.config) for job in jobs]
-    categories = {}
-
-    def load(config):
-        place = config.dataset, config.data_dir, config.category
-        if place not in categories:
-            categories[place] = data.load(config)
-        return categories[place]
-
-    for job, state in zip(jobs, states, strict=True):
-        run_folder.check_images(job.config, state, load)
+    states, _ = check([job.config for job in jobs])
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
     finished = len(jobs) - len(left)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
+    report = f"python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N"
     if not left:
-        say(f"{counts}; see python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N")
+        say(f"{counts}; see {report}")
         return 0
     ray = cluster.start(arguments.ray_address, "--ray_address")
     try:
         cpus, gpus, slots = cluster.share_out(
             ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
         )
-        for job in left:
-            with run_folder.locked(job.config):  # makes its folder, which all workers must see
-                pass
+        with cli.writing("--workdir", arguments.workdir):
+            for job in left:  # All workers must see the folders.
+                job.config.run_dir.mkdir(parents=True, exist_ok=True)
         say(f"{counts}, {min(slots, len(left))} at a time")
         # Each run has a process of its own, which gives all memory back at its end.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
         train = ray.remote(max_retries=arguments.retries, retry_exceptions=True, **options)(_train)
-        texts = [job.config.to_json() for job in left]
-        running = {
-            train.remote(text, os.getcwd(), cpus, gpus): job
-            for text, job in zip(texts, left, strict=True)
-        }
+        running = {train.remote(job.config.to_json(), os.getcwd(), cpus, gpus): job for job in left}
         failed = _watch(ray, running)
     finally:
         ray.shutdown()
     for job, error in failed:
         warn(f"failed: {job}: {error} ({job.config.run_dir / LOG})")
-    say(
-        f"{len(jobs) - len(failed)} of {len(jobs)} runs finished; see python -m cutpaste_tf.report "
-        f"--workdir={arguments.workdir} --table=N"
-    )
+    say(f"{len(jobs) - len(failed)} of {len(jobs)} runs finished; see {report}")
     return 1 if failed else 0
 
 
@@ -160,13 +138,9 @@ def _train(text, folder, cpus, gpus):
         return f"{platform.node()}: {error.filename}: {error.strerror}"
     with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            with cli.writing("--workdir", config.workdir), run_folder.locked(config):
-                if run_folder.state(config) == "finished":
-                    return run_folder.finished_results(config)
-                from cutpaste_tf.run import run
-
-                return run.train_and_evaluate(config, data.load(config))
-        except UserError as error:  # Trying again would be of no use.
+            with cli.writing("--workdir", config.workdir):
+                return do_runs([config])[0]
+        except UserError as error:  # Another try would not help.
             print(f"error: {error}")
             return str(error)
         except Exception:
@@ -177,7 +151,7 @@ def _train(text, folder, cpus, gpus):
 def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
     """Waits for all runs; returns what failed and why."""
     running, failed = dict(running), []
-    with cli.Progress(len(running), "run", say, seconds=_LINE_SECONDS) as progress:
+    with cli.Progress(len(running), "run", say, seconds=60.0) as progress:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
             progress.tell("training")
@@ -191,13 +165,11 @@ def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
                 if isinstance(outcome, str):
                     failed.append((job, outcome))
                     progress.say(f"{job}: failed: {outcome}")
+                elif outcome["image_auroc"] is None:
+                    progress.say(f"{job}: not measurable")
                 else:
-                    progress.say(f"{job}: {_percent(outcome['image_auroc'])}")
+                    progress.say(f"{job}: image AUROC {100 * outcome['image_auroc']:.1f}")
     return failed
-
-
-def _percent(auroc):
-    return "not measurable" if auroc is None else f"image AUROC {100 * auroc:.1f}"
 
 
 if __name__ == "__main__":

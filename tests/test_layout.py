@@ -8,7 +8,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "cutpaste_tf"
 # From top to bottom. A room is a module or a package; what it imports lies below it.
 ROOMS = (
-    "main", "sweep", "app", "export", "predict", "figures", "doctor", "refit",
+    "sweep", "main", "app", "export", "predict", "figures", "doctor", "refit",
     "run",
     "train", "report",
     "scoring",
