@@ -17,11 +17,9 @@ __all__ = ["Detector", "make_views"]
 __version__ = "0.2.0"
 
 # TensorFlow leaves oneDNN off on AMD processors, where it makes a training step up to 3.5 times
-# faster. The variable is only read when TensorFlow is imported, so it is set here, before that;
-# a value that the user has set stays.
+# faster. It reads the variable when it is imported; a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-# No library tells its makers of its use, or asks them for a newer version. They read this when they
-# are imported, so it is set wherever the package is, before them.
+# No library tells its makers of its use, or asks them for a newer version.
 os.environ.update(
     ORT_DISABLE_TELEMETRY="1",
     RAY_USAGE_STATS_ENABLED="0",

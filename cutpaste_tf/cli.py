@@ -22,13 +22,8 @@ from cutpaste_tf import choices
 from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag, from_flag
 from cutpaste_tf.files import UserError, escaped, read_lines, warn
 
-_DISK_FAULTS = tuple(
-    os.strerror(code)
-    for code in (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),
-        *(errno.EACCES, errno.EFBIG, errno.EIO),
-    )
-)
+_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+_DISK_FAULTS = tuple(map(os.strerror, _CODES))
 _HELP = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=36, width=100)
 
 
@@ -36,10 +31,8 @@ def command(interrupted: str = "interrupted") -> Callable:
     """Makes a command's `main` of a function of its flags, which returns an exit status or None.
 
     `main` takes sys.argv by default and returns the exit status: 2 after a user's mistake, which is
-    one line on stderr, and 130 after Ctrl-C.
-
-    Args:
-      interrupted: the line after Ctrl-C, unless the KeyboardInterrupt has one of its own.
+    one line on stderr; 130 after Ctrl-C, which prints the line `interrupted`, unless the
+    KeyboardInterrupt has one of its own.
     """
 
     def decorate(work: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
@@ -66,21 +59,20 @@ def command(interrupted: str = "interrupted") -> Callable:
 
 
 def _prepare_streams():
-    # A service of Windows has none of the two, and libraries write to them all the same.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    # Names of files may hold what a terminal cannot show; see `files.as_text`.
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        # A service of Windows has neither, and libraries write to them all the same.
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        # Names of files may hold what a terminal cannot show; see `files.as_text`.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
 
 
 def _flush_streams():
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
-            # Python flushes its output once more at its end, and must not stumble again.
+        except OSError:  # Python flushes once more at its end, and must not stumble again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -90,8 +82,7 @@ def prepare_libraries() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # Pillow warns of large images, of palettes, of tags; the commands say what is wrong with one.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Matplotlib says that it looks for fonts, and the like.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It tells that it looks for fonts.
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,16 +165,8 @@ def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> I
 def parse_runs(arguments: Sequence[str], description: str | None = None) -> list[Config]:
     """Parses `main`'s flags into the settings of the runs that they ask for.
 
-    Args:
-      arguments: the flags.
-      description: what --help begins with.
-
-    Returns:
-      One `Config` for each category and seed, in the order given; the categories exist.
-
-    Raises:
-      UserError: for an unknown flag or category, a value that is not allowed, a missing folder.
-      SystemExit: with status 0, after --help.
+    Returns one `Config` for each category, which exists, and each seed, in the order given. --help,
+    which begins with the description, raises SystemExit.
     """
     parser = Parser("main", description, usage="%(prog)s [--flagfile=FILE] [--FLAG=VALUE ...]")
     for group, meaning in GROUPS.items():
@@ -239,13 +222,9 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
     """Makes a UserError of a disk that is full or may not be written, naming a folder's flag."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        reason = disk_fault(error)
-        if reason is None and isinstance(error, OSError):
-            reason = None if isinstance(error, ConnectionError) else error.strerror
-        if reason is None:
+        reason = disk_fault(error) or (error.strerror if isinstance(error, OSError) else None)
+        if reason is None or isinstance(error, (UserError, ConnectionError)):
             raise
         raise UserError(
             f"{flag}={folder}: cannot be written ({reason}); make room or mend its permissions, "
@@ -276,14 +255,9 @@ def disk_fault(error: Exception) -> str | None:
 
 
 class Progress:
-    """How far a command is: a bar in a terminal; in a log a line each `seconds`.
+    """How far a command is: a bar in a terminal; elsewhere a line to `log` every few seconds.
 
-    Args:
-      total: how many units of work there are.
-      unit: what they are, such as "image".
-      log: takes a line.
-      done: how many are done already.
-      seconds: between two lines of a log.
+    There are `total` units of work, such as "image"s, of which some may be done already.
     """
 
     def __init__(
@@ -317,7 +291,7 @@ class Progress:
         self._bar.update(count)
 
     def tell(self, text: str = "", *, now: bool = False) -> None:
-        """Shows a text beside the bar; in a log if it is time for a line, or `now`."""
+        """Shows a text beside the bar; in the log if it is time for a line, or `now`."""
         self._bar.set_postfix_str(escaped(text))
         if self._bar.disable and (now or time.monotonic() - self._last >= self._seconds):
             self.say(text)

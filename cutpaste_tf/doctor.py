@@ -57,12 +57,6 @@ def facts(data_dir: str = "") -> dict[str, str]:
         "extras": ", ".join(x for x, name in _EXTRAS.items() if importlib.util.find_spec(name)),
         "ImageNet weights of B0 to B7": ", ".join(_keras_weights()) or f"none in {_keras_home()}",
     }
-    for gpu in tf.config.list_physical_devices("GPU"):
-        details = tf.config.experimental.get_device_details(gpu)
-        capability = ".".join(map(str, details.get("compute_capability", ())))
-        result[gpu.name.removeprefix("/physical_device:")] = (
-            f"{details.get('device_name', 'a GPU')}, compute capability {capability or 'unknown'}"
-        )
     if data_dir:
         with contextlib.suppress(UserError):  # It is one of the problems.
             result["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"

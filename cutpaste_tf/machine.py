@@ -1,9 +1,12 @@
-"""The machine: what it computes on, and which versions are on it."""
+"""The machine: what it computes on, and the versions of what computes."""
 
+import importlib.metadata
 import os
 import platform
 
-_PACKAGES = ("cutpaste-tf", "tensorflow", "keras", "scikit-learn", "numpy")
+import cutpaste_tf
+
+_PACKAGES = ("tensorflow", "keras", "scikit-learn", "numpy")
 
 
 def device() -> str:
@@ -25,12 +28,5 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     """Returns the versions of what the result depends on."""
-    import importlib.metadata
-
-    result = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            result[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
-            result[name] = "unknown"
-    return result
+    versions = {"python": platform.python_version(), "cutpaste-tf": cutpaste_tf.__version__}
+    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
