@@ -1,7 +1,6 @@
-"""A run's folder: what a run leaves, WORKDIR/CATEGORY/seed_N, is written and read here alone.
+"""A run's folder, WORKDIR/CATEGORY/seed_N: only this module writes and reads the files in it.
 
-A file that was altered since is refused by its SHA-256. Nothing here imports TensorFlow, unless the
-data set does.
+A file that was altered is refused by its SHA-256. Only some data sets need TensorFlow here.
 """
 
 import contextlib
@@ -51,10 +50,10 @@ def state(config: Config) -> str:
     if not (run_dir / CONFIG).is_file():
         return "new"
     earlier = Config.load(run_dir)
-    for name in config.differences(earlier):
+    if differences := config.differences(earlier):
         raise UserError(
-            f"{run_dir}: holds a run with {earlier.flag(name)}, not "
-            f"{config.flag(name)}; name another --workdir or remove it"
+            f"{run_dir}: holds a run with {earlier.flag(differences[0])}, not "
+            f"{config.flag(differences[0])}; name another --workdir or remove it"
         )
     if not (run_dir / RESULTS).is_file():
         return "interrupted"
@@ -133,8 +132,7 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
     if earlier == "finished" and "refit" in read_results(config.run_dir):
         return
     try:
-        category = load(config)
-        problem = None
+        category, problem = load(config), None
         if has_trained(config):
             problem = _first_change(config.run_dir, _read_json(config.run_dir / IMAGES), category)
     except UserError as error:
@@ -192,14 +190,21 @@ def _first_change(run_dir, recorded, category):
         then, now = recorded[part], dict(_named_files(split))
         for name in {**now, **then}:
             if name not in then:
-                return f"{run_dir}: was begun with other images: {name} is new"
-            if name not in now:
-                return f"{run_dir}: was begun with other images: {name} is gone"
-            # The content of files that were copied or touched, and of arrays, has to be read.
-            *stamp, content = then[name]
-            if (None in stamp or stamp != _stamp(now[name])) and content != _content(now[name]):
-                return f"{run_dir}: was begun with other images: {name} has changed"
+                change = "is new"
+            elif name not in now:
+                change = "is gone"
+            elif not _is_same(now[name], *then[name]):
+                change = "has changed"
+            else:
+                continue
+            return f"{run_dir}: was begun with other images: {name} {change}"
     return None
+
+
+def _is_same(file, size, time, content):
+    """Whether a file or array is as `write_settings` has recorded it."""
+    # The content of files that were copied or touched, and of arrays, has to be read.
+    return (size is not None and [size, time] == _stamp(file)) or content == _content(file)
 
 
 def _named_files(split):
@@ -261,10 +266,10 @@ def read_results(run_dir: str | os.PathLike) -> dict:
 def finished_results(config: Config) -> dict:
     """Reads a finished run's results, and prints that it is skipped."""
     results = read_results(config.run_dir)
-    rate, stays = results["false_positive_rate"], ""
+    rate, note = results["false_positive_rate"], ""
     if rate != config.false_positive_rate:
-        stays = f"; its threshold stays that of --false_positive_rate={rate:g}"
-    say(f"{config.run_dir}: finished already, skipped{stays}")
+        note = f"; its threshold stays that of --false_positive_rate={rate:g}"
+    say(f"{config.run_dir}: finished already, skipped{note}")
     return results
 
 
