@@ -1,5 +1,7 @@
 """A run's pictures: figures/, and what TensorBoard shows of its evaluation."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -8,7 +10,7 @@ from cutpaste_tf import cli
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.data.preparation import mask_of_size
+from cutpaste_tf.data.preparation import mask_of_size, resize_map
 from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.draw import figures, projector
 from cutpaste_tf.run.results import stage_names
@@ -29,25 +31,21 @@ def draw_figures(
     untrained: Evaluation | None,
 ) -> None:
     """Draws a run's figures into figures/ and TensorBoard; one that cannot be is a warning."""
-    title = _title(config)
-    labels, scores = test_split.labels, trained.test.scores
+    labels, scores, maps = test_split.labels, trained.test.scores, trained.test.maps
     measurable = 0 < labels.sum() < len(labels)
 
     def augmentations():
         by_class = views.gallery(train_images, config, _VIEWS).numpy()
-        names = [cls.name for cls in proxy.TASKS[config.task]]
-        return figures.gallery(by_class, names, title)
+        names = [one.name for one in proxy.TASKS[config.task]]
+        return figures.gallery(by_class, names, title(config))
 
     def most_and_least_anomalous():
         order = np.argsort(-scores, kind="stable")
-        count = min(_EXTREMES, len(order))
-        shown = np.concatenate([order[:count], order[::-1][:count]])
+        shown = np.union1d(order[:_EXTREMES], order[-_EXTREMES:])
+        images, masks = _images_and_masks(test_split, test_images, shown)
+        kinds = [test_split.defect_types[i] for i in shown]
         return figures.extremes(
-            *_pictures_and_masks(test_split, test_images, shown),
-            labels[shown],
-            [test_split.defect_types[i] for i in shown],
-            scores[shown],
-            title,
+            images, masks, labels[shown], kinds, scores[shown], title(config), _EXTREMES
         )
 
     def roc():
@@ -55,20 +53,18 @@ def draw_figures(
         stages = {after: scores} if config.steps else {before: scores}
         if config.steps and untrained is not None:
             stages[before] = untrained.test.scores
-        return figures.roc_curve(labels, stages, title)
+        return figures.roc_curve(labels, stages, title(config))
 
     wanted = {"augmentations": augmentations}
     if len(labels):
-        wanted["score_histogram"] = lambda: figures.score_histogram(labels, scores, title)
+        wanted["score_histogram"] = lambda: figures.score_histogram(labels, scores, title(config))
         wanted["most_and_least_anomalous"] = most_and_least_anomalous
-        if trained.test.maps is not None:
-            wanted["localization"] = lambda: localization_figure(
-                config, test_split, test_images, trained.test.maps
-            )
+        if maps is not None:
+            by_name = {figures.MAP_NAMES[config.maps]: maps}
+            wanted["localization"] = lambda: localization(test_split, by_name, title(config))
     if measurable:
         wanted["roc"] = roc
-    folder = config.run_dir / "figures"
-    drawn = {}
+    folder, drawn = config.run_dir / "figures", {}
     with figures.drawing():
         for name, draw in wanted.items():
             path = folder / f"{name}.png"
@@ -76,7 +72,7 @@ def draw_figures(
                 folder.mkdir(exist_ok=True)
                 draw().savefig(path, dpi=100)
                 drawn[name] = path
-    events = config.run_dir / "tensorboard" / "evaluation"
+    events = _events(config)
     with (
         cli.faults_as_warnings(f"{events}: not written"),
         tf.summary.create_file_writer(str(events)).as_default(),
@@ -89,32 +85,39 @@ def draw_figures(
             tf.summary.scalar("final_image_auroc", auroc, config.steps)
 
 
-def localization_figure(
-    config: Config, test_split: Split, test_images: pipeline.Images, maps: Maps
+def localization(
+    split: Split, maps: Mapping[str, Maps], heading: str, count: int = _LOCALIZED
 ) -> Figure:
-    """Draws test images, spread over the types of defect, with their masks and anomaly maps."""
-    shown = test_split.examples(_LOCALIZED)
-    values = maps.read(shown)
-    # One scale for all: from what is usual on normal pixels to nearly the largest.
-    normal = np.flatnonzero(test_split.labels == 0)[:_LOCALIZED]
-    low = np.median(maps.read(normal)) if len(normal) else np.median(values)
-    high = np.quantile(values, 0.999)
-    name = figures.MAP_NAMES[config.maps]
-    return figures.localization(
-        *_pictures_and_masks(test_split, test_images, shown),
-        {name: (test_images.without_border(values, shown), low, high)},
-        _title(config),
-    )
+    """Draws `count` test images, spread over the types of defect, with masks and anomaly maps.
+
+    The maps are of all images of the split, by the method's name.
+    """
+    shown, normal = split.examples(count), np.flatnonzero(split.labels == 0)[:count]
+    images, masks = _images_and_masks(split, next(iter(maps.values())).images, shown)
+    scaled = {}
+    for name, of_method in maps.items():
+        values = of_method.read(shown)
+        # One scale for all images: from what is usual on normal pixels to nearly the largest.
+        low = np.median(of_method.read(normal) if len(normal) else values)
+        own = of_method.images.without_border(values, shown)
+        own = [resize_map(x, image.shape[:2]) for x, image in zip(own, images, strict=True)]
+        scaled[name] = own, low, np.quantile(values, 0.999)
+    return figures.localization(images, masks, scaled, heading)
 
 
-def _pictures_and_masks(split, images, shown):
-    """Test images without their border, and their masks at the images' own size."""
+def _images_and_masks(split, images, shown):
+    """Some images without their border, and their masks at the images' own size."""
     masks = [mask_of_size(split.masks[i], images.own_size(i)) for i in shown]
     return images.without_border(images.canvases(shown), shown), masks
 
 
-def _title(config):
+def title(config: Config) -> str:
+    """Returns what a run is called in figures."""
     return f"{config.category}, {config.task}, seed {config.seed}"
+
+
+def _events(config):
+    return config.run_dir / "tensorboard" / "evaluation"
 
 
 @cli.faults_as_warnings("TensorBoard's embeddings: not written")
@@ -124,32 +127,29 @@ def show_embeddings(
     train_images: pipeline.Images,
     test_images: pipeline.Images,
     evaluation: Evaluation,
-    normal_scores: np.ndarray,
+    normal_scores: Sequence[float],
 ) -> None:
     """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
 
-    What hinders it is a warning. Training images are left out of a patch model, which never holds
-    what its density is fitted to. There may be no normal scores.
+    Training images of a patch model are left out: it never holds their embeddings. There may be no
+    normal scores.
     """
     name, test, fit = config.features, evaluation.test, evaluation.fit
     parts = [("test", category.test, test_images, test.features[name], test.scores)]
     if fit.features:
         scores = normal_scores if len(normal_scores) else [""] * len(category.train)
-        train = ("train", category.train, train_images, fit.features[name], scores)
-        parts.append(train)
-    total = sum(len(split) for _, split, *_ in parts)
-    columns = {"type": [], "label": [], "split": [], "score": [], "path": []}
-    embeddings, pictures = [], []
+        parts.append(("train", category.train, train_images, fit.features[name], scores))
+    total = max(sum(len(split) for _, split, *_ in parts), projector.MOST)
+    rows, embeddings, pictures = [], [], []
     for part, split, images, features, scores in parts:
-        chosen = split.spread(max(1, len(split) * projector.MOST // max(total, projector.MOST)))
-        # An image of several tiles is where they are in the mean.
-        embeddings.append(features[chosen].mean(axis=1))
-        for i in chosen:
+        selected = split.spread(max(1, len(split) * projector.MOST // total))
+        # An image of several tiles is where these are in the mean.
+        embeddings.append(features[selected].mean(axis=1))
+        pictures += list(images.canvases(selected))
+        for i in selected:
             label = "anomalous" if split.labels[i] else "normal"
-            row = (split.defect_types[i], label, part, scores[i], split.names[i])
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-        pictures += list(images.canvases(chosen))
-    if pictures:
-        folder = config.run_dir / "tensorboard" / "evaluation"
-        projector.write(folder, np.concatenate(embeddings), columns, pictures)
+            rows.append((split.defect_types[i], label, part, scores[i], split.names[i]))
+    if rows:
+        names = ("type", "label", "split", "score", "path")
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        projector.write(_events(config), np.concatenate(embeddings), columns, pictures)

@@ -1,0 +1,161 @@
+"""The paper's Figures 2 to 6, drawn from finished runs.
+
+Each function takes the runs' folders, how many images to show, and where the images are now, if
+they have been moved; it returns a figure.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from cutpaste_tf import data
+from cutpaste_tf.augment import proxy
+from cutpaste_tf.choices import TEST_ANOMALIES
+from cutpaste_tf.config import Config
+from cutpaste_tf.data import pipeline
+from cutpaste_tf.data.preparation import Preparation
+from cutpaste_tf.data.split import Category
+from cutpaste_tf.draw import figures
+from cutpaste_tf.files import UserError
+from cutpaste_tf.run import pictures, synthetic_tests
+from cutpaste_tf.scoring.detector import Detector
+from cutpaste_tf.train import views
+
+_TASKS = ("cutout", "scar", "cutpaste", "cutpaste_scar")  # Figure 2's augmentations, in its order
+
+
+def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
+    """Draws images and augmented views of the normal ones (Figure 2); runs share `count` rows."""
+    rows, labels = [], []
+    names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _TASKS)]
+    for number, run in enumerate(runs):
+        detector, category = _load(run, data_dir)
+        # The first runs take what does not divide.
+        share = max(1, (count + len(runs) - 1 - number) // len(runs))
+        normal = category.train.subset(category.train.spread(share))
+        images = pipeline.prepare(normal, detector.preparation)
+        by_task = [_pasted(detector.config, images, task) for task in _TASKS]
+        anomalous = category.test.subset(np.flatnonzero(category.test.labels))
+        anomalous = anomalous.subset(anomalous.examples(share))
+        defects = pipeline.prepare(anomalous, detector.preparation)
+        defects = [*defects.canvases(range(defects.count)), *[None] * images.count]
+        for i, image in enumerate(by_task[0][0]):
+            rows.append([image, defects[i], *(by_class[-1][i] for by_class in by_task)])
+            labels.append("" if i else detector.config.category)
+    return figures.views_by_column(rows, names, labels)
+
+
+def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
+    """Draws t-SNE of at most `count` images' embeddings of each kind (Figure 3), a panel a run."""
+    panels = {}
+    for run in runs:
+        detector, category = _load(run, data_dir)
+        # Test images, which the network has not seen; their views differ by what is pasted alone.
+        test = category.test
+        normal, anomalous = (test.subset(np.flatnonzero(test.labels == label)) for label in (0, 1))
+        normal, anomalous = (
+            pipeline.prepare(split.subset(split.spread(count)), detector.preparation)
+            for split in (normal if len(normal) else category.train, anomalous)
+        )
+        kinds = dict(
+            zip(
+                ("normal", "CutPaste", "CutPaste-Scar"),
+                _pasted(detector.config, normal, "cutpaste_3way"),
+                strict=True,
+            )
+        )
+        kinds["anomaly"] = anomalous.canvases(range(anomalous.count))
+        title = pictures.title(detector.config)
+        panels[title if title not in panels else f"{title} ({run})"] = {
+            kind: detector.embed(pipeline.of_arrays(images, Preparation(detector.config.size)))
+            for kind, images in kinds.items()
+            if len(images)
+        }
+    return figures.embedding_maps(panels)
+
+
+def localization(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
+    """Draws test images, their masks and the anomaly maps of runs of one category (Figure 4)."""
+    maps, first = {}, None
+    for run in runs:
+        detector, category = _load(run, data_dir, tiles=True)
+        config = detector.config
+        if config.maps == "none":
+            raise UserError(f"--run={run}: makes no anomaly maps; train it with --maps")
+        if first is None:
+            first, test = config, category.test
+            if not len(test):
+                raise UserError(f"--run={run}: there are no test images to show")
+            normal = np.flatnonzero(test.labels == 0)[:count]
+            test = test.subset(np.union1d(test.examples(count), normal))
+        if (config.dataset, config.category) != (first.dataset, first.category):
+            raise UserError(
+                f"--run={run}: belongs to {config.dataset} {config.category}, the first run to "
+                f"{first.dataset} {first.category}"
+            )
+        name = figures.MAP_NAMES[config.maps]
+        alike = sum(other.startswith(name) for other in maps)
+        maps[f"{name} {alike + 1}" if alike else name] = detector.evaluate(test.images).maps
+    return pictures.localization(test, maps, first.category, count)
+
+
+def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
+    """Draws the views of all proxy tasks, a row for each class of view (Figure 5)."""
+    detector, category = _load(runs[0], data_dir)
+    normal = category.train.subset(category.train.spread(count))
+    images = pipeline.prepare(normal, detector.preparation)
+    config, rows = detector.config, {}
+    for task, classes in proxy.TASKS.items():
+        if task == "rotation" and len(set(config.input_shape)) > 1:  # It turns squares.
+            continue
+        by_class = views.gallery(images, config, images.count, task).numpy()
+        for one, row in zip(classes, by_class, strict=True):
+            rows.setdefault(one.name, row)
+    title = f"{config.category}: the proxy tasks' views"
+    return figures.gallery(np.stack(list(rows.values())), list(rows), title)
+
+
+def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
+    """Draws synthetic anomalies, a row for each kind (Figure 6)."""
+    detector, category = _load(runs[0], data_dir)
+    config, test = detector.config, category.test
+    normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
+    images = pipeline.prepare(normal, Preparation(config.size))
+    test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
+    by_kind = [anomalies.images.canvases(range(images.count)) for anomalies in test_sets.values()]
+    title = f"{config.category}: synthetic anomalies (mnist: {digits})"
+    return figures.gallery(np.stack(by_kind), list(test_sets), title)
+
+
+FIGURES = {
+    "2": proxy_views,
+    "3": embeddings,
+    "4": localization,
+    "5": proxy_tasks,
+    "6": synthetic_anomalies,
+}
+
+
+def _load(run: str, data_dir: str | None, *, tiles: bool = False) -> tuple[Detector, Category]:
+    """A run and its category's images; a UserError if it has tiles and the figure has none."""
+    detector = Detector.load(run)
+    config = detector.config
+    if config.tiles != (1, 1) and not tiles:
+        raise UserError(f"--run={run}: has --tiles, and the figure shows whole images")
+    return detector, data.load(dataclasses.replace(config, data_dir=data_dir or config.data_dir))
+
+
+def _pasted(config: Config, images: pipeline.Images, task: str) -> np.ndarray:
+    """A task's views of images that are not otherwise changed, uint8 [K, N, H, W, 3]."""
+    still = {"translation": 0.0, "view_jitter": (0.0,), "patch_size": 0}
+    settings = dataclasses.replace(views.view_settings(config), **still)
+    numbers = tf.range(images.count, dtype=tf.int64)
+    region = None if images.regions is None else images.regions_of(numbers)
+    seed = tf.constant([config.seed, 0], tf.int32)
+    drawn = proxy.draw_views(images.count, images.size, task, seed, settings, region)
+    by_class, _ = proxy.apply_views(images.read(numbers), drawn, task, settings)
+    by_class = np.round(255.0 * by_class.numpy()).astype(np.uint8)
+    return by_class.reshape(len(proxy.TASKS[task]), images.count, *by_class.shape[1:])
