@@ -1,6 +1,7 @@
 """EfficientNet: equal to keras.applications' own, its weights from files and Keras's cache."""
 
 import hashlib
+import types
 
 import h5py
 import keras
@@ -20,6 +21,10 @@ SHALLOW_NORMS = 2 + 7 * 3 - 1
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
+def norms(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).random((3, SIZE, SIZE, 3), np.float32)
@@ -32,12 +37,11 @@ def plain():
         include_top=False, weights=None, input_shape=(SIZE, SIZE, 3)
     )
     rng = np.random.default_rng(1)
-    for layer in model.layers:  # statistics as a trained network has them
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                positive = weight.name in ("gamma", "moving_variance")
-                low, high = (0.5, 1.5) if positive else (-0.2, 0.2)
-                weight.assign(rng.uniform(low, high, weight.shape))
+    for layer in norms(model):  # statistics as a trained network has them
+        for weight in layer.weights:
+            positive = weight.name in ("gamma", "moving_variance")
+            low, high = (0.5, 1.5) if positive else (-0.2, 0.2)
+            weight.assign(rng.uniform(low, high, weight.shape))
     return model
 
 
@@ -55,10 +59,9 @@ def expected_features(plain, images):
 
 
 def assert_same_features(model, plain, images):
+    features = model(images, training=False)
     for name, values in expected_features(plain, images).items():
-        np.testing.assert_allclose(
-            model(images, training=False)[name], values, rtol=1e-3, atol=1e-5
-        )
+        np.testing.assert_allclose(features[name], values, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", slow_but([".weights.h5", ".keras"], ".weights.h5"))
@@ -97,28 +100,24 @@ def test_imagenet_weights_come_from_kerass_cache_with_their_own_scaling(
     variance.assign(np.ones(3))
     digest = hashlib.md5(file.read_bytes()).hexdigest()
     monkeypatch.setitem(keras_efficientnet.WEIGHTS_HASHES, "b0", ("", digest))
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(keras_efficientnet.file_utils, "config", FakeConfig(tmp_path))
+    keras_home(tmp_path, monkeypatch)
     model = efficientnet("efficientnet_b0", SIZE, imagenet=True, seed=5)
     assert_same_features(model, plain, images)
 
 
-class FakeConfig:
-    """Keras reads KERAS_HOME when it is imported; this is its later word."""
-
-    def __init__(self, home):
-        self.keras_home = lambda: str(home)
+def keras_home(folder, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(folder))
+    # Keras has read KERAS_HOME when it was imported.
+    config = types.SimpleNamespace(keras_home=lambda: str(folder))
+    monkeypatch.setattr(keras_efficientnet.file_utils, "config", config)
 
 
 def test_what_to_fetch_where_the_download_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(keras_efficientnet, "BASE_WEIGHTS_PATH", "file:///nowhere/")
-    monkeypatch.setattr(keras_efficientnet.file_utils, "config", FakeConfig(tmp_path))
-    with pytest.raises(UserError) as raised:
+    keras_home(tmp_path, monkeypatch)
+    address = "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5"
+    with pytest.raises(UserError, match=f"--weights=imagenet: {address}.*/models/efficientnetb0_"):
         efficientnet("efficientnet_b0", SIZE, imagenet=True)
-    message = str(raised.value)
-    assert "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5" in message
-    assert "models/efficientnetb0_notop.h5" in message
-    assert "--weights=imagenet" in message
 
 
 def test_initial_weights_are_the_seeds(shallow_efficientnet):
@@ -143,13 +142,8 @@ def test_mixed_precision_keeps_features_in_float32(shallow_efficientnet):
 def test_batch_statistics_are_of_all_devices_where_asked(shallow_efficientnet):
     for synchronized in (False, True):
         model = efficientnet("efficientnet_b0", 32, synchronized=synchronized)
-        norms = [
-            layer
-            for layer in model.get_layer("trunk").layers
-            if isinstance(layer, keras.layers.BatchNormalization)
-        ]
-        assert len(norms) == SHALLOW_NORMS
-        assert {layer.synchronized for layer in norms} == {synchronized}
+        flags = [layer.synchronized for layer in norms(model.get_layer("trunk"))]
+        assert flags == [synchronized] * SHALLOW_NORMS
 
 
 def test_stochastic_depth_is_kerass_for_b0_to_b7_and_none_for_lite():

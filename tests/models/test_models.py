@@ -19,23 +19,15 @@ def test_resnet18_has_its_published_number_of_parameters():
     assert trainable == 11_689_512 - 513_000
 
 
-@pytest.mark.parametrize(("stem", "last"), [("large", 2), ("small", 8)])
-def test_stems_reduce_as_they_say(stem, last):
-    model = resnet.resnet18(64, width=0.125, stem=stem)
-    assert model.get_layer("conv5_block2_out").output.shape[1:] == (last, last, 64)
-    assert model.output["pool"].shape == (None, 64)
-
-
-def test_width_multiplies_channels():
-    assert resnet.resnet18(32, width=0.25).output["pool"].shape == (None, 128)
-    assert resnet.resnet18(32, width=2.0).output["pool"].shape == (None, 1024)
-
-
-def test_pool_is_the_average_over_space_of_the_last_block():
-    model = resnet.resnet18(64, width=0.125)
-    inner = keras.Model(model.input, model.get_layer("conv5_block2_out").output)
+@pytest.mark.parametrize(
+    ("stem", "width", "last"), [("large", 0.125, 2), ("large", 2.0, 2), ("small", 0.125, 8)]
+)
+def test_pool_is_the_average_over_the_last_block_as_the_stem_and_the_width_say(stem, width, last):
+    model = resnet.resnet18(64, width=width, stem=stem)
+    block = model.get_layer("conv5_block2_out").output
+    assert block.shape[1:] == (last, last, 512 * width)
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
-    expected = inner(images).numpy().mean((1, 2))
+    expected = keras.Model(model.input, block)(images).numpy().mean((1, 2))
     np.testing.assert_allclose(model(images)["pool"], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -53,13 +45,9 @@ def test_batch_normalisation_follows_the_companion_code():
 def test_what_has_a_stride_is_padded_on_all_sides_alike(stem, size):
     """As in the companion code and in torchvision, whose weights are of no use otherwise."""
     model = resnet.resnet18(size, width=0.25, stem=stem)
-    names = ["stem_conv", "stem_relu", "conv2_block2_out"]
-    strided = [f"conv{stage}_block1_1_conv" for stage in (3, 4, 5)]
-    blocks = [f"conv{stage}_block2_out" for stage in (3, 4)]
-    pooled = ["stem_pool"] if stem == "large" else []
-    outputs = {n: model.get_layer(n).output for n in (*names, *strided, *blocks, *pooled)}
     images = np.random.default_rng(0).random((2, size, size, 3), np.float32)
-    found = keras.Model(model.input, outputs)(images)
+    outputs = {layer.name: layer.output for layer in model.layers}
+    outputs = keras.Model(model.input, outputs)(images)
 
     def convolved(x, name, stride):
         kernel = model.get_layer(name).kernel.value
@@ -68,14 +56,15 @@ def test_what_has_a_stride_is_padded_on_all_sides_alike(stem, size):
 
     scaled = (images - 0.5) / 0.25
     expected = {"stem_conv": convolved(scaled, "stem_conv", 2 if stem == "large" else 1)}
-    befores = ["conv2_block2_out", *blocks]
-    for name, before in zip(strided, befores, strict=True):
-        expected[name] = convolved(found[before], name, 2)
-    if pooled:
-        around = tf.pad(found["stem_relu"], [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=-9.0)
-        expected["stem_pool"] = tf.nn.max_pool2d(around, 3, 2, "VALID")
+    for stage in (3, 4, 5):
+        name = f"conv{stage}_block1_1_conv"
+        expected[name] = convolved(outputs[f"conv{stage - 1}_block2_out"], name, 2)
+    if stem == "large":
+        paddings = [[0, 0], [1, 1], [1, 1], [0, 0]]
+        padded = tf.pad(outputs["stem_relu"], paddings, constant_values=-9.0)
+        expected["stem_pool"] = tf.nn.max_pool2d(padded, 3, 2, "VALID")
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_kernels_are_drawn_with_fan_out_scaling():
@@ -98,13 +87,13 @@ def test_gradients_of_the_shortcuts_kernels(width, batch):
         part = keras.Model(before, layer.output)
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(part(inputs) * weights)
-        found = tape.gradient(loss, layer.kernel.value)[0, 0]
-        chosen = inputs.numpy()[:, ::2, ::2].astype(np.float64)
-        expected = np.einsum("nhwc,nhwd->cd", chosen, weights.numpy().astype(np.float64))
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-        np.testing.assert_allclose(
-            outputs, chosen @ layer.kernel.numpy()[0, 0], rtol=1e-3, atol=1e-4
-        )
+        gradient = tape.gradient(loss, layer.kernel.value)[0, 0]
+        pixels = inputs.numpy()[:, ::2, ::2].astype(np.float64)
+        expected = np.einsum("nhwc,nhwd->cd", pixels, weights.numpy().astype(np.float64))
+        atol = 1e-4 * np.abs(expected).max()
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=atol)
+        products = pixels @ layer.kernel.numpy()[0, 0]
+        np.testing.assert_allclose(outputs, products, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_are_the_seeds():
@@ -115,17 +104,15 @@ def test_weights_are_the_seeds():
     assert all((a == b).all() for a, b in zip(one, same, strict=True))
     assert not (one[0] == other[0]).all()
     # Layers of one shape are not copies of each other.
-    model = resnet.resnet18(32, width=0.125)
-    a, b = (model.get_layer(f"conv2_block{i}_2_conv").kernel.numpy() for i in (1, 2))
+    a, b = [kernel for kernel in one if kernel.shape == (3, 3, 8, 8)][:2]
     assert not (a == b).all()
 
 
 @pytest.mark.parametrize("dims", [(128,), (512, 128), (512,) * 8 + (128,)])
 def test_head_is_as_deep_as_asked(dims):
     model = head.projection_head(64, 3, dims=dims)
-    dense = layers(model, keras.layers.Dense)
-    assert [layer.units for layer in dense] == [*dims, 3]
-    assert [layer.use_bias for layer in dense] == [False] * len(dims) + [True]
+    dense = [(layer.units, layer.use_bias) for layer in layers(model, keras.layers.Dense)]
+    assert dense == [*((units, False) for units in dims), (3, True)]
     assert len(layers(model, keras.layers.BatchNormalization)) == len(dims) - 1
     assert len(layers(model, keras.layers.ReLU)) == len(dims) - 1
     assert model.output_shape == (None, 3)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import slow_but
 from training import config, largest_difference, trained, variables, weights
 
 from cutpaste_tf.augment import proxy
@@ -13,9 +14,6 @@ from cutpaste_tf.train import classifier
 from cutpaste_tf.train import views as step_views
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
-
-
-SLOW = pytest.mark.slow
 
 
 def test_a_step_is_the_papers(images, tmp_path):
@@ -27,39 +25,24 @@ def test_a_step_is_the_papers(images, tmp_path):
     views, labels = step_views.StepViews(settings).make(batch, *numbers)
     with tf.GradientTape() as tape:
         logits = copy(views, training=True)
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        )
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         # The companion code's penalty: half the squares of all, batch normalisation's included.
         squares = [tf.reduce_sum(tf.square(w.value)) for w in copy.trainable_weights]
-        loss += 0.01 * 0.5 * tf.add_n(squares)
+        loss = tf.reduce_mean(entropy) + 0.01 * 0.5 * tf.add_n(squares)
     gradients = tape.gradient(loss, [w.value for w in copy.trainable_weights])
-    expected = [
-        w.numpy() - 0.5 * g.numpy() for w, g in zip(copy.trainable_weights, gradients, strict=True)
-    ]
     logs = model.train_step((batch, *numbers))
     assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
-    for ours, theirs in zip(model.trainable_weights, expected, strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-5)
+    for after, before, gradient in zip(
+        model.trainable_weights, copy.trainable_weights, gradients, strict=True
+    ):
+        expected = before.numpy() - 0.5 * gradient.numpy()
+        np.testing.assert_allclose(after.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert model.optimizer.momentum == 0.9
-
-
-def test_learning_rate_is_one_cosine_to_zero():
-    schedule = classifier.build_classifier(config(steps=100)).optimizer._learning_rate
-    for step in (0, 25, 50, 99, 100):
-        expected = 0.03 * 0.5 * (1 + np.cos(np.pi * step / 100))
-        assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
 
 
 # Of each number of classes one by default.
 @pytest.mark.parametrize(
-    "task",
-    [
-        task
-        if task in ("rotation", "cutpaste_3way", "cutpaste_union")
-        else pytest.param(task, marks=SLOW)
-        for task in proxy.TASKS
-    ],
+    "task", slow_but(list(proxy.TASKS), "rotation", "cutpaste_3way", "cutpaste_union")
 )
 def test_every_task_trains(task, images, tmp_path):
     settings = config(task=task)
@@ -69,7 +52,7 @@ def test_every_task_trains(task, images, tmp_path):
     assert largest_difference(model, classifier.build_classifier(settings)) > 0
 
 
-@pytest.mark.parametrize("flag", [pytest.param("jit_compile", marks=SLOW), "mixed_precision"])
+@pytest.mark.parametrize("flag", slow_but(["jit_compile", "mixed_precision"], "mixed_precision"))
 def test_trains_under_xla_and_mixed_precision(flag, images, tmp_path, monkeypatch):
     # Keras's dropout draws random floats, which are others under XLA.
     monkeypatch.setattr(keras.layers, "Dropout", lambda rate, seed: keras.layers.Identity())
@@ -130,19 +113,17 @@ def test_efficientnets_gradients_under_xla_and_mixed_precision(
             # As training itself finds it, after some steps that overflow and are left out.
             model.optimizer.dynamic_scale.assign(256.0)
         before = variables(model.backbone)
-        model.fit(
-            step_views.batches(images, changed, 0), steps_per_epoch=1, verbose=0, shuffle=False
-        )
+        batches = step_views.batches(images, changed, 0)
+        model.fit(batches, steps_per_epoch=1, verbose=0, shuffle=False)
         after = variables(model.backbone)
         # In order: Keras numbers the names of some layers and of generators anew for each model.
-        return np.concatenate(
-            [(after[p] - before[p]).ravel() for p in before if "seed_generator" not in p]
-        )
+        paths = [path for path in before if "seed_generator" not in path]
+        return np.concatenate([(after[path] - before[path]).ravel() for path in paths])
 
-    together = [updates(), updates(**{flag: True})]
-    assert together[0].any()
-    assert np.isfinite(together[1]).all()
-    difference = np.linalg.norm(together[0] - together[1]) / np.linalg.norm(together[0])
+    plain, flagged = updates(), updates(**{flag: True})
+    assert plain.any()
+    assert np.isfinite(flagged).all()
+    difference = np.linalg.norm(plain - flagged) / np.linalg.norm(plain)
     # The random network amplifies rounding a thousandfold; a step left out would differ by 1, a
     # step that keeps the loss scale by 255.
     assert difference < (0.001 if flag == "jit_compile" else 0.5)

@@ -20,7 +20,6 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.scoring.detector import Embedder
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone
 from cutpaste_tf.train import classifier, loop
@@ -31,44 +30,42 @@ if sys.argv[2] == "small":
     import small
     backbone.build_backbone = small.build_backbone
     proxy.draw_views, proxy.apply_views = small.draw_views, small.apply_views
-rng = np.random.default_rng(0)
-arrays = list(rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
+arrays = list(np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
 split = normal([str(i) for i in range(10)], arrays)
 
 
 class Losses(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
-        found["losses"].append(logs["loss"])
+        result["losses"].append(logs["loss"])
 
 
-def numbers(layers):
-    return [w.numpy() for layer in layers for w in layer.weights]
+def features():
+    batch = tf.cast(images.read(tf.range(images.inputs)), tf.float32) / 255.0
+    return model.backbone(batch, training=False)["pool"].numpy().tolist()
+
+
+def norms():
+    layers = classifier.all_layers(model.backbone)
+    return [w.numpy() for x in layers if "Normalization" in type(x).__name__ for w in x.weights]
 
 
 results, fit = {}, loop._fit
+loop._fit = lambda *a, callbacks, **k: fit(*a, callbacks=[Losses(), *callbacks], **k)
 for name, settings in json.loads(sys.argv[1]).items():
     settings = Config(dataset="textures", category="brick", image_size=32, eval_every=0, **settings)
     images = pipeline.prepare(split, Preparation.of(settings))
-    found = {"losses": []}
     keras.utils.set_random_seed(0)
     try:
         model = classifier.build_classifier(settings)
     except UserError as error:
         results[name] = str(error)
         continue
-    found["devices"] = model.distribute_strategy.num_replicas_in_sync
-    layers = classifier.all_layers(model.backbone)
-    norms = [layer for layer in layers if "Normalization" in type(layer).__name__]
-    before = numbers(norms)
-    found["first_features"] = Embedder(model.backbone)(images)["pool"].tolist()
-    loop._fit = lambda *a, callbacks, **k: fit(*a, callbacks=[Losses(), *callbacks], **k)
+    result = {"devices": model.distribute_strategy.num_replicas_in_sync, "losses": []}
+    before, result["first_features"] = norms(), features()
     with tempfile.TemporaryDirectory() as folder:
         loop.train(model, images, settings, pathlib.Path(folder), log=lambda text: None)
-    found["norms_moved"] = any((a != b).any() for a, b in zip(before, numbers(norms)))
-    found["steps"] = model.steps_done
-    features = Embedder(model.backbone)(images)["pool"]
-    found["features"] = features.tolist()
-    results[name] = found
+    result["norms_moved"] = any((a != b).any() for a, b in zip(before, norms()))
+    results[name] = result | {"steps": model.steps_done, "features": features()}
 print(json.dumps(results))
 """
 
@@ -87,8 +84,6 @@ def on_two_devices(runs, network="small"):
 
 
 MIRRORED = {"distribution": "mirrored"}
-
-
 # At the paper's learning rate a network of a few channels turns rounding into per mille in 6 steps.
 SMALL = {
     "task": "cutpaste",
@@ -98,6 +93,17 @@ SMALL = {
     "steps": 6,
     "learning_rate": 0.003,
 }
+PIPELINE = SMALL | {"augment": "pipeline"}
+# Edges of regions make gradients larger.
+TILES = SMALL | {"resize": "pad", "tiles": (1, 2), "task": "cutpaste_union", "learning_rate": 0.001}
+# Without stochastic depth, which draws other numbers on two devices.
+LITE = {
+    "backbone": "efficientnet_lite0",
+    "head_dims": (8, 4),
+    "batch_size": 2,
+    "head_steps": 4,
+    "finetune_steps": 2,
+}
 
 
 def assert_alike(one, two):
@@ -106,54 +112,26 @@ def assert_alike(one, two):
     assert len(set(one["losses"])) == 2  # of the two epochs
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
     # What rounding did is small beside what training did.
-    first, last, other = (
-        np.array(f) for f in (one["first_features"], one["features"], two["features"])
-    )
+    keys = ((one, "first_features"), (one, "features"), (two, "features"))
+    first, last, other = (np.array(result[key]) for result, key in keys)
     assert np.linalg.norm(other - last) < 0.01 * np.linalg.norm(last - first)
 
 
 def test_two_devices_train_as_one_does():
-    found = on_two_devices(
-        {"one": SMALL, "two": SMALL | MIRRORED, "odd": SMALL | MIRRORED | {"batch_size": 5}}
-    )
-    assert_alike(found["one"], found["two"])
-    assert found["one"]["norms_moved"]
-    assert found["odd"].startswith("--batch_size=5: must be a multiple of 2, ")
+    odd = SMALL | MIRRORED | {"batch_size": 5}
+    results = on_two_devices({"one": SMALL, "two": SMALL | MIRRORED, "odd": odd})
+    assert_alike(results["one"], results["two"])
+    assert results["one"]["norms_moved"]
+    assert results["odd"].startswith("--batch_size=5: must be a multiple of 2, ")
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_does_on_views_made_on_the_host():
-    runs = {"one": SMALL, "two": SMALL | MIRRORED | {"augment": "pipeline"}}
-    found = on_two_devices(runs, "real")
-    assert_alike(found["one"], found["two"])
-
-
-@pytest.mark.slow
-def test_two_devices_train_as_one_does_on_tiles_with_regions():
-    padded = SMALL | {"resize": "pad", "tiles": (1, 2), "task": "cutpaste_union"}
-    padded["learning_rate"] = 0.001  # edges of regions make gradients larger
-    found = on_two_devices({"one": padded, "two": padded | MIRRORED}, "real")
-    assert_alike(found["one"], found["two"])
-
-
-TWO_STAGES = {"head_dims": (8, 4), "batch_size": 2, "head_steps": 4, "finetune_steps": 2}
-
-
-@pytest.mark.slow
-def test_efficientnet_on_two_devices():
-    efficient = TWO_STAGES | {"backbone": "efficientnet_b0"}
-    found = on_two_devices({"one": efficient, "two": efficient | MIRRORED}, "real")
-    one, two = found["one"], found["two"]
-    assert (one["devices"], two["devices"]) == (1, 2)
-    # Stochastic depth draws other numbers on two devices; the first stage has none.
-    assert one["losses"][0] == pytest.approx(two["losses"][0], rel=1e-4)
-    assert one["losses"][1] == pytest.approx(two["losses"][1], rel=0.1)
-    assert not two["norms_moved"]
-
-
-@pytest.mark.slow
-def test_lite_which_has_no_stochastic_depth_trains_on_two_devices_as_on_one():
-    lite = TWO_STAGES | {"backbone": "efficientnet_lite0"}
-    found = on_two_devices({"one": lite, "two": lite | MIRRORED}, "real")
-    assert_alike(found["one"], found["two"])
-    assert not found["two"]["norms_moved"]
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [(SMALL, PIPELINE), (TILES, TILES), (LITE, LITE)],
+    ids=["views from the host", "tiles", "two stages"],
+)
+def test_two_devices_train_as_one_does_on_real_views_and_networks(one, two):
+    results = on_two_devices({"one": one, "two": two | MIRRORED}, "real")
+    assert_alike(results["one"], results["two"])
+    assert results["two"]["norms_moved"] == (one is not LITE)

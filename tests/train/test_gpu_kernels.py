@@ -37,25 +37,21 @@ def traced(views):
 )
 def test_where_there_is_a_gpu_all_pixels_are_made_on_it(task, patch_size, gpu):
     """The numbers that were drawn are followed as well: positions lie between pixels."""
-    settings = config(
-        task=task,
-        image_size=64,
-        patch_size=patch_size,
-        translation=0.1,
-        view_jitter=(0.1, 0.2, 0.3),
-    )
+    ranges = {"translation": 0.1, "view_jitter": (0.1, 0.2, 0.3)}
+    settings = config(task=task, image_size=64, patch_size=patch_size, **ranges)
     function = traced(step_views.device_views(settings))
     for value in function.inputs:
         assert kernels.off_the_gpu(function, value) == []
+    # Accelerators want static shapes.
+    assert all(output.shape.is_fully_defined() for output in function.outputs)
 
 
 def test_views_that_are_not_compiled_would_be_made_on_the_host():
     """What the test above looks for is found where it is."""
     function = traced(step_views.StepViews(config(image_size=64, translation=0.1)))
-    found = kernels.off_the_gpu(function, function.inputs[0])
-    assert any(line.startswith("GatherV2: no GPU kernel for uint8") for line in found)
-    found = kernels.off_the_gpu(function, function.inputs[1])
-    assert any("in host memory" in line for line in found)
+    of_pixels, of_numbers = (kernels.off_the_gpu(function, x) for x in function.inputs[:2])
+    assert any(line.startswith("GatherV2: no GPU kernel for uint8") for line in of_pixels)
+    assert any("in host memory" in line for line in of_numbers)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""The stages of a training."""
+"""The stages of a training: what each trains, and what TensorBoard shows of them."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
 from training import TWO_STAGES, config, trained, variables
 
 from cutpaste_tf.train import classifier, loop, stages
@@ -11,53 +12,53 @@ from cutpaste_tf.train import classifier, loop, stages
 pytestmark = pytest.mark.usefixtures("small_backbone", "quick_views")
 
 
-def test_each_stage_has_an_optimiser_and_a_cosine_of_its_own():
-    settings = config(**TWO_STAGES)
+@pytest.mark.parametrize(
+    ("changes", "rates"), [({"steps": 100}, [0.03]), (TWO_STAGES, [0.03, 0.02])]
+)
+def test_each_stage_has_an_optimiser_and_one_cosine_to_zero_of_its_own(changes, rates):
+    settings = config(**changes)
     model = classifier.build_classifier(settings)
-    for stage, rate in zip(stages.stages(settings), (0.03, 0.02), strict=True):
+    for stage, rate in zip(stages.stages(settings), rates, strict=True):
         model.begin(stage, settings)
         schedule = model.optimizer._learning_rate
         assert int(model.optimizer.iterations) == 0
-        for step in (0, stage.steps // 2, stage.steps):
+        for step in (0, stage.steps // 4, stage.steps // 2, stage.steps - 1, stage.steps):
             expected = rate * 0.5 * (1 + np.cos(np.pi * step / stage.steps))
             assert float(schedule(step)) == pytest.approx(expected, abs=1e-8)
 
 
-def test_both_stages_are_on_one_axis_in_tensorboard(images, tmp_path, short_epochs):
-    settings = config(**TWO_STAGES, eval_every=1)
-    lines = []
+def test_tensorboard_shows_both_stages_on_one_axis(images, tmp_path, short_epochs):
+    settings = config(**TWO_STAGES, task="cutpaste_3way", eval_every=1)
+    lines, aurocs = [], iter([0.25, 0.75, 0.5, 0.5])
     keras.utils.set_random_seed(0)
     loop.train(
         classifier.build_classifier(settings),
         images,
         settings,
         tmp_path,
-        lambda: {"image_auroc": 0.5, "image_auroc_pool": 0.5, "image_auroc_level7": 0.75},
+        lambda: {"image_auroc": next(aurocs), "image_auroc_level7": 0.75},
         log=lines.append,
     )
-    from tensorboard.backend.event_processing import event_accumulator
-
     reader = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "train"))
     reader.Reload()
-    stages = {
-        event.step: tf.make_ndarray(event.tensor_proto).item().decode()
-        for event in reader.Tensors("stage")
-    }
-    # Files of one second are read in any order.
-    assert sorted(stages) == [0, 2]  # epochs of 4 steps: 4 + 2, then 4 + 4 + 2
-    assert stages[0].startswith("head: steps 0 to 6, the head, ")
-    assert stages[2].startswith("finetune: steps 6 to 16, all layers, batch normalisation frozen")
-    rates = sorted(
-        (event.step, float(tf.make_ndarray(event.tensor_proto)))
-        for event in reader.Tensors("epoch_learning_rate")
-    )
-    assert [step for step, _ in rates] == [0, 1, 2, 3, 4]
-    assert rates[1][1] == pytest.approx(0, abs=1e-7)
-    assert rates[2][1] > 0
-    aurocs = [
-        float(tf.make_ndarray(e.tensor_proto)) for e in reader.Tensors("epoch_image_auroc_level7")
-    ]
-    assert aurocs == [0.75] * 4
+
+    def by_epoch(tag):
+        events = reader.Tensors(tag)
+        return {event.step: tf.make_ndarray(event.tensor_proto).item() for event in events}
+
+    assert by_epoch("epoch_image_auroc") == {0: 0.25, 1: 0.75, 2: 0.5, 3: 0.5}
+    assert by_epoch("epoch_image_auroc_level7") == dict.fromkeys(range(4), 0.75)
+    for tag in ("epoch_loss", "epoch_accuracy", "epoch_images_per_second"):
+        assert sorted(by_epoch(tag)) == [0, 1, 2, 3, 4]  # epochs of 4 + 2, then 4 + 4 + 2 steps
+    rates = [rate for _, rate in sorted(by_epoch("epoch_learning_rate").items())]
+    assert rates[0] > rates[1] == pytest.approx(0, abs=1e-7)
+    assert rates[2] > rates[3] > rates[4] == pytest.approx(0, abs=1e-7)
+    texts = by_epoch("stage")
+    assert sorted(texts) == [0, 2]
+    assert texts[0].startswith(b"head: steps 0 to 6, the head, ")
+    assert texts[2].startswith(b"finetune: steps 6 to 16, all layers, batch normalisation frozen")
+    for name in ("normal", "CutPaste", "CutPaste-Scar"):
+        assert f"views/{name}" in reader.Tags()["tensors"]
     assert lines[-1].startswith("step 16/16: loss ")
     assert "finetune" in lines[-1]
 
