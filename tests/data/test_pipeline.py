@@ -103,7 +103,7 @@ def test_what_does_not_fit_into_memory_is_read_as_what_does(shape, photographs, 
         for one, *others in zip(*batches, strict=True):
             for other in others:
                 np.testing.assert_array_equal(one, other)
-    expected = np.concatenate([preparation.apply(array) for array in arrays])
+    expected = np.stack([preparation.apply(array) for array in arrays])
     for images in sets:
         batches = [batch.numpy() for batch in pipeline.evaluation_batches(images, 4)]
         assert {len(batch) for batch in batches[:-1]} <= {4}
@@ -115,52 +115,52 @@ def test_what_does_not_fit_into_memory_is_read_as_what_does(shape, photographs, 
         np.testing.assert_array_equal(part.canvases([0])[0], preparation.on_canvas(arrays[4]))
         np.testing.assert_array_equal(
             np.concatenate(list(pipeline.evaluation_batches(part, 100))),
-            np.concatenate([preparation.apply(arrays[i]) for i in (4, 0)]),
+            expected[[4, 0]],
         )
 
 
 # Of eight pixels a place.
-CELLS = tuple(np.repeat(np.eye(count, dtype=bool), 8, axis=1) for count in (4, 5))
+CELLS = tuple(np.repeat(np.eye(count, dtype=np.float32), 8, axis=1) for count in (4, 5))
 
 
 @pytest.mark.parametrize("shape", SHAPED)
-def test_what_is_looked_at_is_cut_as_images_are(shape, photographs):
+def test_the_region_is_cut_as_images_are(shape, photographs):
     (_, arrays), preparation = photographs, SHAPED[shape]
     images = pipeline.of_arrays(arrays, preparation)
     assert (images.inputs, images.size) == (5 * preparation.count, (32, 40))
     if not preparation.masked:
         assert images.regions is None
         assert images.places(CELLS) is None
-        assert images.looked_at(0) is None
-        assert images.seen.all()
+        assert images.region(0) is None
+        assert images.in_region.all()
         return
-    cut = [preparation.cut(preparation.region(*array.shape[:2])) for array in arrays]
-    expected = np.concatenate(cut)
+    regions = [preparation.region(*array.shape[:2]) for array in arrays]
+    for index, region in enumerate(regions):
+        np.testing.assert_array_equal(images.region(index), region)
+    expected = np.concatenate([preparation.cut(region[None])[0] for region in regions])
     numbers = tf.constant([3, 0, len(expected) - 1, 3], tf.int64)
     found = images.regions_of(numbers)
     np.testing.assert_array_equal(found, expected[numbers.numpy()])
     np.testing.assert_array_equal(tf.function(images.regions_of)(numbers), found)
-    np.testing.assert_array_equal(images.seen.ravel(), expected.any(axis=(1, 2)))
-    for one, region in zip(images.places(CELLS), expected, strict=True):
+    np.testing.assert_array_equal(images.in_region.ravel(), expected.any(axis=(1, 2)))
+    places = images.places(CELLS).reshape(-1, 4, 5)
+    for one, region in zip(places, expected, strict=True):
         np.testing.assert_array_equal(one, region.reshape(4, 8, 5, 8).any(axis=(1, 3)))
-    for index in range(5):
-        np.testing.assert_array_equal(
-            images.looked_at(index), preparation.region(*arrays[index].shape[:2])
-        )
     # Of none there is nothing.
     nothing = images.subset([])
-    assert nothing.seen.shape == (0, preparation.count)
-    assert nothing.places(CELLS).shape == (0, 4, 5)
-    assert list(pipeline.evaluation_batches(nothing, 4)) == []
+    assert nothing.in_region.shape == (0, preparation.count)
+    assert nothing.places(CELLS).shape == (0, preparation.count, 4, 5)
+    (batch,) = pipeline.evaluation_batches(nothing, 4)
+    assert batch.shape == (0, preparation.count, 32, 40, 3)
     assert nothing.canvases([]).shape == (0, *preparation.canvas, 3)
 
 
 def test_a_tile_without_any_region_is_not_trained_on(photographs):
     _, arrays = photographs
     images = pipeline.of_arrays(arrays, SHAPED["padded tiles with a region"])
-    usable = np.flatnonzero(images.seen)
+    usable = np.flatnonzero(images.in_region)
     assert 0 < len(usable) < images.inputs
-    stored = images.stored.numpy()
+    stored = images.stored.numpy().reshape(-1, *images.size, 3)
     drawn = []
     batches = pipeline.training_batches(images, 2, seed=0).take(len(usable))
     for _, batch, region in batches.as_numpy_iterator():
@@ -199,12 +199,13 @@ def test_copies_leave_the_threshold_at_its_rate(kind, capsys):
             images = [pipeline.prepare(split, 4) for split in (category.train, category.test)]
             category, kept = pipeline.without_copies(category, *images)
             assert (len(category.train), kept.count) == (60, 60)
-            features = kept.stored.numpy().reshape(60, 48).astype(float)
-            value = threshold.at_rate(density.cross_validated_scores(kind, features), 0.1)
-            found.append(np.mean(density.make(kind).fit(features).score(new) > value))
+            features = kept.stored.numpy().reshape(60, 1, 48).astype(float)
+            normal_scores = density.cross_validated_scores(kind, features, kept.in_region)
+            value = threshold.at_rate(normal_scores.ravel(), 0.1)
+            found.append(np.mean(density.fit(kind, features[:, 0]).score(new) > value))
         shares.append(found)
     assert np.all(np.abs(np.mean(shares, axis=0) - 0.1) < 0.05)
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("warning: 12 of 72 training images are copies, such as ")
-    assert told[0].endswith("; each image counts once")
-    assert len(told) == 8
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0].startswith("warning: 12 of 72 training images are copies, such as ")
+    assert warnings[0].endswith("; each image counts once")
+    assert len(warnings) == 8
