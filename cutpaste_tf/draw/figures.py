@@ -132,18 +132,10 @@ def localization(
     title: str,
     columns: int = 8,
 ) -> Figure:
-    """Shows where defects are and where they are found (Figures 4 and 7 to 21).
+    """Shows N images, uint8 [H, W, 3], their masks and their anomaly maps (Figures 4, 7 to 21).
 
-    Args:
-      images: N images, uint8 [H, W, 3].
-      masks: N masks, bool, of any size, shown in red.
-      maps: by the method's name, N maps, float32 [H, W], as the images are, and the scores that the
-        darkest and the brightest colour stand for, the same for all images.
-      title: the title.
-      columns: images a row.
-
-    Returns:
-      The figure: input, mask and a row for each method, as often as the N images need.
+    Masks are bool, of any size. Of each method there are N maps, float32 [H, W], and the scores
+    that the darkest and the brightest colour stand for. Each method has a row below input and mask.
     """
     columns = min(columns, len(images))
     names = ["input", "mask", *maps]
@@ -193,14 +185,9 @@ def views_by_column(
 ) -> Figure:
     """Shows images with their augmented views beside each other (Figure 2).
 
-    Args:
-      rows: R rows of C images, uint8 [H, W, 3]; None where there is none.
-      names: of the C columns: first normal, framed in green, then anomalous, in red, then views of
-        the normal image, in blue. An arrow points to where the last view differs from it.
-      labels: of the R rows.
-
-    Returns:
-      The figure.
+    Each row is labelled and has an image, uint8 [H, W, 3], or None for each column's name: first
+    normal, framed in green, then anomalous, in red, then views of the normal one, in blue. An arrow
+    points to where the last view differs from it.
     """
     figure, grid = _grid(len(rows), len(names), 1.7, 1.72)
     frames = [(GREEN, "-"), (RED, (0, (4, 1))), *[(BLUE, (0, (1, 0.6)))] * (len(names) - 2)]
@@ -237,14 +224,10 @@ def _point_to(axes: Axes, changed: np.ndarray) -> None:
 
 
 def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Shows embeddings in two dimensions, by t-SNE (Figure 3).
+    """Shows embeddings in two dimensions, by t-SNE (Figure 3), a panel for each title.
 
-    Args:
-      panels: by title, the embeddings, float32 [N, D], of kinds of images: "normal", "anomaly",
-        "CutPaste" and "CutPaste-Scar", or some of them; 4 images at least in all.
-
-    Returns:
-      The figure: a panel for each title.
+    A panel has embeddings, float32 [N, D], by the kind of images: "normal", "anomaly", "CutPaste"
+    and "CutPaste-Scar", or some of these, of 4 images at least.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -39,22 +39,15 @@ class Scale:
         pixel_threshold: float | None,
         threshold: Threshold,
     ) -> "Scale":
-        """Finds the scale of a model's maps.
+        """Finds the scale of a model's maps, by its thresholds of pixels, if any, and of images.
 
-        Args:
-          level: the usual score of normal patches; None where maps are not on the scores' scale.
-          normal_scores: [n] the scores of normal images, for where there is no level; there may be
-            none.
-          pixel_threshold: the threshold of pixels; None where there is none.
-          threshold: the threshold of images.
-
-        Returns:
-          The scale.
+        `level` is the usual score of normal patches; where maps are not on the scores' scale it is
+        None, and `normal_scores`, [n], tell what is usual, if there are any.
         """
         low = level
         if low is None:
-            known = normal_scores is not None and len(normal_scores)
-            low = float(np.median(normal_scores)) if known else 0.0
+            scored = normal_scores is not None and len(normal_scores)
+            low = float(np.median(normal_scores)) if scored else 0.0
         low = max(low, 1e-6)
         high = threshold.value if pixel_threshold is None else pixel_threshold
         # A threshold below what is usual calls everything anomalous, and says nothing of colours.
@@ -71,15 +64,9 @@ class Scale:
 
 
 def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np.ndarray:
-    """Lays values over an image, with a line around where they are 1 if that is `outlined`.
+    """Lays values, [h, w] as a `Scale` returns them, over an image, uint8 [H, W, 3].
 
-    Args:
-      image: uint8 [H, W, 3].
-      values: [h, w] in [0, 1], as a `Scale` returns them; enlarged bilinearly.
-      outlined: whether a line is drawn.
-
-    Returns:
-      uint8 [H, W, 3].
+    With `outlined` a line goes around where the values are 1.
     """
     size = image.shape[1::-1]
     resized = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
@@ -96,7 +83,7 @@ def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np
 
 
 def heat_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays values, [H, W] in [0, 1], over an image in grey; both images are uint8 [H, W, 3]."""
+    """Lays values, [H, W] in [0, 1], over an image in grey, uint8 [H, W, 3]."""
     grey = Image.fromarray(image).convert("L").convert("RGB")
     # Inferno is even in lightness: it reads the same in greyscale and for the colour-blind.
     colors = matplotlib.colormaps["inferno"](values, bytes=True)[..., :3]

@@ -18,13 +18,10 @@ def write(
     columns: Mapping[str, Sequence],
     images: Sequence[np.ndarray],
 ) -> None:
-    """Writes embeddings to where TensorBoard's projector finds them.
+    """Writes embeddings, [N, D], into a folder of events, where TensorBoard's projector finds them.
 
-    Args:
-      folder: the folder of a run's events.
-      embeddings: [N, D], N at most `MOST`.
-      columns: what to say of each, N values by the column's name; two columns at least.
-      images: N images, uint8 [H, W, 3], all of one size.
+    `columns` say of each N values by name, two at least; the images are N, uint8 [H, W, 3], all of
+    one size, at most `MOST`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.savetxt(folder / "embeddings.tsv", embeddings, fmt="%.6g", delimiter="\t")

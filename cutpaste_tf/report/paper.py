@@ -5,6 +5,7 @@ Nothing here imports TensorFlow.
 """
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 import pathlib
@@ -34,8 +35,23 @@ FINETUNED = {
     "finetune_steps": 64 * EPOCH_STEPS,
     "steps": 74 * EPOCH_STEPS,
 }
-_SCRATCH = {"backbone": "resnet18", "weights": "none", "patch_size": 0}
 _3WAY = "cutpaste_3way"
+# The proxy tasks by what the paper's tables call them.
+_TASKS = {
+    "Rotation": "rotation",
+    "Cutout": "cutout",
+    "Cutout (Mean)": "cutout_mean",
+    "Cutout (Color)": "cutout_color",
+    "Confetti": "confetti",
+    "Scar": "scar",
+    "CutPaste": "cutpaste",
+    "CutPaste (scar)": "cutpaste_scar",
+    "Binary (Union)": "cutpaste_union",
+    "CutPaste (3-way)": _3WAY,
+    "3-Way": _3WAY,
+    "Ensemble": _3WAY,
+}
+Numbers = Mapping[str, Mapping[str, float]]  # by row, each a "mean" and perhaps a "stderr"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Column:
 
     Attributes:
       name: as in the paper.
-      paper: the paper's numbers by row, each a "mean" and, where one is printed, a "stderr".
+      paper: the paper's numbers.
       experiment: what makes it; None for other people's methods, of which there are no runs here.
       required: the settings that a run must have to belong here.
       settings: the paper's settings besides, where the flags' defaults and `FLAGFILES` differ.
@@ -76,7 +92,7 @@ class Column:
     """
 
     name: str
-    paper: Mapping[str, Mapping[str, float]]
+    paper: Numbers
     experiment: Experiment | None = None
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -85,8 +101,8 @@ class Column:
     untrained: bool = False
 
 
-def _printed(table: str, name: str) -> dict[str, dict[str, float]]:
-    """The paper's numbers of a column, by row."""
+def _printed(table: str, name: str) -> Numbers:
+    """The paper's numbers of a column."""
     numbers = {}
     for row, values in (PRINTED[table] | PRINTED.get(f"{table}_average", {})).items():
         group = row.removeprefix("average_")
@@ -96,53 +112,65 @@ def _printed(table: str, name: str) -> dict[str, dict[str, float]]:
     return numbers
 
 
-def _of_file(name: str) -> Experiment:
-    return Experiment(name, f"{name}.flags")
+def _of_file(name: str, *flags: str) -> Experiment:
+    return Experiment(name, f"{name}.flags", flags)
 
 
-def _others(table: str, *names: str) -> list[Column]:
-    """Columns of other people's methods."""
-    return [Column(name, _printed(table, name)) for name in names]
+def _resnet18(
+    name: str,
+    printed: Numbers,
+    experiment: Experiment,
+    required: Mapping[str, Any],
+    result: str = "image_auroc",
+    **options: Any,
+) -> Column:
+    """A column of one of the results of ResNet-18s that are trained from scratch."""
+    required = {"backbone": "resnet18", "weights": "none", "task": _3WAY} | required
+    if required.get("maps") != "patches":  # whole images
+        required["patch_size"] = 0
+    options = {"measure": lambda run: run.results.get(result)} | options
+    return Column(name, printed, experiment, required, **options)
 
 
-def _resnet18(table: str, tasks: Mapping[str, str], **options: Any) -> list[Column]:
-    """Columns of ResNet-18s that proxy tasks have trained from scratch on whole images."""
+def _detection(table: str) -> list[Column]:
+    """The columns that a table prints: methods of others, and a proxy task's image-level models."""
+    columns = []
+    for name in PRINTED.get(f"{table}_average", PRINTED[table])["all"]:
+        printed = _printed(table, name)
+        if task := _TASKS.get(name):
+            options = {"ensemble": name == "Ensemble"}
+            experiment = _of_file(f"resnet18_{task}")
+            columns.append(_resnet18(name, printed, experiment, {"task": task}, **options))
+        else:
+            columns.append(Column(name, printed))
+    return columns
+
+
+def _localization() -> list[Column]:
+    """Section 4.2 compares a patch model with GradCAM; Figure 1 detects by patches, too."""
+    printed = _printed("table2_pixel_auc", "CutPaste (3-way)")
+    whole = _printed("table1", "CutPaste (3-way)")
+    gradcam = {"average, all": {"mean": PRINTED["text"]["gradcam_pixel_auc"]}}
+
+    def patches(name, printed, result):
+        settings = {"patch_size": 64, "stem": "small"}
+        experiment = _of_file("resnet18_patch_3way")
+        return _resnet18(name, printed, experiment, {"maps": "patches"}, result, settings=settings)
+
+    by_gradcam = _of_file("resnet18_gradcam")
     return [
-        Column(
-            name,
-            _printed(table, name),
-            _of_file(f"resnet18_{task}"),
-            _SCRATCH | {"task": task},
-            **options,
-        )
-        for name, task in tasks.items()
+        *(Column(name, _printed("table2_pixel_auc", name)) for name in ("FCDD", "P-SVDD")),
+        patches("CutPaste (3-way)", printed, "pixel_auroc"),
+        patches("AUPRO", {}, "pixel_aupro"),
+        _resnet18("GradCAM", gradcam, by_gradcam, {"maps": "gradcam"}, "pixel_auroc"),
+        patches("image AUROC, patches", {}, "image_auroc"),
+        _resnet18("image AUROC, image-level", whole, by_gradcam, {}),
     ]
-
-
-def _patches(name: str, printed: Mapping[str, Mapping[str, float]], result: str) -> Column:
-    """A column of Table 2: one of the results of its patch model."""
-    required = {"backbone": "resnet18", "weights": "none", "task": _3WAY}
-    settings = {"patch_size": 64, "stem": "small"}
-
-    def measure(run):
-        return run.results.get(result) if run.config.patch_size else None
-
-    return Column(name, printed, _of_file("resnet18_patch_3way"), required, settings, measure)
-
-
-def _gradcam(name: str, printed: Mapping[str, Mapping[str, float]], result: str, **more) -> Column:
-    """A column of Table 2: one of the results of the image-level model."""
-    required = _SCRATCH | {"task": _3WAY} | more
-    experiment = _of_file("resnet18_gradcam")
-    return Column(name, printed, experiment, required, measure=lambda run: run.results.get(result))
-
-
-_STAGES = ("Pretrain", "Finetune")
 
 
 def _efficientnet(feature: str, stage: str) -> Column:
     """A column of Table 3: a feature's AUROC before or after fine-tuning."""
-    untrained = stage == _STAGES[0]
+    untrained = stage == "Pretrain"
 
     def measure(run):
         by_feature = run.results.get("image_auroc_by_feature") or {}
@@ -161,182 +189,121 @@ def _efficientnet(feature: str, stage: str) -> Column:
     )
 
 
-def _synthetic(group: str, task: str) -> list[Column]:
+def _synthetic(group: str) -> list[Column]:
     """Columns of Table 6: a training of Table 1, tested on synthetic anomalies (Section 5.3)."""
-    experiment = Experiment(f"resnet18_{task}", f"resnet18_{task}.flags", ("--test_anomalies=all",))
+    task = _TASKS[group]
+    experiment = _of_file(f"resnet18_{task}", "--test_anomalies=all")
     printed = PRINTED["table6_synthetic"][group.removesuffix(" (3-way)")]
-    kinds = [name.lower().replace(" (natural)", "_natural") for name in printed if name != "Avg"]
+    kinds = {name: [name.lower().replace(" (natural)", "_natural")] for name in printed}
+    kinds["Avg"] = [kind for name, (kind,) in kinds.items() if name != "Avg"]
 
-    def mean_auroc(kinds):
-        def measure(run):
-            by_kind = run.results.get("image_auroc_by_test_anomalies") or {}
-            values = [by_kind.get(kind) for kind in kinds]
-            return None if None in values else sum(values) / len(values)
-
-        return measure
+    def mean_auroc(kinds, run):
+        by_kind = run.results.get("image_auroc_by_test_anomalies") or {}
+        values = [by_kind.get(kind) for kind in kinds]
+        return None if None in values else sum(values) / len(values)
 
     return [
-        Column(
+        _resnet18(
             f"{group}: {name}",
             {"average, all": printed[name]},
             experiment,
-            _SCRATCH | {"task": task},
-            measure=mean_auroc(measured),
+            {"task": task},
+            measure=functools.partial(mean_auroc, kinds[name]),
         )
-        for name, measured in zip(printed, [*([kind] for kind in kinds), kinds], strict=True)
+        for name in printed
     ]
 
 
-def _ablation(number: str, group: str, key: str, setting: str, values: Mapping) -> list[Column]:
-    """Columns of Appendix A.3: CutPaste (3-way) with each value, by name, of one setting.
+# What Appendix A.3 varies, as the tables call it: a heading, a setting, and its value by name.
+_ABLATIONS = {
+    "lr": ("Learning rate", "learning_rate", float),
+    "epochs": ("Number of epochs", "steps", lambda name: int(name) * EPOCH_STEPS),
+    "jitter": ("Jitter intensity", "jitter", float),
+    "size": ("Size of patch", "area_ratio", lambda name: (0.02, float(name))),
+}
+
+
+def _ablation(table: str) -> list[Column]:
+    """Columns of CutPaste (3-way) with each value of one setting.
 
     The bold-faced values, which the other ablations keep, are the flags' defaults.
     """
     usual = {name: FIELDS[name].default for name in ("learning_rate", "jitter", "area_ratio")}
     columns = []
-    for name, value in values.items():
-        experiment = _of_file(f"resnet18_{_3WAY}")
-        if value != FIELDS[setting].default:
-            of_name = f"{key.replace('lr', 'learning_rate')}_{name}"
-            flag = f"--{setting}={as_flag(setting, value)}"
-            experiment = Experiment(f"resnet18_{of_name}", experiment.flagfile, (flag,))
-        required = _SCRATCH | {"task": _3WAY} | usual | {setting: value}
-        printed = _printed(f"table{number}", f"{key} {name}")
-        columns.append(Column(f"{group}: {name}", printed, experiment, required))
+    for key in PRINTED[table]["all"]:
+        kind, name = key.split()
+        group, setting, parse = _ABLATIONS[kind]
+        experiment, required = _of_file(f"resnet18_{_3WAY}"), {setting: parse(name)}
+        if required[setting] != FIELDS[setting].default:
+            full_name = f"resnet18_{key.replace('lr', 'learning_rate').replace(' ', '_')}"
+            flag = f"--{setting}={as_flag(setting, required[setting])}"
+            experiment = Experiment(full_name, experiment.flagfile, (flag,))
+        printed = _printed(table, key)
+        columns.append(_resnet18(f"{group}: {name}", printed, experiment, usual | required))
     return columns
 
 
 def _cifar10(name: str) -> Column:
     """A column of Section 5.4, whose numbers are in the text."""
     printed = {f"average, {OWN}": {"mean": PRINTED["text"]["cifar10_semantic"][name]}}
-    task, settings = name.lower(), {"stem": "small", "image_size": (32,)}
-    required = _SCRATCH | {"dataset": "cifar10", "task": task}
-    return Column(name, printed, _of_file(f"cifar10_{task}"), required, settings)
+    task, settings = _TASKS[name], {"stem": "small", "image_size": (32,)}
+    required = {"dataset": "cifar10", "task": task}
+    return _resnet18(name, printed, _of_file(f"cifar10_{task}"), required, settings=settings)
 
-
-_DETECTION = {
-    "Rotation": "rotation",
-    "Cutout": "cutout",
-    "Scar": "scar",
-    "CutPaste": "cutpaste",
-    "CutPaste (scar)": "cutpaste_scar",
-    "CutPaste (3-way)": _3WAY,
-}
-_VARIANTS = {
-    "Cutout": "cutout",
-    "Cutout (Mean)": "cutout_mean",
-    "Cutout (Color)": "cutout_color",
-    "Confetti": "confetti",
-    "CutPaste": "cutpaste",
-}
-_BINARY = {
-    "CutPaste": "cutpaste",
-    "CutPaste (scar)": "cutpaste_scar",
-    "Binary (Union)": "cutpaste_union",
-    "3-Way": _3WAY,
-}
-_PIXELS = _printed("table2_pixel_auc", "CutPaste (3-way)")
-_GRADCAM = {"average, all": {"mean": PRINTED["text"]["gradcam_pixel_auc"]}}
-_IMAGES = _printed("table1", "CutPaste (3-way)")
-_RATES = {str(rate): rate for rate in (0.1, 0.03, 0.01, 0.003)}
-_EPOCHS = {str(epochs): epochs * EPOCH_STEPS for epochs in (128, 192, 256, 320, 384)}
-_JITTERS = {str(jitter): jitter for jitter in (0.0, 0.1, 0.2, 0.3)}
-_SIZES = {str(size): (0.02, size) for size in (0.1, 0.15, 0.2, 0.3)}
 
 # Titles and columns by the tables' numbers.
 TABLES: dict[str, tuple[str, list[Column]]] = {
-    "1": (
-        "Detection: image AUROC by proxy task",
-        _others("table1", "DOCC", "U-Student", "P-SVDD")
-        + _resnet18("table1", _DETECTION)
-        + _resnet18("table1", {"Ensemble": _3WAY}, ensemble=True),
-    ),
-    # Section 4.2 compares the patch model with GradCAM; Figure 1 detects by patches, too.
-    "2": (
-        "Localisation: pixel AUROC",
-        [
-            *_others("table2_pixel_auc", "FCDD", "P-SVDD"),
-            _patches("CutPaste (3-way)", _PIXELS, "pixel_auroc"),
-            _patches("AUPRO", {}, "pixel_aupro"),
-            _gradcam("GradCAM", _GRADCAM, "pixel_auroc", maps="gradcam"),
-            _patches("image AUROC, patches", {}, "image_auroc"),
-            _gradcam("image AUROC, image-level", _IMAGES, "image_auroc"),
-        ],
-    ),
+    "1": ("Detection: image AUROC by proxy task", _detection("table1")),
+    "2": ("Localisation: pixel AUROC", _localization()),
     "3": (
         "Detection with EfficientNet-B4: image AUROC by feature",
-        [_efficientnet(feature, stage) for feature in ("Pool", "Level-7") for stage in _STAGES],
+        [
+            _efficientnet(feature, stage)
+            for feature in ("Pool", "Level-7")
+            for stage in ("Pretrain", "Finetune")
+        ],
     ),
-    "4": (
-        "Cutout's variants: image AUROC",
-        _resnet18("table4_cutout_variants", _VARIANTS),
-    ),
+    "4": ("Cutout's variants: image AUROC", _detection("table4_cutout_variants")),
     "5": (
         "Binary and 3-way classification: image AUROC",
-        _resnet18("table5_binary_vs_3way", _BINARY),
+        _detection("table5_binary_vs_3way"),
     ),
     "6": (
         "Synthetic anomalies: image AUROC",
-        _synthetic("Cutout", "cutout") + _synthetic("CutPaste (3-way)", _3WAY),
+        [*_synthetic("Cutout"), *_synthetic("CutPaste (3-way)")],
     ),
-    "7": (
-        "Learning rate and number of epochs: image AUROC",
-        _ablation("7", "Learning rate", "lr", "learning_rate", _RATES)
-        + _ablation("7", "Number of epochs", "epochs", "steps", _EPOCHS),
-    ),
-    "8": (
-        "Jitter and size of the patch: image AUROC",
-        _ablation("8", "Jitter intensity", "jitter", "jitter", _JITTERS)
-        + _ablation("8", "Size of patch", "size", "area_ratio", _SIZES),
-    ),
+    "7": ("Learning rate and number of epochs: image AUROC", _ablation("table7")),
+    "8": ("Jitter and size of the patch: image AUROC", _ablation("table8")),
     "cifar10": (
         "Semantic outliers, CIFAR-10 (Section 5.4): image AUROC",
         [_cifar10(name) for name in ("Rotation", "Cutout", "CutPaste")],
     ),
 }
 # The experiments of each table, and those that no table needs: the pretrained columns of Table 3
-# without fine-tuning, the recipes for one's own images on a CPU, the demo, and a small one from
-# scratch.
+# without fine-tuning, the recipes for one's own images, the demo, and a small one from scratch.
 EXPERIMENTS: dict[str, list[Experiment]] = {
     number if number == "cifar10" else f"table{number}": list(
         dict.fromkeys(column.experiment for column in columns if column.experiment)
     )
     for number, (_, columns) in TABLES.items()
-} | {
-    "others": [
-        _of_file(name)
-        for name in ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo", "resnet18_demo")
-    ]
 }
-
-
-def all_experiments() -> dict[str, Experiment]:
-    """Returns all experiments by name, those of Table 6 without their further tests."""
-    by_name = {}
-    for experiments in EXPERIMENTS.values():
-        for experiment in experiments:
-            by_name.setdefault(experiment.name, experiment)
-    return by_name
+_OTHERS = ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo", "resnet18_demo")
+EXPERIMENTS["others"] = list(map(_of_file, _OTHERS))
+# Those of Table 1 take the place of Table 6's, which have further tests.
+BY_NAME = {e.name: e for experiments in reversed(EXPERIMENTS.values()) for e in experiments}
 
 
 def choose(names: Sequence[str]) -> list[Experiment]:
-    """Finds experiments.
+    """Finds experiments by names, of tables or of their own, or by paths of flag files, each once.
 
-    Args:
-      names: of tables ("table1"), of experiments ("resnet18_rotation"), or paths of flag files.
-
-    Returns:
-      The experiments, each once, in their order.
-
-    Raises:
-      UserError: naming what is not known.
+    A UserError names what is none of these.
     """
-    experiments, by_name = {}, all_experiments()
+    experiments = {}
     for name in names:
         if name in EXPERIMENTS:
             matches = EXPERIMENTS[name]
-        elif name in by_name:
-            matches = [by_name[name]]
+        elif name in BY_NAME:
+            matches = [BY_NAME[name]]
         elif not name.endswith(".flags"):
             raise UserError(
                 f"--experiments={name}: must be a table ({', '.join(EXPERIMENTS)}), an experiment "

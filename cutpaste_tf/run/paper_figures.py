@@ -60,13 +60,8 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None) -> 
             pipeline.prepare(split.subset(split.spread(count)), detector.preparation)
             for split in (normal if len(normal) else category.train, anomalous)
         )
-        kinds = dict(
-            zip(
-                ("normal", "CutPaste", "CutPaste-Scar"),
-                _pasted(detector.config, normal, "cutpaste_3way"),
-                strict=True,
-            )
-        )
+        names = [view.name for view in proxy.TASKS["cutpaste_3way"]]
+        kinds = dict(zip(names, _pasted(detector.config, normal, "cutpaste_3way"), strict=True))
         kinds["anomaly"] = anomalous.canvases(range(anomalous.count))
         title = pictures.title(detector.config)
         panels[title if title not in panels else f"{title} ({run})"] = {

@@ -12,7 +12,7 @@ from cutpaste_tf.report import paper, tables
 
 SHARED_TABLES = ROOT.parent / "shared" / "paper" / "tables.json"
 FLAGFILES = sorted((ROOT / "experiments").glob("*.flags"))
-EXPERIMENTS = paper.all_experiments()
+EXPERIMENTS = paper.BY_NAME
 OWN = ("demo", "resnet18_demo", "lite0", "lite0_pretrained")  # not the paper's
 
 
