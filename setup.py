@@ -66,7 +66,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["cutpaste_tf", "cutpaste_tf.*"]),
-    package_data={"cutpaste_tf.report": ["paper.json"]},
+    package_data={"cutpaste_tf.app": ["page.css"], "cutpaste_tf.report": ["paper.json"]},
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={

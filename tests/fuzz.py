@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cutpaste_tf import run_folder
+from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, folder, stream
 from cutpaste_tf.data.split import Category, Split, normal
@@ -122,7 +123,7 @@ def read_image(data):
 
 def read_metadata(text):
     found = Description.read({exported.KEY: text}, "--model=x")
-    str(found.choose_threshold(None, 0.1, "x"))
+    str(thresholds.choose(found.threshold, found.normal_scores, "x", None, 0.1))
 
 
 def read_npz(data):

@@ -9,7 +9,6 @@ import gradio as gr
 import numpy as np
 
 from cutpaste_tf import run_folder
-from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.app.inspector import NEAREST, Inspection, Inspector
 from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.files import UserError
@@ -42,15 +41,8 @@ class View:
             text = str(error).replace("give --threshold", "type one in")
             return None, None, _PERCENT[0], _paragraph(f"No threshold: {text}", "problem")
         above, count = int((scores > threshold.value).sum()), len(scores)
-        origin = "The model's own" if percent is None else "Chosen by this rate"
-        if value is not None:
-            origin, rate = "Typed in", above / max(count, 1)
-        else:
-            rate = threshold.false_positive_rate
-        text = f"{origin}: {above} of {count} normal training images are above it."
-        least = thresholds.smallest_rate(count)
-        if value is None and rate < least:
-            text += f" So few can vouch for {100 * least:.2g}% at best."
+        text = f"{threshold}: {above} of {count} normal training images are above it."
+        rate = threshold.false_positive_rate or above / max(count, 1)
         percent = min(max(100 * rate, _PERCENT[0]), _PERCENT[1])
         return threshold, float(f"{threshold.value:.6g}"), percent, _paragraph(text)
 
@@ -71,22 +63,16 @@ class View:
             "Threshold": f"{threshold.value:.6g}" if threshold else "none",
             "Image": inspection.name,
         }
-        box, heat = _box(word.replace(" ", "-"), word, facts), None
+        box = _box(word.replace(" ", "-"), word, facts)
         if inspection.map is None:
-            legend = "This model makes no heat map: its density cannot tell where."
-        elif threshold is None:
-            legend = "The colours of a heat map need a threshold."
-        else:
-            scale = inspection.scale(threshold)
-            values = scale(inspection.map, inspection.score)
-            heat = overlay(inspection.picture, values, scale.outlined)
-            legend = (
-                "Heat map: dark where the image looks as normal ones do, brightest from the "
-                "threshold on."
-                if scale.absolute
-                else "Heat map: brightest where most of the score comes from; brighter the higher "
-                "the score."
-            )
+            why = "This model makes no heat map: its density cannot tell where."
+            return box, None, _paragraph(why)
+        if threshold is None:
+            return box, None, _paragraph("The colours of a heat map need a threshold.")
+        scale = inspection.scale(threshold)
+        values = scale(inspection.map, inspection.score)
+        legend = "Heat map: dark where the image is as usual, brightest where most of the score is."
+        heat = overlay(inspection.picture, values, scale.outlined)
         return box, heat, _paragraph(legend)
 
     def neighbours(self, inspection: Inspection | str | None) -> tuple[list, str]:
@@ -127,35 +113,6 @@ def _box(kind, text, facts=None):
     text = html.escape(text)
     content = f"<strong>{text}</strong><dl>{cells}</dl>" if facts else text
     return f'<div class="verdict {kind}" role="status">{content}</div>'
-
-
-_CSS = """
-footer { display: none !important; }
-.gradio-container .fillable { max-width: 1280px !important; padding: 12px 24px !important; }
-.gradio-container .contain { width: 100%; padding: 0; }
-.html-container { padding: 0 !important; }
-h1 { font-size: 1.5rem !important; margin: 0 !important; }
-h2 { font-size: 1.05rem !important; margin: 0 !important; }
-p.note { margin: 0; color: var(--body-text-color); opacity: 0.8; }
-p.problem { margin: 0; color: #b42318; font-weight: 600; }
-.verdict { border: 1px solid transparent; border-radius: 8px; padding: 12px 20px; display: flex;
-  flex-wrap: wrap; align-items: center; gap: 8px 36px; min-height: 84px; overflow-wrap: anywhere; }
-.verdict strong { font-size: 2rem; text-transform: capitalize; }
-.verdict dl { display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 0; }
-.verdict dt { font-size: 0.85rem; font-weight: 400; }
-.verdict dd { font-size: 1.15rem; font-weight: 600; margin: 0; }
-.anomalous, .normal, .no-verdict { background: #b42318; }
-.normal { background: #1a7f37; }
-.no-verdict { background: #57606a; }
-.anomalous *, .normal *, .no-verdict * { color: white !important; }
-.verdict.problem { background: #fff4e5; color: #7a3e00; border-color: #e0a458; }
-.verdict.empty { border: 1px dashed #8c959f; }
-.picture img { object-fit: scale-down !important; }
-#gallery .grid-wrap { min-height: 0; height: auto !important; }
-#gallery .thumbnail-item { aspect-ratio: auto; height: auto; display: block; }
-#gallery .thumbnail-item img { height: 150px; object-fit: contain; }
-#gallery .caption-label { position: static; max-width: none; white-space: pre-line; border: 0; }
-"""
 
 
 def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
@@ -208,8 +165,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
 
         def type_in(run, inspection, value):
             if value is None:
-                values = None, None, gr.skip(), _paragraph("Type in a threshold.")
-                return *values, *view.verdict(inspection, None)
+                return [gr.skip()] * len(choice + shown)
             values = choose(run, inspection, value=value)
             return values[0], gr.skip(), *values[2:]  # What is being typed stays.
 
@@ -244,4 +200,4 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
         reset.click(choose, [run, inspection], [*choice, *shown], **quick)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
     theme = gr.themes.Default(primary_hue="blue", **fonts)
-    return blocks, {"theme": theme, "css": _CSS}
+    return blocks, {"theme": theme, "css_paths": pathlib.Path(__file__).with_suffix(".css")}

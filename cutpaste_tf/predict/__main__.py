@@ -34,85 +34,73 @@ from cutpaste_tf.predict import folder, rows, watch
 from cutpaste_tf.predict.exported import OnnxModel
 from cutpaste_tf.predict.model import RunModel
 
-_BATCH_SIZE = 32
-# ONNX Runtime gains nothing by more, and images are held at their own size.
-_BATCH_SIZE_OF_ONNX = 8
+# ONNX Runtime gains nothing by more images at a time, and images are held at their own size.
+_BATCH_SIZE, _BATCH_SIZE_OF_ONNX = 32, 8
 
 
 @cli.command(interrupted="interrupted; nothing was written")
 def main(arguments: Sequence[str]) -> int:
     """Runs a command line, sys.argv by default; returns 2 also if images could not be read."""
     arguments = _parser().parse_args(arguments)
-    if arguments.batch_size is None:
-        arguments.batch_size = _BATCH_SIZE if arguments.model is None else _BATCH_SIZE_OF_ONNX
-    if not arguments.output or as_text(arguments.output) != arguments.output:
-        raise UserError(f"--output={arguments.output}: must name a folder, in UTF-8")
     images, output = arguments.images, pathlib.Path(arguments.output)
-    options = {"batch_size": arguments.batch_size, "log": say}
+    if not arguments.output or as_text(output) != str(output):
+        raise UserError(f"--output={output}: must name a folder, in UTF-8")
+    model, path, batch_size = RunModel, arguments.run, _BATCH_SIZE
+    if arguments.run is None:
+        model, path, batch_size = OnnxModel, arguments.model, _BATCH_SIZE_OF_ONNX
+    threshold = arguments.threshold, arguments.false_positive_rate
+    # The path is absolute, as Ray's workers are in another folder.
+    make_model = functools.partial(model, os.path.abspath(path), *threshold, arguments.maps)
+    options = {"batch_size": arguments.batch_size or batch_size, "log": say}
     with cli.writing("--output", output):
         if arguments.watch:
             if len(images) > 1 or not os.path.isdir(images[0]) or arguments.ray is not None:
                 raise UserError("--watch: needs one folder of --images, and no --ray")
-            next(
-                rows.find_images(images, output), None
-            )  # A mistake is told before the model loads.
-            return watch.watch(images[0], output, _model(arguments)(), **options)
+            # A mistake is told before the model loads; there may be no image yet.
+            next(rows.find_images(images, output), None)
+            return watch.watch(images[0], output, make_model(), **options)
         if (output / watch.LOCK).exists():
             raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
         if arguments.ray is not None:
-            table, summary = output / rows.PARTS, _predict_in_parts(arguments, output, options)
+            summary, table = _predict_parts(arguments, make_model, options), rows.PARTS
         else:
             options["count"] = rows.count_images(images, output)
-            summary = folder.predict(_model(arguments)(), images, output, **options)
-            table = output / rows.CSV
+            summary, table = folder.predict(make_model(), images, output, **options), rows.CSV
     if summary.failed:
         raise UserError(
             f"{summary.failed} of {summary.images} images have an error, the first: "
-            f"{summary.first_error}; see the column error of {table}"
+            f"{summary.first_error}; see the column error of {output / table}"
         )
     return 0
 
 
-def _predict_in_parts(arguments, output, options):
+def _predict_parts(arguments, make_model, options):
+    """Predicts on Ray. Mistakes are told before anything is written."""
     cluster.load("pyarrow.parquet", "--ray")
     from cutpaste_tf.predict import parallel
 
-    make_model, gpus = _model(arguments), arguments.gpus_per_worker
+    gpus = arguments.gpus_per_worker
     if arguments.model is None:
         config = run_folder.checked(arguments.run)
         settings = {"run": run_folder.checksums(arguments.run, config)}
         given = arguments.threshold, arguments.false_positive_rate
         threshold = run_folder.choose_threshold(arguments.run, *given)
     else:
-        threshold = make_model().threshold  # A mistake is told before anything is written.
+        threshold = make_model().threshold
         settings = {"model": run_folder.checksum(arguments.model)}
         gpus = gpus or 0.0  # ONNX Runtime runs on the CPU.
-    return parallel.predict(
-        make_model,
-        {**settings, "threshold": threshold.value, "maps": arguments.maps},
-        arguments.images,
-        output,
-        address=arguments.ray or None,
-        cpus=arguments.cpus_per_worker,
-        gpus=gpus,
-        **options,
-    )
-
-
-def _model(arguments):
-    """Returns what makes the model; from absolute paths, as workers are in another folder."""
-    options = arguments.threshold, arguments.false_positive_rate, arguments.maps
-    if arguments.model is None:
-        return functools.partial(RunModel, os.path.abspath(arguments.run), *options)
-    return functools.partial(OnnxModel, os.path.abspath(arguments.model), *options)
+    settings |= {"threshold": threshold.value, "maps": arguments.maps}
+    options |= {"address": arguments.ray or None, "cpus": arguments.cpus_per_worker, "gpus": gpus}
+    output = pathlib.Path(arguments.output)
+    return parallel.predict(make_model, settings, arguments.images, output, **options)
 
 
 def _parser():
     parser = cli.Parser("predict", __doc__)
-    add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     source.add_argument("--model", help="an ONNX file that was exported from one")
+    add = parser.add_argument
     images = {"required": True, "help": "images, or folders to search for them"}
     add("--images", nargs="+", action="extend", **images)
     add("--output", required=True, help="the folder to write to")
@@ -120,8 +108,7 @@ def _parser():
     add("--watch", action="store_true", help=watch_help)
     add("--maps", action="store_true", help="draw anomaly maps over the images")
     parser.add_threshold()
-    sizes = f"{_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
-    text = f"images that are scored at a time; {sizes}"
+    text = f"images at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
     parser.add("batch_size", choices.whole(1), text, parse=int)
     ray_help = "share the images out among Ray's workers, here or on the cluster at an address"
     add("--ray", nargs="?", const="", metavar="ADDRESS", help=ray_help)

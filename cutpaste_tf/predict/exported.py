@@ -51,14 +51,6 @@ class Description:
     roi: np.ndarray | None  # the region of interest, bool [h, w]
     versions: Mapping[str, str]  # of the packages that it was exported with
 
-    def choose_threshold(
-        self, threshold: float | None, false_positive_rate: float | None, source: str
-    ) -> Threshold:
-        """Finds the threshold of the file called `source`; see `threshold.choose`."""
-        return thresholds.choose(
-            self.threshold, self.normal_scores, source, threshold, false_positive_rate
-        )
-
     def to_json(self) -> str:
         """Returns the JSON text; numbers are read back to the last bit."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -96,10 +88,9 @@ class Description:
             ):
                 raise ValueError("no export's")
             return description
-        except (
-            *(KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError),
-            MemoryError,
-        ) as error:
+        except UserError:
+            raise
+        except Exception as error:  # A text from elsewhere may fail anywhere.
             raise UserError(
                 f"{source}: says nothing of a run that this version can read; export the run again"
             ) from error
@@ -139,7 +130,9 @@ class OnnxModel:
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
         run = self.description = Description.read(metadata, source)
-        self.threshold = run.choose_threshold(threshold, false_positive_rate, source)
+        self.threshold = thresholds.choose(
+            run.threshold, run.normal_scores, source, threshold, false_positive_rate
+        )
         self._outputs, self.scale = ["score"], None
         if maps:
             from cutpaste_tf.draw.overlay import Scale

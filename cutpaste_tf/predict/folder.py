@@ -1,13 +1,11 @@
 """A prediction of files and folders, from the first image to the last."""
 
-import contextlib
 import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
 
 from cutpaste_tf import cli
-from cutpaste_tf.files import replacing
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 
@@ -28,25 +26,22 @@ def predict(
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
     output.mkdir(parents=True, exist_ok=True)
-    paths = rows.table_paths(output, rows.has_areas(model))
     images, root = rows.find_images(sources, output), rows.common_root(sources)
     summary, interrupted = rows.Summary(), False
     began = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        temporary = [stack.enter_context(replacing(path)) for path in paths]
-        with (
-            rows.open_tables(temporary) as tables,
-            cli.Progress(count, "image", log) as progress,
-        ):
-            try:
-                for batch in rows.score_files(images, model, output, root, batch_size):
-                    for row in batch:
-                        summary.add(row)
-                        tables.write(row)
-                    progress.update(len(batch))
-                    progress.tell()
-            except KeyboardInterrupt:
-                interrupted = True
+    with (
+        rows.open_tables(output, model) as tables,
+        cli.Progress(count, "image", log) as progress,
+    ):
+        try:
+            for batch in rows.score_files(images, model, output, root, batch_size):
+                for row in batch:
+                    summary.add(row)
+                    tables.write(row)
+                progress.update(len(batch))
+                progress.tell()
+        except KeyboardInterrupt:
+            interrupted = True
     if interrupted:
         raise KeyboardInterrupt(f"interrupted; what was scored is in {output}")
     seconds = time.perf_counter() - began
@@ -54,7 +49,7 @@ def predict(
         f"{summary.anomalous} of {summary.scored} images anomalous; {summary.scored} images in "
         f"{seconds:.1f} s, {summary.scored / seconds:.1f} images a second"
     )
-    names = [path.name for path in paths if path.name != rows.CSV]
+    areas = [rows.AREAS] if rows.has_areas(model) else []
     maps = [] if model.scale is None else [f"{rows.MAPS}/"]
-    log(f"written to {output / rows.CSV}, {', '.join(names + maps)}")
+    log(f"written to {output / rows.CSV}, {', '.join([rows.JSONL, *areas, *maps])}")
     return summary

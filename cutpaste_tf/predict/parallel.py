@@ -38,17 +38,15 @@ def predict(
     sources: Sequence[str | os.PathLike],
     output: pathlib.Path,
     *,
-    address: str | None = None,
-    cpus: float | None = None,
-    gpus: float | None = None,
     batch_size: int,
     log: Callable[[str], None],
+    **resources: Any,
 ) -> rows.Summary:
     """Scores images and writes their rows to parts in Parquet, or goes on with that.
 
     `make_model` is called in each worker, so its paths are absolute. `settings` are what rows
-    depend on besides the images, by flags' names, as JSON has it. The address, CPUs and GPUs are
-    those of `cluster`. The summary counts the rows of all parts.
+    depend on besides the images, by flags' names, as JSON has it. `resources` are those of
+    `_score`. The summary counts the rows of all parts.
     """
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
     if not any(output.glob(rows.PARTS)):
@@ -60,18 +58,16 @@ def predict(
         parts = [_part(output, number) for number in range(files.num_row_groups)]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
         count = sum(files.row_group(number).num_rows for number in missing)
-        there = len(parts) - len(missing)
-        log(
-            f"{files.num_rows} images in {len(parts)} parts"
-            + (f", {there} are there already" if there else "")
-        )
+        done = len(parts) - len(missing)
+        there = f", {done} are there already" if done else ""
+        log(f"{files.num_rows} images in {len(parts)} parts{there}")
         rate = ""
         if missing:
             root = rows.common_root(settings["images"])
             worker = make_model, output.absolute(), root, batch_size
             try:
                 with cli.Progress(count, "image", log) as progress:
-                    seconds = _score(missing, worker, address, cpus, gpus, progress, log)
+                    seconds = _score(missing, worker, progress, log, **resources)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt("interrupted; start again to go on") from error
             rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second"
@@ -113,8 +109,11 @@ def _begin(output, settings):
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _score(missing, arguments, address, cpus, gpus, progress, log):
-    """Has Ray's workers write the parts that are missing; returns the seconds that takes."""
+def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
+    """Has workers of so many CPUs and GPUs write the parts that are missing; returns the seconds.
+
+    None of an address is this machine, and what is None of the others is as in `cluster`.
+    """
     ray = cluster.start(address, "--ray")
     try:
         cpus, gpus, slots = cluster.share_out(ray, "worker", cpus, gpus)
@@ -123,7 +122,7 @@ def _score(missing, arguments, address, cpus, gpus, progress, log):
         began = time.perf_counter()
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_task_retries": _RETRIES}
         actor = ray.remote(max_restarts=-1, **options)(Worker)
-        pool = ray.util.ActorPool([actor.remote(*arguments, cpus, gpus) for _ in range(workers)])
+        pool = ray.util.ActorPool([actor.remote(*worker, cpus, gpus) for _ in range(workers)])
         for count in pool.map_unordered(lambda one, number: one.write.remote(number), missing):
             progress.update(count)
             progress.tell()

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from cutpaste_tf.data import decode, stream
-from cutpaste_tf.files import UserError, as_text, cell
+from cutpaste_tf.files import UserError, as_text, cell, replacing
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import VERDICTS
 
@@ -73,15 +73,15 @@ def score_files(
     with concurrent.futures.ThreadPoolExecutor(min(4, threads)) as pool:
         for batch in batches:
             sound = [file for file in batch if file.error is None]
-            scored = model.score([file.prepared for file in sound], [file.size for file in sound])
-            scored = iter(scored)
-            results = [next(scored) if file.error is None else (None, None) for file in batch]
-            rows = list(pool.map(make_row, batch, *zip(*results, strict=True)))
+            scores = iter(model.score([x.prepared for x in sound], [x.size for x in sound]))
+            results = [next(scores) if file.error is None else (None, None) for file in batch]
+            rows = list(pool.map(make_row, batch, results))
             del batch, sound, results  # Their images need not stay in memory any longer.
             yield rows
 
 
-def _make_row(model, maps, root, file, score, anomaly_map):
+def _make_row(model, maps, root, file, result):
+    score, anomaly_map = result
     row = dict.fromkeys(COLUMNS) | {"path": as_text(file.path), "error": file.error, "areas": []}
     row["threshold"] = model.threshold.value
     if score is None:
@@ -136,37 +136,40 @@ def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
 
 @dataclasses.dataclass
 class Summary:
-    """Counts of rows; `failed` images have no score, or no overlay as was asked for."""
+    """Counts of rows; the images without a score have an error."""
 
     images: int = 0
     scored: int = 0
     anomalous: int = 0
-    failed: int = 0
     first_error: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many images have an error."""
+        return self.images - self.scored
 
     def add(self, row: dict[str, Any]) -> None:
         """Counts a row."""
         self.images += 1
         self.scored += row["score"] is not None
         self.anomalous += row["verdict"] == VERDICTS[1]
-        if row["error"] is not None:
-            self.failed += 1
-            self.first_error = self.first_error or f"{row['path']}: {row['error']}"
-
-
-def table_paths(output: pathlib.Path, areas: bool) -> list[pathlib.Path]:
-    """Returns the paths of predictions.jsonl, predictions.csv and, with areas, areas.csv."""
-    return [output / name for name in (JSONL, CSV, *([AREAS] if areas else []))]
+        if row["error"] is not None and self.first_error is None:
+            self.first_error = f"{row['path']}: {row['error']}"
 
 
 @contextlib.contextmanager
-def open_tables(paths: Sequence[pathlib.Path], mode: str = "w") -> Iterator["Tables"]:
-    """Opens the tables of `table_paths`; mode "a" adds to the lines of predictions.jsonl."""
+def open_tables(output: pathlib.Path, model: Model, *, resume: bool = False) -> Iterator["Tables"]:
+    """Opens the tables in a folder, which take the places of earlier ones when all is written.
+
+    With `resume` lines are added to predictions.jsonl, and the other tables are begun at once.
+    """
     with contextlib.ExitStack() as stack:
-        files = [
-            stack.enter_context(open(path, file_mode, encoding="utf-8", newline=""))
-            for path, file_mode in zip(paths, (mode, "w", "w"), strict=False)
-        ]
+        files = []
+        for name in (JSONL, CSV, AREAS) if has_areas(model) else (JSONL, CSV):
+            path = output / name if resume else stack.enter_context(replacing(output / name))
+            mode = "a" if resume and name == JSONL else "w"
+            file = open(path, mode, encoding="utf-8", newline="")  # noqa: SIM115
+            files.append(stack.enter_context(file))
         yield Tables(files)
 
 
@@ -175,8 +178,10 @@ class Tables:
 
     def __init__(self, files: Sequence[TextIO]):
         self._files = files
-        columns = zip(files[1:], (COLUMNS, AREA_COLUMNS), strict=False)
-        self._spreadsheets = [csv.DictWriter(*pair, extrasaction="ignore") for pair in columns]
+        self._spreadsheets = [
+            csv.DictWriter(file, columns, extrasaction="ignore")
+            for file, columns in zip(files[1:], (COLUMNS, AREA_COLUMNS), strict=False)
+        ]
         for spreadsheet in self._spreadsheets:
             spreadsheet.writeheader()
 

@@ -43,19 +43,17 @@ def watch(
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     # Absolute, so that the next watch recognises the files wherever it is started.
     root = pathlib.Path(os.path.abspath(folder))
-    table_paths = rows.table_paths(output, rows.has_areas(model))
-    if table_paths[0].exists() and not (output / LOCK).exists():
+    if (output / rows.JSONL).exists() and not (output / LOCK).exists():
         raise UserError(
-            f"{table_paths[0]}: was not written by --watch, which adds to its tables; name another "
-            "--output"
+            f"--output={output}: has tables that --watch would add to; name another folder"
         )
     busy = f"--output={output}: another --watch writes there; end it, or name another folder"
     summary, done = rows.Summary(), {}
-    with locked(output / LOCK, busy), rows.open_tables(table_paths, "a") as tables:
+    with locked(output / LOCK, busy), rows.open_tables(output, model, resume=True) as tables:
         log(f"{folder}: threshold {model.threshold}; on {model.device}")
         # The first image takes seconds.
         model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
-        for row in _earlier_rows(table_paths[0]):
+        for row in _earlier_rows(output / rows.JSONL):
             done[row["path"]] = row["size"], row["mtime_ns"]
             tables.write_spreadsheets(row)
         inbox = Inbox(root, output, done, log)
@@ -83,8 +81,7 @@ def watch(
                     if signals:  # The rest arrives again at the next start.
                         break
                 time.sleep(max(0.0, due - time.monotonic()))
-    errors = summary.images - summary.scored
-    line = f"{summary.images} images, {summary.anomalous} anomalous, {errors} with an error"
+    line = f"{summary.images} images, {summary.anomalous} anomalous, {summary.failed} with an error"
     if signal.SIGTERM not in signals:
         raise KeyboardInterrupt(f"interrupted; {line}")
     log(f"ended; {line}")
@@ -111,8 +108,7 @@ def _line(row, path):
     """A line about an image."""
     if row["score"] is None:
         return f"{'error':9} {'':>10}  {path}: {row['error']}"
-    error = f": {row['error']}" if row["error"] else ""
-    return f"{row['verdict']:9} {row['score']:10.6g}  {path}{error}"
+    return f"{row['verdict']:9} {row['score']:10.6g}  {path}"
 
 
 @contextlib.contextmanager

@@ -43,8 +43,8 @@ def here(monkeypatch):
     done = []
     monkeypatch.setattr(cluster, "prepare_worker", lambda cpus, gpus: 2)
 
-    def score(missing, arguments, address, cpus, gpus, progress, log):
-        worker = parallel.Worker(*arguments, cpus or 1.0, gpus or 0.0)
+    def score(missing, worker, progress, log, **resources):
+        worker = parallel.Worker(*worker, 1.0, 0.0)
         for number in missing:
             progress.update(worker.write(number))
             done.append(number)

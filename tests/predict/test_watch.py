@@ -373,9 +373,9 @@ def test_tables_are_those_of_the_lines_wherever_a_watch_was_cut_short(inbox, out
     model = Mean()
     model.scale = types.SimpleNamespace(outlined=True)
     area = dict.fromkeys(rows.AREA_COLUMNS[1:], 0.1 + 0.2)
-    paths = rows.table_paths(output, areas=True)
+    paths = [output / name for name in (rows.JSONL, rows.CSV, rows.AREAS)]
     output.mkdir()
-    with rows.open_tables(paths, "a") as tables:
+    with rows.open_tables(output, model, resume=True) as tables:
         for name in ('a,\n"é.png', "b.png", "c.png"):
             row = dict.fromkeys(rows.COLUMNS) | {"path": name, "score": 0.1 + 0.2}
             row["areas"] = [area, area]
@@ -409,7 +409,7 @@ def test_tables_of_others_are_left_alone(inbox, output):
     output.mkdir()
     for name in ("predictions.jsonl", "predictions.csv"):
         (output / name).write_text("earlier")
-    with pytest.raises(UserError, match="was not written by --watch"):
+    with pytest.raises(UserError, match="has tables that --watch would add to"):
         watch.watch(inbox, output, Mean(), log=print)
     assert {path.name: path.read_text() for path in output.iterdir()} == dict.fromkeys(
         ("predictions.jsonl", "predictions.csv"), "earlier"
