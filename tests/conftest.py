@@ -175,14 +175,16 @@ MAIN = (sys.executable, "-m", "cutpaste_tf.main")
 SMALL_MAIN = (sys.executable, str(pathlib.Path(small.__file__)))
 
 
-def command(*arguments: str, program=MAIN, **options) -> subprocess.CompletedProcess:
+def command(
+    *arguments: str, program=MAIN, timeout: int = 300, **options
+) -> subprocess.CompletedProcess:
     """Runs `python -m cutpaste_tf.main` in a process of its own."""
     return subprocess.run(
         [*program, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         **options,
     )
 
