@@ -24,7 +24,7 @@ from cutpaste_tf.predict import exported
 from cutpaste_tf.predict.exported import Description, OnnxModel
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.scoring.detector import Detector
-from cutpaste_tf.threshold import Threshold, at_rate
+from cutpaste_tf.threshold import Threshold
 
 HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
 LOCALIZED = pytest.mark.parametrize(
@@ -237,16 +237,6 @@ def test_numbers_are_read_back_to_the_last_bit(description):
             equal = np.array_equal if isinstance(theirs, np.ndarray) else operator.eq
             assert equal(ours, theirs)
     assert read(description.to_json()).roi.dtype == bool
-
-
-def test_thresholds(description):
-    assert description.choose_threshold(None, None, "x") == description.threshold
-    assert description.choose_threshold(5.0, None, "x") == Threshold(5.0)
-    at_half = Threshold(at_rate(description.normal_scores, 0.5), 0.5, 3)
-    assert description.choose_threshold(None, 0.5, "x") == at_half
-    without = dataclasses.replace(description, normal_scores=np.zeros([0]))
-    with pytest.raises(UserError, match=r"a\.onnx: has no scores of normal images"):
-        without.choose_threshold(None, 0.5, "--model=a.onnx")
 
 
 def png(*size):
