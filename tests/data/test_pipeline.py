@@ -57,15 +57,6 @@ def test_the_order_is_the_seeds_whatever_was_read_before():
     assert order(numbered(10), 4, seed=3) == expected
 
 
-def test_views_are_made_on_the_host_where_asked():
-    data = pipeline.training_batches(
-        numbered(6), 2, 0, views=lambda step, images: (tf.cast(images, tf.float32), step)
-    )
-    first, step = next(iter(data))
-    assert first.dtype == tf.float32
-    assert int(step) == 0
-
-
 # A region of which a tile of 2x2 shows nothing, another a little.
 ROI = np.zeros([60, 90], bool)
 ROI[5:25, 10:60] = ROI[25:40, 8:20] = True
