@@ -32,6 +32,8 @@ TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4"
 
 # Two views are traced in half the time of three.
 QUICK = (*TINY, "--task=cutpaste")
+# What settings need for a network alone.
+SETTINGS = {"dataset": "folder", "data_dir": "x", "category": "part"}
 
 
 # Fixtures that take seconds: the tests that share one run in one process, where it is made once.

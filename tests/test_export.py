@@ -11,166 +11,102 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
-from conftest import assert_user_error, pattern, slow_but
+from conftest import SETTINGS, assert_user_error, pattern, slow_but
 
 from cutpaste_tf import export, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.predict.exported import Description, OnnxModel
+from cutpaste_tf.scoring import canvas
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import patch, scorer, upsample
-from cutpaste_tf.scoring.detector import Detector, Embedder, Evaluator
+from cutpaste_tf.scoring.detector import Detector, make_scorer
+from cutpaste_tf.scoring.scorer import Fit
 from cutpaste_tf.threshold import Threshold
 
-# For each kind of run the formats that it is exported to here; each takes seconds to convert.
-KINDS = {
-    "gde": ("keras", "saved_model", "onnx", "tflite"),
-    "kde": ("keras", "onnx", "tflite"),
-    "gmm3": ("keras", "onnx", "tflite"),
-    "gmm": ("keras", "onnx"),
-    "gradcam": ("keras", "onnx", "tflite"),
-    "gradcam_gmm": ("keras", "onnx"),
-    "patch": ("keras", "saved_model", "onnx", "tflite"),
-    "patch_separate": ("keras", "onnx", "tflite"),
-    "maps_nearby": ("keras", "saved_model", "onnx", "tflite"),
-    "maps_of_two": ("keras", "onnx", "tflite"),
-    "maps_shared": ("keras", "onnx"),
-    "wide": ("keras", "onnx", "tflite"),
-    "wide_patch": ("onnx",),
-    "padded": ("keras", "saved_model", "onnx", "tflite"),
-    "padded_region": ("keras", "onnx"),
-    "region": ("keras", "onnx", "tflite"),
-    "tiles": ("keras", "saved_model", "onnx", "tflite"),
-    "tiles_padded": ("keras", "onnx", "tflite"),
-    "tiles_region": ("keras", "onnx", "tflite"),
-}
-# Of those of feature maps: the density's places and the image's score.
-MAPS = {
-    "maps_nearby": ("nearby", "both"),
-    "maps_of_two": ("separate", "map"),
-    "maps_shared": ("shared", "pooled"),
-}
-# Other shapes than a square's, tiles and regions of interest.
+ALL = ("keras", "saved_model", "onnx", "tflite")
+MAPS = {"maps": "features", "map_levels": "conv3,conv4"}
+BOTH = MAPS | {"image_score": "both"}
 WIDE = {"image_size": (32, 48)}
-SHAPES = {
-    "wide": WIDE | {"maps": "features", "map_levels": "conv3,conv4", "image_score": "both"},
-    "wide_patch": {"image_size": (48, 64), "patch_size": 32, "dense_stride": 16},
-    "padded": WIDE | {"resize": "pad", "maps": "gradcam"},
-    "padded_region": WIDE | {"resize": "pad", "roi": "x", "maps": "features"},
-    "region": WIDE | {"roi": "x", "maps": "features", "location_density": "shared"},
-    "tiles": {
-        **WIDE,
-        "tiles": (2, 2),
-        "maps": "features",
-        "image_score": "both",
-    },
-    "tiles_padded": {
-        **WIDE,
-        "tiles": (1, 3),
-        "resize": "pad",
-        "maps": "features",
-        "image_score": "both",
-    },
-    "tiles_region": {"image_size": (32,), "tiles": (2, 2), "roi": "x"},
+PATCHES = {"image_size": 64, "patch_size": 32, "dense_stride": 16, "location_density": "shared"}
+# Runs, and the formats that each is exported to here; each takes seconds to convert.
+KINDS = {
+    "gde": ({}, ALL),
+    "kde": ({"density": "kde"}, ("keras", "onnx", "tflite")),
+    "gmm3": ({"density": "gmm3"}, ("keras", "onnx", "tflite")),
+    "gmm": ({"density": "gmm"}, ("keras", "onnx")),
+    "gradcam": ({"maps": "gradcam"}, ("keras", "onnx", "tflite")),
+    "gradcam_gmm": ({"maps": "gradcam", "density": "gmm"}, ("keras", "onnx")),
+    "patch": (PATCHES, ALL),
+    "patch_separate": (PATCHES | {"location_density": "separate"}, ("keras", "onnx", "tflite")),
+    "maps_nearby": (BOTH, ALL),
+    "maps_of_two": (
+        {
+            **MAPS,
+            "location_density": "separate",
+            "image_score": "map",
+            "weights": "some.weights.h5",
+            "keep_pretrained": True,
+        },
+        ("keras", "onnx", "tflite"),
+    ),
+    "maps_shared": (MAPS | {"location_density": "shared"}, ("keras", "onnx")),
+    "wide": (WIDE | BOTH, ("keras", "onnx", "tflite")),
+    "wide_patch": (PATCHES | {"image_size": (48, 64)}, ("onnx",)),
+    "padded": (WIDE | {"resize": "pad", "maps": "gradcam"}, ALL),
+    "padded_region": (WIDE | MAPS | {"resize": "pad", "roi": "x"}, ("keras", "onnx")),
+    "region": (
+        WIDE | MAPS | {"roi": "x", "location_density": "shared"},
+        ("keras", "onnx", "tflite"),
+    ),
+    "tiles": (WIDE | BOTH | {"tiles": (2, 2)}, ALL),
+    "tiles_padded": (
+        WIDE | BOTH | {"tiles": (1, 3), "resize": "pad"},
+        ("keras", "onnx", "tflite"),
+    ),
+    "tiles_region": ({"tiles": (2, 2), "roi": "x"}, ("keras", "onnx", "tflite")),
 }
-CASES = [(kind, format) for kind, formats in KINDS.items() for format in formats]
+CASES = [(kind, format) for kind, (_, formats) in KINDS.items() for format in formats]
 # ONNX is the format furthest from a run; of the others, one of each kind of map.
 QUICK = [x for x in CASES if x[1] == "onnx" or x[0] in ("gde", "maps_nearby")]
 # Of a score, relative; ONNX Runtime and TensorFlow Lite convolve in another order.
 CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
 
 
-def sides(size):
-    return size if isinstance(size, tuple) else (size, size)
-
-
-def small_backbone(size):
-    """Layers of every kind that matters, and quicker to convert than a ResNet."""
-    inputs = keras.Input([*sides(size), 3])
-    x = keras.layers.Conv2D(8, 3, 2, use_bias=False, name="stem_conv")(inputs)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
-
-
-def staged_backbone(size):
-    """As `small_backbone`, with the stages of a ResNet-18 by their names."""
-    x = inputs = keras.Input([*sides(size), 3])
-    for number in range(2, 6):
-        x = keras.layers.Conv2D(6, 3, 2, "same", use_bias=False)(x)
-        x = keras.layers.ReLU(name=f"conv{number}_block2_out")(x)
-    return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
-
-
-def shake(backbone):
-    """Gives batch normalisation statistics that are not those of a new network."""
+def small_network(size, staged):
+    """Layers of every kind that matters, and quicker to convert than a ResNet's."""
+    x = inputs = keras.Input([*size, 3])
+    names = [f"conv{number}_block2_out" for number in range(2, 6)] if staged else [None]
+    for number, name in enumerate(names):
+        x = keras.layers.Conv2D(
+            8, 3, 2, "same", use_bias=False, name=f"conv{number}" if number else "stem_conv"
+        )(x)
+        x = x if staged else keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU(name=name)(x)
+    model = keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
+    # Batch normalisation has statistics that are not those of a new network.
     rng = np.random.default_rng(5)
-    backbone.set_weights([w + rng.uniform(0.0, 0.2, w.shape) for w in backbone.get_weights()])
-    return backbone
+    model.set_weights([w + rng.uniform(0.0, 0.2, w.shape) for w in model.get_weights()])
+    return model
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def detector(request):
     keras.utils.set_random_seed(0)
-    kind = request.param
-    settings = {"dataset": "folder", "data_dir": "x", "category": "part"}
+    flags, _ = KINDS[request.param]
+    config = Config(**SETTINGS, **({"image_size": 32} | flags))
+    staged = config.maps == "features"
+    network = small_network((None, None) if config.patch_size else config.size, staged)
+    if config.keep_pretrained:
+        network = backbones.side_by_side(small_network(config.size, staged), network)
+    roi = np.zeros([20, 31], bool) if config.roi != "none" else None
+    if roi is not None:  # One tile of four shows nothing of it.
+        roi[3:17, 4:14] = roi[2:8, 14:29] = True
     rng = np.random.default_rng(3)
     arrays = [pattern(rng, 64) for _ in range(12)]
-    if kind.startswith("patch"):
-        config = Config(
-            **settings,
-            image_size=64,
-            patch_size=32,
-            dense_stride=16,
-            location_density="separate" if kind == "patch_separate" else "shared",
-        )
-        backbone = shake(small_backbone(None))
-        embedder = patch.PatchEmbedder(backbone, (64, 64), 16, 16, config.separate_locations)
-        images = pipeline.prepare(normal([""] * 12, arrays), 64)
-        density = patch.fit(embedder, images, config.separate_locations)
-    elif kind in MAPS:
-        locations, image_score = MAPS[kind]
-        two = kind == "maps_of_two"
-        config = Config(
-            **settings,
-            image_size=32,
-            maps="features",
-            map_levels="conv3,conv4",
-            location_density=locations,
-            image_score=image_score,
-            weights="some.weights.h5" if two else "none",
-            keep_pretrained=two,
-        )
-        backbone = shake(staged_backbone(32))
-        if two:
-            backbone = backbones.side_by_side(staged_backbone(32), backbone)
-        images = pipeline.prepare(normal([""] * 12, arrays), 32)
-        fitted = Evaluator(config, backbone)(images, images)["pool"]
-        return kind, Detector(config, backbone, fitted.density, fitted.map_density)
-    elif kind in SHAPES:
-        config = Config(**settings, **SHAPES[kind])
-        roi = np.zeros([20, 31], bool) if config.roi != "none" else None
-        if roi is not None:  # One tile of four shows nothing of it.
-            roi[3:17, 4:14] = roi[2:8, 14:29] = True
-        sizes = None if config.patch_size else config.size
-        make = staged_backbone if config.maps == "features" else small_backbone
-        backbone = shake(make(sizes))
-        images = pipeline.prepare(normal([""] * 12, arrays), Preparation.of(config, roi))
-        fitted = Evaluator(config, backbone)(images, images)["pool"]
-        return kind, Detector(config, backbone, fitted.density, fitted.map_density, roi)
-    else:
-        config = Config(
-            **settings,
-            image_size=32,
-            maps="gradcam" if kind.startswith("gradcam") else "none",
-            density={"gradcam": "gde", "gradcam_gmm": "gmm"}.get(kind, kind),
-        )
-        backbone = shake(small_backbone(32))
-        images = pipeline.prepare(normal([""] * 12, arrays), 32)
-        density = densities.make(config.density).fit(Embedder(backbone)(images)["pool"])
-    return kind, Detector(config, backbone, density)
+    fit = make_scorer(config, network).fit(pipeline.of_arrays(arrays, Preparation.of(config, roi)))
+    return request.param, Detector(config, network, fit, roi)
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +137,6 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
         maps = expected.maps.read(range(3))
         assert outputs["map"].shape == maps.shape
         np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * np.abs(maps).max())
-    # Another threshold, and the run's again.
-    lower = float(expected.scores.min() - 1e-3 * np.ptp(expected.scores))
-    np.testing.assert_array_equal(score(images, lower)["verdict"], [True, True, True])
-    np.testing.assert_array_equal(score(images)["verdict"], outputs["verdict"])
     # Any number of images of any size, and none at all.
     if format == "onnx":
         none = score(images[:0])
@@ -262,8 +194,7 @@ def test_an_onnx_file_holds_no_gaussians_twice(detector, tmp_path):
         export.write(found, 1.0, tmp_path / "model.onnx", "onnx")
     constants = onnx.load(tmp_path / "model.onnx").graph.initializer
     sizes = [int(np.prod(constant.dims)) for constant in constants]
-    maps, height, width = found.map_density.grid
-    assert sizes.count(maps * height * width * found.map_density.gaussians.mean.shape[1] ** 2) == 1
+    assert sizes.count(found.fit.places.whitener.size) == 1
 
 
 @pytest.mark.slow
@@ -290,9 +221,8 @@ def test_two_real_networks_side_by_side_with_maps(format, maps, tmp_path):
     trained.set_weights([w * rng.uniform(0.95, 1.05, w.shape) for w in trained.get_weights()])
     network = backbones.side_by_side(pretrained, trained)
     arrays = [pattern(rng, 96) for _ in range(12)]
-    normals = pipeline.prepare(normal([""] * 12, arrays), 96)
-    fitted = Evaluator(config, network)(normals, normals)["level7"]
-    found = Detector(config, network, fitted.density, fitted.map_density)
+    fit = make_scorer(config, network).fit(pipeline.of_arrays(arrays, 96))
+    found = Detector(config, network, fit)
     path = tmp_path / export.FILES[format]
     with export._quiet():
         export.write(found, 1.0, path, format)
@@ -316,17 +246,9 @@ def test_the_comparison_finds_a_fault(detector):
 def test_products_with_matrices_resize_as_tensorflow_does(size):
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.float32)
     expected = tf.image.resize(image, [32, 32], antialias=True)[0]
-    rows, columns = (scorer._antialiasing(np.ones([n], np.float32), 32, 0.0, 32.0) for n in size)
+    rows, columns = (canvas._antialiasing(np.ones([n], np.float32), 32, 0.0, 32.0) for n in size)
     found = np.einsum("ih,jw,hwc->ijc", rows, columns, image[0])
     np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_spreading_is_the_transposed_convolution():
-    maps = np.random.default_rng(0).uniform(1.0, 3.0, size=[1, 4, 4]).astype(np.float32)
-    expected = upsample.receptive_field_upsampler(16, 8)(maps, 0.25)
-    matrix = upsample.receptive_field_matrix(40, 16, 8)
-    squared = matrix @ (maps**2 - 0.25**2) @ matrix.T + 0.25**2
-    np.testing.assert_allclose(squared, expected**2, rtol=1e-4)
 
 
 ALONE = """
@@ -339,41 +261,31 @@ import numpy as np
 images = np.load(FOLDER + "/images.npy")
 """
 PRINTED = """
-outputs = [{n: np.asarray(x[n]).tolist() for n in x} for x in (plain, low)]
-print("PRINTED " + json.dumps(outputs))
+print("PRINTED " + json.dumps({n: np.asarray(outputs[n]).tolist() for n in outputs}))
 """
 PROGRAMS = {
     "keras": """
 import keras
 model = keras.saving.load_model(FOLDER + "/model.keras", safe_mode=True)
-plain = model.predict({"images": images, "threshold": None}, verbose=0)
-low = model.predict({"images": images, "threshold": np.zeros(3)}, verbose=0)
+outputs = model.predict(images, verbose=0)
 """,
     "saved_model": """
 import tensorflow as tf
 model = tf.saved_model.load(FOLDER + "/saved_model")
-plain = model.signatures["serving_default"](images=tf.constant(images))
-low = model.signatures["with_threshold"](images=tf.constant(images), threshold=tf.constant(0.0))
+outputs = model.signatures["serving_default"](images=tf.constant(images))
 """,
     "onnx": """
 import onnxruntime
 session = onnxruntime.InferenceSession(FOLDER + "/model.onnx")
-assert [x.name for x in session.get_inputs()] == ["images"]
-assert [x.name for x in session.get_overridable_initializers()] == ["threshold"]
-assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
-def run(**inputs):
-    names = ["score", "verdict"]
-    return dict(zip(names, session.run(names, inputs)))
-plain = run(images=images)
-low = run(images=images, threshold=np.zeros([], np.float32))
+(node,) = session.get_inputs()
+assert (node.name, node.shape) == ("images", ["batch", "height", "width", 3])
+names = ["score", "verdict"]
+outputs = dict(zip(names, session.run(names, {"images": images})))
 """,
     "tflite": """
 from ai_edge_litert.interpreter import Interpreter
 interpreter = Interpreter(FOLDER + "/model.tflite")
-plain = interpreter.get_signature_runner("serving_default")(images=images)
-low = interpreter.get_signature_runner("with_threshold")(
-    images=images, threshold=np.zeros([], np.float32)
-)
+outputs = interpreter.get_signature_runner("serving_default")(images=images)
 """,
 }
 
@@ -404,12 +316,12 @@ def test_alone_in_another_process(finished, load_once, formats, refused, images,
     lines = [line.removeprefix("PRINTED ") for line in done.stdout.splitlines()]
     expected = Detector.load(run_dir).score(list(images))
     value = run_folder.choose_threshold(run_dir).value
-    printed = [json.loads(line) for line in lines if line.startswith("[{")]
+    printed = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(printed) == len(formats)
-    for plain, low in printed:
-        np.testing.assert_allclose(plain["score"], expected, rtol=1e-4)
-        assert plain["verdict"] == [bool(score > np.float32(value)) for score in plain["score"]]
-        assert low["verdict"] == [True] * 3
+    for outputs in printed:
+        np.testing.assert_allclose(outputs["score"], expected, rtol=1e-4)
+        verdicts = [bool(score > np.float32(value)) for score in outputs["score"]]
+        assert outputs["verdict"] == verdicts
 
 
 def test_a_keras_file_holds_no_code(finished, load_once, tmp_path):
@@ -421,16 +333,15 @@ def test_a_keras_file_holds_no_code(finished, load_once, tmp_path):
 
 
 def test_a_mixed_precision_run_is_exported_in_float32(tmp_path):
-    settings = {"dataset": "folder", "data_dir": "x", "category": "a", "image_size": 32}
-    config = Config(**settings, width=0.0625, mixed_precision=True)
+    config = Config(**SETTINGS, image_size=32, width=0.0625, mixed_precision=True)
     try:
         backbones.set_precision(config)
         backbone = backbones.build_backbone(config)
         rng = np.random.default_rng(0)
-        density = densities.make("gde").fit(rng.normal(size=[40, 32]))
-        found = Detector(config, backbone, density)
-        assert {x.compute_dtype for x in found.backbone.layers[1:]} == {"float32"}
-        assert Detector(config, found.backbone, density).backbone is found.backbone
+        fit = Fit(densities.fit("gde", rng.normal(size=[40, 32])))
+        found = Detector(config, backbone, fit)
+        assert {x.compute_dtype for x in found.network.layers[1:]} == {"float32"}
+        assert Detector(config, found.network, fit).network is found.network
         keras.config.set_dtype_policy("float32")  # as loading a run does
         path = tmp_path / export.FILES["keras"]
         with export._quiet():
@@ -504,19 +415,6 @@ def test_mistakes_are_one_line_and_leave_nothing(
         arguments[-1] = f"--format={format}"
         assert_user_error(main(capsys, *arguments), "holds at most 2 GiB")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_gaussians_of_maps_count_towards_the_limit(
-    localized, load_once, tmp_path, capsys, monkeypatch
-):
-    run_dir, _, _ = localized
-    if not (run_dir / run_folder.MAP_DENSITY).is_file():
-        pytest.skip("has none")
-    found = Detector.load(run_dir)
-    others = [*found.backbone.get_weights(), *found.density.arrays().values()]
-    monkeypatch.setattr(export, "_LARGEST", 4 * sum(array.size for array in others))
-    arguments = [f"--run={run_dir}", f"--output={tmp_path / 'out'}", "--format=tflite"]
-    assert_user_error(main(capsys, *arguments), "holds at most 2 GiB")
 
 
 def test_a_model_that_is_off_is_not_left(finished, load_once, tmp_path, capsys, monkeypatch):

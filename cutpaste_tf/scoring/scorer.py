@@ -184,7 +184,9 @@ class Scorer:
         """
         del rows
         for batch in self._inputs(images):
-            yield self._embed(batch)
+            # oneDNN's convolutions refuse empty batches.
+            outputs = self._embed(batch if len(batch) else tf.zeros([1, *images.size, 3], tf.uint8))
+            yield {name: values[: len(batch)] for name, values in outputs.items()}
 
     def _inputs(self, images):
         """Yields batches of inputs, uint8 [B, h, w, 3]; one at least, if of nothing."""
@@ -247,9 +249,11 @@ class Scorer:
             map's score, each standardised.
         """
         if usual is not None:
-            pairs = zip(("pooled", "map"), usual.tolist(), strict=True)
-            standard = [(by_tile[kind] - mean) / deviation for kind, (mean, deviation) in pairs]
-            by_tile = by_tile | {"both": (standard[0] + standard[1]) / 2.0}
+            (mean, deviation), (map_mean, map_deviation) = usual.tolist()
+            pooled = (by_tile["pooled"] - mean) / deviation
+            of_map = ops.cast(by_tile["map"], keras.backend.standardize_dtype(pooled.dtype))
+            both = (pooled + (of_map - map_mean) / map_deviation) / 2.0
+            by_tile = by_tile | {"both": both}
         if in_region is not None:  # Where no tile shows any of it, all count.
             used = ops.logical_or(
                 in_region, ops.logical_not(ops.any(in_region, axis=1, keepdims=True))

@@ -25,7 +25,7 @@ def main() -> None:
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.models.backbone import build_backbone
-    from cutpaste_tf.scoring.detector import Evaluator
+    from cutpaste_tf.scoring.detector import make_scorer
 
     def images(count, seed):
         shape = [count, arguments.size, arguments.size, 3]
@@ -47,20 +47,19 @@ def main() -> None:
     timers, counts, megabytes = {}, {}, {}
     for name, flags in kinds.items():
         config = Config(**made_of, image_size=arguments.size, **flags)
-        evaluator = Evaluator(config, build_backbone(config))
+        scorer = make_scorer(config, build_backbone(config))
         patches = bool(config.patch_size)
         counts[name] = arguments.patch_images if patches else arguments.images
-        found = evaluator(images(2 if patches else NORMAL, 0), images(1, 1))[config.features]
+        fit = scorer.fit(images(2 if patches else NORMAL, 0))
         tested = images(counts[name], 2)
 
-        def score(evaluator=evaluator, found=found, tested=tested):
-            scored = evaluator.score(found.density, tested, map_density=found.map_density)
+        def score(scorer=scorer, fit=fit, tested=tested):
+            scored = scorer.score(fit, tested)
             if scored.maps is not None:
                 scored.maps.read(range(tested.count))
 
         timers[name] = common.timed(score)
-        density = found.map_density or found.density
-        megabytes[name] = sum(array.nbytes for array in density.arrays().values()) / 1e6
+        megabytes[name] = sum(array.nbytes for array in fit.arrays().values()) / 1e6
     seconds = common.medians(timers, arguments.rounds)
     print(common.machine("tensorflow", "keras"))
     each = {name: median / counts[name] for name, median in seconds.items()}

@@ -76,7 +76,6 @@ def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
 def work(experiment: paper.Experiment) -> Work:
     """Counts what the runs of an experiment do."""
     from cutpaste_tf.augment import proxy
-    from cutpaste_tf.scoring import patch
     from cutpaste_tf.train import stages
 
     flagfile = paper.find_flagfile(experiment)
@@ -93,7 +92,7 @@ def work(experiment: paper.Experiment) -> Work:
         during = (config.steps // EPOCH_STEPS - 1) // config.eval_every
         return Work(len(runs), training, (2 + during) * images * forward)
     side, stride = config.dense_patch, config.dense_stride
-    places = math.prod(patch.patches_along(length, side, stride) for length in config.size)
+    places = math.prod((length - side) // stride + 1 for length in config.size)
     forward = places * multiply_adds(config.backbone, (side, side), config.stem)
     # After training; and for the threshold each fold by itself where locations have densities of
     # their own, or all in one pass and the scores in another.

@@ -18,6 +18,7 @@ import scipy.spatial.distance
 import sklearn.covariance
 
 from cutpaste_tf.scoring import density
+from cutpaste_tf.scoring.gaussians import GaussianStatistics
 
 IMAGES, DIMENSIONS = 300, (512, 1792)
 PATCHES, BATCH = 57 * 57, 8  # of an image, and images a batch
@@ -34,19 +35,20 @@ def made_features(count: int, dims: int, seed: int = 0) -> np.ndarray:
 def images(dims: int, rounds: int) -> None:
     """Compares densities of image features."""
     train, test = made_features(IMAGES, dims), made_features(IMAGES, dims, 2)
-    kinds = {kind: density.make(kind).fit(train) for kind in ("gde", "gmm", "kde")}
+    kinds = {kind: density.fit(kind, train) for kind in ("gde", "gmm", "kde")}
     gde = kinds["gde"]
+    mean, precision = gde.arrays["mean"], gde.arrays["whitener"] @ gde.arrays["whitener"].T
 
     def one_by_one():
         mahalanobis = scipy.spatial.distance.mahalanobis
-        return [mahalanobis(x, gde.mean, gde.precision) for x in test.astype(np.float64)]
+        return [mahalanobis(x, mean, precision) for x in test.astype(np.float64)]
 
     difference = np.max(np.abs(gde.score(test) - one_by_one()) / gde.score(test))
     empirical = sklearn.covariance.EmpiricalCovariance()
     double = train.astype(np.float64)
     methods = {"empirical fit": lambda: empirical.fit(double), "loop score": one_by_one}
     for kind, fitted in kinds.items():
-        methods[f"{kind} fit"] = lambda kind=kind: density.make(kind).fit(train)
+        methods[f"{kind} fit"] = lambda kind=kind: density.fit(kind, train)
         methods[f"{kind} score"] = lambda fitted=fitted: fitted.score(test)
     seconds = common.medians({n: common.timed(m) for n, m in methods.items()}, rounds)
     print(f"\n{IMAGES} images of {dims} features, fitted and scored")
@@ -67,7 +69,7 @@ def patches(count: int, dims: int, rounds: int) -> None:
     features = made_features(count * PATCHES, dims).reshape(count, PATCHES, dims)
 
     def ours():
-        statistics = density.GaussianStatistics(1, dims)
+        statistics = GaussianStatistics(1, dims)
         for start in range(0, count, BATCH):
             statistics.update(features[start : start + BATCH].reshape(-1, 1, dims))
         return statistics.fit()
@@ -76,7 +78,7 @@ def patches(count: int, dims: int, rounds: int) -> None:
         return sklearn.covariance.LedoitWolf().fit(features.reshape(-1, dims).astype(np.float64))
 
     found, expected = ours(), stacked().precision_
-    precision = found.whitener[0].T @ found.whitener[0]
+    precision = found.whitener[0] @ found.whitener[0].T
     difference = np.max(np.abs(precision - expected)) / np.max(np.abs(expected))
     seconds = common.medians({"ours": common.timed(ours), "stacked": common.timed(stacked)}, rounds)
     print(f"\nthe {count * PATCHES:,} patches of {count} images, {dims} features each")

@@ -25,29 +25,30 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=240, help="normal images")
     arguments = parser.parse_args()
 
-    from cutpaste_tf.scoring import density as densities
+    from cutpaste_tf.scoring import layers
+    from cutpaste_tf.scoring.gaussians import Gaussians, GaussianStatistics
 
     rng = np.random.default_rng(0)
     some = rng.normal(size=[arguments.images, BAND, arguments.dims]).astype(np.float32)
     tests = rng.normal(size=[64, BAND, arguments.dims]).astype(np.float32)
     bands = -(-arguments.places // BAND)
 
-    total, dims, fitting = bands * BAND, arguments.dims, 0.0
-    mean, level = np.zeros([total, dims]), np.zeros([total])
-    whitener = np.zeros([total, dims, dims], np.float32)
+    fitting, parts = 0.0, []
     for band in range(bands):
         began = time.perf_counter()
-        statistics = densities.GaussianStatistics(BAND, arguments.dims)
+        statistics = GaussianStatistics(BAND, arguments.dims)
         for batch in np.array_split(some + band, 8):
             statistics.update(batch)
-        part, found = slice(band * BAND, (band + 1) * BAND), statistics.fit()
-        mean[part], whitener[part], level[part] = found.mean, found.whitener, found.level
+        parts.append(statistics.fit())
         fitting += time.perf_counter() - began
-    gaussians = densities.LocationGaussians(mean, whitener, level)
-    del statistics, found
+    gaussians = Gaussians.join(parts)
+    del statistics, parts
+    whiten = layers.whiten(gaussians.mean, gaussians.whitener)
+    everywhere = np.tile(tests[:8], (1, bands, 1))[:, :, None]
+    whiten(everywhere)
     began = time.perf_counter()
-    for band in range(bands):
-        gaussians.score(tests + band, band * BAND)
+    for _ in range(8):
+        whiten(everywhere)
     scoring = (time.perf_counter() - began) / len(tests)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 

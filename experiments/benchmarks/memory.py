@@ -29,18 +29,22 @@ _WORK = re.compile(r"^WORK (\S+)$", re.MULTILINE)
 
 def embed_and_score(count: int, size: int) -> float:
     """Embeds and scores images with a network of a quarter of the width; returns the seconds."""
-    evaluator, images = _evaluator(count, size)
+    from cutpaste_tf.scoring.scorer import evaluate
+
+    scorer, images = _scorer(count, size)
     few = images.subset(np.arange(64))
-    evaluator(few, few)
-    return common.timed(lambda: evaluator(few, images))()
+    evaluate(scorer, few, few)
+    return common.timed(lambda: evaluate(scorer, few, images))()
 
 
 def score_patches(count: int, size: int) -> float:
     """Fits a density of patches of 32 with stride 8 and scores with it, likewise."""
-    evaluator, images = _evaluator(count, size, patch_size=32, dense_stride=8)
+    from cutpaste_tf.scoring.scorer import evaluate
+
+    scorer, images = _scorer(count, size, patch_size=32, dense_stride=8)
     few = images.subset(np.arange(2))
-    evaluator(few, few)
-    return common.timed(lambda: evaluator(images, images))()
+    evaluate(scorer, few, few)
+    return common.timed(lambda: evaluate(scorer, images, images))()
 
 
 def pixel_metrics(count: int, size: int) -> float:
@@ -88,14 +92,14 @@ def _images(count, size):
     return pipeline.of_arrays(pixels, size)
 
 
-def _evaluator(count, size, **flags):
+def _scorer(count, size, **flags):
     from cutpaste_tf.config import Config
     from cutpaste_tf.models.backbone import build_backbone
-    from cutpaste_tf.scoring.detector import Evaluator
+    from cutpaste_tf.scoring.detector import make_scorer
 
     flags |= {"image_size": size, "width": 0.25}
     config = Config(dataset="folder", data_dir=".", category="none", **flags)
-    return Evaluator(config, build_backbone(config)), _images(count, size)
+    return make_scorer(config, build_backbone(config)), _images(count, size)
 
 
 WORK = {f.__name__: f for f in (embed_and_score, score_patches, pixel_metrics, training_steps)}

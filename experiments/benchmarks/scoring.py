@@ -39,6 +39,7 @@ def main() -> None:
     from cutpaste_tf.models.backbone import build_backbone
     from cutpaste_tf.scoring import density as densities
     from cutpaste_tf.scoring.detector import Detector
+    from cutpaste_tf.scoring.scorer import Fit
 
     config = Config(
         dataset="folder",
@@ -50,8 +51,8 @@ def main() -> None:
     backbone = build_backbone(config)
     rng = np.random.default_rng(0)
     dimensions = backbone.output["pool"].shape[-1]
-    density = densities.make("gde").fit(rng.normal(size=[300, dimensions]))
-    detector = Detector(config, backbone, density)
+    density = densities.fit("gde", rng.normal(size=[300, dimensions]))
+    detector = Detector(config, backbone, Fit(density))
     count = arguments.batch_size * arguments.batches
     images = rng.integers(0, 256, [count, arguments.size, arguments.size, 3], np.uint8)
     batches = np.split(images, arguments.batches)
@@ -63,7 +64,7 @@ def main() -> None:
 
     def score():
         for batch in batches:
-            stored = tf.constant(batch)
+            stored = tf.constant(batch[:, None])
             detector.evaluate(pipeline.Images(len(batch), detector.preparation, stored))
 
     def exported(function):

@@ -80,13 +80,13 @@ def first_steps(began: float, argv: list[str]) -> None:
 
     cli.prepare_libraries()
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.scoring.detector import Evaluator
+    from cutpaste_tf.run import run
     from cutpaste_tf.train import classifier
 
     said("libraries")
     after(pipeline, "prepare", "images")  # of two calls the last counts
     after(classifier, "build_classifier", "network")
-    after(Evaluator, "__call__", "untrained")
+    after(run, "evaluate", "untrained")
     make = classifier.ProxyClassifier.make_train_function
     steps = iter(("first step", "second step"))
 
@@ -126,7 +126,7 @@ def phases(flags: list[str]) -> dict[str, float]:
 
 def imports() -> collections.Counter:
     """Returns the seconds that a training's imports take, in packages' own modules."""
-    code = "import keras; from cutpaste_tf.run import story"
+    code = "import keras; from cutpaste_tf.run import run"
     output = common.run([sys.executable, "-X", "importtime", "-c", code]).output
     found = collections.Counter()
     for micros, module in _IMPORT_TIME.findall(output):

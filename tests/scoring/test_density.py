@@ -1,4 +1,4 @@
-"""Densities against independent computations, and their files."""
+"""Densities against independent computations."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cutpaste_tf import threshold
 from cutpaste_tf.files import UserError
-from cutpaste_tf.scoring import density
+from cutpaste_tf.scoring import density, layers
 from cutpaste_tf.scoring.gaussians import GaussianStatistics
 
 
@@ -29,14 +29,14 @@ def test_score_is_the_mahalanobis_distance(kind):
         covariance = np.cov(train.T, bias=True) + 1e-6 * np.eye(6)
     mean = train.mean(0)
     expected = [np.sqrt((x - mean) @ np.linalg.solve(covariance, x - mean)) for x in test]
-    found = density.make(kind).fit(fitted_to).score(scored)
+    found = density.fit(kind, fitted_to).score(scored)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_gmm_is_the_companion_codes():
     """Its eval_embed: l2_normalize, GMM(n_components=1, 'full'), minus score_samples."""
     train, test = features(), features(50, seed=1)
-    fitted = density.make("gmm").fit(train)
+    fitted = density.fit("gmm", train)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
     mixture = sklearn.mixture.GaussianMixture(
         n_components=1, init_params="kmeans", covariance_type="full"
@@ -47,17 +47,17 @@ def test_gmm_is_the_companion_codes():
 
 def test_score_orders_as_equation_2_does():
     train, test = features(), features(50, seed=1)
-    fitted = density.make("gde").fit(train)
-    log_density = scipy.stats.multivariate_normal(
-        fitted.mean, np.linalg.inv(fitted.precision)
-    ).logpdf(test)
+    fitted = density.fit("gde", train)
+    mean, whitener = fitted.arrays["mean"], fitted.arrays["whitener"]
+    covariance = np.linalg.inv(whitener @ whitener.T)
+    log_density = scipy.stats.multivariate_normal(mean, covariance).logpdf(test)
     constant = log_density + 0.5 * fitted.score(test) ** 2
     np.testing.assert_allclose(constant, constant[0], rtol=1e-6)
 
 
 def test_kernel_density_is_the_sum_of_kernels():
     train, test = features(30), features(10, seed=1)
-    fitted = density.make("kde").fit(train)
+    fitted = density.fit("kde", train)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test)]
     gamma = 10.0 / (6 * unit[0].var())
     squared = ((unit[1][:, None] - unit[0][None]) ** 2).sum(-1)
@@ -69,63 +69,67 @@ def test_shrinkage_copes_with_fewer_images_than_features():
     """MVTec AD has 60 to 391 training images against 512 features and more."""
     rng = np.random.default_rng(0)
     train = rng.normal(size=(60, 512)).astype(np.float32)
-    fitted = density.make("gde").fit(train)
-    assert fitted.precision.dtype == np.float64
+    fitted = density.fit("gde", train)
+    assert fitted.arrays["whitener"].dtype == np.float64
     scores = fitted.score(np.stack([train[0], train[0] + 5.0]))
     assert np.isfinite(scores).all()
     assert scores[1] > scores[0]
 
 
+@pytest.mark.parametrize("kind", ["gde", "gmm"])
+def test_the_slope_is_the_gradient_of_the_negative_log_density(kind):
+    fitted, at, step = density.fit(kind, features()), features(5, seed=1), 1e-5
+    found = fitted.layer()(at)["slope"]
+    sides = [0.5 * fitted.score(at[:, None] + s * step * np.eye(6)) ** 2 for s in (1, -1)]
+    expected = (sides[0] - sides[1]) / (2 * step)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("kind", ["gde", "gmm", "gmm2", "kde"])
-def test_saved_and_loaded_scores_are_the_same(kind, tmp_path):
-    fitted = density.make(kind).fit(features())
-    path = tmp_path / "density.npz"
-    density.save(fitted, path)
-    loaded = density.load(path)
-    assert loaded.kind == kind
-    np.testing.assert_array_equal(loaded.score(features(9)), fitted.score(features(9)))
-    assert [p.name for p in tmp_path.iterdir()] == ["density.npz"]
-    with np.load(path, allow_pickle=False) as file:  # every array reads without pickle
-        assert all(file[name].dtype != object for name in file.files)
+def test_a_layer_in_float32_loses_little_and_one_in_float64_nothing(kind):
+    fitted, test = density.fit(kind, features()), features(9, seed=1)
+    np.testing.assert_array_equal(fitted.layer()(test)["score"], fitted.score(test))
+    np.testing.assert_allclose(fitted.layer("float32")(test)["score"], fitted.score(test), 1e-4)
 
 
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="not finite; did the training diverge"):
-        density.make("gde").fit(np.full([5, 2], np.nan))
+        density.fit("gde", np.full([5, 2], np.nan))
+
+
+def validated(kind, features):
+    """Cross-validated scores of images of one tile each."""
+    ones = np.ones([len(features), 1], bool)
+    return density.cross_validated_scores(kind, features[:, None], ones)[:, 0]
 
 
 @pytest.mark.parametrize("kind", ["gde", "gmm", "gmm2", "kde"])
 def test_cross_validated_scores_are_of_densities_without_the_image(kind):
     features = np.random.default_rng(0).normal(size=(23, 3))
-    found = density.cross_validated_scores(kind, features)
+    found = validated(kind, features)
     assert found.shape == (23,)
     # Moving an image far away does not pull its own density along.
     moved = features.copy()
     moved[7] += 1e3
-    far = density.cross_validated_scores(kind, moved)[7]
-    own = density.make(kind).fit(moved).score(moved)[7]
+    far = validated(kind, moved)[7]
+    own = density.fit(kind, moved).score(moved)[7]
     assert far > own
     # By hand for one image: all others that share no fold with it are the density's.
     others = np.r_[:5, 10:23]
-    expected = density.make(kind).fit(features[others]).score(features[[7]])[0]
+    expected = density.fit(kind, features[others]).score(features[[7]])[0]
     assert found[7] == pytest.approx(expected)
 
 
 def test_cross_validated_scores_are_what_new_normal_images_get():
     rng = np.random.default_rng(0)
     features, new = rng.normal(size=(400, 40)), rng.normal(size=(1500, 40))
-    held_out = density.cross_validated_scores("gmm", features)
-    fitted = density.make("gmm").fit(features)
+    held_out = validated("gmm", features)
+    fitted = density.fit("gmm", features)
     own, others = np.mean(fitted.score(features)), np.mean(fitted.score(new))
     # A density finds what it was fitted to more normal than it is. Of a fifth fewer images it is a
     # little worse, not better.
     assert own < others - 0.3
     assert 0.0 < np.mean(held_out) - others < 0.5 * (others - own)
-
-
-def test_few_images_have_no_cross_validated_scores():
-    assert density.cross_validated_scores("gde", np.zeros([3, 2])).shape == (0,)
-    assert density.cross_validated_scores("gde", np.eye(4)).shape == (4,)
 
 
 KINDS = ["gde", "gmm", "gmm2", "kde", "shared", "separate"]
@@ -134,14 +138,18 @@ KINDS = ["gde", "gmm", "gmm2", "kde", "shared", "separate"]
 def fitted_to(kind, train):
     """A density of [N, D] features, or of locations that all have them; what scores others."""
     if kind not in ("shared", "separate"):
-        return density.make(kind).fit(train).score
+        return density.fit(kind, train).score
     places = np.repeat(train[:, None], 3, axis=1)
     if kind == "shared":
         places = places.reshape(-1, 1, train.shape[1])
     statistics = GaussianStatistics(places.shape[1], train.shape[1])
     statistics.update(places)
     gaussians = statistics.fit()
-    return lambda x: gaussians.score(x[:, None])[:, 0]
+    whiten = layers.whiten(gaussians.mean, gaussians.whitener)
+    count = len(gaussians.mean)
+    return lambda x: np.asarray(
+        layers.length(whiten(np.repeat(x[:, None, None], count, axis=1)))[:, 0, 0]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,13 +188,13 @@ def test_features_that_are_all_the_same_are_refused(kind, level):
     rounded = same * (1 + 1e-7 * np.random.default_rng(0).normal(size=same.shape))
     for features in (same, same[:1], rounded):
         with pytest.raises(UserError, match="the same but for rounding; did the training diverge"):
-            density.make(kind).fit(features)
+            density.fit(kind, features)
 
 
 def test_what_two_images_do_not_differ_in_is_anomalous():
     # Ledoit and Wolf shrink nothing here: the covariance has a single direction.
     train = np.repeat([[1.0, 1.0, 5.0], [1.0, 2.0, 5.0]], 3, axis=0)
-    fitted = density.make("gde").fit(train)
+    fitted = density.fit("gde", train)
     own, other = fitted.score(train), fitted.score(np.array([[1.0, 1.5, 5.01]]))[0]
     np.testing.assert_allclose(own, 1.0, rtol=1e-6)
     assert 100 < other < np.inf
@@ -195,8 +203,8 @@ def test_what_two_images_do_not_differ_in_is_anomalous():
 def test_a_normal_image_is_not_above_a_threshold_of_scores_that_are_all_alike():
     # Each is as far from the others as any: all cross-validated scores are the same.
     train = np.eye(5)
-    value = threshold.at_rate(density.cross_validated_scores("gde", train), 0.01)
-    fitted = density.make("gde").fit(train)
+    value = threshold.at_rate(validated("gde", train), 0.01)
+    fitted = density.fit("gde", train)
     # A density that has seen an image scores it lower, by more than rounding takes.
     assert fitted.score(train * (1 + 1e-5)).max() < 0.99 * value
     assert fitted.score(5 * train).min() > value
@@ -209,8 +217,8 @@ def two_clusters(rng, count, dims):
 def test_a_mixture_is_the_sum_of_its_gaussians():
     rng = np.random.default_rng(0)
     features, new = two_clusters(rng, 200, 5), rng.normal(size=(30, 5)) * 10
-    fitted = density.make("gmm2").fit(features)
-    weights, means, whiteners = fitted.arrays().values()
+    fitted = density.fit("gmm2", features)
+    weights, means, whiteners = fitted.arrays.values()
     parts = [
         weight * scipy.stats.multivariate_normal(mean, np.linalg.inv(w @ w.T)).pdf(new)
         for weight, mean, w in zip(weights, means, whiteners, strict=True)
@@ -229,14 +237,14 @@ def test_a_mixture_scores_as_scikit_learn_with_the_same_shrinkage():
     added = 2.0 * shrinkage * features.var(axis=0).mean()
     expected = sklearn.mixture.GaussianMixture(2, reg_covar=added, n_init=3, random_state=0)
     expected = -expected.fit(features).score_samples(new)
-    np.testing.assert_allclose(density.make("gmm2").fit(features).score(new), expected, rtol=1e-6)
+    np.testing.assert_allclose(density.fit("gmm2", features).score(new), expected, rtol=1e-6)
 
 
 def test_a_mixture_finds_what_lies_between_clusters_anomalous():
     rng = np.random.default_rng(0)
     features = two_clusters(rng, 300, 4)
     between, within = np.zeros([1, 4]), np.full([1, 4], 8.0)
-    scores = [density.make(kind).fit(features) for kind in ("gde", "gmm2")]
+    scores = [density.fit(kind, features) for kind in ("gde", "gmm2")]
     one, two = (float(s.score(between)[0] - s.score(within)[0]) for s in scores)
     assert one < 0 < two
 
@@ -244,7 +252,7 @@ def test_a_mixture_finds_what_lies_between_clusters_anomalous():
 @pytest.mark.parametrize("count", [4, 9])
 def test_a_mixture_of_more_features_than_images_is_finite_and_the_same_each_time(count):
     features = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
-    first, second = (density.make("gmm2").fit(features).score(features) for _ in range(2))
+    first, second = (density.fit("gmm2", features).score(features) for _ in range(2))
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
 
@@ -254,9 +262,9 @@ def test_names_of_mixtures():
     assert [density.components(kind) for kind in kinds] == [1, 1, 1, 2, 12]
 
 
-def test_each_image_is_held_out_once():
-    assert density.held_out_parts(3) == []
-    parts = density.held_out_parts(11)
-    # In blocks: an image's neighbours in time are held out with it.
-    assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
-    assert [len(part) for part in density.held_out_parts(4)] == [1, 1, 1, 1]
+def test_each_image_is_held_out_once_and_its_neighbours_with_it():
+    parts = []
+    density.cross_validated(11, lambda part: parts.append(part.tolist()) or part)
+    assert parts == [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    np.testing.assert_array_equal(density.cross_validated(4, lambda part: part), np.arange(4))
+    assert density.cross_validated(3, None).shape == (0,)

