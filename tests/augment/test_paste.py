@@ -56,8 +56,18 @@ def one(patch, image):
 def assert_inside(p, size):
     """A patch is cut and pasted inside its image."""
     for place, box in (("source", ""), ("target", "box_")):
-        assert 0 <= p[f"{place}_y"] <= size[0] - p[f"{box}height"]
-        assert 0 <= p[f"{place}_x"] <= size[1] - p[f"{box}width"]
+        for first, side, limit in zip("yx", ("height", "width"), size, strict=True):
+            assert np.all(p[f"{place}_{first}"] >= 0)
+            assert np.all(p[f"{place}_{first}"] <= limit - p[box + side])
+
+
+def cut_and_check(patch, size, pixels=paste.SCAR_PIXELS):
+    """Cuts turned patches out of coded images, and compares the edit with what NumPy expects."""
+    images = reference.coded(len(patch.height), *size)
+    edit = paste.cut(tf.constant(images), patch, pixels, None)
+    for image in range(len(images)):
+        check_turned(edit, patch, image, size)
+    return edit
 
 
 def check_turned(edit, patch, image, size):
@@ -69,27 +79,26 @@ def check_turned(edit, patch, image, size):
     p = one(patch, image)
     rows, columns, images = reference.decode(edit.pixels[image])
     assert np.all(images == image)
-    index = edit.index[image].numpy()
-    cut_at = {}
-    for at, row, column in zip(index, rows, columns, strict=True):
+    sources = {}
+    for at, row, column in zip(edit.index[image].numpy(), rows, columns, strict=True):
         # A pixel may be listed twice, but then with the same value.
-        assert cut_at.setdefault(divmod(int(at), size[1]), (row, column)) == (row, column)
+        assert sources.setdefault(divmod(int(at), size[1]), (row, column)) == (row, column)
     height, width, angle = p["height"], p["width"], float(p["angle"])
     box = p["box_height"], p["box_width"]
     for row, column in np.ndindex(*box):
         y, x = reference.turned_back(row, column, height, width, angle, *box)
         depth = min(y, height - y, x, width - x)  # how far inside
-        at = cut_at.pop((p["target_y"] + row, p["target_x"] + column), None)
-        if at is None:
+        source = sources.pop((p["target_y"] + row, p["target_x"] + column), None)
+        if source is None:
             assert depth < 1e-3, "a hole"
         else:
             assert depth > -1e-3, "a pixel outside the scar"
             # The source pixel is the one that the point lies in.
-            row_cut, column_cut = at[0] - p["source_y"], at[1] - p["source_x"]
-            assert 0 <= row_cut < height
-            assert 0 <= column_cut < width
-            assert max(abs(y - row_cut - 0.5), abs(x - column_cut - 0.5)) < 0.5 + 1e-3
-    assert not cut_at, "a pixel outside the box"
+            source_row, source_column = source[0] - p["source_y"], source[1] - p["source_x"]
+            assert 0 <= source_row < height
+            assert 0 <= source_column < width
+            assert max(abs(y - source_row - 0.5), abs(x - source_column - 0.5)) < 0.5 + 1e-3
+    assert not sources, "a pixel outside the box"
 
 
 # CutPaste.
@@ -209,22 +218,13 @@ def test_patch_pixels_is_never_exceeded_and_not_wasteful(size, area_ratio):
 
 # CutPaste-Scar.
 
-ANGLES = [-45.0, -30.0, -11.3, -0.01, 0.0, 0.4, 7.0, 22.5, 44.9, 45.0]
 
-
-@pytest.mark.parametrize("degrees", ANGLES)
+@pytest.mark.parametrize("degrees", [-45.0, -30.0, -11.3, -0.01, 0.0, 0.4, 7.0, 22.5, 44.9, 45.0])
 def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
-    size = (47, 56)
-    rectangles = [
-        (height, width, math.radians(degrees))
-        for height in (2, 3, 6, 10, 25)
-        for width in (1, 2, 3, 7, 16)
-    ]
-    patch = patch_of(rectangles, size, np.random.default_rng(2))
-    images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, patch, paste.SCAR_PIXELS, None)
+    size, sides = (47, 56), itertools.product((2, 3, 6, 10, 25), (1, 2, 3, 7, 16))
+    rectangles = [(height, width, math.radians(degrees)) for height, width in sides]
+    edit = cut_and_check(patch_of(rectangles, size, np.random.default_rng(2)), size)
     for image, (height, width, _) in enumerate(rectangles):
-        check_turned(edit, patch, image, size)
         mask = reference.written(edit, image, size)
         assert reference.is_one_piece_without_holes(mask)
         # The lattice's own error, at most half a pixel along the edges.
@@ -233,24 +233,22 @@ def test_scar_takes_the_nearest_source_pixel_and_has_no_holes(degrees):
 
 def test_thinnest_scar_has_pixels_at_every_angle():
     # Were no pixel's centre inside, the edit would have to paste something from outside.
-    size = (16, 16)
     rectangles = [(2, 1, math.radians(degrees)) for degrees in np.linspace(-45.0, 45.0, 181)]
-    patch = patch_of(rectangles, size, np.random.default_rng(3))
-    images = tf.constant(reference.coded(len(rectangles), *size))
-    edit = paste.cut(images, patch, 9, None)
-    for image in range(len(rectangles)):
-        check_turned(edit, patch, image, size)
+    cut_and_check(patch_of(rectangles, (16, 16), np.random.default_rng(3)), (16, 16), 9)
 
 
 @FEW
 @given(seed=SEEDS, size=SIZES)
 def test_drawn_scars_lie_inside_and_are_turned_pixel_by_pixel(seed, size):
     patch = paste.sample_scar(BATCH, size, tf.constant(seed))
-    images = tf.constant(reference.coded(BATCH, *size))
-    edit = paste.cut(images, patch, paste.SCAR_PIXELS, None)
+    cut_and_check(patch, size)
     for b in range(BATCH):
-        assert_inside(one(patch, b), size)
-        check_turned(edit, patch, b, size)
+        p = one(patch, b)
+        assert_inside(p, size)
+        # The box is the smallest of whole pixels, up to a thousandth: no pixel's centre is lost.
+        extent = reference.turned_extent(p["height"], p["width"], float(p["angle"]))
+        for length, side in zip(extent, (p["box_height"], p["box_width"]), strict=True):
+            assert side - 1 < length <= side + 2e-3
 
 
 @pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
@@ -287,8 +285,8 @@ def test_scar_turns_the_same_way_as_pil(height, width, degrees):
     middle = (size[0] - height) // 2, (size[1] - width) // 2
     corner = (size[0] - box[0]) // 2, (size[1] - box[1]) // 2
     patch = patch_of([(height, width, angle)], size, np.random.default_rng(0))
-    fields = {"source_y": middle[0], "source_x": middle[1]}
-    fields |= {"target_y": corner[0], "target_x": corner[1]}
+    places = ("source_y", "source_x", "target_y", "target_x")
+    fields = dict(zip(places, middle + corner, strict=True))
     patch = patch._replace(**{name: tf.constant([value]) for name, value in fields.items()})
     picture = noise(*size, 3)
     edit = paste.cut(tf.constant(picture[None]), patch, box[0] * box[1], None)
@@ -315,38 +313,19 @@ def test_scar_sizes_are_the_papers_in_pixels_and_equally_frequent(size):
     reference.assert_uniform(patch.angle, -math.pi / 4, math.pi / 4)
 
 
-def test_scars_that_cannot_lie_inside_are_refused():
-    with pytest.raises(ValueError, match="do not fit"):
-        paste.sample_scar(4, (29, 64), SEED)
-
-
-@pytest.mark.parametrize("size", [(256, 256), (64, 96)])
-def test_scar_box_is_the_smallest_of_whole_pixels(size):
-    patch = paste.sample_scar(500, size, SEED)
-    turned = [patch.height.numpy(), patch.width.numpy(), patch.angle.numpy().astype(float)]
-    boxes = np.stack([patch.box_height, patch.box_width], axis=1)
-    for *rectangle, box in zip(*turned, boxes, strict=True):
-        for extent, side in zip(reference.turned_extent(*rectangle), box, strict=True):
-            # A thousandth of a pixel of slack: no pixel's centre is lost with it.
-            assert side - 1 < extent <= side + 2e-3
-
-
 def test_scar_pixels_and_side_are_never_exceeded_and_not_wasteful():
-    bound = paste.SCAR_PIXELS
-    largest, longest = 0, 0
-    for w in range(2, 17):
-        for h in range(10, 26, 3):
-            for degrees in np.linspace(0.0, 45.0, 46):
-                box = reference.turned_box(h, w, math.radians(degrees))
-                largest, longest = max(largest, box[0] * box[1]), max(longest, *box)
-    assert largest <= bound <= 1.35 * largest + 8
-    side = paste.SCAR_SIDE
-    assert longest <= side <= longest + 1
+    angles = [math.radians(degrees) for degrees in range(46)]
+    sides = itertools.product(range(10, 26, 3), range(2, 17), angles)
+    boxes = np.array([reference.turned_box(*rectangle) for rectangle in sides])
+    assert boxes.prod(1).max() <= paste.SCAR_PIXELS <= 1.35 * boxes.prod(1).max() + 8
+    assert boxes.max() <= paste.SCAR_SIDE <= boxes.max() + 1
     # The smallest image that takes such scars.
-    drawn = paste.sample_scar(DRAWS, (side, side), SEED)
-    assert (drawn.box_height * drawn.box_width).numpy().max() <= bound
-    assert np.all((drawn.target_y + drawn.box_height <= side) & (drawn.target_y >= 0))
-    assert np.all((drawn.target_x + drawn.box_width <= side) & (drawn.target_x >= 0))
+    size = (paste.SCAR_SIDE, paste.SCAR_SIDE)
+    drawn = paste.sample_scar(DRAWS, size, SEED)
+    assert (drawn.box_height * drawn.box_width).numpy().max() <= paste.SCAR_PIXELS
+    assert_inside({name: value.numpy() for name, value in drawn._asdict().items()}, size)
+    with pytest.raises(ValueError, match="do not fit"):
+        paste.sample_scar(4, (paste.SCAR_SIDE - 1, 64), SEED)
 
 
 # The patch's jitter.
@@ -371,10 +350,9 @@ def test_jitter_is_of_the_patch_alone(kind):
     assert np.array_equal(plain.index, jittered.index)
     for b in range(24):
         _, first = np.unique(plain.index[b], return_index=True)
-        expected = reference.jitter(
-            plain.pixels[b].numpy()[first], orders[b], factors[b], float(turn[b])
-        )
-        np.testing.assert_allclose(jittered.pixels[b].numpy()[first], expected, rtol=0, atol=2e-5)
+        before, after = (edit.pixels[b].numpy()[first] for edit in (plain, jittered))
+        expected = reference.jitter(before, orders[b], factors[b], float(turn[b]))
+        np.testing.assert_allclose(after, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("augment", [edits.cutpaste, edits.cutpaste_scar])
@@ -421,13 +399,6 @@ def regions(size):
     pixel[size[0] // 2, size[1] // 3] = True
     disc = np.hypot(rows - size[0] / 2, columns - size[1] / 2) < min(size) / 3
     return np.stack([strip, disc, spots, pixel])
-
-
-def test_pixels_of_regions_are_counted_up_to_each():
-    region = regions((40, 56))
-    counts = paste.count_pixels(tf.constant(region)).numpy()
-    assert counts.dtype == np.int32
-    np.testing.assert_array_equal(counts, np.cumsum(region.reshape(4, -1), axis=1))
 
 
 @pytest.mark.parametrize("scar", [False, True])

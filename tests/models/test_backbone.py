@@ -112,8 +112,7 @@ def test_places_are_those_of_a_map_of_coordinates_at_every_size(sizes):
             maps = (maps[0, ..., :2] / maps[0, ..., 2:]).numpy()  # Zeros count as nothing.
             for axis, places in enumerate(backbone.places(symbolic)):
                 at = places.first + places.stride * np.arange(places.count)
-                found = np.moveaxis(maps[..., axis], axis, 0)[
-                    2:-2
-                ]  # At the border there are zeros.
-                expected = np.broadcast_to(at[2:-2, None], found.shape)
-                np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=size)
+                # At the border there are zeros.
+                middles = np.moveaxis(maps[..., axis], axis, 0)[2:-2]
+                expected = np.broadcast_to(at[2:-2, None], middles.shape)
+                np.testing.assert_allclose(middles, expected, rtol=1e-5, err_msg=size)

@@ -1,4 +1,4 @@
-"""ResNet-18 and the projection head."""
+"""ResNet-18, the projection head, and what holds for all networks."""
 
 import keras
 import numpy as np
@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from cutpaste_tf.models import head, resnet
+from cutpaste_tf.models.efficientnet import efficientnet
+from cutpaste_tf.models.plain import all_layers
 
 
 def layers(model, kind):
@@ -96,18 +98,6 @@ def test_gradients_of_the_shortcuts_kernels(width, batch):
         np.testing.assert_allclose(outputs, products, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_are_the_seeds():
-    def kernels(seed):
-        return [w.numpy() for w in resnet.resnet18(32, width=0.125, seed=seed).trainable_weights]
-
-    one, same, other = kernels(1), kernels(1), kernels(2)
-    assert all((a == b).all() for a, b in zip(one, same, strict=True))
-    assert not (one[0] == other[0]).all()
-    # Layers of one shape are not copies of each other.
-    a, b = [kernel for kernel in one if kernel.shape == (3, 3, 8, 8)][:2]
-    assert not (a == b).all()
-
-
 @pytest.mark.parametrize("dims", [(128,), (512, 128), (512,) * 8 + (128,)])
 def test_head_is_as_deep_as_asked(dims):
     model = head.projection_head(64, 3, dims=dims)
@@ -121,14 +111,44 @@ def test_head_is_as_deep_as_asked(dims):
     assert float(np.std(logits)) < 2.0
 
 
-def test_mixed_precision_keeps_features_and_logits_in_float32():
+NETWORKS = {
+    "resnet18": lambda **options: resnet.resnet18(32, width=0.125, **options),
+    "efficientnet_b0": lambda **options: efficientnet("efficientnet_b0", 32, **options),
+    "head": lambda **options: head.projection_head(64, 3, dims=(8, 8, 4), **options),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_weights_are_the_seeds(network, shallow_efficientnet):
+    def kernels(seed):
+        return [w.numpy() for w in NETWORKS[network](seed=seed).weights if "kernel" in w.path]
+
+    one, same, other = kernels(1), kernels(1), kernels(2)
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert not any((a == b).any() for a, b in zip(one, other, strict=True))
+    # Layers of one shape are not copies of each other.
+    assert len({kernel.tobytes() for kernel in one}) == len(one)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_mixed_precision_keeps_features_and_logits_in_float32(network, shallow_efficientnet):
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        backbone = resnet.resnet18(32, width=0.125)
-        logits = head.projection_head(64, 3, dims=(8, 4))
+        model = NETWORKS[network]()
     finally:
         keras.config.set_dtype_policy("float32")
-    features = backbone(np.zeros([1, 32, 32, 3], np.float32))["pool"]
-    assert backbone.get_layer("stem_conv").compute_dtype == "float16"
-    assert features.dtype == "float32"
-    assert logits(features).dtype == "float32"
+    assert "float16" in {layer.compute_dtype for layer in all_layers(model)}
+    outputs = model(np.zeros([1, *model.input_shape[1:]], np.float32))
+    assert {values.dtype.name for values in tf.nest.flatten(outputs)} == {"float32"}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_batch_statistics_are_of_all_devices_where_asked(
+    network, synchronized, shallow_efficientnet
+):
+    model = NETWORKS[network](synchronized=synchronized)
+    norms = [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
+    # Of EfficientNet the stem's, the top's, and three of each of seven blocks but two of the first.
+    assert len(norms) == {"resnet18": 20, "efficientnet_b0": 2 + 7 * 3 - 1, "head": 2}[network]
+    assert {layer.synchronized for layer in norms} == {synchronized}

@@ -84,31 +84,32 @@ def test_efficientnets_gradients_under_xla_and_mixed_precision(
         finetune_learning_rate=0.01,
     )  # fmt: skip
 
-    # Statistics of the very views, so that signals and gradients keep their size, as in a trained
-    # network: others overflow float16 in this depth, at any loss scale.
-    model = classifier.build_classifier(settings)
-    views, _ = model._views.make(*next(iter(step_views.batches(images, settings, 0))))
-    usual = model.backbone
-    for layer in classifier.all_layers(usual):
-        layer.trainable = True
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-        elif isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-    usual(views, training=True)
-    initial = usual.get_weights()
-
-    def updates(**changes):
-        changed = dataclasses.replace(settings, **changes)
+    def built(settings):
         try:
-            model = classifier.build_classifier(changed)
+            model = classifier.build_classifier(settings)
         finally:
             keras.config.set_dtype_policy("float32")
-        model.backbone.set_weights(initial)
         for layer in classifier.all_layers(model.backbone):
             # Stochastic depth draws random floats, which are others under XLA.
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
+        return model
+
+    # Statistics of the very views, so that signals and gradients keep their size, as in a trained
+    # network: others overflow float16 in this depth, at any loss scale.
+    model = built(settings)
+    views, _ = model._views.make(*next(iter(step_views.batches(images, settings, 0))))
+    for layer in classifier.all_layers(model.backbone):
+        layer.trainable = True
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model.backbone(views, training=True)
+    initial = model.backbone.get_weights()
+
+    def updates(**changes):
+        changed = dataclasses.replace(settings, **changes)
+        model = built(changed)
+        model.backbone.set_weights(initial)
         if flag in changes and flag == "mixed_precision":
             # As training itself finds it, after some steps that overflow and are left out.
             model.optimizer.dynamic_scale.assign(256.0)
