@@ -179,26 +179,48 @@ def test_names_of_overlays_do_not_meet(tmp_path):
     assert all(name.endswith(".png") for name in drawn)
 
 
-def test_mistakes_are_one_line_and_leave_nothing(finished, images, tmp_path, predict):
-    usual = {"run": finished[0], "images": images, "output": tmp_path / "out"}
-    (tmp_path / "file").touch()
-    (tmp_path / "empty").mkdir()
-    for change, message in (
-        ({"run": tmp_path}, "has the run finished"),
-        ({"images": tmp_path / "empty"}, "no images there"),
-        ({"images": ""}, "there is no such file or folder"),
-        ({"images": "x" * 300}, "there is no such file or folder"),
-        ({"output": os.fsdecode(b"\xff")}, "must name a folder, in UTF-8"),
-        ({"output": ""}, "must name a folder"),
-        ({"output": tmp_path / "file" / "x"}, "--output"),
-        ({"threshold": "x"}, "threshold"),
-        ({"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
-        ({"false_positive_rate": 2}, "must be above 0"),
-        ({"batch_size": 0}, "--batch_size=0"),
-        ({"colour": "red"}, "--colour"),
-    ):
-        assert_user_error(predict(**usual | change), message)
-        assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("arguments", "change", "message"),
+    [
+        ([], {"run": "."}, "has the run finished"),
+        ([], {"images": "empty"}, "no images there"),
+        ([], {"images": ""}, "there is no such file or folder"),
+        ([], {"images": "x" * 300}, "there is no such file or folder"),
+        ([], {"output": os.fsdecode(b"\xff")}, "must name a folder, in UTF-8"),
+        ([], {"output": ""}, "must name a folder"),
+        ([], {"output": "file/x"}, "--output"),
+        ([], {"output": "watched"}, "has the tables of a --watch"),
+        ([], {"threshold": "x"}, "threshold"),
+        ([], {"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
+        ([], {"false_positive_rate": 2}, "must be above 0"),
+        ([], {"batch_size": 0}, "--batch_size=0"),
+        ([], {"model": "x"}, "not allowed with"),
+        (["--watch", "--images=a"], {}, "--watch: needs one folder"),
+        (["--watch"], {"images": "none"}, "--watch: needs one folder"),
+        (["--watch"], {"images": "file"}, "--watch: needs one folder"),
+        (["--watch", "--ray"], {}, "no --ray"),
+        (["--watch"], {"output": ".", "images": "maps/deep"}, "is where overlays"),
+        (["--watch"], {"run": "."}, "has the run finished?"),
+        (["--ray"], {"run": "."}, "config.json"),
+        (["--ray"], {"images": "no"}, "there is no such file or folder"),
+        (["--ray"], {"output": "file/x"}, "--output"),
+        (["--ray"], {"threshold": "nan"}, "must be a finite number"),
+        (["--ray"], {"cpus_per_worker": 0}, "--cpus_per_worker=0"),
+        (["--ray"], {"gpus_per_worker": 1.5}, "--gpus_per_worker=1.5"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    finished, images, tmp_path, monkeypatch, predict, arguments, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "watched", "maps/deep"):
+        pathlib.Path(folder).mkdir(parents=True)
+    for name in ("file", "watched/watch.lock"):
+        pathlib.Path(name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    usual = {"run": finished[0], "images": images, "output": "out"}
+    assert_user_error(predict(*arguments, **usual | change), message)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("fault", [OSError(28, os.strerror(28)), KeyboardInterrupt()])

@@ -88,14 +88,3 @@ def test_requests_at_once_get_what_they_get_one_by_one(app_runs, inspector):
             assert list(runs) == [run for run, _ in jobs[number::4]]
             np.testing.assert_allclose(scores, expected[number::4], rtol=1e-6)
             assert set(counts) == {5}
-
-
-def test_the_last_runs_alone_are_kept(app_runs, inspector, monkeypatch):
-    loaded = []
-    model = inspector._model(IMAGE_RUN)
-    monkeypatch.setattr(Inspector, "_load", lambda self, run: loaded.append(run) or model)
-    several = Inspector(dict.fromkeys("abcd", app_runs[0] / IMAGE_RUN))
-    image = str(app_runs[1] / "test" / "good" / "000.png")
-    for run in "abcaabcdba":
-        several.inspect(run, image)
-    assert "".join(loaded) == "abcda"  # d took the place of a

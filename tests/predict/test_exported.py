@@ -182,7 +182,6 @@ def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, predict, monk
         ({"model": tmp_path / "short.onnx"}, "no ONNX file"),
         ({"model": tmp_path / "plain.onnx"}, "says nothing of a run"),
         ({"model": other}, "says nothing of a run that this version can read"),
-        ({"run": tmp_path}, "not allowed with"),
         ({"threshold": "nan"}, "--threshold=nan"),
     ):
         assert_user_error(predict(**usual | change), message)
