@@ -73,22 +73,22 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     note(others, "images of train/ are left out", "only train/good is read")
     test, empty = [], []
     for folder, images in _by_folder(root, "test"):
-        test += [(folder, image) for image in images]
-        empty += [folder] * (not images)
+        test += images
+        empty += [] if images else [folder]
     note(empty, "folders of test/ hold no image", f"files that end in {search.endings()} are")
     folders, others = search.inside(root)
     for folder in folders:
         if folder.name.lower() not in _FOLDERS:
             others += search.walk(folder)
     note(others, "images are left out", "only train/ and test/ are read")
-    masks = _checked(_masks(root, test, note), [image for _, image in test], note)
-    types = [folder.name for folder, _ in test]
+    places = [_place(file, root) for file in test]
+    masks = _checked(_masks(root, test, places, note), test, note)
     return Category(
         train=normal([name(file) for file in train], [str(file) for file in train]),
         test=Split(
-            names=[name(file) for _, file in test],
-            images=[str(file) for _, file in test],
-            defect_types=["good" if kind.lower() == "good" else kind for kind in types],
+            names=[name(file) for file in test],
+            images=[str(file) for file in test],
+            defect_types=["good" if _is_good(x) else x.partition("/")[0] for x in places],
             masks=[str(mask) if mask else None for mask in masks],
         ),
         notes=tuple(notes),
@@ -118,32 +118,34 @@ def _by_folder(root, part):
             yield folder, list(search.walk(folder))
 
 
-def _masks(root, test, note):
-    """Returns the masks of test images, pairs of a type's folder and a file; None for no mask."""
-    places = [_place(image, folder.parent) for folder, image in test]
-    lower = {tuple(map(str.lower, place)) for place in places}
+def _place(file, root):
+    """Where a file lies in test/ or ground_truth/, such as scratch/further/017 for 017.png."""
+    return file.relative_to(root).with_suffix("").as_posix().partition("/")[2]
+
+
+def _is_good(place):
+    return place.lower().startswith("good/")
+
+
+def _masks(root, images, places, note):
+    """Returns the mask of each test image, or None; notes what does not fit together."""
     # Upper and lower case count alike, unless images differ in it alone.
-    fold = str.lower if len(lower) == len(set(places)) else str
-
-    def key(place):
-        return tuple(map(fold, place))
-
+    fold = str.lower if len(set(map(str.lower, places))) == len(set(places)) else str
     folders = _named(root, "ground_truth")
     files = {}
     for folder in folders:
         for mask in search.walk(folder):
-            files.setdefault(key(_place(mask, folder)), mask)
+            files.setdefault(fold(_place(mask, root)), mask)
     masks, missing = [], []
-    for (*kind, stem), (folder, image) in zip(places, test, strict=True):
-        keys = [key((*kind, stem + ending)) for ending in _MASK_ENDINGS]
-        is_good = folder.name.lower() == "good"
-        masks.append(None if is_good else next(filter(None, map(files.get, keys)), None))
-        if folders and not is_good and masks[-1] is None:
+    for image, place in zip(images, places, strict=True):
+        keys = [] if _is_good(place) else [fold(place + ending) for ending in _MASK_ENDINGS]
+        masks.append(next((files[key] for key in keys if key in files), None))
+        if folders and keys and masks[-1] is None:
             missing.append(image)
     note(missing, "anomalous images have no mask", "they count for detection alone")
+    used = set(masks)
     # Masks of good images, black all over, are often there.
-    unused = [mask for (kind, *_), mask in files.items() if kind.lower() != "good"]
-    unused = [mask for mask in unused if mask not in set(masks)]
+    unused = [mask for place, mask in files.items() if mask not in used and not _is_good(place)]
     advice = "the mask of test/TYPE/NAME.png is ground_truth/TYPE/NAME_mask.png"
     note(unused, "masks belong to no image", advice)
     return masks
@@ -164,10 +166,4 @@ def _checked(masks, images, note):
     stretched = [masks[i] for i, (marks, fits) in checks.items() if marks and not fits]
     note([masks[i] for i in blank], "masks mark nothing", "their images count as without a mask")
     note(stretched, "masks have another shape than their images", "they are stretched over them")
-    return [None if i in blank else mask for i, mask in enumerate(masks)]
-
-
-def _place(file, folder):
-    """A file's place in test/ or ground_truth/: type, further folders, stem."""
-    kind, *below = file.relative_to(folder).with_suffix("").parts
-    return (kind, *below) if below else ("", kind)
+    return [mask if i in checks and checks[i][0] else None for i, mask in enumerate(masks)]
