@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import gc
 import io
 import json
@@ -28,25 +29,20 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # A run of seconds: the whole code, at a size that learns nothing.
 TINY = ("--image_size=32", "--width=0.0625", "--head_dims=8,4", "--batch_size=4", "--steps=6")
-
-
 # Two views are traced in half the time of three.
 QUICK = (*TINY, "--task=cutpaste")
 # What settings need for a network alone.
 SETTINGS = {"dataset": "folder", "data_dir": "x", "category": "part"}
-
+# Command lines that run a training: the real one, and one with a network that is quick to trace.
+MAIN = (sys.executable, "-m", "cutpaste_tf.main")
+SMALL_MAIN = (sys.executable, str(pathlib.Path(small.__file__)))
+# The runs of `app_runs`, by their names.
+IMAGE_RUN, PATCH_RUN = "part/seed_0", "patch/part/seed_0"
 
 # Fixtures that take seconds: the tests that share one run in one process, where it is made once.
-# Some tests take a finished run and one with anomaly maps, so these two are of one group.
-SHARED = {
-    "finished": "runs",
-    "localized": "runs",
-    "cells": "cells",
-    "app_runs": "app",
-    "detector": "detector",
-}
-
-
+# Some tests take a finished run and one with anomaly maps, so these two are one group.
+SHARED = {"finished": "runs", "localized": "runs", "cells": "cells"}
+SHARED |= {"app_runs": "app", "detector": "detector"}
 # Long tests begin first, so that at the end no worker waits for another's.
 LONG = ("test_main.py", "test_distribution.py", "test_sweep.py")
 
@@ -67,11 +63,9 @@ def pytest_collection_finish() -> None:
 
 def slow_but(cases: list, *quick) -> list:
     """Cases for `parametrize`, of which only the quick ones are run by default."""
-    return [x if x in quick else pytest.param(*_tuple(x), marks=pytest.mark.slow) for x in cases]
-
-
-def _tuple(case):
-    return case if isinstance(case, tuple) else (case,)
+    tuples = [case if isinstance(case, tuple) else (case,) for case in cases]
+    marks = [() if case in quick else pytest.mark.slow for case in cases]
+    return [pytest.param(*x, marks=mark) for x, mark in zip(tuples, marks, strict=True)]
 
 
 def write_image(path: pathlib.Path, pixels: np.ndarray, **options) -> pathlib.Path:
@@ -116,20 +110,15 @@ def small_backbone(monkeypatch):
 
     Nor are a run's figures drawn, for the same reason; whole runs, as `finished`, have them.
     """
-    from cutpaste_tf.models import backbone
-    from cutpaste_tf.run import pictures
-
-    monkeypatch.setattr(backbone, "build_backbone", small.build_backbone)
-    monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
+    monkeypatch.setattr("cutpaste_tf.models.backbone.build_backbone", small.build_backbone)
+    monkeypatch.setattr("cutpaste_tf.run.pictures.draw_figures", small.draw_figures)
 
 
 @pytest.fixture
 def quick_views(monkeypatch):
     """Views of a dozen operations, for tests of all about a training but its views."""
-    from cutpaste_tf.augment import proxy
-
-    monkeypatch.setattr(proxy, "draw_views", small.draw_views)
-    monkeypatch.setattr(proxy, "apply_views", small.apply_views)
+    monkeypatch.setattr("cutpaste_tf.augment.proxy.draw_views", small.draw_views)
+    monkeypatch.setattr("cutpaste_tf.augment.proxy.apply_views", small.apply_views)
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +135,7 @@ def images():
 @pytest.fixture
 def short_epochs(monkeypatch):
     """Epochs of 4 steps, so that a few steps make several epochs and a rest."""
-    from cutpaste_tf.train import loop
-
-    monkeypatch.setattr(loop, "EPOCH_STEPS", 4)
+    monkeypatch.setattr("cutpaste_tf.train.loop.EPOCH_STEPS", 4)
 
 
 @pytest.fixture
@@ -163,38 +150,23 @@ def shallow_efficientnet(monkeypatch):
 @pytest.fixture
 def efficientnet(monkeypatch, shallow_efficientnet):
     """Takes a shallow EfficientNet for every backbone."""
-    from cutpaste_tf.models import backbone
     from cutpaste_tf.models.efficientnet import efficientnet
 
     def build_backbone(settings, *, initial_weights=True):
         return efficientnet(settings.backbone, settings.size, seed=0)
 
-    monkeypatch.setattr(backbone, "build_backbone", build_backbone)
+    monkeypatch.setattr("cutpaste_tf.models.backbone.build_backbone", build_backbone)
 
 
-# Command lines that run a training: the real one, and one with a network that is quick to trace.
-MAIN = (sys.executable, "-m", "cutpaste_tf.main")
-SMALL_MAIN = (sys.executable, str(pathlib.Path(small.__file__)))
-
-
-def command(
-    *arguments: str, program=MAIN, timeout: int = 300, **options
-) -> subprocess.CompletedProcess:
+def command(*arguments: str, program=MAIN, **options) -> subprocess.CompletedProcess:
     """Runs `python -m cutpaste_tf.main` in a process of its own."""
-    return subprocess.run(
-        [*program, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        **options,
-    )
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300} | options
+    return subprocess.run([*program, *map(str, arguments)], **options)
 
 
 def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
     """Asserts exit status 2 and one line on stderr that holds all of `parts`."""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, done.stderr
     assert len(errors) == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -202,18 +174,20 @@ def assert_user_error(done: subprocess.CompletedProcess, *parts: str) -> None:
         assert str(part) in errors[0]
 
 
+def call(capsys, main, *arguments, **flags) -> subprocess.CompletedProcess:
+    """Runs a command's `main` in this process, with flags of values as keywords too."""
+    capsys.readouterr()
+    arguments = [*arguments, *(f"--{name}={value}" for name, value in flags.items())]
+    status = main(["command", *map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+
 @pytest.fixture
 def predict(capsys):
-    """Runs the command line of `predict` in this process, with flags of values as keywords."""
+    """Runs the command line of `predict` in this process; see `call`."""
     from cutpaste_tf.predict import __main__ as predict
 
-    def run(*arguments, **flags):
-        capsys.readouterr()
-        arguments = [*arguments, *(f"--{name}={value}" for name, value in flags.items())]
-        status = predict.main(["predict", *map(str, arguments)])
-        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
-
-    return run
+    return functools.partial(call, capsys, predict.main)
 
 
 def read_scores(run_dir: pathlib.Path) -> list[dict]:
@@ -241,32 +215,29 @@ def finished(tmp_path_factory):
     return run_in_this_process(root, *QUICK)
 
 
-def run_in_this_process(root: pathlib.Path, *flags: str) -> tuple[pathlib.Path, pathlib.Path, str]:
+def run_in_this_process(
+    root: pathlib.Path, *flags: str, workdir: str = "runs"
+) -> tuple[pathlib.Path, pathlib.Path, str]:
     """Trains on the data in a folder; returns the run's folder, its data and what it printed."""
     from cutpaste_tf import main
 
-    arguments = ["--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / 'runs'}"]
+    arguments = ["--dataset=folder", f"--data_dir={root / 'data'}", f"--workdir={root / workdir}"]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert main.main(["main", *arguments, *flags]) == 0
-    return root / "runs" / "part" / "seed_0", root / "data" / "part", output.getvalue()
+    return root / workdir / "part" / "seed_0", root / "data" / "part", output.getvalue()
+
+
+@pytest.fixture(scope="session")
+def cached_load():
+    from cutpaste_tf.scoring.detector import Detector
+
+    return functools.cache(Detector.load)
 
 
 @pytest.fixture
-def load_once(monkeypatch):
+def load_once(monkeypatch, cached_load):
     """Loads each run once in a process, for tests that are about something else."""
-    from cutpaste_tf.scoring.detector import Detector
-
-    load = Detector.load
-
-    def load_or_take(run_dir):
-        if str(run_dir) not in LOADED:
-            LOADED[str(run_dir)] = load(run_dir)
-        return LOADED[str(run_dir)]
-
-    monkeypatch.setattr(Detector, "load", load_or_take)
-
-
-LOADED = {}
+    monkeypatch.setattr("cutpaste_tf.scoring.detector.Detector.load", cached_load)
 
 
 @pytest.fixture(
@@ -284,24 +255,16 @@ def localized(request, tmp_path_factory):
     return run_in_this_process(root, *TINY, *kinds[request.param])
 
 
-# The runs of `app_runs`, by their names.
-IMAGE_RUN, PATCH_RUN = "part/seed_0", "patch/part/seed_0"
-
-
 @pytest.fixture(scope="session")
 def app_runs(tmp_path_factory):
     """A work directory with a run of whole images and one of patches, untrained, and their data."""
     root = tmp_path_factory.mktemp("app")
-    data = make_mvtec(root / "data")
-    flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0"]
-    patch = ["--image_size=48", "--patch_size=32", "--dense_stride=16"]
-    from cutpaste_tf import main
-    from cutpaste_tf.run import pictures
-
-    with mock.patch.object(pictures, "draw_figures", small.draw_figures):
-        assert main.main(["main", *flags, f"--workdir={root / 'runs'}"]) == 0
-        assert main.main(["main", *flags, *patch, f"--workdir={root / 'runs' / 'patch'}"]) == 0
-    return root / "runs", data / "part"
+    make_mvtec(root / "data")
+    patch = ("--image_size=48", "--patch_size=32", "--dense_stride=16")
+    with mock.patch("cutpaste_tf.run.pictures.draw_figures", small.draw_figures):
+        run_in_this_process(root, *TINY, "--steps=0")
+        run_in_this_process(root, *TINY, "--steps=0", *patch, workdir="runs/patch")
+    return root / "runs", root / "data" / "part"
 
 
 @pytest.fixture(scope="session")

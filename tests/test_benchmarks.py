@@ -1,5 +1,6 @@
 """What the benchmarks count and say; how fast anything is, is not for tests."""
 
+import functools
 import importlib
 import sys
 
@@ -23,27 +24,19 @@ def test_results_are_read_back_and_better_is_above_one(module, capsys):
     common.result("views", 200.0, 100.0, "images/s", "PIL")
     common.result("step", 2.0, 3.0, "s a step", "PyTorch")
     print("anything else")
-    found = [common.read_result(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one and (one.name, one.ratio) for one in found] == [
-        ("views", 2.0),
-        ("step", 1.5),
-        None,
-    ]
+    results = [common.read_result(line) for line in capsys.readouterr().out.splitlines()]
+    read = [result and (result.name, result.ratio) for result in results]
+    assert read == [("views", 2.0), ("step", 1.5), None]
 
 
 def test_medians_are_of_alternating_rounds_after_one_to_warm_up(module):
-    order = []
+    order, values = [], {"a": [99, 1, 3, 2], "b": [99, 5, 4, 6]}
 
-    def method(name, values):
-        values = iter(values)
+    def call(name):
+        order.append(name)
+        return values[name].pop(0)
 
-        def call():
-            order.append(name)
-            return next(values)
-
-        return call
-
-    methods = {"a": method("a", [99, 1, 3, 2]), "b": method("b", [99, 5, 4, 6])}
+    methods = {name: functools.partial(call, name) for name in values}
     assert module("common").medians(methods, 3) == {"a": 2, "b": 5}
     assert order == ["a", "b"] * 4
 

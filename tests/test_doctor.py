@@ -1,6 +1,7 @@
 """What the machine has, and what is amiss with it."""
 
 import tensorflow as tf
+from conftest import assert_user_error, call
 
 from cutpaste_tf import doctor
 
@@ -8,9 +9,8 @@ from cutpaste_tf import doctor
 def test_a_report_has_what_a_bug_report_needs(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "bolt" / "train" / "good").mkdir(parents=True)
-    assert doctor.main(["doctor", f"--data_dir={tmp_path}"]) == 0
-    printed = capsys.readouterr().out
-    for text in ("tensorflow " + tf.__version__, "built", "oneDNN", "GiB of memory", "bolt"):
+    printed = call(capsys, doctor.main, data_dir=tmp_path).stdout
+    for text in (f"tensorflow {tf.__version__}", "PU", "built", "oneDNN", "GiB of memory", "bolt"):
         assert text in printed
     assert f"none in {tmp_path / 'models'}" in printed
     (tmp_path / "models").mkdir()
@@ -29,5 +29,4 @@ def test_what_is_amiss_comes_with_its_mend(tmp_path, monkeypatch):
 
 
 def test_a_mistake_is_one_line(capsys):
-    assert doctor.main(["doctor", "--colour"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert_user_error(call(capsys, doctor.main, "--colour"), "--colour")

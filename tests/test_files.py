@@ -1,5 +1,6 @@
 """Files that are whole or not there, and locks, two of whose holders are real processes."""
 
+import contextlib
 import io
 import os
 import signal
@@ -14,17 +15,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutpaste_tf.files import (
-    UserError,
-    as_text,
-    cell,
-    locked,
-    read_npz,
-    replacing,
-    say,
-    scratch,
-    warn,
-)
+from cutpaste_tf import files
+from cutpaste_tf.files import UserError, as_text, cell, locked, read_npz, replacing, scratch
 
 HOLDER = """
 import sys
@@ -35,41 +27,41 @@ with locked(sys.argv[1]):
 """
 
 
-def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
+@pytest.mark.parametrize("fault", [None, OSError, KeyboardInterrupt])
+def test_a_file_takes_its_name_when_it_is_whole(tmp_path, fault):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with pytest.raises(fault) if fault else contextlib.nullcontext(), replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        if fault:
+            raise fault
+    assert path.read_text() == ("old" if fault else "new")
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("fault", [OSError, KeyboardInterrupt])
-def test_what_was_there_stays_if_it_does_not_end_well(tmp_path, fault):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(fault), replacing(path) as temporary:
-        temporary.write_text("ne")
-        raise fault
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds a lock until its input ends."""
+@contextlib.contextmanager
+def running(program, *arguments):
+    """A process that holds something until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "run" / "lock")],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with running(HOLDER, tmp_path / "run" / "lock") as process:
+        yield process
 
 
 def test_a_lock_is_one_processs_until_that_ends_or_is_killed(holder, tmp_path):
@@ -115,9 +107,9 @@ def test_names_become_text_that_is_utf8(name, text):
 
 
 def test_printed_names_are_escaped_and_stay_readable(capsys):
-    say("x\nnormal 0.1  good.png\x1b[2K\u202egnp.jpg")
+    files.say("x\nnormal 0.1  good.png\x1b[2K\u202egnp.jpg")
     assert capsys.readouterr().out == "x\\nnormal 0.1  good.png\\x1b[2K\\u202egnp.jpg\n"
-    warn("Größe_日本.png \\ 'a b'")
+    files.warn("Größe_日本.png \\ 'a b'")
     assert capsys.readouterr().err == "Größe_日本.png \\ 'a b'\n"
 
 
@@ -148,19 +140,9 @@ def work(arguments):
 
 sys.exit(work())
 """
-    done = subprocess.run(
-        [
-            "bash",
-            "-c",
-            f'set -o pipefail; "$0" -c "$1" "$2" {redirect}',
-            sys.executable,
-            code,
-            tmp_path / "x",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    line = f'set -o pipefail; "$0" -c "$1" "$2" {redirect}'
+    arguments = ["bash", "-c", line, sys.executable, code, tmp_path / "x"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert (tmp_path / "x").read_text() == "done"
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
@@ -169,30 +151,15 @@ sys.exit(work())
 
 def test_what_a_killed_process_has_left_goes_at_the_next_start(tmp_path):
     program = HOLDER.replace("locked", "scratch").replace("sys.argv[1]", 'sys.argv[1], ".made-"')
-    killed, working = (
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    )
-    try:
-        for process in (killed, working):
-            assert process.stdout.readline() == b"held\n"
+    with running(program, tmp_path) as killed, running(program, tmp_path) as working:
         assert len(list(tmp_path.glob(".made-*"))) == 2
         killed.kill()
         killed.wait()
         with scratch(tmp_path, ".made-") as folder:
             assert folder.is_dir()
-            assert len(list(tmp_path.glob(".made-*"))) == 2  # its own, and that of who works
-        working.communicate()
+            assert len(list(tmp_path.glob(".made-*"))) == 2  # its own, and the other process's
+        working.communicate("")
         assert not list(tmp_path.iterdir())
-    finally:
-        for process in (killed, working):
-            process.kill()
-            process.communicate()
 
 
 @pytest.mark.parametrize(

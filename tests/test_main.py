@@ -18,6 +18,7 @@ from conftest import (
     SHARED_DATA,
     SMALL_MAIN,
     assert_user_error,
+    call,
     command,
     make_mvtec,
     pattern,
@@ -50,10 +51,8 @@ def run_here(small_backbone, quick_views, capsys):
     """Runs main in this process, with a backbone that is quick to trace; as `run` otherwise."""
 
     def run_main(data, workdir, *more):
-        flags = ["--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}", *QUICK, *more]
-        capsys.readouterr()
-        status = main.main(["main", *flags])
-        return subprocess.CompletedProcess(flags, status, *capsys.readouterr())
+        where = ["--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}"]
+        return call(capsys, main.main, *where, *QUICK, *more)
 
     return run_main
 
@@ -128,9 +127,8 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(
     flags = ("--steps=34", "--head_steps=10", "--finetune_steps=24", "--batch_size=2")
     whole = run_here(mvtec, tmp_path / "whole", *flags)
     assert whole.returncode == 0, whole.stderr
-    environment = os.environ | {"KILL_AT_STEP": "30"}
-    cut = run(mvtec, tmp_path / "cut", *flags, program=SMALL_MAIN, env=environment)
-    assert cut.returncode == -signal.SIGKILL
+    killed = {"program": SMALL_MAIN, "env": os.environ | {"KILL_AT_STEP": "30"}}
+    assert run(mvtec, tmp_path / "cut", *flags, **killed).returncode == -signal.SIGKILL
     assert not (run_dir_of(tmp_path / "cut") / "results.json").exists()
     resumed = run_here(mvtec, tmp_path / "cut", *flags)
     assert resumed.returncode == 0, resumed.stderr
@@ -270,15 +268,11 @@ def test_weights_that_cannot_be_had_leave_nothing_that_blocks_the_next_start(
     from keras.src.applications import efficientnet
 
     monkeypatch.setattr(efficientnet, "BASE_WEIGHTS_PATH", f"file://{tmp_path}/nowhere/")
-    status = main.main(
-        [
-            "main", "--dataset=folder", f"--data_dir={mvtec}", f"--workdir={tmp_path / 'runs'}",
-            "--image_size=32", "--backbone=efficientnet_b0",
-            f"--weights={weights.format(tmp=tmp_path)}",
-        ]
-    )  # fmt: skip
-    done = subprocess.CompletedProcess([], status, *capsys.readouterr())
-    assert_user_error(done, "--weights=", part)
+    weights = weights.format(tmp=tmp_path)
+    flags = {"image_size": 32, "backbone": "efficientnet_b0", "weights": weights}
+    flags |= {"dataset": "folder", "data_dir": mvtec, "workdir": tmp_path / "runs"}
+    done = call(capsys, main.main, **flags)
+    assert_user_error(done, f"--weights={weights}", part)
     assert [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()] == ["lock"]
 
 
@@ -374,8 +368,9 @@ def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
 def test_evaluating_only_fills_no_column_of_a_training_and_without_a_rate_no_threshold(
     run_here, mvtec, tmp_path
 ):
-    done = run_here(mvtec, tmp_path, "--steps=0", "--false_positive_rate=0")
+    done = run_here(mvtec, tmp_path, "--steps=0", "--false_positive_rate=0", "--roi=auto")
     assert done.returncode == 0, done.stderr
+    assert "region of interest: no fixed background was found" in done.stdout
     results = results_of(tmp_path)
     assert set(results["image_auroc_by_feature"]["pool"]) == {"untrained"}
     assert results["image_auroc"] == results["untrained_image_auroc"] is not None
@@ -446,15 +441,13 @@ def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
     dark, bright = (tmp_path / name for name in ("dark", "bright"))
     make_mvtec(bright, train=6, good=2, bad=2)
     for path in sorted(bright.rglob("*.png")):
-        pixels = np.asarray(Image.open(path).convert("L"))
-        Image.fromarray(pixels).save(path)
+        pixels = np.array(Image.open(path).convert("L"))
         if "ground_truth" not in path.parts:
-            pixels = pixels.astype(np.uint16) << 4
-            pixels[0, 0] = 255 << 4  # all of 12 bits are filled
-            Image.fromarray((pixels >> 4).astype(np.uint8)).save(path)
-        target = dark / path.relative_to(bright)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(target)
+            pixels[0, 0] = 255  # all of 12 bits are filled
+            write_image(dark / path.relative_to(bright), pixels.astype(np.uint16) << 4)
+        else:
+            write_image(dark / path.relative_to(bright), pixels)
+        write_image(path, pixels)
     for data, bits in ((dark, 12), (bright, 16)):
         done = run_here(data, data, "--category=part", "--steps=0")
         assert done.returncode == 0, done.stderr
@@ -489,17 +482,6 @@ def write_photographs(root):
     return root / "data", write_image(root / "roi.png", roi)
 
 
-@pytest.fixture
-def staged_backbone(monkeypatch):
-    """Convolutions by the names of a ResNet-18's stages; figures are drawn."""
-    from cutpaste_tf.models import backbone
-
-    def build(settings, *, initial_weights=True):
-        return small.staged_backbone(settings.size)
-
-    monkeypatch.setattr(backbone, "build_backbone", build)
-
-
 SHAPES = {
     "tiles": ("--tiles=2x2", "--resize=pad", "--maps=features", "--map_levels=conv2,conv3"),
     "tiles without maps": ("--tiles=1x2",),
@@ -509,8 +491,12 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles", "a region"))
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
-    shape, staged_backbone, quick_views, tmp_path, capsys
+    shape, quick_views, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr(
+        "cutpaste_tf.models.backbone.build_backbone",
+        lambda settings, initial_weights=True: small.staged_backbone(settings.size),
+    )
     data, roi = write_photographs(tmp_path)
     flags = [*QUICK, "--image_size=32x48", f"--roi={roi}", *SHAPES[shape]]
     where = ["--dataset=folder", f"--data_dir={data}", f"--workdir={tmp_path}"]
@@ -551,31 +537,14 @@ def test_predictions_of_images_of_any_shape_are_the_runs_scores(
         Detector.load(run_dir)
 
 
-def test_a_background_that_is_not_found_leaves_everything_to_look_at(run_here, mvtec, tmp_path):
-    done = run_here(mvtec, tmp_path, "--roi=auto")
-    assert done.returncode == 0, done.stderr
-    assert "region of interest: no fixed background was found" in done.stdout
-    assert len(scores(tmp_path)) == 8
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [
-        (None, "there is no such file"),
-        ([(0, 0)], "8 of 8 normal training images show nothing of it at --image_size=32"),
-    ],
-)
-def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(
-    pixels, message, run_here, mvtec, tmp_path
-):
+def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(run_here, mvtec, tmp_path):
     path, mask = tmp_path / "roi.png", np.zeros([99, 99], np.uint8)
-    for pixel in pixels or ():
-        mask[pixel] = 255
-    if pixels is not None:
+    for message in ("there is no such file", "8 of 8 normal training images show nothing of it at"):
+        done = run_here(mvtec, tmp_path, f"--roi={path}")
+        assert_user_error(done, f"--roi={path}: {message}")
+        assert "step" not in done.stdout
+        mask[0, 0] = 255
         write_image(path, mask)
-    done = run_here(mvtec, tmp_path, f"--roi={path}")
-    assert_user_error(done, f"--roi={path}: {message}")
-    assert "step" not in done.stdout
     write_image(path, 255 - mask)
     done = run_here(mvtec, tmp_path, f"--roi={path}")
     assert done.returncode == 0, done.stderr

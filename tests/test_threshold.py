@@ -30,13 +30,11 @@ def test_a_new_normal_image_is_above_at_most_at_the_rate():
     # Exchangeable scores: of n + 1, any is as likely to be the new one.
     rng = np.random.default_rng(0)
     for count, rate in ((19, 0.1), (99, 0.01), (40, 0.2)):
-        found = []
-        for _ in range(4000):
-            *known, new = rng.exponential(size=count + 1)
-            found.append(new > threshold.at_rate(known, rate))
-        deviation = np.sqrt(rate * (1 - rate) / len(found))
-        assert np.mean(found) < rate + 4 * deviation
-        assert np.mean(found) > rate - 1 / (count + 1) - 4 * deviation
+        scores = rng.exponential(size=[4000, count + 1])
+        above = [new > threshold.at_rate(others, rate) for *others, new in scores]
+        deviation = np.sqrt(rate * (1 - rate) / len(above))
+        assert np.mean(above) < rate + 4 * deviation
+        assert np.mean(above) > rate - 1 / (count + 1) - 4 * deviation
 
 
 def test_by_hand():
@@ -53,10 +51,12 @@ def test_by_hand():
 def test_a_threshold_is_given_or_the_runs_own_or_at_a_rate():
     own, scores = Threshold(7.5, 0.02, 100), np.arange(1.0, 101.0)
     assert threshold.choose(own, scores, "x") == own
-    assert threshold.choose(own, scores, "x", 3) == Threshold(3.0)
+    given = threshold.choose(own, scores, "x", 3)
+    assert given == Threshold(3.0)
+    assert given.verdicts([1.0, 3.0, 3.5]) == ["normal", "normal", "anomalous"]
     at_rate = threshold.choose(own, scores, "x", false_positive_rate=0.05)
     assert at_rate == Threshold(96.0, 0.05, 100)
-    assert "given" in str(Threshold(3.0))
+    assert "given" in str(given)
     assert "0.05" in str(at_rate)
     assert "vouch for 0.0099 at best" in str(Threshold(1.0, 0.001, 100))
 
@@ -77,14 +77,14 @@ def test_mistakes_about_thresholds_are_named(given, rate, message):
         threshold.choose(None, np.zeros([0]), "x", given, rate)
 
 
-def test_a_score_that_is_the_threshold_is_normal():
-    assert threshold.Threshold(2.0).verdicts([1.0, 2.0, 2.5]) == ["normal", "normal", "anomalous"]
-
-
 def test_an_ensemble_is_standardised_by_the_normal_scores_alone():
     normal = np.array([1.0, 2.0, 4.0, 7.0])
-    found = threshold.ensemble([np.array([3.5, 9.0])], [normal])
-    np.testing.assert_allclose(found, stats.zmap([3.5, 9.0], normal, ddof=1))
+    scores = threshold.ensemble([np.array([3.5, 9.0])], [normal])
+    np.testing.assert_allclose(scores, stats.zmap([3.5, 9.0], normal, ddof=1))
+    # Equal normal scores do not divide by zero.
+    scores = threshold.ensemble([np.array([2.0, 3.0])], [np.full(5, 2.0)])
+    assert np.isfinite(scores).all()
+    assert scores[0] == 0 < scores[1]
 
 
 @settings(deadline=None, derandomize=True)
@@ -97,9 +97,3 @@ def test_an_ensemble_does_not_depend_on_the_runs_scales(scale, shift):
         [scores[0] * scale + shift, *scores[1:]], [normal[0] * scale + shift, *normal[1:]]
     )
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_equal_normal_scores_do_not_divide_by_zero():
-    found = threshold.ensemble([np.array([2.0, 3.0])], [np.full(5, 2.0)])
-    assert np.isfinite(found).all()
-    assert found[0] == 0 < found[1]

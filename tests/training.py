@@ -9,17 +9,9 @@ from cutpaste_tf.train import classifier, loop
 
 
 def config(**changes):
-    values = {
-        "dataset": "textures",
-        "category": "brick",
-        "task": "cutpaste",  # half the time to trace of cutpaste_3way
-        "image_size": 32,
-        "width": 0.0625,
-        "head_dims": (8, 4),
-        "batch_size": 4,
-        "steps": 6,
-        "eval_every": 0,
-    }
+    # Tracing cutpaste takes half the time of cutpaste_3way.
+    values = {"dataset": "textures", "category": "brick", "task": "cutpaste", "image_size": 32}
+    values |= {"width": 0.0625, "head_dims": (8, 4), "batch_size": 4, "steps": 6, "eval_every": 0}
     return Config(**(values | changes))
 
 
