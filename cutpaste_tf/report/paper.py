@@ -16,7 +16,7 @@ from cutpaste_tf.config import EPOCH_STEPS, FIELDS, Config, as_flag
 from cutpaste_tf.files import UserError
 
 # The tables as printed, as data.
-PRINTED = json.loads(importlib.resources.files(__package__).joinpath("paper.json").read_text())
+PRINTED = json.loads((importlib.resources.files(__package__) / "paper.json").read_bytes())
 OWN = "own data"
 # Settings of the paper's flag files that differ from the flags' defaults: an MLP as the head, and
 # the companion code's augmentation of the input.

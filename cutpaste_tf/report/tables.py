@@ -113,9 +113,9 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     for name, value in config.compared().items():
         compared = name in _UNTRAINED if column.untrained else name not in _NOT_COMPARED
         if compared and value != expected[name]:
-            whose = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
+            expected_by = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
             usual = as_flag(name, expected[name])
-            differing.append(f"{name} {as_flag(name, value)} ({whose} {usual})")
+            differing.append(f"{name} {as_flag(name, value)} ({expected_by} {usual})")
     return tuple(differing)
 
 

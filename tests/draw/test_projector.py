@@ -30,14 +30,8 @@ def test_tensorboard_finds_points_columns_and_pictures(tmp_path):
     # Each point in its place of the square, the last place empty.
     sprite = np.asarray(Image.open(folder / info.sprite.image_path))
     assert sprite.shape == (3 * 64, 3 * 64, 3)
-    assert [sprite[64 * (i // 3) + 5, 64 * (i % 3) + 5, 0] for i in range(6)] == [
-        0,
-        50,
-        100,
-        150,
-        200,
-        255,
-    ]
+    colors = [sprite[64 * (i // 3) + 5, 64 * (i % 3) + 5, 0] for i in range(6)]
+    assert colors == [0, 50, 100, 150, 200, 255]
     points = np.loadtxt(folder / info.tensor_path, delimiter="\t")
     np.testing.assert_allclose(points, features, rtol=1e-5)
     lines = (folder / info.metadata_path).read_text().splitlines()
