@@ -1,7 +1,5 @@
 """The paper's tables: which runs fill which cells, and what is said of them."""
 
-import json
-
 import numpy as np
 import pytest
 from filled import add_run
@@ -105,40 +103,44 @@ def test_own_data_have_rows_of_their_own_and_an_average(tmp_path):
     assert fill("2", tmp_path).cells["row"].unique()[-1] == "average, all"
 
 
-def test_other_settings_are_noted_and_the_nearest_to_the_papers_are_shown(tmp_path):
-    for seed in (0, 1):
-        add_run(tmp_path / "short", "tile", seed, 0.6, task="cutout", steps=800, image_size=64)
-        add_run(tmp_path / "half", "tile", seed, 0.7, task="cutout", steps=32768)
-        add_run(tmp_path / "tenth", "tile", seed, 0.5, task="cutout", steps=6554)
-    ours = cell(fill("1", tmp_path), "tile", "Cutout")
-    assert ours.mean == pytest.approx(70.0)
-    assert ours.notes == (
-        "steps 32768 (the paper's 65536)",
-        "4 runs with other settings are not shown",
+def seeds(count, **run):
+    return [run | {"seed": seed} for seed in range(count)]
+
+
+HALF = seeds(2, auroc=0.7, steps=32768)
+OTHERS = seeds(2, auroc=0.6, steps=800, image_size=64) + seeds(2, auroc=0.5, steps=6554)
+DEAD = {"since": 512, "accuracy": 0.5, "chance": 0.5, "flag": "learning_rate", "learning_rate": 0.1}
+SAID = [  # a column's runs, its mean, and what is said of them
+    (
+        OTHERS + HALF,
+        70,
+        "steps 32768 (the paper's 65536); 4 runs with other settings are not shown; "
         "2 seeds (the paper's 5)",
-    )
-    for seed in range(5):
-        add_run(tmp_path / "whole", "tile", seed, 0.8, task="cutout")
-    ours = cell(fill("1", tmp_path), "tile", "Cutout")
-    assert (ours.mean, ours.notes) == (pytest.approx(80.0), ())
-
-
-def test_what_the_paper_does_not_give_is_not_called_the_papers(tmp_path):
-    add_run(tmp_path, "tile", 0, 0.5, task="cutout", translation=0.0, head_dims=(8, 4), steps=9)
-    settings, _ = cell(fill("1", tmp_path), "tile", "Cutout").notes
-    assert set(settings.split("; ")) == {
-        "head_dims 8,4 (here usually 512,128)",
+    ),
+    (OTHERS + HALF + seeds(5, auroc=0.8), 80, ""),
+    (
+        seeds(5, translation=0.0, head_dims=(8, 4), steps=9),
+        50,
+        "steps 9 (the paper's 65536); head_dims 8,4 (here usually 512,128); "
         "translation 0.0 (here usually 0.125)",
-        "steps 9 (the paper's 65536)",
-    }
+    ),
+    # One seed counts once, and how it was computed does not matter.
+    ([{"seed": 0}, {"seed": 0, "distribution": "mirrored"}], 50, "1 seed (the paper's 5)"),
+    (
+        [*seeds(4), {"seed": 4, "results": {"collapse": DEAD}}],
+        50,
+        "1 of 5 runs ended with a proxy accuracy at chance: lower --learning_rate=0.1",
+    ),
+]
 
 
-def test_one_seed_counts_once_and_how_it_was_computed_does_not_matter(tmp_path):
-    add_run(tmp_path / "a", "tile", 0, 0.6, task="cutout")
-    add_run(tmp_path / "b", "tile", 0, 0.6, task="cutout", distribution="mirrored", eval_every=1)
+@pytest.mark.parametrize(("runs", "mean", "notes"), SAID)
+def test_the_runs_nearest_to_the_papers_are_shown_with_notes(tmp_path, runs, mean, notes):
+    for place, run in enumerate(runs):
+        add_run(tmp_path / str(place), "tile", **{"auroc": 0.5, "task": "cutout"} | run)
     ours = cell(fill("1", tmp_path), "tile", "Cutout")
-    assert (ours.runs, ours.mean) == (1, 60.0)
-    assert np.isnan(ours.stderr)
+    assert (ours.mean, "; ".join(ours.notes)) == (pytest.approx(mean), notes)
+    assert np.isnan(ours.stderr) == (ours.runs == 1)
 
 
 def test_the_ensemble_is_of_all_seeds_of_3_way(tmp_path):
@@ -254,15 +256,6 @@ def test_cifar10_has_a_row_for_each_class_and_no_others(tmp_path):
     assert means(table, "average, own data") == {"Rotation": 60}
 
 
-def test_a_collapsed_training_is_told_in_its_cell(tmp_path):
-    dead = {"since": 512, "accuracy": 0.5, "chance": 0.5, "flag": "learning_rate"}
-    for seed in range(3):
-        lost = {"collapse": dead | {"learning_rate": 0.1} if seed == 1 else None}
-        add_run(tmp_path, "tile", seed, 0.5, task="cutout", learning_rate=0.1, results=lost)
-    notes = cell(fill("1", tmp_path), "tile", "Cutout").notes
-    assert "1 of 3 runs ended with a proxy accuracy at chance: lower --learning_rate=0.1" in notes
-
-
 def test_a_table_of_another_density(tmp_path):
     for seed in range(2):
         measured = {"image_auroc_by_density": {"gde": 0.9, "gmm": 0.6 + 0.1 * seed}}
@@ -285,17 +278,16 @@ def test_a_table_of_another_density(tmp_path):
 
 def test_unreadable_runs_are_told_and_left_out(tmp_path):
     good = add_run(tmp_path, "tile", 0, 0.6, task="cutout")
-    config = (good / "config.json").read_text()
-    results = json.dumps({"image_auroc": 1})
-    damaged = {"a": ("{}", "{"), "b": ("not JSON", results), "c": ('{"unknown": 1}', results)}
-    for name, texts in (damaged | {"d": (config, "{"), "e": (None, "{}")}).items():
-        (tmp_path / name).mkdir()
+    config, results = (good / "config.json").read_text(), '{"image_auroc": 1}'
+    damaged = [("{}", "{"), ("not JSON", results), ('{"unknown": 1}', results), (config, "{")]
+    for name, texts in enumerate(damaged):
+        (tmp_path / str(name)).mkdir()
         for file, text in zip(("config.json", "results.json"), texts, strict=True):
-            if text is not None:
-                (tmp_path / name / file).write_text(text)
+            (tmp_path / str(name) / file).write_text(text)
+    (tmp_path / "0" / "config.json").unlink()
     runs, problems = tables.collect(str(tmp_path))
     assert [run.path for run in runs] == [good]
-    assert len(problems) == 5
+    assert len(problems) == len(damaged)
     assert all(str(tmp_path) in problem and "\n" not in problem for problem in problems)
     with pytest.raises(UserError, match="no such folder"):
         tables.collect(str(tmp_path / "none"))

@@ -20,14 +20,13 @@ NAMES = {"augmentations", "most_and_least_anomalous", "roc", "score_histogram"}
 
 @pytest.fixture
 def run(small_backbone, quick_views, monkeypatch, tmp_path, capsys):
-    """Trains on a category; returns status, what was printed on stderr, and the run's folder."""
+    """Trains; returns status, what was printed on stderr, and the run's folder."""
     monkeypatch.setattr(pictures, "draw_figures", DRAW_FIGURES)
 
-    def train(category="part"):
-        data, runs = tmp_path / "data", tmp_path / "runs"
+    def train():
+        data, runs = make_mvtec(tmp_path / "data"), tmp_path / "runs"
         flags = ["--dataset=folder", f"--data_dir={data}", f"--workdir={runs}", *QUICK]
-        status = main.main(["main", *flags, f"--category={category}"])
-        return status, capsys.readouterr().err, runs / category / "seed_0"
+        return main.main(["main", *flags]), capsys.readouterr().err, runs / "part" / "seed_0"
 
     return train
 
@@ -68,17 +67,7 @@ def test_the_projector_has_all_images_of_a_run(finished, localized):
             np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_a_category_and_a_defect_may_be_called_as_mathematics_is(run, tmp_path):
-    name = "price $1_$2"
-    folder = make_mvtec(tmp_path / "data", name) / name
-    for part in ("test", "ground_truth"):
-        (folder / part / "hole").rename(folder / part / "r$^$")
-    status, printed, run_dir = run(name)
-    assert (status, printed) == (0, "")
-    assert {path.stem for path in (run_dir / "figures").iterdir()} == NAMES
-
-
-def test_what_cannot_be_drawn_is_a_warning_and_the_run_is_finished(run, mvtec, monkeypatch):
+def test_what_cannot_be_drawn_is_a_warning_and_the_run_is_finished(run, monkeypatch):
     def fail(*arguments):
         raise ValueError("some fault\nof matplotlib's")
 
@@ -93,7 +82,7 @@ def test_what_cannot_be_drawn_is_a_warning_and_the_run_is_finished(run, mvtec, m
     assert {path.stem for path in (run_dir / "figures").iterdir()} == NAMES - {"roc"}
 
 
-def test_folders_that_cannot_be_made_for_pictures_are_warnings(run, mvtec, tmp_path):
+def test_folders_that_cannot_be_made_for_pictures_are_warnings(run, tmp_path):
     run_dir = tmp_path / "runs" / "part" / "seed_0"
     run_dir.mkdir(parents=True)
     for name in ("figures", "tensorboard"):
@@ -104,7 +93,7 @@ def test_folders_that_cannot_be_made_for_pictures_are_warnings(run, mvtec, tmp_p
     assert (run_dir / "results.json").is_file()
 
 
-def test_a_full_disk_is_still_a_mistake_of_the_users(run, mvtec, monkeypatch):
+def test_a_full_disk_is_still_a_mistake_of_the_users(run, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
