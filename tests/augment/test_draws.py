@@ -33,16 +33,16 @@ def quantities(drawn, rng, block=None):
     views, edits, _ = drawn
     columns = {}
 
-    def share(place, count):
-        assert place.min() >= 0
-        assert (place < count).all()
-        return (place + rng.uniform(size=len(place))) / count
+    def spread(numbers):
+        """Whole numbers as real ones that round down to them."""
+        return numbers + rng.uniform(size=IMAGES)
+
+    def add_channels(name, values):
+        columns.update({f"{name} {k}": values.numpy()[:, k] for k in range(3)})
 
     def add_jitter(name, jitter):
-        order = jitter.order.numpy() @ [64, 16, 4, 1]
-        columns[f"{name} order"] = order + rng.uniform(size=len(order))
-        for number in range(3):
-            columns[f"{name} factor {number}"] = jitter.factors.numpy()[:, number]
+        columns[f"{name} order"] = spread(jitter.order.numpy() @ [64, 16, 4, 1])
+        add_channels(f"{name} factor", jitter.factors)
         if jitter.hue is not None:
             columns[f"{name} hue"] = jitter.hue.numpy()
 
@@ -62,28 +62,25 @@ def quantities(drawn, rng, block=None):
                     # The region moves with the image.
                     first = first + side // 2 - (block[axis] - view.corner[axis].numpy())
                     count = BLOCK
-                columns[f"{name} {place} {'yx'[axis]}"] = share(first, count)
+                assert np.all((first >= 0) & (first < count))
+                columns[f"{name} {place} {'yx'[axis]}"] = spread(first) / count
 
     for number, view in enumerate(views):
         for axis, corner in enumerate(view.corner):
-            columns[f"view {number} {'yx'[axis]}"] = corner.numpy() + rng.uniform(size=IMAGES)
+            columns[f"view {number} {'yx'[axis]}"] = spread(corner.numpy())
         add_jitter(f"view {number}", view.jitter)
     for number, edit in enumerate(edits):
-        view = views[number % len(views)]
         if edit is None:
             continue
         parts = [edit]
         if len(edit) == 3:
-            columns["choice"] = edit[0].numpy() + rng.uniform(size=IMAGES)
+            columns["choice"] = spread(edit[0].numpy())
             parts = edit[1:]
         for part, (patch, other) in enumerate(parts):
             name = f"edit {number}.{part}"
-            add_patch(name, patch, view)
-            if isinstance(other, tf.Tensor):
-                for channel in range(3):
-                    columns[f"{name} level {channel}"] = other.numpy()[:, channel]
-            else:
-                add_jitter(name, other)
+            add_patch(name, patch, views[number % len(views)])
+            add = add_channels if isinstance(other, tf.Tensor) else add_jitter
+            add(name, other)
     return columns
 
 
@@ -119,15 +116,10 @@ def test_no_drawn_quantity_depends_on_another(task, kind):
         at = np.arange(SIDE) - block[..., None]
         rows, columns = (at >= 0) & (at < BLOCK)
         region = tf.constant(rows[:, :, None] & columns[:, None, :])
-    steps = [
-        quantities(
-            proxy.draw_views(IMAGES, size, task, tf.constant([3, step]), settings, region),
-            rng,
-            block,
-        )
-        for step in (5, 6)
-    ]
-    columns = {name: values[:-1] for name, values in steps[0].items()}
-    columns |= {f"next image's {name}": values[1:] for name, values in steps[0].items()}
-    columns |= {f"next step's {name}": values[:-1] for name, values in steps[1].items()}
+    seeds = tf.constant([[3, 5], [3, 6]])
+    drawn = [proxy.draw_views(IMAGES, size, task, seed, settings, region) for seed in seeds]
+    step, next_step = (quantities(one, rng, block) for one in drawn)
+    columns = {name: values[:-1] for name, values in step.items()}
+    columns |= {f"next image's {name}": values[1:] for name, values in step.items()}
+    columns |= {f"next step's {name}": values[:-1] for name, values in next_step.items()}
     assert_independent(columns)

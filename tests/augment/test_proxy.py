@@ -15,18 +15,7 @@ from .reference import noise
 
 SEED = tf.constant([6, 28])
 # The number of classes of each task.
-CLASSES = {
-    "rotation": 4,
-    "cutout": 2,
-    "cutout_mean": 2,
-    "cutout_color": 2,
-    "confetti": 2,
-    "scar": 2,
-    "cutpaste": 2,
-    "cutpaste_scar": 2,
-    "cutpaste_union": 2,
-    "cutpaste_3way": 3,
-}
+CLASSES = dict.fromkeys(proxy.TASKS, 2) | {"rotation": 4, "cutpaste_3way": 3}
 # Without the input's own augmentation: the views of class 0 are the images themselves.
 STILL = proxy.Settings(translation=0.0, view_jitter=(0.0,))
 AUGMENTED = proxy.Settings(translation=0.04, view_jitter=(0.1,))
@@ -175,13 +164,9 @@ def test_seed_may_be_a_list_or_an_array():
         assert np.array_equal(make(noise(2, 32, 32, 3), "cutpaste", seed=seed), expected)
 
 
-@pytest.mark.parametrize("kind", ["black", "white", "both"])
-def test_views_stay_within_zero_and_one(kind):
-    images = {
-        "black": np.zeros([4, 32, 32, 3]),
-        "white": np.ones([4, 32, 32, 3]),
-        "both": np.random.default_rng(2).integers(0, 2, (4, 32, 32, 3)),
-    }[kind]
+@pytest.mark.parametrize("levels", [[0.0], [1.0], [0.0, 1.0]], ids=["black", "white", "both"])
+def test_views_stay_within_zero_and_one(levels):
+    images = np.random.default_rng(2).choice(levels, (4, 32, 32, 3))
     settings = proxy.Settings(jitter=0.5, view_jitter=0.5)
     views = make(images.astype(np.float32), "cutpaste_3way", settings)
     assert np.isfinite(views).all()
@@ -367,16 +352,3 @@ def test_views_of_regions_are_the_same_compiled(task):
     views = masked_views(images, region, task, AUGMENTED)
     compiled = masked_views(images, region, task, AUGMENTED, jit_compile=True)
     np.testing.assert_allclose(views, compiled, atol=1e-6)
-
-
-def test_a_region_of_everything_edits_the_whole_image_as_none_does():
-    images = np.repeat(noise(1, 32, 32, 3), 600, axis=0)
-    views = masked_views(images, np.ones([600, 32, 32], bool), "cutpaste_3way")
-    for image in range(5):
-        one = views[:, image]
-        assert is_cutpaste(changed(one, 1))
-        assert is_scar(changed(one, 2))
-    for label in (1, 2):
-        covered = (views[label] != views[0]).any(-1).sum(0)
-        quarters = covered.reshape(2, 16, 2, 16).sum((1, 3))
-        np.testing.assert_allclose(quarters / quarters.mean(), 1.0, atol=0.15)

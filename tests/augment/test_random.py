@@ -85,20 +85,3 @@ def test_a_split_seed_is_used_once(first, second):
     uses[first](seed)
     with pytest.raises(ValueError, match="used before"):
         uses[second](seed)
-
-
-def test_first_numbers_of_successive_seeds_are_uniform_and_unrelated():
-    # A training step's seed is (run, step): steps that follow each other must not look alike.
-    def first(step):
-        one, two = random.split(tf.stack([3, step]), 2)
-        return tf.stack([random.uniform([], one, 0.0, 1.0), random.uniform([], two, 0.0, 1.0)])
-
-    @tf.function  # a graph, for speed
-    def firsts():
-        return tf.map_fn(first, tf.range(1000), fn_output_signature=tf.float32)
-
-    one, two = firsts().numpy().T
-    reference.assert_uniform(one, 0.0, 1.0)
-    reference.assert_uniform(two, 0.0, 1.0)
-    reference.assert_unrelated(one, two)
-    reference.assert_unrelated(one[:-1], one[1:])

@@ -15,8 +15,9 @@ import cutpaste_tf
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, "tests")
+import small, training
 from cutpaste_tf.augment import proxy
-from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
@@ -26,8 +27,6 @@ from cutpaste_tf.train import classifier, loop
 
 loop.EPOCH_STEPS = 4
 if sys.argv[2] == "small":
-    sys.path.insert(0, "tests")
-    import small
     backbone.build_backbone = small.build_backbone
     proxy.draw_views, proxy.apply_views = small.draw_views, small.apply_views
 arrays = list(np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
@@ -52,7 +51,7 @@ def norms():
 results, fit = {}, loop._fit
 loop._fit = lambda *a, callbacks, **k: fit(*a, callbacks=[Losses(), *callbacks], **k)
 for name, settings in json.loads(sys.argv[1]).items():
-    settings = Config(dataset="textures", category="brick", image_size=32, eval_every=0, **settings)
+    settings = training.config(**settings)
     images = pipeline.prepare(split, Preparation.of(settings))
     keras.utils.set_random_seed(0)
     try:
@@ -85,25 +84,13 @@ def on_two_devices(runs, network="small"):
 
 MIRRORED = {"distribution": "mirrored"}
 # At the paper's learning rate a network of a few channels turns rounding into per mille in 6 steps.
-SMALL = {
-    "task": "cutpaste",
-    "width": 0.0625,
-    "head_dims": (8, 4),
-    "batch_size": 8,
-    "steps": 6,
-    "learning_rate": 0.003,
-}
+SMALL = {"batch_size": 8, "learning_rate": 0.003}
 PIPELINE = SMALL | {"augment": "pipeline"}
 # Edges of regions make gradients larger.
 TILES = SMALL | {"resize": "pad", "tiles": (1, 2), "task": "cutpaste_union", "learning_rate": 0.001}
 # Without stochastic depth, which draws other numbers on two devices.
-LITE = {
-    "backbone": "efficientnet_lite0",
-    "head_dims": (8, 4),
-    "batch_size": 2,
-    "head_steps": 4,
-    "finetune_steps": 2,
-}
+TWO_STAGES = {"batch_size": 2, "head_steps": 4, "finetune_steps": 2}
+LITE = TWO_STAGES | {"backbone": "efficientnet_lite0", "width": 1.0, "task": "cutpaste_3way"}
 
 
 def assert_alike(one, two):
