@@ -130,13 +130,14 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
     close = CLOSE["onnx" if found.config.resize != "squash" else format]
     if close > 1e-5 and found.preparation.count > 1:
         close = 1e-3
-    least = close if found.config.image_score == "both" else 0.0  # standardised, about zero
-    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=close, atol=least)
+    near_zero = close if found.config.image_score == "both" else 0.0  # Those are standardised.
+    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=close, atol=near_zero)
     np.testing.assert_array_equal(outputs["verdict"], outputs["score"] > np.float32(value))
     if expected.maps:
         maps = expected.maps.read(range(3))
         assert outputs["map"].shape == maps.shape
-        np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=1e-4 * np.abs(maps).max())
+        least = 10 * close * np.abs(maps).max()
+        np.testing.assert_allclose(outputs["map"], maps, rtol=1e-3, atol=least)
     # Any number of images of any size, and none at all.
     if format == "onnx":
         none = score(images[:0])
@@ -145,7 +146,7 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
     for array in (images[:1], images[:2, :50, :33], np.zeros([1, 64, 300, 3], np.uint8)):
         again = found.score(list(array))
         found_again = score(array)["score"]
-        np.testing.assert_allclose(found_again, again, rtol=20 * close, atol=20 * least)
+        np.testing.assert_allclose(found_again, again, rtol=20 * close, atol=20 * near_zero)
 
     if format == "onnx":
         check_prediction(found, value, path, images)
