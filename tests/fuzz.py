@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cutpaste_tf import run_folder
+from cutpaste_tf import files, run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, folder, stream
@@ -32,7 +32,6 @@ from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError, read_lines
 from cutpaste_tf.predict import exported
 from cutpaste_tf.predict.exported import Description
-from cutpaste_tf.scoring import density
 from cutpaste_tf.threshold import Threshold
 
 GIGABYTE = 2**30
@@ -129,7 +128,7 @@ def read_metadata(text):
 def read_npz(data):
     path = ROOT / "density.npz"
     path.write_bytes(data)
-    density.load(path).score(np.zeros([2, 3]))
+    files.read_npz(path)
 
 
 def read_texts(name_and_text):
