@@ -57,14 +57,14 @@ def main(arguments: Sequence[str]) -> int:
             if len(images) > 1 or not os.path.isdir(images[0]) or arguments.ray is not None:
                 raise UserError("--watch: needs one folder of --images, and no --ray")
             # A mistake is told before the model loads; there may be no image yet.
-            next(rows.find_images(images, output), None)
+            next(rows.find_images(images, output, say), None)
             return watch.watch(images[0], output, make_model(), **options)
         if (output / watch.LOCK).exists():
             raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
         if arguments.ray is not None:
             summary, table = _predict_parts(arguments, make_model, options), rows.PARTS
         else:
-            options["count"] = rows.count_images(images, output)
+            options["count"] = sum(1 for _ in rows.find_images(images, output))
             summary, table = folder.predict(make_model(), images, output, **options), rows.CSV
     if summary.failed:
         raise UserError(

@@ -21,7 +21,7 @@ def predict(
 ) -> rows.Summary:
     """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
 
-    `count` is what `rows.count_images` has counted. The tables take their names at the end, or at
+    `count` is the number of images. The tables take their names at the end, or at
     Ctrl-C, which is then raised. Until then, and after an error, earlier tables stay as they are.
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")

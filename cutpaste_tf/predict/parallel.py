@@ -50,14 +50,14 @@ def predict(
     """
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
     if not any(output.glob(rows.PARTS)):
-        rows.count_images(sources, output)  # A mistake is told before anything is written.
+        next(rows.find_images(sources, output))  # A mistake is told before anything is written.
     busy = f"--output={output}: another command is at it; wait for its end, or name another folder"
     with locked(output / _LOCK, busy):
         _begin(output, settings)
         files = pq.read_metadata(output / _FILES)
-        parts = [_part(output, number) for number in range(files.num_row_groups)]
-        missing = [number for number, part in enumerate(parts) if not part.exists()]
-        count = sum(files.row_group(number).num_rows for number in missing)
+        parts = [output.absolute() / f"part-{n:05d}.parquet" for n in range(files.num_row_groups)]
+        missing = [(number, part) for number, part in enumerate(parts) if not part.exists()]
+        count = sum(files.row_group(number).num_rows for number, _ in missing)
         done = len(parts) - len(missing)
         there = f", {done} are there already" if done else ""
         log(f"{files.num_rows} images in {len(parts)} parts{there}")
@@ -78,10 +78,6 @@ def predict(
     log(f"{summary.anomalous} of {summary.scored} images anomalous{rate}")
     log(f"written to {output / rows.PARTS}")
     return summary
-
-
-def _part(output, number):
-    return output / f"part-{number:05d}.parquet"
 
 
 def _begin(output, settings):
@@ -123,7 +119,7 @@ def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_task_retries": _RETRIES}
         actor = ray.remote(max_restarts=-1, **options)(Worker)
         pool = ray.util.ActorPool([actor.remote(*worker, cpus, gpus) for _ in range(workers)])
-        for count in pool.map_unordered(lambda one, number: one.write.remote(number), missing):
+        for count in pool.map_unordered(lambda one, part: one.write.remote(*part), missing):
             progress.update(count)
             progress.tell()
         return time.perf_counter() - began
@@ -155,8 +151,8 @@ class Worker:
             raise UserError(f"--images: there is no folder {self._root} on {platform.node()}")
         return self._make_model()
 
-    def write(self, number: int) -> int:
-        """Writes a part; returns how many images it has."""
+    def write(self, number: int, part: pathlib.Path) -> int:
+        """Writes a part of a number; returns how many images it has."""
         model, output = self._model, self._output
         schema = _SCHEMA.append(pa.field("areas", _AREAS)) if rows.has_areas(model) else _SCHEMA
         with cli.writing("--output", output):
@@ -165,6 +161,6 @@ class Worker:
             options = self._root, self._batch_size, self._threads
             batches = rows.score_files(paths, model, output, *options)
             table = pa.Table.from_pylist(list(itertools.chain.from_iterable(batches)), schema)
-            with replacing(_part(output, number)) as temporary:
+            with replacing(part) as temporary:
                 pq.write_table(table, temporary)
         return len(table)

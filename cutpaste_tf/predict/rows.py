@@ -30,19 +30,19 @@ def find_images(
     output: pathlib.Path,
     warn: Callable[[str], None] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Finds the images of files and folders, but for overlays; see `stream.find`."""
-    return stream.find(sources, output / MAPS, CSV, JOB, warn=warn)
+    """Finds the images of files and folders, but for overlays; see `stream.find`.
 
-
-def count_images(sources: Sequence[str | os.PathLike], output: pathlib.Path) -> int:
-    """Counts the images to score; a UserError says if there are none, or a source is missing."""
-    count = sum(1 for _ in find_images(sources, output))
-    if not count:
+    A UserError says if a source is missing and, without `warn`, if there are no images.
+    """
+    empty = True
+    for path in stream.find(sources, output / MAPS, CSV, JOB, warn=warn):
+        empty = False
+        yield path
+    if empty and warn is None:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; files that end in "
             f"{', '.join(decode.SUFFIXES)} are"
         )
-    return count
 
 
 def has_areas(model: Model) -> bool:

@@ -12,7 +12,6 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,7 @@ LOCK = "watch.lock"  # stays in the output folder, whose tables are then a watch
 PERIOD = 0.2  # seconds from one look at the folder to the next
 _RETRY = 5.0  # seconds after which a file that is no image is read again: it may have been written
 
-Stamp = tuple[int, int]  # a file's size and time of modification: by these it is the same or new
+Stamp = tuple[int, int]  # a file's size and time of modification, by which it is the same or new
 
 
 def watch(
@@ -64,20 +63,18 @@ def watch(
                 arrivals = inbox.look()
                 # Half of the time at most goes into long looks.
                 due = began + max(PERIOD, 2.0 * (time.monotonic() - began))
-                paths, waiting = (arrival.path for arrival in arrivals), iter(arrivals)
+                paths, waiting = (path for path, _ in arrivals), iter(arrivals)
                 for batch in rows.score_files(paths, model, output, root, batch_size):
-                    finished = [
-                        (row, arrival)
-                        for row, arrival in zip(batch, waiting, strict=False)
-                        if inbox.finish(arrival, row["score"] is not None)
-                    ]
-                    for row, arrival in finished:
-                        size, mtime_ns = arrival.stamp
-                        tables.write(row, size=size, mtime_ns=mtime_ns, areas=row["areas"])
+                    lines = []
+                    for row, (path, stamp) in zip(batch, waiting, strict=False):
+                        if inbox.finish(path, stamp, row["score"] is not None):
+                            size, mtime_ns = stamp
+                            tables.write(row, size=size, mtime_ns=mtime_ns, areas=row["areas"])
+                            summary.add(row)
+                            lines.append(_line(row, folder / path.relative_to(root)))
                     tables.flush()
-                    for row, arrival in finished:
-                        summary.add(row)
-                        log(_line(row, folder / arrival.path.relative_to(root)))
+                    for line in lines:
+                        log(line)
                     if signals:  # The rest arrives again at the next start.
                         break
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -131,13 +128,6 @@ def _signals():
             signal.signal(number, handler)
 
 
-class Arrival(NamedTuple):
-    """A file that is new and seems to be whole."""
-
-    path: pathlib.Path
-    stamp: Stamp
-
-
 class Inbox:
     """A folder that is watched, with all folders in it; it may vanish for a time, as a share does.
 
@@ -158,7 +148,7 @@ class Inbox:
         self._problems: set[str] = set()  # at the last look
         self._broken: dict[pathlib.Path, tuple[Stamp, float]] = {}  # and when to read them again
 
-    def look(self) -> list[Arrival]:
+    def look(self) -> list[tuple[pathlib.Path, Stamp]]:
         """Returns the files that are new, and as they were at the last look, oldest first."""
         stamps, arrivals, problems = {}, [], set()
         unreadable = []
@@ -172,22 +162,21 @@ class Inbox:
                 broken, retry = self._broken.get(path, (None, 0.0))
                 waits = stamp == broken and self._clock() < retry
                 if is_new and stamp == self._stamps.get(path) and not waits:
-                    arrivals.append((renamed, Arrival(path, stamp)))
+                    arrivals.append((renamed, path, stamp))
             problems = {f"{problem}; passed over" for problem in unreadable}
         except UserError as error:
             stamps, arrivals, problems = {}, [], {f"{error}; waiting for it"}
         for problem in sorted(problems - self._problems):
             self._log(problem)
         self._stamps, self._problems = stamps, problems
-        return [arrival for _, arrival in sorted(arrivals)]
+        return [(path, stamp) for _, path, stamp in sorted(arrivals)]
 
-    def finish(self, arrival: Arrival, scored: bool) -> bool:
+    def finish(self, path: pathlib.Path, stamp: Stamp, scored: bool) -> bool:
         """Marks a file that was read as done, and returns True, if its row is to be kept.
 
         Otherwise the file has changed meanwhile or may still be written, and arrives again; or it
         has gone before it could be scored.
         """
-        path, stamp = arrival
         now, _ = _stat(path)
         still_broken = now == stamp == self._broken.get(path, (None, 0.0))[0]
         if still_broken or (scored and now in (stamp, None)):  # None: moved on after it was read.

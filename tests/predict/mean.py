@@ -6,6 +6,8 @@
 The parts on Ray have SHARD files, each of which takes so many SECONDS.
 """
 
+import csv
+import json
 import os
 import pathlib
 import sys
@@ -15,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cutpaste_tf import cli
+from cutpaste_tf.predict.rows import COLUMNS
 from cutpaste_tf.threshold import Threshold
 
 SECONDS = float(os.environ.get("SECONDS", 0.0))
@@ -39,6 +42,28 @@ def put(folder, name, value):
     aside = folder / f"{name}.part"
     Image.fromarray(np.full([8, 8, 3], value, np.uint8)).save(aside, format="png")
     return aside.rename(folder / name)
+
+
+def write_images(folder):
+    """Writes seven images of several sizes and formats in two folders, one of them broken."""
+    rng = np.random.default_rng(1)
+    (folder / "b").mkdir(parents=True)
+    for i, name in enumerate(["0.png", "1.jpg", "2.tif", "3.bmp", "b/4.png", "b/5.webp"]):
+        levels = rng.integers(0, 256, [3, 3, 3], np.uint8)
+        Image.fromarray(levels).resize([30 + 9 * (i % 4)] * 2).save(folder / name)
+    (folder / "b" / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+def read_rows(output):
+    """Returns the rows, the same in both tables, which are whole."""
+    text = (output / "predictions.jsonl").read_text()
+    assert not text or text.endswith("\n")
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file, strict=True))
+    found = [{name: line[name] for name in COLUMNS} for line in map(json.loads, text.splitlines())]
+    assert table == [{k: "" if x is None else str(x) for k, x in row.items()} for row in found]
+    return found
 
 
 @cli.command()

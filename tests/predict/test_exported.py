@@ -1,7 +1,6 @@
 """Scoring new images with an exported ONNX file, and what the file says of its run."""
 
 import base64
-import csv
 import dataclasses
 import io
 import json
@@ -13,8 +12,9 @@ import tracemalloc
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, assert_user_error, pattern, slow_but, write_image
+from conftest import ROOT, assert_user_error, slow_but, write_image
 from graphs import write_model
+from mean import read_rows, write_images
 from PIL import Image
 
 from cutpaste_tf import export, run_folder
@@ -32,19 +32,9 @@ LOCALIZED = pytest.mark.parametrize(
 )
 
 
-def rows(output):
-    with open(output / "predictions.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
 def images(tmp_path):
-    """Images of several sizes and formats in two folders, one of them broken."""
-    rng, folder = np.random.default_rng(1), tmp_path / "new"
-    for i, kind in enumerate(["png", "jpg", "tif", "png", "webp"]):
-        write_image(folder / ("b" if i > 2 else "") / f"{i}.{kind}", pattern(rng, 30 + 9 * (i % 4)))
-    (folder / "b" / "broken.png").write_bytes(b"nothing")
-    return folder
+    return write_images(tmp_path / "new")
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +49,14 @@ def test_the_files_are_the_runs(model, load_once, images, tmp_path, predict):
     run_dir, path = model
     for name, source in (("run", f"--run={run_dir}"), ("model", f"--model={path}")):
         done = predict(source, "--maps", images=images, output=tmp_path / name)
-        assert_user_error(done, "1 of 6 images", "broken.png", "not an image")
-    ours, theirs = rows(tmp_path / "model"), rows(tmp_path / "run")
+        assert_user_error(done, "1 of 7 images", "broken.png", "not an image")
+    ours, theirs = read_rows(tmp_path / "model"), read_rows(tmp_path / "run")
     for row, expected in zip(ours, theirs, strict=True):
         for name in ("path", "threshold", "verdict", "error"):
             assert row[name] == expected[name]
-        if not row["score"]:
+        if row["score"] is None:
             continue
-        assert float(row["score"]) == pytest.approx(float(expected["score"]), rel=5e-3, abs=2e-3)
+        assert row["score"] == pytest.approx(expected["score"], rel=5e-3, abs=2e-3)
         assert row["map"] == expected["map"].replace(f"{tmp_path}/run", f"{tmp_path}/model")
         maps = [np.load(one["map"].removesuffix(".png") + ".npy") for one in (row, expected)]
         np.testing.assert_allclose(*maps, rtol=2e-2, atol=1e-2 * np.abs(maps[1]).max())
@@ -110,7 +100,7 @@ def test_maps_need_no_tensorflow(model, images, tmp_path):
     flags = (f"--model={model[1]}", f"--images={images}", f"--output={output}", "--maps")
     done = alone(HEAVY, *flags)
     assert (done.returncode, done.stderr) == (0, "")
-    assert all(row["map"] for row in rows(output))
+    assert all(row["map"] for row in read_rows(output))
 
 
 def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
@@ -120,15 +110,15 @@ def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
     refused = (*HEAVY, "scipy", "matplotlib", "absl", "ray", "pyarrow", "onnx")
     done = alone(refused, f"--model={model}", f"--images={images}", f"--output={output}")
     # A score that is not finite does not end the rest.
-    assert_user_error(done, "1 of 7 images", black, "not finite")
-    for row in rows(output):
+    assert_user_error(done, "1 of 8 images", black, "not finite")
+    for row in read_rows(output):
         if row["path"] == str(black):
-            assert row["score"] == row["verdict"] == ""
+            assert row["score"] is row["verdict"] is None
             continue
         levels = np.asarray(Image.open(row["path"]))
         mean = 40000 >> 8 if row["path"] == str(grey) else levels.mean()
-        assert float(row["score"]) == pytest.approx(np.log(mean), rel=1e-3)
-        assert row["verdict"] == ("anomalous" if float(row["score"]) > 4.0 else "normal")
+        assert row["score"] == pytest.approx(np.log(mean), rel=1e-3)
+        assert row["verdict"] == ("anomalous" if row["score"] > 4.0 else "normal")
 
 
 def test_a_watch_needs_no_tensorflow(tmp_path):

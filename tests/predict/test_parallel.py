@@ -45,8 +45,8 @@ def here(monkeypatch):
 
     def score(missing, worker, progress, log, **resources):
         worker = parallel.Worker(*worker, 1.0, 0.0)
-        for number in missing:
-            progress.update(worker.write(number))
+        for number, part in missing:
+            progress.update(worker.write(number, part))
             done.append(number)
         return 1.0
 
@@ -132,7 +132,7 @@ def test_areas_are_a_column(localized, here, images, tmp_path, predict):
     # Whoever searches the folder later passes its overlays over.
     assert len(list(out.rglob("*.png"))) == 6
     with pytest.raises(UserError, match="no images there"):
-        rows.count_images([out], tmp_path / "other")
+        next(rows.find_images([out], tmp_path / "other"))
 
 
 def test_what_is_missing_is_done_and_the_list_stays(images, here, tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path):
     ):
         worker = parallel.Worker(Mean, where, root, 32, 1.0, 0.0)
         with pytest.raises(UserError, match=message):
-            worker.write(0)
+            worker.write(0, output / "part")
 
 
 # Real ones.

@@ -17,7 +17,7 @@ import types
 import mean
 import pytest
 from conftest import ROOT
-from mean import Mean, put
+from mean import Mean, put, read_rows
 
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import folder, rows, watch
@@ -46,8 +46,8 @@ class Watched:
     def names(self, seconds=0.4):
         """Returns the names of what arrives, all of which is then scored."""
         arrivals = self.later(seconds)
-        assert all(self.inbox.finish(arrival, scored=True) for arrival in arrivals)
-        return [os.path.relpath(arrival.path, self.folder) for arrival in arrivals]
+        assert all(self.inbox.finish(*arrival, scored=True) for arrival in arrivals)
+        return [os.path.relpath(path, self.folder) for path, _ in arrivals]
 
     def write(self, name, text="x", order=0):
         path = self.folder / name
@@ -88,31 +88,19 @@ def test_files_come_in_the_order_of_their_arrival(watched):
     assert watched.names() == ["c.png", "a.png", "b.png"]
 
 
-def test_what_is_an_image_is_what_predict_takes_for_one(watched):
-    for name in ("a.png", "b/c.JPG", "d.png.part", ".e.png", ".f/g.png", "Thumbs.db", "h.txt"):
-        watched.write(name)
-    watched.write("maps/overlay.png")  # where overlays go
-    watched.write("out/maps/overlay.png")
-    watched.write("out/predictions.csv")
-    watched.write("elsewhere/maps/1.png")
-    (watched.folder / "i.png").mkdir()
-    os.mkfifo(watched.folder / "j.png")
-    assert sorted(watched.names()) == ["a.png", "b/c.JPG", "elsewhere/maps/1.png"]
-
-
 def test_a_broken_file_is_tried_again_after_seconds(watched):
     watched.write("a.png")
     (arrival,) = watched.later()
-    assert not watched.inbox.finish(arrival, scored=False)
+    assert not watched.inbox.finish(*arrival, scored=False)
     began = watched.time
     (arrival,) = watched.later(9)
     assert 5 <= watched.time - began < 5.5
-    assert watched.inbox.finish(arrival, scored=False)
+    assert watched.inbox.finish(*arrival, scored=False)
     assert watched.names(9) == []
     # One that becomes whole meanwhile is scored then.
     watched.write("b.png")
     (arrival,) = watched.later()
-    assert not watched.inbox.finish(arrival, scored=False)
+    assert not watched.inbox.finish(*arrival, scored=False)
     watched.write("b.png", "whole")
     assert watched.names() == ["b.png"]
 
@@ -121,14 +109,14 @@ def test_what_changes_or_goes_while_it_is_scored(watched):
     path = watched.write("a.png")
     (arrival,) = watched.later()
     watched.write("a.png", "other")
-    assert not watched.inbox.finish(arrival, scored=True)
+    assert not watched.inbox.finish(*arrival, scored=True)
     (arrival,) = watched.later()
     path.unlink()
-    assert not watched.inbox.finish(arrival, scored=False)
+    assert not watched.inbox.finish(*arrival, scored=False)
     watched.write("a.png", "another")
     (arrival,) = watched.later()
     path.unlink()
-    assert watched.inbox.finish(arrival, scored=True)  # It went after it was read.
+    assert watched.inbox.finish(*arrival, scored=True)  # It went after it was read.
     watched.write("a.png", "short-lived")
     assert watched.later(0.2) == []
     path.unlink()
@@ -226,18 +214,6 @@ def read_lines(output):
     path = output / "predictions.jsonl"
     text = path.read_text() if path.exists() else ""
     return list(map(json.loads, text[: text.rfind("\n") + 1].splitlines()))
-
-
-def read_rows(output):
-    """Returns the rows, the same in both tables, which are whole."""
-    text = (output / "predictions.jsonl").read_text()
-    assert not text or text.endswith("\n")
-    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
-        table = list(csv.DictReader(file, strict=True))
-    found = [{name: line[name] for name in rows.COLUMNS} for line in read_lines(output)]
-    texts = [{name: "" if x is None else str(x) for name, x in row.items()} for row in found]
-    assert table == texts
-    return found
 
 
 def stamps(output):

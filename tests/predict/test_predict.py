@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
+from mean import read_rows, write_images
 from PIL import Image
 
 from cutpaste_tf import run_folder
@@ -22,31 +23,10 @@ from cutpaste_tf.scoring.detector import Detector
 
 pytestmark = pytest.mark.usefixtures("load_once")
 
-RNG = np.random.default_rng(1)
-
 
 @pytest.fixture
 def images(tmp_path):
-    """Seven images of several sizes and formats in two folders, one of them broken."""
-    folder = tmp_path / "new"
-    for i, kind in enumerate(["png", "jpg", "tif", "bmp", "png", "webp"]):
-        write_image(folder / ("b" if i > 3 else "") / f"{i}.{kind}", pattern(RNG, 30 + 9 * i))
-    (folder / "b" / "broken.png").write_bytes(b"nothing")
-    return folder
-
-
-def read_rows(output):
-    with open(output / "predictions.csv", encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    with open(output / "predictions.jsonl", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    for row, line in zip(table, lines, strict=True):  # Both say the same.
-        assert list(row) == list(line) == list(rows.COLUMNS)
-        for name in ("score", "threshold"):
-            assert (float(row[name]) if row[name] else None) == line[name]
-        for name in ("path", "verdict", "map", "error"):
-            assert (row[name] or None) == line[name]
-    return lines
+    return write_images(tmp_path / "new")
 
 
 def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_path, predict):
@@ -266,7 +246,7 @@ def test_several_sources_and_where_overlays_go(finished, images, tmp_path, predi
         done = predict("--maps", images=source, **usual)
         assert_user_error(done, f"--images={source}: is where overlays are written to")
     # The folder that is written to holds images too: they are scored, their overlays are not.
-    write_image(output / "x.png", pattern(RNG))
+    write_image(output / "x.png", pattern(np.random.default_rng(0)))
     for _ in range(2):
         assert predict("--maps", images=output, **usual).returncode == 0
         assert [row["path"] for row in read_rows(output)] == [str(output / "x.png")]
