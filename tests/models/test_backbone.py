@@ -45,10 +45,10 @@ def open_up(network):
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             kernel = np.zeros(layer.kernel.shape, np.float32)
             middle = kernel.shape[0] // 2
-            of = slice(None) if layer.strides[0] > 1 else slice(middle, middle + 1)
+            window = slice(None) if layer.strides[0] > 1 else slice(middle, middle + 1)
             inputs = 1 if isinstance(layer, keras.layers.DepthwiseConv2D) else kernel.shape[2]
             if "_se_" not in layer.name:  # Squeeze and excitation sees all of an image.
-                kernel[of, of] = 0.7 / (inputs * kernel[of, of].shape[0] ** 2)
+                kernel[window, window] = 0.7 / (inputs * kernel[window, window].shape[0] ** 2)
             layer.kernel.assign(kernel)
     return network
 
@@ -64,15 +64,13 @@ def test_a_place_is_in_the_middle_of_what_its_gradient_is_of(name, size):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(images)
         maps = model(images, training=False)
-        middles = {
-            k: tf.reduce_sum(m[:, m.shape[1] // 2, m.shape[2] // 2]) for k, m in maps.items()
-        }
+        middles = {k: m[:, m.shape[1] // 2, m.shape[2] // 2] for k, m in maps.items()}
     compared = 0
     for level, middle in middles.items():
-        seen = tape.gradient(middle, images).numpy().any(axis=(0, 3))
+        field = tape.gradient(middle, images).numpy().any(axis=(0, 3))
         for axis, places in enumerate(backbone.places(model.output[level])):
             assert places.count == maps[level].shape[axis + 1]
-            pixels = np.flatnonzero(seen.any(axis=1 - axis))
+            pixels = np.flatnonzero(field.any(axis=1 - axis))
             if pixels[0] < 3 or pixels[-1] >= size[axis] - 3:  # a window of max-pooling
                 continue  # It sees more than there is.
             # EfficientNet's answer most to what is before the middle, once they are trained.
