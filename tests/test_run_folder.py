@@ -212,42 +212,40 @@ def test_scores_are_written_to_the_last_bit_and_the_worst_normal_images_on_top(t
     assert len(run_folder.read_normal_scores(tmp_path)) == 0
 
 
-def test_results_are_whole_or_not_there(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        run_folder.write_results(tmp_path, {"image_auroc": float("nan")})
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="has the run finished"):
-        run_folder.read_results(tmp_path)
-
-
-def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", own=None, **settings):
+def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", **settings):
     config = Config(dataset="textures", category="brick", **settings)
     split = Split(list(names), [None] * 3, ["good", "x", "x"], [None] * 3)
     run_folder.write_settings(folder, config, Category(normal([], []), normal([], [])))
     run_folder.write_scores(folder, split, np.array(scores))
     normal_scores = np.array(normal_scores, np.float64)
     run_folder.write_normal_scores(folder, [str(i) for i in normal_scores], normal_scores)
-    run_folder.write_results(
-        folder,
-        {
-            "threshold": own and own.value,
-            "false_positive_rate": own and own.false_positive_rate,
-            "num_normal_scores": own and own.num_normal,
-        },
-    )
     return folder
 
 
 def test_a_runs_own_threshold_and_another(tmp_path):
-    own = Threshold(7.5, 0.02, 100)
-    run = write_run(tmp_path, np.arange(1, 101), own=own)
-    assert run_folder.choose_threshold(run) == own
+    run = write_run(tmp_path, np.arange(1, 101))
+    with pytest.raises(UserError, match="has the run finished"):
+        run_folder.choose_threshold(run)
+    results = {"threshold": 7.5, "false_positive_rate": 0.02, "num_normal_scores": 100}
+    with pytest.raises(ValueError, match="JSON"):
+        run_folder.write_results(run, results | {"image_auroc": float("nan")})
+    assert not (run / "results.json").exists()  # It is whole or not there.
+    run_folder.write_results(run, results)
+    assert run_folder.choose_threshold(run) == Threshold(7.5, 0.02, 100)
     assert run_folder.choose_threshold(run, threshold=3) == Threshold(3.0)
     at_rate = run_folder.choose_threshold(run, false_positive_rate=0.05)
     assert at_rate == Threshold(96.0, 0.05, 100)
-    (run / "normal_scores.csv").write_text("path,score\na,much\n")
-    with pytest.raises(UserError, match="normal_scores.csv: damaged"):
-        run_folder.choose_threshold(run, false_positive_rate=0.05)
+    for text in ("path,score\na,much\n", "path,score\na,nan\n", "path\na\n", "x,score\na,1\n"):
+        (run / "normal_scores.csv").write_text(text)
+        with pytest.raises(UserError, match="normal_scores.csv: damaged"):
+            run_folder.choose_threshold(run, false_positive_rate=0.05)
+    for text in (
+        *("[]", "{", "[" * 10**5, "{}", '{"threshold": "high"}', '{"threshold": NaN}'),
+        *('{"threshold": 1e999}', '{"threshold": 1' + 400 * "0" + "}", '{"threshold": true}'),
+    ):
+        (run / "results.json").write_text(text)
+        with pytest.raises(UserError, match="results.json: damaged"):
+            run_folder.choose_threshold(run)
 
 
 def test_runs_are_read_and_averaged(tmp_path):
@@ -325,23 +323,3 @@ def test_a_runs_files_are_read_as_an_editor_or_a_spreadsheet_saves_them(finished
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("[]", "{", "[" * 10**5, "{}", '{"threshold": "high"}', '{"threshold": NaN}'),
-        *('{"threshold": 1e999}', '{"threshold": 1' + 400 * "0" + "}", '{"threshold": true}'),
-    ],
-)
-def test_results_that_no_run_has_written(tmp_path, text):
-    (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match="results.json: damaged"):
-        run_folder.choose_threshold(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["path,score\na,nan\n", "path\na\n", "x,score\na,1\n"])
-def test_scores_that_no_run_has_written(tmp_path, text):
-    (tmp_path / "normal_scores.csv").write_text(text)
-    with pytest.raises(UserError, match="normal_scores.csv: damaged"):
-        run_folder.read_normal_scores(tmp_path)

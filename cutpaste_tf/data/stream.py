@@ -104,8 +104,8 @@ def batches(
 
     ahead = collections.deque()  # futures, and the pixels of their images
 
-    def take():
-        return [ahead.popleft()[0].result() for _ in range(min(batch_size, len(ahead)))]
+    def take(count):
+        return [ahead.popleft()[0].result() for _ in range(min(count, len(ahead)))]
 
     with _threads(workers) as pool:
         for path in paths:
@@ -113,10 +113,10 @@ def batches(
             while len(ahead) == 2 * batch_size or (
                 ahead and pixels + sum(others for _, others in ahead) > _PIXELS
             ):
-                yield take()
+                yield take((len(ahead) + 1) // 2)  # The others are read meanwhile.
             ahead.append((pool.submit(read, path), pixels))
         while ahead:
-            yield take()
+            yield take(batch_size)
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -41,23 +41,25 @@ def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
     (elsewhere / "linked").symlink_to(tmp_path / "b")
     found = list(stream.find([elsewhere], tmp_path / "out", "x.csv"))
     assert [p.name for p in found if p.parent.name == "linked"] == ["1.tif", "2.PNG"]
-    with pytest.raises(UserError, match="nowhere: there is no such file or folder"):
-        list(stream.find([tmp_path / "nowhere"], tmp_path, "x.csv"))
-    with pytest.raises(UserError, match="is where overlays are written to"):
-        list(stream.find([tmp_path / "out" / "1.png"], tmp_path / "out", "x.csv"))
+    for source, message in (
+        (tmp_path / "nowhere", "--add=.*nowhere: there is no such file or folder"),
+        ("", "--add=: there is no such file or folder"),
+        (tmp_path / "out" / "1.png", "is where overlays are written to"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(stream.find([source], tmp_path / "out", "x.csv", flag="add"))
 
 
 def test_an_earlier_outputs_overlays_are_no_images(tmp_path):
     for name in ("1.png", "maps/2.png", "old/maps/3.png", "old/maps/deep/4.png", "old/x.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-
-    def find(source):
-        found = stream.find([source], tmp_path / "out" / "maps", "x.csv")
-        return [path.name for path in found]
-
-    assert find(tmp_path) == ["1.png", "2.png"]  # maps of a town, say
-    assert find(tmp_path / "old" / "maps") == ["3.png", "4.png"]  # as it was asked for
+    for source, names in (
+        (tmp_path, ["1.png", "2.png"]),  # maps of a town, say
+        (tmp_path / "old" / "maps", ["3.png", "4.png"]),  # as it was asked for
+    ):
+        paths = stream.find([source], tmp_path / "out" / "maps", "x.csv")
+        assert [path.name for path in paths] == names
 
 
 def test_batches_keep_the_order_and_name_what_failed(tmp_path):
