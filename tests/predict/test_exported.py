@@ -104,16 +104,21 @@ def test_maps_need_no_tensorflow(model, images, tmp_path):
 
 
 def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
+    """An image that cannot be scored does not end the rest: a black one's score is not finite."""
+    import tensorflow as tf
+
     model, output = write_model(tmp_path / "model.onnx"), tmp_path / "out"
     grey = write_image(images / "b" / "broken.png", np.full([9, 9], 40000, np.uint16))
     black = write_image(images / "2a.png", np.zeros([30, 30, 3], np.uint8))
+    deep = images / "deep.png"
+    deep.write_bytes(tf.io.encode_png(np.full([9, 9, 3], 40000, np.uint16)).numpy())
     refused = (*HEAVY, "scipy", "matplotlib", "absl", "ray", "pyarrow", "onnx")
     done = alone(refused, f"--model={model}", f"--images={images}", f"--output={output}")
-    # A score that is not finite does not end the rest.
-    assert_user_error(done, "1 of 8 images", black, "not finite")
+    assert_user_error(done, "2 of 9 images", black, "not finite")
     for row in read_rows(output):
-        if row["path"] == str(black):
+        if row["path"] in (str(black), str(deep)):
             assert row["score"] is row["verdict"] is None
+            assert ("takes TensorFlow" in row["error"]) == (row["path"] == str(deep))
             continue
         levels = np.asarray(Image.open(row["path"]))
         mean = 40000 >> 8 if row["path"] == str(grey) else levels.mean()
@@ -133,16 +138,6 @@ def test_a_watch_needs_no_tensorflow(tmp_path):
     assert lines[2].split() == ["anomalous", f"{np.log(100):.6g}", str(image)]
 
 
-def test_colours_of_16_bits_say_that_they_need_tensorflow(tmp_path):
-    path = write_model(tmp_path / "model.onnx")
-    import tensorflow as tf
-
-    pixels = np.full([9, 9, 3], 40000, np.uint16)
-    (tmp_path / "deep.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    arguments = (f"--images={tmp_path / 'deep.png'}", f"--output={tmp_path / 'out'}")
-    assert_user_error(alone(HEAVY, f"--model={path}", *arguments), "takes TensorFlow")
-
-
 def test_images_of_one_size_are_scored_together_unless_they_are_large(tmp_path, monkeypatch):
     model = OnnxModel(write_model(tmp_path / "model.onnx", bits=12))
     run, counts = model._run, []
@@ -157,46 +152,53 @@ def test_images_of_one_size_are_scored_together_unless_they_are_large(tmp_path, 
     assert model.bits == 12
 
 
-def test_mistakes_are_one_line_and_leave_nothing(images, tmp_path, predict, monkeypatch):
-    good = write_model(tmp_path / "good.onnx")
-    (tmp_path / "text.onnx").write_text("no model")
-    (tmp_path / "short.onnx").write_bytes(good.read_bytes()[:100])
-    other = write_model(tmp_path / "other.onnx", format=99)
-    plain = onnx.load(str(good))
-    del plain.metadata_props[:]
-    onnx.save(plain, str(tmp_path / "plain.onnx"))
-    usual = {"model": good, "images": images, "output": tmp_path / "out"}
-    for change, message in (
-        ({"model": tmp_path}, "there is no such file"),
-        ({"model": tmp_path / "text.onnx"}, "text.onnx: no ONNX file, or a damaged one"),
-        ({"model": tmp_path / "short.onnx"}, "no ONNX file"),
-        ({"model": tmp_path / "plain.onnx"}, "says nothing of a run"),
-        ({"model": other}, "says nothing of a run that this version can read"),
-        ({"threshold": "nan"}, "--threshold=nan"),
-    ):
-        assert_user_error(predict(**usual | change), message)
-        assert not (tmp_path / "out").exists()
-    assert_user_error(predict("--maps", **usual), "--maps", "makes none")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert_user_error(predict(**usual), "pip install onnxruntime")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("fault", ["name", "type", "rank", "runs"])
-def test_another_graph_is_one_line(images, tmp_path, predict, fault):
-    path = write_model(tmp_path / "model.onnx")
-    graph = onnx.load(path)
-    if fault == "name":
-        graph.graph.output[0].name = graph.graph.node[2].output[0] = "other"
+def damage(path, fault):
+    """Makes of a good file one that export does not write."""
+    if fault == "text":
+        return path.write_text("no model")
+    if fault == "short":
+        return path.write_bytes(path.read_bytes()[:100])
+    model = onnx.load(path)
+    graph = model.graph
+    if fault == "metadata":
+        del model.metadata_props[:]
+    elif fault == "name":
+        graph.output[0].name = graph.node[2].output[0] = "other"
     elif fault == "type":
-        graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
+        graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT8
     elif fault == "rank":
-        del graph.graph.input[0].type.tensor_type.shape.dim[0]
-    else:  # It fails on images, and not before.
-        graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
-    onnx.save(graph, path)
-    done = predict(model=path, images=images, output=tmp_path / "out")
-    assert_user_error(done, "--model=", "graph")
+        del graph.input[0].type.tensor_type.shape.dim[0]
+    elif fault == "fails":  # on images, and not before
+        graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    return onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "flags", "message"),
+    [
+        ("text", [], "model.onnx: no ONNX file, or a damaged one"),
+        ("short", [], "no ONNX file"),
+        ("metadata", [], "says nothing of a run"),
+        *[
+            (fault, [], "its graph is none that export writes")
+            for fault in ("name", "type", "rank")
+        ],
+        ("rank", [], "graph"),
+        ("fails", [], "its graph fails"),
+        (None, ["--model=none"], "there is no such file"),
+        (None, ["--threshold=nan"], "--threshold=nan"),
+        (None, ["--maps"], "makes none"),
+        ("runtime", [], "pip install onnxruntime"),
+    ],
+)
+def test_a_mistake_is_one_line(images, tmp_path, predict, monkeypatch, fault, flags, message):
+    path = write_model(tmp_path / "model.onnx")
+    damage(path, fault)
+    if fault == "runtime":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = predict(f"--model={path}", *flags, images=images, output=tmp_path / "out")
+    assert_user_error(done, message)
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.fixture
@@ -237,6 +239,7 @@ def png(*size):
 @pytest.mark.parametrize(
     "metadata",
     [
+        {"format": 99},
         {"config": {"format": 1}},
         {"roi": png(20000, 20000)},
         {"roi": png(5, 7)[:-30]},

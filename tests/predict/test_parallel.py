@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_user_error, pattern, write_image
 from graphs import write_model
-from mean import Mean
+from mean import Mean, put
 
 from cutpaste_tf import cluster
 from cutpaste_tf.files import UserError, locked
@@ -31,8 +31,7 @@ def images(tmp_path):
 
 def make_images(folder, count, broken):
     for i in range(count):
-        pixels = np.full((8, 8, 3), 255 * i // (count - 1), np.uint8)
-        write_image(folder / f"{i:03d}.png", pixels)
+        put(folder, f"{i:03d}.png", 255 * i // (count - 1))
     (folder / f"{broken:03d}.png").write_bytes(b"nothing")
     return folder
 
