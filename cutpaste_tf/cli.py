@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import logging
+import math
 import os
 import sys
 import time
@@ -116,15 +117,11 @@ class Parser(argparse.ArgumentParser):
 
     def add_threshold(self) -> None:
         """Adds --threshold and --false_positive_rate."""
-        self.add_argument(
-            "--threshold", type=float, help="scores above it are anomalous; the run's by default"
-        )
-        self.add_argument(
-            "--false_positive_rate",
-            type=float,
-            help="choose the threshold that this share of normal images is above, such as 0.01, "
-            "from the run's scores of normal images",
-        )
+        text = "scores above it are anomalous; the run's by default"
+        self.add("threshold", choices.Rule("a finite number", math.isfinite), text, parse=float)
+        rate = choices.Rule("above 0 and below 1", lambda share: 0.0 < share < 1.0)
+        text = "the share of normal images above the threshold, which is chosen by it"
+        self.add("false_positive_rate", rate, text, parse=float)
 
     def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):  # noqa: ANN201
         """Parses flags, those of flag files in their places."""

@@ -384,11 +384,9 @@ def _well_typed(value, default):
     """Whether a value, which may come from JSON, has the type of a setting's default."""
     if isinstance(default, tuple):
         return all(_well_typed(item, default[0]) for item in value)
-    if isinstance(value, bool) or isinstance(default, bool):
-        return type(value) is type(default)
     if isinstance(default, float):
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    return isinstance(value, type(default))
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
 
 
 def as_flag(name: str, value: Any) -> str:

@@ -66,18 +66,9 @@ def choose(
     The last is chosen from the scores of normal images, [n], of which messages name the source.
     """
     if threshold is not None and false_positive_rate is not None:
-        raise UserError(
-            f"--false_positive_rate={false_positive_rate:g}: a threshold is given already, "
-            f"--threshold={threshold:g}; leave one of them out"
-        )
+        raise UserError("--threshold and --false_positive_rate: leave one of them out")
     if threshold is not None:
-        if not math.isfinite(threshold):
-            raise UserError(f"--threshold={threshold}: must be a finite number")
         return Threshold(float(threshold))
-    if false_positive_rate is not None and not 0.0 < false_positive_rate < 1.0:
-        raise UserError(
-            f"--false_positive_rate={false_positive_rate:g}: must be above 0 and below 1"
-        )
     if false_positive_rate is None and recorded is not None:
         return recorded
     if false_positive_rate is None or not len(normal_scores):

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -67,10 +68,10 @@ def texts():
     split = Split(["a", "b"], [None] * 2, ["good", "x"], [None] * 2)
     run_folder.write_scores(run_dir, split, np.array([1.0, 2.0]))
     run_folder.write_normal_scores(run_dir, ["c", "d", "e"], np.array([1.0, 3.0, 2.0]))
-    found = {"threshold": 2.0, "false_positive_rate": 0.1, "num_normal_scores": 3}
-    more = {"pixel_threshold": None, "bit_depth": 16, "sha256": {}, "collapse": None}
-    by = {"image_auroc_by_density": {"gde": 0.5}, "device": "CPU"}
-    run_folder.write_results(run_dir, found | more | by)
+    results = {"threshold": 2.0, "false_positive_rate": 0.1, "num_normal_scores": 3}
+    results |= {"pixel_threshold": None, "bit_depth": 16, "sha256": {}, "collapse": None}
+    results |= {"image_auroc_by_density": {"gde": 0.5}, "device": "CPU"}
+    run_folder.write_results(run_dir, results)
     return {path.name: path.read_bytes() for path in run_dir.iterdir()}
 
 
@@ -116,11 +117,20 @@ def altered(draw, values):
     return json.dumps(result)
 
 
+def spoiled(name, text):
+    """A file's name and its damaged text; that of JSON may have other values."""
+    texts = damaged([text])
+    if name.endswith(".json"):
+        texts |= altered(json.loads(text)).map(str.encode)
+    return st.tuples(st.just(name), texts)
+
+
 def read_image(data):
     decode.decode(data, "x", 12)
 
 
-def read_metadata(text):
+def read_metadata(name_and_text):
+    text = name_and_text[1].decode("utf-8", "replace")
     found = Description.read({exported.KEY: text}, "--model=x")
     str(thresholds.choose(found.threshold, found.normal_scores, "x", None, 0.1))
 
@@ -160,14 +170,10 @@ def read_folder(entries):
         with contextlib.suppress(OSError, ValueError):
             if os.path.lexists(path):  # A pipe would wait for its reader.
                 continue
-            if kind == "folder":
-                path.mkdir()
-            elif kind == "pipe":
-                os.mkfifo(path)
-            elif isinstance(kind, bytes):
+            if isinstance(kind, bytes):
                 path.write_bytes(kind)
             else:
-                path.symlink_to(kind)
+                {"folder": os.mkdir, "pipe": os.mkfifo}.get(kind, partial(os.symlink, kind))(path)
     for read in (folder.load, lambda root: [str(x) for x in stream.find([root], root / "maps")]):
         with contextlib.suppress(UserError):
             read(root)
@@ -179,24 +185,9 @@ KINDS = st.sampled_from(["folder", "pipe", ".", "..", "nowhere", "0.png", b"", *
 TARGETS = {
     "decode": (read_image, damaged(IMAGES) | st.binary(max_size=64)),
     "folder": (read_folder, st.lists(st.tuples(PLACES, NAMES, KINDS), max_size=8)),
-    "metadata": (
-        read_metadata,
-        altered(json.loads(DESCRIPTION.to_json()))
-        | damaged([DESCRIPTION.to_json().encode()]).map(lambda x: x.decode("utf-8", "replace")),
-    ),
+    "metadata": (read_metadata, spoiled("x.json", DESCRIPTION.to_json().encode())),
     "npz": (read_npz, damaged([npz(), npz(np.savez_compressed)])),
-    "texts": (
-        read_texts,
-        st.one_of(
-            st.tuples(st.just(name), damaged([text]))
-            if not name.endswith(".json")
-            else st.tuples(
-                st.just(name),
-                damaged([text]) | altered(json.loads(text)).map(str.encode),
-            )
-            for name, text in TEXTS.items()
-        ),
-    ),
+    "texts": (read_texts, st.one_of(spoiled(*named) for named in TEXTS.items())),
 }
 
 

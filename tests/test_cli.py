@@ -125,7 +125,15 @@ def test_a_parser_takes_no_abbreviations_and_raises_its_complaints():
     assert vars(parser.parse_args(["--threshold=2", "--port=7"])) == {
         "threshold": 2.0, "false_positive_rate": None, "port": 7
     }  # fmt: skip
-    for flag in ("--thresh=2", "--threshold=high", "--port=0", "--port=x"):
+    rates = ("--false_positive_rate=0", "--false_positive_rate=1.5")
+    for flag in (
+        "--thresh=2",
+        "--threshold=high",
+        "--threshold=nan",
+        "--port=0",
+        "--port=x",
+        *rates,
+    ):
         with pytest.raises(UserError, match=flag.split("=")[0]):
             parser.parse_args([flag])
 

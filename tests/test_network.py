@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 
+import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, pattern, write_image
 
@@ -28,25 +29,20 @@ STRACE = ("strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto,se
 
 
 def listened(tmp_path, *program):
-    """Starts a program in a home of its own; returns it, and a function that tells of its end."""
-    home, heard, traced = (tmp_path / name for name in ("home", "heard.txt", "traced.txt"))
-    for folder in (home, tmp_path / "hook"):
-        folder.mkdir()
-    hook = HOOK.replace("FILE", repr(str(heard)))
-    (tmp_path / "hook" / "sitecustomize.py").write_text(hook)
-    names = ("ORT_DISABLE_TELEMETRY", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY")
-    names += ("XDG_CACHE_HOME", "HF_HUB_DISABLE_TELEMETRY", "NO_GCE_CHECK")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
-    strace = (*STRACE, "-o", str(traced))
-    tracer = strace if _traces() else ()
+    """Starts a program in its own home; returns it and a function that checks it at its end."""
+    home, hook = tmp_path / "home", tmp_path / "hook"
+    heard, traced = tmp_path / "heard.txt", tmp_path / "traced.txt"
+    for folder in (home, hook):
+        folder.mkdir(parents=True)
+    (hook / "sitecustomize.py").write_text(HOOK.replace("FILE", repr(str(heard))))
+    environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     process = subprocess.Popen(
-        [*tracer, sys.executable, "-m", *map(str, program)],
+        [*((*STRACE, "-o", traced) if _traces() else ()), sys.executable, "-m", *program],
         cwd=ROOT,
-        env=environment | {"HOME": str(home), "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}"},
+        env=environment | {"HOME": str(home), "PYTHONPATH": f"{hook}:{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
     def check():
@@ -57,8 +53,8 @@ def listened(tmp_path, *program):
             assert "htons(53)" not in line, line
         places = ["".join(x) if isinstance(x, tuple) else x for x in places]
         assert [place for place in places if not OWN.match(place)] == []
-        found = {path.name for path in home.rglob("*") if path.is_file()}
-        assert not found & {"deviceid", "onnxruntime.db"}
+        written = {path.name for path in home.rglob("*") if path.is_file()}
+        assert not written & {"deviceid", "onnxruntime.db"}
 
     return process, check
 
@@ -70,65 +66,52 @@ def _traces():
 
 
 def run(tmp_path, *program):
-    tmp_path.mkdir()
     process, check = listened(tmp_path, *program)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     check()
 
 
-def test_a_prediction_by_onnx_runtime_asks_nobody(tmp_path, rng_image):
-    sys.path.insert(0, str(ROOT / "tests" / "predict"))
+@pytest.fixture
+def predict_flags(tmp_path):
+    image = write_image(tmp_path / "a.png", pattern(np.random.default_rng(0)))
+    return "cutpaste_tf.predict", f"--images={image}", f"--output={tmp_path / 'out'}"
+
+
+def test_a_prediction_by_onnx_runtime_asks_nobody(tmp_path, predict_flags, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "predict"))
     from graphs import write_model
 
     model = write_model(tmp_path / "model.onnx")
-    arguments = (f"--model={model}", f"--images={rng_image}", f"--output={tmp_path / 'out'}")
-    run(tmp_path / "home", "cutpaste_tf.predict", *arguments)
-
-
-@pytest.fixture
-def rng_image(tmp_path):
-    import numpy as np
-
-    return write_image(tmp_path / "a.png", pattern(np.random.default_rng(0)))
+    run(tmp_path / "run", *predict_flags, f"--model={model}")
 
 
 @pytest.mark.slow
-def test_export_and_prediction_and_page_ask_nobody(tmp_path, finished, rng_image):
-    run_dir = finished[0]
-    arguments = (f"--run={run_dir}", f"--output={tmp_path / 'model'}", "--format=onnx")
+def test_export_and_prediction_and_page_ask_nobody(tmp_path, finished, predict_flags):
+    flag = f"--run={finished[0]}"
+    arguments = (flag, f"--output={tmp_path / 'model'}", "--format=onnx")
     run(tmp_path / "export", "cutpaste_tf.export", *arguments)
-    arguments = (f"--run={run_dir}", f"--images={rng_image}", f"--output={tmp_path / 'out'}")
-    run(tmp_path / "predict", "cutpaste_tf.predict", *arguments)
+    run(tmp_path / "predict", *predict_flags, flag)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "app").mkdir()
-    arguments = ("cutpaste_tf.app", f"--run={run_dir}", f"--port={port}")
-    process, check = listened(tmp_path / "app", *arguments)
+    process, check = listened(tmp_path / "app", "cutpaste_tf.app", flag, f"--port={port}")
+    url = f"http://127.0.0.1:{port}"
     try:
-        assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+        assert any(url in line for line in process.stdout)
+        with urllib.request.urlopen(url, timeout=30) as answer:
             page = answer.read().decode()
         own = {"127.0.0.1", "localhost", "www.w3.org"}
         assert set(re.findall(r"(?:src|href)=[\"']https?://([^/:\"']+)", page)) <= own
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"}
-        )
+        request = urllib.request.Request(url, headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError, match="400"):
             urllib.request.urlopen(request, timeout=30)
     finally:
-        process.send_signal(signal.SIGTERM)
-        for child in _children(process):
+        for child in psutil.Process(process.pid).children(recursive=True):  # strace's
             child.terminate()
+        process.terminate()
         process.communicate(timeout=60)
     check()
-
-
-def _children(process):
-    import psutil
-
-    return psutil.Process(process.pid).children(recursive=True) if _traces() else []
 
 
 RAY = """
