@@ -213,14 +213,10 @@ def _point_to(axes: Axes, changed: np.ndarray) -> None:
     width = changed.shape[1]
     y, x = (float(places.mean()) for places in np.nonzero(changed))
     side = 1.0 if x < width / 2 else -1.0
-    arrow = axes.annotate(
-        "",
-        (x + 0.08 * side * width, y),
-        (x + 0.33 * side * width, y),
-        arrowprops={"arrowstyle": "-|>", "color": RED, "linewidth": 2.0, "mutation_scale": 14},
-    )
     outline = matplotlib.patheffects.withStroke(linewidth=4.0, foreground="white")
-    arrow.arrow_patch.set_path_effects([outline])
+    arrow = {"arrowstyle": "-|>", "color": RED, "linewidth": 2.0, "mutation_scale": 14}
+    head, tail = (x + 0.08 * side * width, y), (x + 0.33 * side * width, y)
+    axes.annotate("", head, tail, arrowprops=arrow | {"path_effects": [outline]})
 
 
 def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:

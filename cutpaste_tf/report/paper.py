@@ -5,7 +5,6 @@ Nothing here imports TensorFlow.
 """
 
 import dataclasses
-import functools
 import importlib.resources
 import json
 import pathlib
@@ -136,13 +135,11 @@ def _detection(table: str) -> list[Column]:
     """The columns that a table prints: methods of others, and a proxy task's image-level models."""
     columns = []
     for name in PRINTED.get(f"{table}_average", PRINTED[table])["all"]:
-        printed = _printed(table, name)
+        column = Column(name, _printed(table, name))
         if task := _TASKS.get(name):
-            options = {"ensemble": name == "Ensemble"}
             experiment = _of_file(f"resnet18_{task}")
-            columns.append(_resnet18(name, printed, experiment, {"task": task}, **options))
-        else:
-            columns.append(Column(name, printed))
+            column = _resnet18(name, column.paper, experiment, {"task": task})
+        columns.append(dataclasses.replace(column, ensemble=name == "Ensemble"))
     return columns
 
 
@@ -194,24 +191,21 @@ def _synthetic(group: str) -> list[Column]:
     task = _TASKS[group]
     experiment = _of_file(f"resnet18_{task}", "--test_anomalies=all")
     printed = PRINTED["table6_synthetic"][group.removesuffix(" (3-way)")]
-    kinds = {name: [name.lower().replace(" (natural)", "_natural")] for name in printed}
-    kinds["Avg"] = [kind for name, (kind,) in kinds.items() if name != "Avg"]
+    every_kind = [name for name in printed if name != "Avg"]
 
-    def mean_auroc(kinds, run):
-        by_kind = run.results.get("image_auroc_by_test_anomalies") or {}
-        values = [by_kind.get(kind) for kind in kinds]
-        return None if None in values else sum(values) / len(values)
+    def column(name):
+        names = every_kind if name == "Avg" else [name]
+        kinds = [kind.lower().replace(" (natural)", "_natural") for kind in names]
 
-    return [
-        _resnet18(
-            f"{group}: {name}",
-            {"average, all": printed[name]},
-            experiment,
-            {"task": task},
-            measure=functools.partial(mean_auroc, kinds[name]),
-        )
-        for name in printed
-    ]
+        def measure(run):
+            by_kind = run.results.get("image_auroc_by_test_anomalies") or {}
+            values = [by_kind.get(kind) for kind in kinds]
+            return None if None in values else sum(values) / len(values)
+
+        numbers = {"average, all": printed[name]}
+        return _resnet18(f"{group}: {name}", numbers, experiment, {"task": task}, measure=measure)
+
+    return list(map(column, printed))
 
 
 # What Appendix A.3 varies, as the tables call it: a heading, a setting, and its value by name.

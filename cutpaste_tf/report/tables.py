@@ -187,19 +187,8 @@ def _cells(group: str, row: str, columns: Sequence[Column], values: Sequence[Val
 
 
 def _ours(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | None:
-    """What a column shows of a category's runs; None where there are none of it."""
-    groups = {}
-    for run in runs:
-        belongs = column.experiment and all(
-            getattr(run.config, name) == value for name, value in column.required.items()
-        )
-        value = column.measure(run) if belongs and (run.scored or not column.ensemble) else None
-        if value is not None:
-            # Of one seed's runs with the same settings the first will do.
-            by_seed = groups.setdefault(differences(run.config, column), {})
-            by_seed.setdefault(run.config.seed, (run, 100.0 * value))
-    if column.ensemble:
-        groups = {settings: by_seed for settings, by_seed in groups.items() if len(by_seed) > 1}
+    """What a column shows of a category's runs; None where none belongs there."""
+    groups = _by_settings(column, runs)
     if not groups:
         return None
     expected = column.settings.get("steps", column.required.get("steps", FIELDS["steps"].default))
@@ -230,6 +219,22 @@ def _ours(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | N
     elif len(values) > 1 and random:
         stderr = float(np.std(values, ddof=1) / math.sqrt(len(values)))
     return Value(mean, stderr, len(values), "; ".join(settings), tuple(notes))
+
+
+def _by_settings(column: Column, runs: Sequence[Run]) -> dict[tuple, dict]:
+    """The runs of a column with their AUC, by how their settings differ and by seed."""
+    groups = {}
+    for run in runs:
+        belongs = column.experiment and all(
+            getattr(run.config, name) == value for name, value in column.required.items()
+        )
+        value = column.measure(run) if belongs and (run.scored or not column.ensemble) else None
+        if value is not None:
+            # Of one seed's runs with the same settings the first will do.
+            by_seed = groups.setdefault(differences(run.config, column), {})
+            by_seed.setdefault(run.config.seed, (run, 100.0 * value))
+    fewest = 2 if column.ensemble else 1
+    return {settings: by_seed for settings, by_seed in groups.items() if len(by_seed) >= fewest}
 
 
 def _ensemble(runs: Sequence[Run], problems: list[str]) -> float | None:
