@@ -179,11 +179,9 @@ def damage(path, fault):
         ("text", [], "model.onnx: no ONNX file, or a damaged one"),
         ("short", [], "no ONNX file"),
         ("metadata", [], "says nothing of a run"),
-        *[
-            (fault, [], "its graph is none that export writes")
-            for fault in ("name", "type", "rank")
-        ],
-        ("rank", [], "graph"),
+        ("name", [], "its graph is none that export writes"),
+        ("type", [], "its graph is none that export writes"),
+        ("rank", [], "no ONNX file, or a damaged one"),
         ("fails", [], "its graph fails"),
         (None, ["--model=none"], "there is no such file"),
         (None, ["--threshold=nan"], "--threshold=nan"),
