@@ -9,16 +9,10 @@ _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 
 
 def off_the_gpu(function: tf.types.experimental.ConcreteFunction, start: tf.Tensor) -> list[str]:
-    """Lists what works on a tensor's values, or on what is made of them, but not on a GPU.
+    """Lists operations on a graph's tensor, or on what is made of it, that are not done on a GPU.
 
-    Args:
-      function: what was traced.
-      start: one of its graph's tensors.
-
-    Returns:
-      Operations' names and why, sorted: those without a GPU kernel for their types, those whose
-      kernel takes or gives such values, but for scalars, in host memory, and those that XLA cannot
-      compile for a GPU inside what must be compiled.
+    Each has its reason: it has no GPU kernel for its types; its kernel takes or gives such values,
+    but for scalars, in host memory; or XLA must compile it for a GPU and cannot.
     """
     # XLA's kernels are known from the first compilation on.
     tf.function(tf.identity, jit_compile=True)(tf.zeros([]))

@@ -4,9 +4,9 @@
 
 A ResNet takes fifteen seconds to trace, CutPaste's views take three, and they tell nothing more
 about a process that is killed, a full disk or workers that talk to each other; nor do figures,
-which are not drawn. An epoch has
-EPOCH_STEPS steps here. KILL_AT_STEP, if it is set, ends the process by SIGKILL right after that
-step. DROPOUT=0 leaves dropout out: it draws other numbers on each device.
+which are not drawn. An epoch has EPOCH_STEPS steps here. KILL_AT_STEP, if it is set, ends the
+process by SIGKILL right after that step. DROPOUT=0 leaves dropout out: it draws other numbers on
+each device.
 """
 
 import os
