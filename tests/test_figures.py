@@ -44,14 +44,10 @@ def test_figure_2_shows_runs_below_each_other_and_pastes_alone(finished):
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["part", "", "part"]
     names = [axes.get_title()[4:] for axes in grid[0]]
     assert names == ["normal", "anomaly", "Cutout", "Scar", "CutPaste", "CutPaste-Scar"]
-    category = folder.load(data)
-    normal, anomalous = (
-        [image.tobytes() for image in pipeline.prepare(split, 32).canvases(range(len(split)))]
-        for split in (category.train, category.test.subset(np.flatnonzero(category.test.labels)))
-    )
+    test = folder.load(data).test
+    anomalous = pipeline.prepare(test.subset(np.flatnonzero(test.labels)), 32).canvases(range(4))
     for row in np.reshape(images_of(figure), [3, 6, 32, 32, 3]):
-        assert row[0].tobytes() in normal
-        assert row[1].tobytes() in anomalous
+        assert (row[1] == anomalous).all(axis=(1, 2, 3)).any()
         # Scar and CutPaste-Scar lie in the same place, and no other pixel is changed.
         cutout, scar, cutpaste, cutpaste_scar = ((row[0] != view).any(-1) for view in row[2:])
         assert all(0 < x.mean() < 0.6 for x in (cutout, scar, cutpaste, cutpaste_scar))
