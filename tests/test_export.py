@@ -423,11 +423,3 @@ def test_a_model_that_is_off_is_not_left(finished, load_once, tmp_path, capsys, 
     done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
     assert_user_error(done, "the exported scores are off by 1.0e-01")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_reader_that_leaves_is_no_success(tmp_path, monkeypatch):
-    def leave(*_, **__):
-        raise BrokenPipeError(32, "Broken pipe")
-
-    monkeypatch.setattr(export, "export", leave)
-    assert export.main(["export", "--run=x", f"--output={tmp_path}"]) == 2

@@ -110,9 +110,13 @@ class PatchScorer(PlacesScorer):
         return {"pool": means.astype(np.float32)}
 
     def enlarge(self, fit: Fit) -> Callable:
-        """See `Scorer`."""
-        sizes = self.config.size, self._side, self._stride
-        return upsample.receptive_field_enlarger(*sizes, self.level(fit))
+        """See `Scorer`; a patch model has no region."""
+        level = self.level(fit)
+        return lambda maps, inside=None: self._enlarge(maps, level)
+
+    @functools.cached_property
+    def _enlarge(self):
+        return upsample.receptive_field_enlarger(self.config.size, self._side, self._stride)
 
     def _fit(self, images, validate):
         gaussians, _, maps = self._fit_places(images, validate)

@@ -67,6 +67,10 @@ class PooledScorer(Scorer):
 
     def enlarge(self, fit: Fit) -> Callable:
         """See `Scorer`."""
+        return self._enlarge
+
+    @functools.cached_property
+    def _enlarge(self):
         return upsample.enlarger(self.config.size, self._places)
 
     def _fit(self, images, validate):

@@ -114,6 +114,7 @@ class Scorer:
     def __init__(self, config: Config, network: keras.Model):
         self.config, self.network_in_training = config, network
         self.network, self.kind = plain.in_float32(network), config.image_score
+        self._latest = None
 
     # What each kind of run has of its own.
 
@@ -162,7 +163,7 @@ class Scorer:
     def score(self, fit: Fit, images: pipeline.Images) -> Scores:
         """Scores images by what `fit` returned."""
         with self._precisely():
-            head = self.head(fit)
+            head = self._head_of(fit)
             outputs = collect(
                 {**self._features(batch), **head(batch)} for batch in self.embedded(images)
             )
@@ -213,6 +214,12 @@ class Scorer:
     def inside(self, images: pipeline.Images) -> np.ndarray | None:
         """Returns which places of small maps are in the region, bool [N, K, h', w']; None: all."""
         return None if self.cells is None else images.places(self.cells)
+
+    def _head_of(self, fit):
+        """The head, which is made once for images that come one by one."""
+        if self._latest is None or self._latest[0] is not fit:
+            self._latest = fit, self.head(fit)
+        return self._latest[1]
 
     def _scores(self, fit, outputs, images):
         """Makes `Scores` of what the head and the embedding returned, [N, K, ...]."""

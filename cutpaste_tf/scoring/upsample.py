@@ -64,9 +64,7 @@ def enlarger(
     return enlarge
 
 
-def receptive_field_enlarger(
-    size: tuple[int, int], patch: int, stride: int, level: float
-) -> Callable:
+def receptive_field_enlarger(size: tuple[int, int], patch: int, stride: int) -> Callable:
     """Returns the receptive-field upsampling of FCDD: each patch's score is spread by a Gaussian.
 
     What is added are squares, as negative log densities (Equation 2) are. Near the border fewer
@@ -77,16 +75,14 @@ def receptive_field_enlarger(
       size: the image's height and width in pixels.
       patch: the side of a patch in pixels.
       stride: pixels from one patch to the next, from the image's corner on.
-      level: a normal patch's distance.
 
     Returns:
-      A function from patches' distances, float32 [N, K, P, Q], to pixels', [N, K, H, W]; as with
-      `enlarger`, but for a region, which there is none.
+      A function from patches' distances, float32 [N, K, P, Q], and the level, a normal patch's
+      distance, to pixels' distances, [N, K, H, W].
     """
     multiply = layers.from_both_sides(*(receptive_field(side, patch, stride) for side in size))
 
-    def enlarge(maps, inside=None):
-        del inside
+    def enlarge(maps, level):
         squared = multiply(ops.square(maps) - level**2) + level**2
         return ops.sqrt(ops.maximum(squared, 0.0))
 

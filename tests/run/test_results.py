@@ -14,12 +14,13 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, mask_of_size
-from cutpaste_tf.data.split import Category, normal
+from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
-from cutpaste_tf.scoring import detector as detectors
 from cutpaste_tf.scoring import metrics
-from cutpaste_tf.scoring.detector import Detector
+from cutpaste_tf.scoring.detector import Detector, make_scorer
+from cutpaste_tf.scoring.maps import Maps
+from cutpaste_tf.scoring.scorer import evaluate
 from cutpaste_tf.train import classifier
 
 
@@ -65,7 +66,7 @@ def test_the_untrained_network_is_the_seeds_before_training(finished):
     category = folder.load(data)
     images = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
     backbone = classifier.build_classifier(config).backbone
-    untrained = detectors.Evaluator(config, backbone)(*images)["pool"]
+    untrained = evaluate(make_scorer(config, backbone), *images).test
     auroc = metrics.image_auroc(category.test.labels, untrained.scores)
     results = json.loads((run_dir / "results.json").read_text())
     assert auroc == pytest.approx(results["untrained_image_auroc"])
@@ -112,15 +113,10 @@ def test_a_run_with_maps_measures_them_by_pixel(localized):
 
 def test_anomalous_images_without_a_mask_are_left_out_of_pixel_metrics(tmp_path):
     masks = [None, np.eye(4, dtype=bool), None]
-    split = dataclasses.replace(
-        normal(["a", "b", "c"], [np.zeros([4, 4], np.uint8)] * 3),
-        labels=np.array([0, 1, 1]),
-        defect_types=["good", "x", "x"],
-        masks=masks,
-    )
+    split = Split(["a", "b", "c"], [np.zeros([4, 4], np.uint8)] * 3, ["good", "x", "x"], masks)
     small = np.stack([np.zeros([4, 4]), np.eye(4), np.full([4, 4], -5.0)]).astype(np.float32)
     images = pipeline.Images(3, Preparation((4, 4)), None)
-    maps = detectors.Maps(small, lambda part, _: part, images)
+    maps = Maps(small[:, None], None, lambda part, _: part, images)
     assert results.pixel_metrics(maps, split)["pixel_auroc"] == 1.0
     assert set(results.pixel_metrics(None, split).values()) == {None}
 
@@ -170,20 +166,17 @@ def test_pixels_are_compared_at_the_images_own_sizes(
     roi = rng.random([8, 8]) < 0.7 if with_region else None
     preparation = Preparation((32 // tiles[0], 32 // tiles[1]), resize, tiles, roi=roi)
     canvases = rng.random([4, *preparation.canvas]).astype(np.float32)
-    small = np.concatenate([preparation.cut(one) for one in canvases])
+    small = preparation.cut(canvases)
     masks = [None, *(rng.random(size) < 0.003 for size in SIZES[1:])]
     for mask in masks[1:]:
         mask[20, 10:50] = True  # a line of one pixel
     given = list(masks)
     given[2] = str(write_image(tmp_path / "mask.png", masks[2].astype(np.uint8) * 255))
     given[3] = masks[3].repeat(2, axis=0)  # stretched over its image
-    split = dataclasses.replace(
-        normal([""] * 4, [np.zeros([*size, 3], np.uint8) for size in SIZES]),
-        labels=np.array([0, 1, 1, 1]),
-        masks=given,
-    )
+    arrays = [np.zeros([*size, 3], np.uint8) for size in SIZES]
+    split = Split([""] * 4, arrays, ["good", "x", "x", "x"], given)
     images = pipeline.prepare(split, preparation)
-    found = results.pixel_metrics(detectors.Maps(small, lambda part, _: part, images), split)
+    found = results.pixel_metrics(Maps(small, None, lambda part, _: part, images), split)
 
     masks[0] = np.zeros(SIZES[0], bool)
     maps = [brought_by_hand(preparation, *x) for x in zip(canvases, SIZES, strict=True)]
@@ -207,11 +200,9 @@ def test_pixels_are_compared_at_the_images_own_sizes(
 def test_a_defect_of_one_pixels_width_keeps_its_own_area(resize):
     mask = np.zeros([100, 300], bool)
     mask[7, 20:180] = True
-    split = dataclasses.replace(
-        normal([""], [np.zeros([100, 300, 3], np.uint8)]), labels=np.ones(1), masks=[mask]
-    )
+    split = Split([""], [np.zeros([100, 300, 3], np.uint8)], ["x"], [mask])
     images = pipeline.prepare(split, Preparation((32, 32), resize))
-    maps = detectors.Maps(np.ones([1, 32, 32], np.float32), lambda part, _: part, images)
+    maps = Maps(np.ones([1, 1, 32, 32], np.float32), None, lambda part, _: part, images)
     # Where all scores are equal, average precision is the share of anomalous pixels.
     assert results.pixel_metrics(maps, split)["pixel_ap"] == pytest.approx(160 / 30000)
 
@@ -232,15 +223,15 @@ def test_four_different_images_at_least_are_trained_on(shown, told):
     category = Category(normal(list(shown), colours), normal([], []))
     prepared = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
     _, images = pipeline.without_copies(category, *prepared)
-    seen = prepared[0].seen
+    in_region = prepared[0].in_region
     config = Config(dataset="textures", category="brick", image_size=32)
     if told is None:
-        assert "4 normal training images are few" in results.check_images(config, images, seen)
+        assert "4 normal training images are few" in results.check_images(config, images, in_region)
         no_threshold = dataclasses.replace(config, false_positive_rate=0.0)
         assert results.check_images(no_threshold, images, seen) is None
         return
     with pytest.raises(UserError, match=f"--category=brick: {told}"):
-        results.check_images(config, images, seen)
+        results.check_images(config, images, in_region)
 
 
 def many(sizes, preparation):
@@ -254,13 +245,13 @@ def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
     roi[3, 3] = True
     images = many([(40, 40)] * 5, Preparation((32, 32), roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 5 of 5 normal training images show noth"):
-        results.check_images(config, images, images.seen)
+        results.check_images(config, images, images.in_region)
     # Or of some.
     roi[:40] = True
     config = dataclasses.replace(config, resize="pad")
     images = many([(40, 40)] * 5 + [(2, 80)], Preparation((32, 32), "pad", roi=roi))
     with pytest.raises(UserError, match=r"--roi=r\.png: 1 of 6 .* with --resize=pad"):
-        results.check_images(config, images, images.seen)
+        results.check_images(config, images, images.in_region)
 
 
 def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():

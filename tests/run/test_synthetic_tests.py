@@ -7,6 +7,7 @@ import sklearn.metrics
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.run import synthetic_tests
 from cutpaste_tf.scoring.detector import Detector
+from cutpaste_tf.scoring.scorer import Evaluation
 
 
 def test_synthetic_anomalies_are_scored_beside_the_normal_test_images(localized):
@@ -18,10 +19,11 @@ def test_synthetic_anomalies_are_scored_beside_the_normal_test_images(localized)
     assert digits is None
     assert list(made) == ["square", "heart_natural"]
     found = detector.evaluate(images)
-    results = synthetic_tests.measure_test_sets(detector.evaluator, found, test, made)
+    evaluation = Evaluation(detector.fit, found, {})
+    results = synthetic_tests.measure_test_sets(detector.scorer, evaluation, test, made)
     normals = np.flatnonzero(test.labels == 0)
     for kind, (auroc, pixel_auroc) in results.items():
-        alone = detector.evaluate(list(made[kind].images.stored.numpy()))
+        alone = detector.evaluate(list(made[kind].images.stored[:, 0].numpy()))
         scores = np.concatenate([found.scores[normals], alone.scores])
         labels = np.repeat([0, 1], len(normals))
         assert auroc == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))

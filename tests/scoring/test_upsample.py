@@ -23,8 +23,8 @@ def test_one_anomalous_patch_has_its_peak_at_its_centre(size, stride):
         maps = np.full([1, count, count], 7.0, np.float32)
         maps[0, row, column] = 8.0
         side = (count - 1) * stride + size
-        enlarge = receptive_field_enlarger((side, side), size, stride, 7.0)
-        full = enlarged(maps, enlarge)[0] - 7.0
+        enlarge = receptive_field_enlarger((side, side), size, stride)
+        full = enlarge(maps[:, None], 7.0).numpy()[0, 0] - 7.0
         full[np.abs(full) < 1e-5] = 0.0  # As float32 rounds it.
         centre = np.array([row, column]) * stride + (size - 1) / 2
         # The centre falls between four pixels, which share the peak.
@@ -45,17 +45,17 @@ def test_upsampling_is_a_transposed_convolution_of_negative_log_densities():
             # Equation 2's negative log densities are what is added.
             part = kernel * 0.5 * (maps[:, i, j, None, None] ** 2 - 0.5**2)
             total[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8] += part
-    found = enlarged(maps, receptive_field_enlarger((24, 32), 8, 4, 0.5))
+    found = receptive_field_enlarger((24, 32), 8, 4)(maps[:, None], 0.5).numpy()[:, 0]
     expected = 0.5 * 0.5**2 + total * 16 / kernel.sum()
     np.testing.assert_allclose(0.5 * found**2, np.maximum(expected, 0.0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_level_map_stays_level_up_to_the_border():
-    level, none = (receptive_field_enlarger((108, 108), 32, 4, x) for x in (3.0, 0.0))
-    maps = np.full([1, 20, 20], 3.0, np.float32)
-    np.testing.assert_allclose(enlarged(maps, level), 3.0, rtol=1e-6)
+    enlarge = receptive_field_enlarger((108, 108), 32, 4)
+    maps = np.full([1, 1, 20, 20], 3.0, np.float32)
+    np.testing.assert_allclose(enlarge(maps, 3.0), 3.0, rtol=1e-6)
     # Away from the border scores keep their scale whatever the level is.
-    inside = enlarged(maps, none)[0, 30:-30, 30:-30]
+    inside = enlarge(maps, 0.0).numpy()[0, 0, 30:-30, 30:-30]
     np.testing.assert_allclose(inside, 3.0, rtol=0.05)
 
 
