@@ -228,7 +228,7 @@ def test_four_different_images_at_least_are_trained_on(shown, told):
     if told is None:
         assert "4 normal training images are few" in results.check_images(config, images, in_region)
         no_threshold = dataclasses.replace(config, false_positive_rate=0.0)
-        assert results.check_images(no_threshold, images, seen) is None
+        assert results.check_images(no_threshold, images, in_region) is None
         return
     with pytest.raises(UserError, match=f"--category=brick: {told}"):
         results.check_images(config, images, in_region)
