@@ -81,7 +81,6 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
                 quiet=True,
                 prevent_thread_lock=True,
                 ssr_mode=False,
-                pwa=False,
                 max_file_size=LARGEST,
                 app_kwargs={"middleware": [Middleware(Guard, host=host, folder=folder)]},
                 state_session_capacity=100,

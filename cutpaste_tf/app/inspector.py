@@ -6,7 +6,7 @@ import math
 import pathlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,9 +16,6 @@ from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.threshold import Threshold
-
-if TYPE_CHECKING:
-    from cutpaste_tf.draw.overlay import Scale
 
 NEAREST = 5  # normal images that are shown beside one
 _KEPT_RUNS = 3  # in memory
@@ -36,7 +33,7 @@ class Inspection:
     size: tuple[int, int]  # the image's own height and width in pixels
     prepared: np.ndarray
     map: np.ndarray | None  # float32 [H, W], of the whole image; None where the run makes none
-    scale: Callable[[Threshold], "Scale"]  # makes the map's scale at a threshold
+    scale: Callable[[Threshold], Any]  # makes the map's `draw.overlay.Scale` at a threshold
 
 
 class Inspector:

@@ -12,7 +12,6 @@ from PIL import Image
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
-from cutpaste_tf.scoring.detector import Detector
 
 
 def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
@@ -34,23 +33,6 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
         np.testing.assert_allclose([d for *_, d in found], expected[order], rtol=1e-3)
         for (image, *_), i in zip(found, order, strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(train[i])))
-
-
-def test_a_training_image_is_nearest_to_itself_and_they_are_embedded_once(
-    app_runs, inspector, monkeypatch
-):
-    inspector._normal.cache_clear()
-    counts = []
-    embed = Detector.embed
-    monkeypatch.setattr(
-        Detector, "embed", lambda self, images: counts.append(images.count) or embed(self, images)
-    )
-    for name in ("003.png", "005.png"):
-        inspection = inspector.inspect(IMAGE_RUN, str(app_runs[1] / "train" / "good" / name))
-        _, nearest, distance = inspector.neighbours(inspection)[0]
-        assert nearest == f"train/good/{name}"
-        assert distance == pytest.approx(0.0, abs=1e-3)
-    assert sorted(counts) == [1, 1, 8]
 
 
 def test_a_score_is_what_the_detector_gives_whatever_the_file(app_runs, inspector, tmp_path):

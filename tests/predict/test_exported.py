@@ -27,50 +27,11 @@ from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.threshold import Threshold
 
 HEAVY = ("tensorflow", "keras", "sklearn", "tensorflow_datasets", "tensorboard", "h5py")
-LOCALIZED = pytest.mark.parametrize(
-    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
-)
 
 
 @pytest.fixture
 def images(tmp_path):
     return write_images(tmp_path / "new")
-
-
-@pytest.fixture(scope="module")
-def model(localized, tmp_path_factory):
-    """A run that makes maps, and its exported file."""
-    path, _ = export.export(localized[0], tmp_path_factory.mktemp("model"), "onnx")
-    return localized[0], path
-
-
-@LOCALIZED
-def test_the_files_are_the_runs(model, load_once, images, tmp_path, predict):
-    run_dir, path = model
-    for name, source in (("run", f"--run={run_dir}"), ("model", f"--model={path}")):
-        done = predict(source, "--maps", images=images, output=tmp_path / name)
-        assert_user_error(done, "1 of 7 images", "broken.png", "not an image")
-    ours, theirs = read_rows(tmp_path / "model"), read_rows(tmp_path / "run")
-    for row, expected in zip(ours, theirs, strict=True):
-        for name in ("path", "threshold", "verdict", "error"):
-            assert row[name] == expected[name]
-        if row["score"] is None:
-            continue
-        assert row["score"] == pytest.approx(expected["score"], rel=5e-3, abs=2e-3)
-        assert row["map"] == expected["map"].replace(f"{tmp_path}/run", f"{tmp_path}/model")
-        maps = [np.load(one["map"].removesuffix(".png") + ".npy") for one in (row, expected)]
-        np.testing.assert_allclose(*maps, rtol=2e-2, atol=1e-2 * np.abs(maps[1]).max())
-        pictures = [np.asarray(Image.open(one["map"]), np.float32) for one in (row, expected)]
-        assert np.abs(pictures[0] - pictures[1]).mean() < 1.0
-    names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("run", "model")]
-    assert names[0] == names[1]
-    # So are the threshold, the scale and the settings.
-    for options in ({}, {"threshold": 3.5}, {"false_positive_rate": 0.4}):
-        found = OnnxModel(path, **options, maps=True)
-        assert found.threshold == run_folder.choose_threshold(run_dir, **options)
-        assert found.scale == RunModel(run_dir, **options, maps=True).scale
-    assert found.description.run == "part/seed_0"
-    assert found.description.config == Detector.load(run_dir).config
 
 
 ALONE = """
@@ -93,14 +54,39 @@ def alone(refused, *arguments):
     return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@LOCALIZED
-def test_maps_need_no_tensorflow(model, images, tmp_path):
-    (images / "b" / "broken.png").unlink()
-    output = tmp_path / "out"
-    flags = (f"--model={model[1]}", f"--images={images}", f"--output={output}", "--maps")
-    done = alone(HEAVY, *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(row["map"] for row in read_rows(output))
+@pytest.mark.parametrize(
+    "localized", slow_but(["patch", "gradcam", "features"], "features"), indirect=True
+)
+def test_the_files_are_the_runs_without_tensorflow(localized, load_once, images, tmp_path, predict):
+    run_dir = localized[0]
+    path, _ = export.export(run_dir, tmp_path / "exported", "onnx")
+    usual = [f"--images={images}", "--maps"]
+    for done in (
+        predict(*usual, run=run_dir, output=tmp_path / "run"),
+        alone(HEAVY, f"--model={path}", *usual, f"--output={tmp_path / 'model'}"),
+    ):
+        assert_user_error(done, "1 of 7 images", "broken.png", "not an image")
+    ours, theirs = read_rows(tmp_path / "model"), read_rows(tmp_path / "run")
+    for row, expected in zip(ours, theirs, strict=True):
+        for name in ("path", "threshold", "verdict", "error"):
+            assert row[name] == expected[name]
+        if row["score"] is None:
+            continue
+        assert row["score"] == pytest.approx(expected["score"], rel=5e-3, abs=2e-3)
+        assert row["map"] == expected["map"].replace(f"{tmp_path}/run", f"{tmp_path}/model")
+        maps = [np.load(one["map"].removesuffix(".png") + ".npy") for one in (row, expected)]
+        np.testing.assert_allclose(*maps, rtol=2e-2, atol=1e-2 * np.abs(maps[1]).max())
+        pictures = [np.asarray(Image.open(one["map"]), np.float32) for one in (row, expected)]
+        assert np.abs(pictures[0] - pictures[1]).mean() < 1.0
+    names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("run", "model")]
+    assert names[0] == names[1]
+    # So are the threshold, the scale and the settings.
+    for options in ({}, {"threshold": 3.5}, {"false_positive_rate": 0.4}):
+        found = OnnxModel(path, **options, maps=True)
+        assert found.threshold == run_folder.choose_threshold(run_dir, **options)
+        assert found.scale == RunModel(run_dir, **options, maps=True).scale
+    assert found.description.run == "part/seed_0"
+    assert found.description.config == Detector.load(run_dir).config
 
 
 def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
