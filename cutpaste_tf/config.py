@@ -49,13 +49,10 @@ _data, _training, _network, _views, _density, _maps, _machine = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of one run: one category, one seed.
+    """The settings of one run: one category, one seed. A value that is not allowed is a UserError.
 
     The defaults are the paper's (Appendix A.1 and A.2) where it gives a value. Where it gives none
     they are what was best on several real sets in minutes on a CPU, and its flag files pin others.
-
-    Raises:
-      UserError: for a value that is not allowed; it names flag, value and what is allowed.
     """
 
     dataset: str = _data(
@@ -333,10 +330,7 @@ class Config:
         try:
             values = json.loads(text)
             if values.pop("format", 1) != FORMAT:
-                raise UserError(
-                    "belongs to another version of cutpaste-tf, whose numbers differ; train again, "
-                    "in another --workdir"
-                )
+                raise UserError("another version wrote it; train again, in another --workdir")
             return cls(**values)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
@@ -364,10 +358,8 @@ class Config:
         return values | {"density": self.main_density}
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is.
-
-        Those at their defaults do not count, so that it stays when a version adds settings.
-        """
+        """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is."""
+        # Without the defaults it stays as it is when a version adds settings.
         values = {n: value for n, value in self.compared().items() if value != FIELDS[n].default}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -46,17 +46,6 @@ class Job:
 @cli.command(interrupted="interrupted; start again to resume")
 def main(arguments: Sequence[str]) -> int:
     """Runs a command line, sys.argv by default; returns the exit status, 1 where runs failed."""
-    arguments, rest = _parser().parse_known_args(arguments)
-    if arguments.list:
-        print(listing(), end="")
-        return 0
-    if arguments.experiments is None:
-        raise UserError("--experiments: name a table, experiments or flag files; see --list")
-    jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
-    return sweep(jobs, arguments)
-
-
-def _parser():
     parser = cli.Parser("sweep", __doc__)
     add = parser.add_argument
     add("--experiments", help="tables (table1), experiments or .flags files, by commas")
@@ -66,7 +55,14 @@ def _parser():
     cluster.add_flags(parser, "run")
     tries = "tries after a failure; default 2"
     parser.add("retries", choices.whole(0), tries, parse=int, default=2)
-    return parser
+    arguments, rest = parser.parse_known_args(arguments)
+    if arguments.list:
+        print(listing(), end="")
+        return 0
+    if arguments.experiments is None:
+        raise UserError("--experiments: name a table, experiments or flag files; see --list")
+    jobs = plan(arguments.experiments.split(","), arguments.workdir, rest)
+    return sweep(jobs, arguments)
 
 
 def listing() -> str:
