@@ -5,14 +5,14 @@
 
 Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
 image. With --maps also an overlay of its anomaly map in maps/, the map itself beside it as .npy,
-and, of runs with --maps=features, areas.csv: what of each image lies above the pixels' threshold.
+and, for runs with --maps=features, areas.csv: each area above the pixels' threshold.
 Images may be of any size and format and any number; one that cannot be read is a row with its
 error, and the exit status is then 2.
 
 An exported file needs ONNX Runtime, and neither the run nor TensorFlow.
 
-With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and rows are
-added to those of an earlier watch.
+With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and their rows
+are added to those of an earlier watch.
 
 With --ray, for millions of images, Ray's workers (extra `cluster`) write the rows to parts in
 Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose

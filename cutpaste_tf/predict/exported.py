@@ -41,7 +41,7 @@ _NODES = {
 class Description:
     """What an exported file says of its run."""
 
-    run: str  # its name, CATEGORY/seed_N
+    run: str  # the run's name, CATEGORY/seed_N
     config: Config
     bits: int  # as in `decode.decode`
     threshold: Threshold  # the one that the run was exported with
@@ -180,8 +180,8 @@ def _load(path, source):
         ) from error
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # What is wrong is told by us.
-    # A worker of --ray is told its share of the cores by this variable, which others read too.
+    options.log_severity_level = 4  # The errors that are raised say what is wrong.
+    # A worker of --ray has its share of the cores in this variable.
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else machine.cores()
     # Between two batches its threads would wait in a loop, on the cores that decode images.

@@ -1,8 +1,8 @@
 """A prediction of millions of files by Ray's workers (extra `cluster`), in parts.
 
-The output folder has the list of files, of which a row group is a part's; the rows of each part;
-and what is predicted. A part takes its name when it is whole, so whatever ends the job, the same
-command does the parts that are missing.
+The output folder has the list of files, with a row group for each part; the rows of each part; and
+the job's settings. A part takes its name when it is whole, so whatever ends the job, the same
+command writes the parts that are missing.
 """
 
 import functools
@@ -23,9 +23,9 @@ from cutpaste_tf.files import UserError, as_text, locked, replacing
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 
-SHARD = 1000  # files of a part; a worker that is lost loses what it has done of one
+SHARD = 1000  # files of a part; a worker that is lost loses its work on one
 _FILES, _LOCK = "_files.parquet", "_lock"
-_RETRIES = 3  # of a part that ends its worker
+_RETRIES = 3  # where a part ends its worker
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
 _NUMBERS = ("score", "threshold")
 _SCHEMA = pa.schema({x: pa.float64() if x in _NUMBERS else pa.string() for x in rows.COLUMNS})
@@ -106,9 +106,9 @@ def _begin(output, settings):
 
 
 def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
-    """Has workers of so many CPUs and GPUs write the parts that are missing; returns the seconds.
+    """Has workers write the parts that are missing, and returns the seconds that it takes.
 
-    None of an address is this machine, and what is None of the others is as in `cluster`.
+    Without an address Ray runs on this machine; CPUs and GPUs of a worker are as in `cluster`.
     """
     ray = cluster.start(address, "--ray")
     try:
@@ -126,7 +126,7 @@ def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from error
-        raise  # a fault of the program
+        raise
     except ray.exceptions.RayError as error:
         raise UserError(
             f"--ray: {1 + _RETRIES} workers were lost at one part ({cluster.reason(error)}); if "
@@ -152,7 +152,7 @@ class Worker:
         return self._make_model()
 
     def write(self, number: int, part: pathlib.Path) -> int:
-        """Writes a part of a number; returns how many images it has."""
+        """Writes the part of a number to its file, and returns how many images it has."""
         model, output = self._model, self._output
         schema = _SCHEMA.append(pa.field("areas", _AREAS)) if rows.has_areas(model) else _SCHEMA
         with cli.writing("--output", output):

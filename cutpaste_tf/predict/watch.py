@@ -1,8 +1,8 @@
 """A folder that is watched: images are scored as they arrive, until a signal ends it.
 
-predictions.jsonl is the table that counts: a row is on the disk there before its verdict is told.
-The other tables are written from it at the start. So whatever ends a watch, the next one with the
-same output goes on where it was.
+predictions.jsonl is the table that counts: a row is on the disk there before the log shows it. The
+other tables are written from it at the start. So whatever ends a watch, the next one with the same
+output goes on where it was.
 """
 
 import contextlib
