@@ -55,12 +55,12 @@ class Preparation:
         """Returns the preparation that settings ask for; `roi` is what --roi names."""
         return cls(config.size, config.resize, config.tiles, bits, roi)
 
-    @property
+    @functools.cached_property
     def count(self) -> int:
         """Inputs that an image becomes, K."""
         return self.tiles[0] * self.tiles[1]
 
-    @property
+    @functools.cached_property
     def canvas(self) -> tuple[int, int]:
         """Height and width of the canvas in pixels."""
         return tuple(
@@ -118,12 +118,12 @@ class Preparation:
         """Reads and prepares a file, as `apply` does; a UserError names what cannot be read."""
         return self.apply(decode.read(path, self.bits))
 
-    @property
+    @functools.cached_property
     def common(self) -> tuple[int, int]:
         """Rows and columns that tiles beside each other have in common."""
         return tuple(round(side / _OVERLAP) for side in self.size)
 
-    @property
+    @functools.cached_property
     def corners(self) -> list[tuple[int, int]]:
         """The upper left pixels of the tiles, row by row."""
         steps = [side - common for side, common in zip(self.size, self.common, strict=True)]
