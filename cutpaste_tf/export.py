@@ -95,7 +95,7 @@ def export(
     """
     if format not in FILES:
         raise UserError(f"--format={format}: must be one of {', '.join(FILES)}")
-    chosen = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
+    limit = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
     for package in PACKAGES.get(format, ()):
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -113,7 +113,7 @@ def export(
                 f"--format={format}: holds at most 2 GiB, and {run_dir} has {size / 2**30:.1f}; "
                 "choose keras or saved_model"
             )
-    log(f"threshold {chosen}")
+    log(f"threshold {limit}")
     output = pathlib.Path(output)
     target = output / FILES[format]
     ours = target / "saved_model.pb" if format == "saved_model" else target
@@ -123,8 +123,8 @@ def export(
     with scratch(output, ".export-") as temporary:
         written = temporary / FILES[format]
         with _quiet():
-            description = _describe(run_dir, detector, chosen) if format == "onnx" else None
-            write(detector, chosen.value, written, format, description)
+            description = _describe(run_dir, detector, limit) if format == "onnx" else None
+            write(detector, limit.value, written, format, description)
             difference = compare(detector, load(written, format))
         if not difference <= _TOLERANCES[format]:
             raise UserError(
@@ -137,12 +137,12 @@ def export(
     return target, difference
 
 
-def _describe(run_dir, detector, chosen):
+def _describe(run_dir, detector, limit):
     return Description(
         run=f"{detector.config.category}/seed_{detector.config.seed}",
         config=detector.config,
         bits=detector.preparation.bits,
-        threshold=chosen,
+        threshold=limit,
         normal_scores=run_folder.read_normal_scores(run_dir),
         level=detector.level,
         pixel_threshold=run_folder.read_results(run_dir)["pixel_threshold"],

@@ -70,8 +70,8 @@ class Images:
         def read(numbers):
             indices = np.unique(numbers // tiles)
             paths = [self.paths[index] for index in indices]
-            found = dict(zip(indices, in_order(self.preparation.read, paths), strict=True))
-            return np.stack([found[number // tiles][number % tiles] for number in numbers])
+            images = dict(zip(indices, in_order(self.preparation.read, paths), strict=True))
+            return np.stack([images[number // tiles][number % tiles] for number in numbers])
 
         images = tf.numpy_function(read, [numbers], tf.uint8)
         return tf.ensure_shape(images, [None, *self.size, 3])
@@ -252,7 +252,7 @@ def same(images: Images, others: Images) -> dict[int, int]:
 
 
 def without_copies(
-    found: Category, train_images: Images, test_images: Images
+    category: Category, train_images: Images, test_images: Images
 ) -> tuple[Category, Images]:
     """Leaves out training images that are copies of earlier ones; warns of copies on stderr.
 
@@ -260,14 +260,14 @@ def without_copies(
     and every copy would count as one more image that the threshold is from.
 
     Args:
-      found: the images.
+      category: the images.
       train_images: the training images, by `prepare`.
       test_images: the test images, likewise; none of them is left out.
 
     Returns:
       The category and the training images, without copies.
     """
-    train, tested = found.train, same(test_images, train_images)
+    train, tested = category.train, same(test_images, train_images)
     first = same(train_images, train_images)
     copies = [index for index, other in first.items() if index != other]
     if copies:
@@ -276,16 +276,16 @@ def without_copies(
             f"{train.names[copies[0]]} of {train.names[first[copies[0]]]}; each image counts once"
         )
         different = np.setdiff1d(np.arange(len(train)), copies)
-        found = dataclasses.replace(found, train=train.subset(different))
+        category = dataclasses.replace(category, train=train.subset(different))
         train_images = train_images.subset(different)
     if tested:
         index, other = next(iter(tested.items()))
         warn(
-            f"warning: {len(tested)} of {len(found.test)} test images are training images too, "
-            f"such as {found.test.names[index]}, which is {train.names[other]}; what is measured "
+            f"warning: {len(tested)} of {len(category.test)} test images are training images too, "
+            f"such as {category.test.names[index]}, which is {train.names[other]}; what is measured "
             "on them tells nothing of new images"
         )
-    return found, train_images
+    return category, train_images
 
 
 def filled_bits(split: Split) -> int:

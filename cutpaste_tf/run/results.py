@@ -35,13 +35,13 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
     `_MOST_PIXELS` together, the metrics are not quite exact: see `metrics.PixelScores`. An
     anomalous image without a mask is left out; without any maps or masks, each metric is None.
     """
-    known = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
-    if maps is None or all(split.masks[i] is None for i in known):
+    compared = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
+    if maps is None or all(split.masks[i] is None for i in compared):
         return metrics.PixelScores().compute()
     images = maps.images
-    total = sum(math.prod(images.own_size(i)) for i in known)
+    total = sum(math.prod(images.own_size(i)) for i in compared)
     pixels = metrics.PixelScores(exact=total <= _MOST_PIXELS)
-    for i in known:
+    for i in compared:
         size = images.own_size(i)
         region = images.preparation.own_region(*size)
         pixels.add(maps.at_own_size(i), mask_of_size(split.masks[i], size), region)
@@ -157,8 +157,8 @@ def threshold_results(
     flagged = np.zeros([0], bool) if value is None else scores > value
 
     def share(label):
-        chosen = flagged[labels == label] if value is not None else flagged
-        return float(chosen.mean()) if len(chosen) else None
+        part = flagged[labels == label] if value is not None else flagged
+        return float(part.mean()) if len(part) else None
 
     best = metrics.f1_max(labels, scores)
     return {
@@ -205,12 +205,12 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
         )
     if count < least:
         if count == 1 < total:
-            told = f"all {total} normal training images are the same image"
+            message = f"all {total} normal training images are the same image"
         else:
             copies = f", of which {count} are different" if count < total else ""
-            told = f"normal training images: {total}{copies}"
+            message = f"normal training images: {total}{copies}"
         raise UserError(
-            f"--category={config.category}: {told}; at least {least} different ones are needed, "
+            f"--category={config.category}: {message}; at least {least} different ones are needed, "
             "each to be scored by a density of three others"
         )
     for kind in config.density.split(","):
@@ -262,8 +262,8 @@ def result_lines(results: Mapping) -> list[str]:
             ("score", results.get("image_auroc_by_score", {})),
         ):
             if len(parts) > 1:
-                told = (f"{name} {_before_and_after(x)}" for name, x in parts.items())
-                lines.append(f"image AUROC by {what}: {', '.join(told)}")
+                texts = (f"{name} {_before_and_after(x)}" for name, x in parts.items())
+                lines.append(f"image AUROC by {what}: {', '.join(texts)}")
     if results.get("collapse"):
         lines.append(f"warning: {Collapse(**results['collapse'])}")
     for density, auroc in results.get("image_auroc_by_density", {}).items():
@@ -271,8 +271,8 @@ def result_lines(results: Mapping) -> list[str]:
             lines.append(f"density {density}: image AUROC {100 * auroc:.1f}")
     for kind, auroc in results.get("image_auroc_by_test_anomalies", {}).items():
         before = results.get("untrained_image_auroc_by_test_anomalies", {}).get(kind)
-        told = "" if before is None else f" (untrained {100 * before:.1f})"
-        lines.append(f"test anomalies {kind}: image AUROC {100 * auroc:.1f}{told}")
+        untrained = "" if before is None else f" (untrained {100 * before:.1f})"
+        lines.append(f"test anomalies {kind}: image AUROC {100 * auroc:.1f}{untrained}")
     if results["threshold"] is not None:
         lines.append(_threshold_line(results))
     return lines
@@ -292,8 +292,8 @@ def _auroc_line(results):
 def _before_and_after(by_stage):
     """Image AUROC by stage: the last one's, and what the first is called and had."""
     (initial, before), *after = by_stage.items()
-    told = f"{initial} {100 * before:.1f}"
-    return f"{100 * after[0][1]:.1f} ({told})" if after else told
+    first = f"{initial} {100 * before:.1f}"
+    return f"{100 * after[0][1]:.1f} ({first})" if after else first
 
 
 def _threshold_line(results):
@@ -307,7 +307,7 @@ def _threshold_line(results):
         "normal": results["test_false_positive_rate"],
         "anomalous": results["test_true_positive_rate"],
     }
-    told = [
+    shares = [
         f"{100 * share:.0f}% of the {kind}" for kind, share in shares.items() if share is not None
     ]
-    return line + (f"; above it: {' and '.join(told)} test images" if told else "")
+    return line + (f"; above it: {' and '.join(shares)} test images" if shares else "")

@@ -30,7 +30,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
 
     Args:
       config: the run's settings; its folder must exist.
-      all_images: what `data.load` has all_images.
+      all_images: what `data.load` returned.
 
     Returns:
       The results, as written to results.json.
@@ -173,8 +173,8 @@ def _region(
     roi = region.find(config, train, bits)
     if roi is None:
         return None
-    told = "no fixed background was found: all" if roi.all() else f"{100 * roi.mean():.0f}%"
-    log(f"region of interest: {told} of the image")
+    share = "no fixed background was found: all" if roi.all() else f"{100 * roi.mean():.0f}%"
+    log(f"region of interest: {share} of the image")
     return roi
 
 

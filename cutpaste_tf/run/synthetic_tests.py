@@ -23,15 +23,17 @@ def make_test_sets(
       seed: of the anomalies.
 
     Returns:
-      The anomalies by kind, and whose digits those of kind mnist are, if it is among them.
+      The anomalies by kind, and where the digits of kind mnist come from, if it is among them.
 
     Raises:
       UserError: if there are no normal test images.
     """
-    digits, whose = synthetic.digits() if "mnist" in kinds else (None, None)
+    digits, origin = synthetic.digits() if "mnist" in kinds else (None, None)
     normals = np.flatnonzero(split.labels == 0)
     names, normal_images = split.subset(normals), images.subset(normals)
-    return {kind: synthetic.make(kind, names, normal_images, seed, digits) for kind in kinds}, whose
+    return {
+        kind: synthetic.make(kind, names, normal_images, seed, digits) for kind in kinds
+    }, origin
 
 
 def measure_test_sets(
@@ -40,7 +42,7 @@ def measure_test_sets(
     split: Split,
     test_sets: Mapping[str, synthetic.Anomalies],
 ) -> dict[str, tuple[float, float | None]]:
-    """Measures how synthetic anomalies are told from the normal test images.
+    """Measures how well the scores tell synthetic anomalies from the normal test images.
 
     Returns by kind image AUROC and, where there are maps, pixel AUROC.
     """

@@ -37,10 +37,10 @@ def find(anomaly_map: np.ndarray, threshold: float, image_size: tuple[int, int])
     """
     labels, _ = scipy.ndimage.label(anomaly_map > threshold, structure=np.ones([3, 3]))
     down, across = (of / its for of, its in zip(image_size, anomaly_map.shape, strict=True))
-    found = []
+    areas = []
     for number, (rows, columns) in enumerate(scipy.ndimage.find_objects(labels), 1):
         scores = anomaly_map[rows, columns][labels[rows, columns] == number]
-        found.append(
+        areas.append(
             Area(
                 left=columns.start * across,
                 top=rows.start * down,
@@ -51,4 +51,4 @@ def find(anomaly_map: np.ndarray, threshold: float, image_size: tuple[int, int])
                 mean=float(scores.mean()),
             )
         )
-    return sorted(found, key=lambda area: -area.peak)
+    return sorted(areas, key=lambda area: -area.peak)

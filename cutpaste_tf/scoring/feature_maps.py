@@ -95,11 +95,11 @@ class FeatureMapScorer(PlacesScorer):
         # The score "both" needs to know what is usual.
         both = self.kind == "both" and images.count >= densities.LEAST_IMAGES
         gaussians, features, maps = self._fit_places(images, validate or both)
-        chosen, kind = features[self.config.features], self.config.main_density
-        fit = Fit(densities.fit(kind, chosen[images.in_region]), gaussians, features=features)
+        scored, kind = features[self.config.features], self.config.main_density
+        fit = Fit(densities.fit(kind, scored[images.in_region]), gaussians, features=features)
         if maps is None:
             return fit
-        pooled = densities.cross_validated_scores(kind, chosen, images.in_region)
+        pooled = densities.cross_validated_scores(kind, scored, images.in_region)
         outputs = {"pooled": pooled, "places": maps}
         by_tile, _ = self.by_tile(outputs, self.inside(images))
         usual = np.stack([_usual(by_tile[k], images.in_region) for k in ("pooled", "map")])

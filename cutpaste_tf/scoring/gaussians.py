@@ -127,28 +127,28 @@ class GaussianStatistics:
         about_zero = trace + np.sum(self._origin * (self._origin + 2.0 * mean), axis=1)
         return float(np.mean(about_zero)) / mean.shape[1]
 
-    def _variance(self, chosen):
-        trace = np.trace(self._scatter[chosen], axis1=1, axis2=2) / self._count
-        mean = self._sum[chosen] / self._count
+    def _variance(self, part):
+        trace = np.trace(self._scatter[part], axis1=1, axis2=2) / self._count
+        mean = self._sum[part] / self._count
         return (trace - np.sum(mean * mean, axis=1)) / mean.shape[1]
 
-    def _fit(self, chosen, floor, size):
+    def _fit(self, part, floor, size):
         n, dims = self._count, self._sum.shape[1]
-        scatter, mean = self._scatter[chosen], self._sum[chosen] / n
+        scatter, mean = self._scatter[part], self._sum[part] / n
         product = np.einsum("ld,lde,le->l", mean, scatter, mean)
         square = np.sum(mean * mean, axis=1)
         # The sum of the fourth powers of the distances from the mean, multiplied out.
         fourth = (
-            self._fourth[chosen]
+            self._fourth[part]
             + 4.0 * product
             + n * square**2
-            - 4.0 * np.sum(mean * self._third[chosen], axis=1)
+            - 4.0 * np.sum(mean * self._third[part], axis=1)
             + 2.0 * square * np.trace(scatter, axis1=1, axis2=2)
-            - 4.0 * square * np.sum(mean * self._sum[chosen], axis=1)
+            - 4.0 * square * np.sum(mean * self._sum[part], axis=1)
         )
         covariance = scatter / n - mean[:, :, None] * mean[:, None, :]
         # Ledoit and Wolf (2004), as in scikit-learn's ledoit_wolf.
-        variance = self._variance(chosen)
+        variance = self._variance(part)
         norm = np.sum(covariance**2, axis=(1, 2))
         beta = (fourth / n - norm) / (dims * n)
         delta = norm / dims - variance**2

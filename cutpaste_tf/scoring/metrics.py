@@ -68,8 +68,8 @@ def auroc_by_defect_type(
     labels, types = np.asarray(labels), np.asarray(defect_types)
     result = {}
     for name in sorted(set(types[labels == 1].tolist())):
-        chosen = (labels == 0) | ((labels == 1) & (types == name))
-        result[name] = image_auroc(labels[chosen], np.asarray(scores)[chosen])
+        compared = (labels == 0) | ((labels == 1) & (types == name))
+        result[name] = image_auroc(labels[compared], np.asarray(scores)[compared])
     return result
 
 

@@ -76,10 +76,10 @@ class PooledScorer(Scorer):
     def _fit(self, images, validate):
         features = collect(self._features(batch) for batch in self.embedded(images))
         features = {name: images.split_tiles(values) for name, values in features.items()}
-        chosen, kind = features[self.config.features], self.config.main_density
-        density, normal = densities.fit(kind, chosen[images.in_region]), None
+        scored, kind = features[self.config.features], self.config.main_density
+        density, normal = densities.fit(kind, scored[images.in_region]), None
         if validate:
-            pooled = densities.cross_validated_scores(kind, chosen, images.in_region)
+            pooled = densities.cross_validated_scores(kind, scored, images.in_region)
             by_image = self.by_image({"pooled": pooled}, images.in_region, None)
             normal = Scores(np.asarray(by_image["pooled"]), by_image)
         return Fit(density, features=features, normal=normal)
