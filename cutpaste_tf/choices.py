@@ -32,9 +32,10 @@ BACKBONES = ("resnet18", *_EFFICIENTNETS, *_LITES)
 # Those that --weights=imagenet has weights for: Keras's, or a package's.
 WITH_IMAGENET_WEIGHTS = (*_EFFICIENTNETS, *_LITES[:3])
 FEATURES = ("pool", "level7", "level8")  # pool: the last; the others are EfficientNet's before it
-# Of --maps=features: the networks' stages, by the names of their layers.
-MAP_LEVELS_OF_RESNET = tuple(f"conv{number}" for number in range(2, 6))
-MAP_LEVELS_OF_EFFICIENTNET = tuple(f"block{number}" for number in range(1, 8))
+# The networks' stages, whose maps --maps=features takes.
+MAP_LEVELS = dict.fromkeys(BACKBONES, tuple(f"block{number}" for number in range(1, 8))) | {
+    "resnet18": tuple(f"conv{number}" for number in range(2, 6))
+}
 # The proxy tasks, and which of the settings of an edit each uses.
 TASKS: dict[str, tuple[str, ...]] = {
     "rotation": (),
@@ -174,10 +175,9 @@ def check_together(config) -> None:
         config.refuse("density", "tiles have a single one")
     if config.task == "rotation" and len(set(config.input_shape)) > 1:
         config.refuse("image_size", "--task=rotation needs squares")
-    resnet = config.backbone == "resnet18"
-    blocks = MAP_LEVELS_OF_RESNET if resnet else MAP_LEVELS_OF_EFFICIENTNET
-    if not set(config.levels) <= set(blocks):
-        config.refuse("map_levels", f"--backbone={config.backbone} has {', '.join(blocks)}")
+    levels = MAP_LEVELS[config.backbone]
+    if not set(config.levels) <= set(levels):
+        config.refuse("map_levels", f"--backbone={config.backbone} has {', '.join(levels)}")
     if config.patch_size:
         _check_patches(config)
 

@@ -185,7 +185,7 @@ class Config:
         "auto",
         "--maps=features: the blocks whose maps are taken; auto: block3,block5 of EfficientNet, "
         "conv4 of ResNet-18",
-        some_of(choices.MAP_LEVELS_OF_EFFICIENTNET + choices.MAP_LEVELS_OF_RESNET, "auto"),
+        some_of(sorted(set().union(*choices.MAP_LEVELS.values())), "auto"),
     )
     image_score: str = _maps(
         "pooled",

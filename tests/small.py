@@ -39,7 +39,7 @@ def staged_backbone(size):
     x = keras.layers.Conv2D(4, 3, 2, "same", use_bias=False)(x)
     for number in range(2, 6):
         x = keras.layers.Conv2D(6, 3, 2, "same", use_bias=False)(x)
-        x = keras.layers.ReLU(name=f"conv{number}_block2_out")(x)
+        x = keras.layers.ReLU(name=f"conv{number}")(x)
     return keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
 
 

@@ -77,11 +77,10 @@ CLOSE = {"keras": 1e-5, "saved_model": 1e-5, "onnx": 1e-4, "tflite": 1e-4}
 def small_network(size, staged):
     """Layers of every kind that matters, and quicker to convert than a ResNet's."""
     x = inputs = keras.Input([*size, 3])
-    names = [f"conv{number}_block2_out" for number in range(2, 6)] if staged else [None]
+    names = [f"conv{number}" for number in range(2, 6)] if staged else [None]
     for number, name in enumerate(names):
-        x = keras.layers.Conv2D(
-            8, 3, 2, "same", use_bias=False, name=f"conv{number}" if number else "stem_conv"
-        )(x)
+        kernel = "stem_conv" if number == 0 else f"kernel{number}"
+        x = keras.layers.Conv2D(8, 3, 2, "same", use_bias=False, name=kernel)(x)
         x = x if staged else keras.layers.BatchNormalization()(x)
         x = keras.layers.ReLU(name=name)(x)
     model = keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from cutpaste_tf.choices import MAP_LEVELS_OF_RESNET
+from cutpaste_tf.choices import MAP_LEVELS
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import weights
@@ -172,8 +172,8 @@ def _with_all_maps(network, name):
         maps |= {"block6": maps["level7"], "block7": maps["level8"]}
         return keras.Model(images, maps, name=name)
     maps = {feature: network.get_layer(feature).input for feature in network.output}
-    for level in MAP_LEVELS_OF_RESNET:
-        maps[level] = network.get_layer(f"{level}_block2_out").output
+    levels = set().union(*MAP_LEVELS.values())
+    maps |= {layer.name: layer.output for layer in network.layers if layer.name in levels}
     return keras.Model(network.input, maps, name=name)
 
 

@@ -90,7 +90,8 @@ def resnet18(
             y = relu(normalisation(y, f"{name}_1_bn"), f"{name}_1_relu")
             y = convolution(y, channels, 3, 1, f"{name}_2_conv")
             y = normalisation(y, f"{name}_2_bn")
-            x = relu(keras.layers.Add(name=f"{name}_add")([shortcut, y]), f"{name}_out")
+            x = keras.layers.Add(name=f"{name}_add")([shortcut, y])
+            x = relu(x, f"conv{stage}" if block + 1 == blocks else f"{name}_out")
     # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     return keras.Model(images, {"pool": x}, name="resnet18")

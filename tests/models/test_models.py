@@ -26,7 +26,7 @@ def test_resnet18_has_its_published_number_of_parameters():
 )
 def test_pool_is_the_average_over_the_last_block_as_the_stem_and_the_width_say(stem, width, last):
     model = resnet.resnet18(64, width=width, stem=stem)
-    block = model.get_layer("conv5_block2_out").output
+    block = model.get_layer("conv5").output
     assert block.shape[1:] == (last, last, 512 * width)
     images = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
     expected = keras.Model(model.input, block)(images).numpy().mean((1, 2))
@@ -60,7 +60,7 @@ def test_what_has_a_stride_is_padded_on_all_sides_alike(stem, size):
     expected = {"stem_conv": convolved(scaled, "stem_conv", 2 if stem == "large" else 1)}
     for stage in (3, 4, 5):
         name = f"conv{stage}_block1_1_conv"
-        expected[name] = convolved(outputs[f"conv{stage - 1}_block2_out"], name, 2)
+        expected[name] = convolved(outputs[f"conv{stage - 1}"], name, 2)
     if stem == "large":
         paddings = [[0, 0], [1, 1], [1, 1], [0, 0]]
         padded = tf.pad(outputs["stem_relu"], paddings, constant_values=-9.0)
@@ -83,7 +83,7 @@ def test_gradients_of_the_shortcuts_kernels(width, batch):
     images = tf.constant(np.random.default_rng(0).random((batch, 64, 64, 3), np.float32))
     for stage in (3, 4, 5):
         layer = model.get_layer(f"conv{stage}_block1_0_conv")
-        before = model.get_layer(f"conv{stage - 1}_block2_out").output
+        before = model.get_layer(f"conv{stage - 1}").output
         inputs, outputs = keras.Model(model.input, [before, layer.output])(images)
         weights = tf.random.stateless_normal(outputs.shape, [1, stage])
         part = keras.Model(before, layer.output)

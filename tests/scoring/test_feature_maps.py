@@ -62,7 +62,7 @@ def test_one_pass_has_the_features_of_the_network_and_the_places_vectors(network
     inputs = images.stored[:, 0].numpy() / np.float32(255)
     features = scorer_of(network).embed(images)
     np.testing.assert_allclose(features, network(inputs)["pool"], rtol=1e-4, atol=1e-6)
-    outputs = [network.get_layer(f"{x}_block2_out").output for x in ("conv3", "conv4")]
+    outputs = [network.get_layer(x).output for x in ("conv3", "conv4")]
     fine, coarse = (x.numpy() for x in keras.Model(network.input, outputs)(inputs))
     found = vectors[:, 0]
 
@@ -142,7 +142,7 @@ def test_two_levels_are_joined_at_the_same_places(size):
     """Where maps are of coordinates, a coarse one at a fine one's places is the fine one."""
     x = images = keras.Input([*size, 2])
     for level, window in {"conv2": 3, "conv3": 5, "conv4": 3, "conv5": 3}.items():
-        x = keras.layers.AveragePooling2D(window, 2, "same", name=f"{level}_block2_out")(x)
+        x = keras.layers.AveragePooling2D(window, 2, "same", name=level)(x)
     network = keras.Model(images, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
     coordinates = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
     scorer = scorer_of(network, map_levels="conv2,conv4", image_size=size)

@@ -54,7 +54,7 @@ def test_maps_are_weighted_by_the_negative_log_densitys_gradient(name, feature, 
     batch = images.stored.numpy()[:, 0].astype(np.float32) / 255.0
     if name == "resnet18":
         network = resnet18(SIZE, width=0.125)
-        layer = network.get_layer("conv5_block2_out")
+        layer = network.get_layer("conv5")
         maps = keras.Model(network.input, layer.output).predict(batch, verbose=0)
         settings = {}
     else:
