@@ -83,4 +83,5 @@ def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
 
 def largest(values: Any, axis: int | tuple[int, ...]) -> Any:
     """Returns the maximum; NaN where any value is, which a plain maximum may pass over."""
-    return ops.max(values, axis=axis) + 0.0 * ops.sum(values, axis=axis)
+    # Without an initial value Keras refuses a batch of no images.
+    return ops.max(values, axis=axis, initial=-np.inf) + 0.0 * ops.sum(values, axis=axis)
