@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -170,8 +169,6 @@ class OnnxModel:
 
 
 def _load(path, source):
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"{source}: there is no such file")
     try:
         import onnxruntime
     except ImportError as error:

@@ -49,7 +49,5 @@ def predict(
         f"{summary.anomalous} of {summary.scored} images anomalous; {summary.scored} images in "
         f"{seconds:.1f} s, {summary.scored / seconds:.1f} images a second"
     )
-    areas = [rows.AREAS] if rows.has_areas(model) else []
-    maps = [] if model.scale is None else [f"{rows.MAPS}/"]
-    log(f"written to {output / rows.CSV}, {', '.join([rows.JSONL, *areas, *maps])}")
+    log(f"written to {output}")
     return summary

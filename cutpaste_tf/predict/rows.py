@@ -64,13 +64,12 @@ def score_files(
     file is in its row. Overlays are written, below `MAPS` as the images lie below `root`, before
     their rows are yielded.
     """
-    threads = threads or os.cpu_count() or 1
     # Tiles are the network's images, so that a batch has the same memory with tiles.
     batch_size = max(1, batch_size // model.inputs)
     keep_images = model.scale is not None
     make_row = functools.partial(_make_row, model, output / MAPS, root)
     batches = stream.batches(paths, model.prepare, batch_size, model.bits, threads, keep_images)
-    with concurrent.futures.ThreadPoolExecutor(min(4, threads)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(4, threads or 4)) as pool:
         for batch in batches:
             sound = [file for file in batch if file.error is None]
             scores = iter(model.score([x.prepared for x in sound], [x.size for x in sound]))

@@ -169,7 +169,7 @@ def damage(path, fault):
         ("type", [], "its graph is none that export writes"),
         ("rank", [], "no ONNX file, or a damaged one"),
         ("fails", [], "its graph fails"),
-        (None, ["--model=none"], "there is no such file"),
+        (None, ["--model=none"], "doesn't exist"),
         (None, ["--threshold=nan"], "--threshold=nan"),
         (None, ["--maps"], "makes none"),
         ("runtime", [], "pip install onnxruntime"),
