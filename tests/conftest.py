@@ -81,17 +81,22 @@ def pattern(rng: np.random.Generator, size: int = 40) -> np.ndarray:
 
 
 def make_mvtec(
-    root: pathlib.Path, category: str = "part", train: int = 8, good: int = 4, bad: int = 4
+    root: pathlib.Path, category="part", train=8, good=4, bad=4, sizes=((40, 40),)
 ) -> pathlib.Path:
-    """Writes a tiny category in MVTec layout; returns the folder that holds it."""
+    """Writes a tiny category in MVTec layout, of some sizes; returns the folder that holds it."""
     rng = np.random.default_rng(0)
     folder = root / category
-    for i in range(train):
-        write_image(folder / "train" / "good" / f"{i:03d}.png", pattern(rng))
-    for i in range(good):
-        write_image(folder / "test" / "good" / f"{i:03d}.png", pattern(rng))
+
+    def picture(i):
+        height, width = sizes[i % len(sizes)]
+        return pattern(rng, max(height, width))[:height, :width].copy()
+
+    for kind, count in (("train", train), ("test", good)):
+        for i in range(count):
+            write_image(folder / kind / "good" / f"{i:03d}.png", picture(i))
     for i in range(bad):
-        image, mask = pattern(rng).copy(), np.zeros([40, 40], np.uint8)
+        image = picture(i)
+        mask = np.zeros(image.shape[:2], np.uint8)
         image[10:20, 5 + i : 25 + i] = rng.integers(0, 256, (10, 20, 3))
         mask[10:20, 5 + i : 25 + i] = 255
         write_image(folder / "test" / "hole" / f"{i:03d}.png", image)

@@ -455,30 +455,6 @@ def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
     np.testing.assert_allclose(again, scores(dark), rtol=1e-5)
 
 
-def write_photographs(root):
-    """A folder of images of several shapes with masks, and a region of interest."""
-    rng = np.random.default_rng(0)
-    sizes = [(60, 90), (90, 60), (70, 70)]
-
-    def photograph(i):
-        height, width = sizes[i % 3]
-        return pattern(rng, 90)[:height, :width].copy()
-
-    part = root / "data" / "part"
-    for i in range(9):
-        write_image(part / "train" / "good" / f"{i}.png", photograph(i))
-    for i in range(3):
-        write_image(part / "test" / "good" / f"{i}.png", photograph(i))
-        image = photograph(i)
-        mask = np.zeros(image.shape[:2], np.uint8)
-        image[20:35, 20:40], mask[20:35, 20:40] = rng.integers(0, 256, (15, 20, 3)), 255
-        write_image(part / "test" / "hole" / f"{i}.png", image)
-        write_image(part / "ground_truth" / "hole" / f"{i}_mask.png", mask)
-    roi = np.zeros([30, 30], np.uint8)
-    roi[4:24, 3:25] = 255
-    return root / "data", write_image(root / "roi.png", roi)
-
-
 SHAPES = {
     "tiles": ("--tiles=2x2", "--resize=pad", "--maps=features", "--map_levels=conv2,conv3"),
     "tiles without maps": ("--tiles=1x2",),
@@ -494,7 +470,11 @@ def test_predictions_of_images_of_any_shape_are_the_runs_scores(
         "cutpaste_tf.models.backbone.build_backbone",
         lambda settings, initial_weights=True: small.staged_backbone(settings.size),
     )
-    data, roi = write_photographs(tmp_path)
+    sizes = [(60, 90), (90, 60), (70, 70)]
+    data = make_mvtec(tmp_path / "data", train=9, good=3, bad=3, sizes=sizes)
+    mask = np.zeros([30, 30], np.uint8)
+    mask[4:24, 3:25] = 255
+    roi = write_image(tmp_path / "roi.png", mask)
     flags = [*QUICK, "--image_size=32x48", f"--roi={roi}", *SHAPES[shape]]
     where = ["--dataset=folder", f"--data_dir={data}", f"--workdir={tmp_path}"]
     assert main.main(["main", *where, *flags]) == 0

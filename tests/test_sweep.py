@@ -110,6 +110,11 @@ def start(workdir, *more, experiments="resnet18_cutout,resnet18_scar"):
     )
 
 
+def finish(process):
+    printed = process.communicate(timeout=600)
+    return subprocess.CompletedProcess([], process.returncode, *printed)
+
+
 def workers(process):
     """The processes that train for a sweep."""
     import psutil
@@ -123,9 +128,9 @@ def workers(process):
     return result
 
 
-def wait_for_two(process, find, seconds):
+def wait_for_two(process, find):
     """Waits until a function finds two of something, and returns them."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 600
     while len(found := find()) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -139,11 +144,11 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
     # Without training, for the time that it takes.
     flags = ["--dataset=folder", f"--data_dir={make_mvtec(tmp_path / 'data')}", *TINY, "--steps=0"]
     process = start(tmp_path / "runs", *flags, "--seed=0")
-    wait_for_two(process, lambda: workers(process), 90)[0].send_signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert "2 runs, 2 at a time" in out
-    assert "2 of 2 runs finished" in out
+    wait_for_two(process, lambda: workers(process))[0].send_signal(signal.SIGKILL)
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs, 2 at a time" in done.stdout
+    assert "2 of 2 runs finished" in done.stdout
     results = sorted(path.parent for path in (tmp_path / "runs").rglob("results.json"))
     assert len(results) == 2
     for run_dir in results:
@@ -151,8 +156,8 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
     # Again: nothing is left to do, and Ray is not even started.
     monkeypatch.setattr(cluster, "start", None)
     names = "--experiments=resnet18_cutout,resnet18_scar"
-    assert sweep.main(["sweep", names, f"--workdir={tmp_path / 'runs'}", *flags, "--seed=0"]) == 0
-    assert "2 runs, 2 finished already" in capsys.readouterr().out
+    again = call(capsys, sweep.main, names, f"--workdir={tmp_path / 'runs'}", *flags, "--seed=0")
+    assert "2 runs, 2 finished already" in again.stdout
 
 
 @pytest.mark.slow
@@ -161,16 +166,14 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     flags = ["--dataset=folder", f"--data_dir={make_mvtec(tmp_path / 'data')}", *TINY]
     flags += ["--batch_size=2", "--steps=1600", "--seed=0"]
     process = start(tmp_path / "runs", *flags)
-    wait_for_two(process, lambda: list((tmp_path / "runs").rglob("backup/training.npz")), 240)
+    wait_for_two(process, lambda: list((tmp_path / "runs").rglob("backup/training.npz")))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "start again to resume" in err
+    done = finish(process)
+    assert (done.returncode, "start again to resume" in done.stderr) == (130, True)
     assert not list((tmp_path / "runs").rglob("results.json"))
-    process = start(tmp_path / "runs", *flags)
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    assert "2 of 2 runs finished" in out
+    done = finish(start(tmp_path / "runs", *flags))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs finished" in done.stdout
     for log in (tmp_path / "runs").rglob(sweep.LOG):
         assert "resuming at step" in log.read_text()
 
@@ -183,14 +186,12 @@ def test_a_mistake_in_a_run_is_told_and_the_others_go_on(tmp_path):
     broken = data / "torn_part" / "train" / "good" / "000.png"
     broken.write_bytes(broken.read_bytes()[:200])
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0", "--seed=0"]
-    process = start(tmp_path / "runs", *flags, experiments="resnet18_cutout")
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "1 of 2 runs finished" in out
-    told = [line for line in err.splitlines() if line.startswith("failed: ")]
-    assert len(told) == 1
-    assert "torn_part" in told[0]
-    assert str(broken) in told[0]
+    done = finish(start(tmp_path / "runs", *flags, experiments="resnet18_cutout"))
+    assert done.returncode == 1
+    assert "1 of 2 runs finished" in done.stdout
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "torn_part" in failed
+    assert str(broken) in failed
     (log,) = (tmp_path / "runs").rglob(f"torn_part/seed_0/{sweep.LOG}")
     assert log.read_text().count("error: ") == 1  # a mistake is not tried again
 
@@ -199,9 +200,8 @@ def test_a_mistake_in_a_run_is_told_and_the_others_go_on(tmp_path):
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("flag", ["--cpus_per_run=1000", "--ray_address=127.0.0.1:1"])
 def test_more_than_there_is_and_no_cluster_are_user_errors(tmp_path, flag):
-    process = start(tmp_path / "runs", "--dataset=textures", *TINY, "--seed=0", flag)
-    printed = process.communicate(timeout=300)
-    assert_user_error(subprocess.CompletedProcess([], process.returncode, *printed), flag)
+    done = finish(start(tmp_path / "runs", "--dataset=textures", *TINY, "--seed=0", flag))
+    assert_user_error(done, flag)
     assert not (tmp_path / "runs").exists()
 
 
