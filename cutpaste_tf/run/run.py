@@ -79,7 +79,9 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     measured_before = not config.patch_size or not config.steps
     validate, untrained = bool(config.false_positive_rate), None
     if measured_before:
-        untrained = evaluate(scorer, train_images, test_images, validate and not config.steps)
+        # By feature maps there is a score that needs it; else nobody asks for it of this network.
+        needed = not config.steps or config.maps == "features"
+        untrained = evaluate(scorer, train_images, test_images, validate and needed)
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
