@@ -27,8 +27,8 @@ from cutpaste_tf.data import search, stream
 from cutpaste_tf.data.split import Category, natural, normal
 from cutpaste_tf.files import UserError, read_lines, say, scratch
 
-# What a run's results.json says of its training, whatever the densities are of.
-_OF_THE_TRAINING = (
+# The entries of results.json on the training, which other normal images leave as they are.
+_TRAINING_RESULTS = (
     *("dataset", "category", "seed", "task", "backbone", "features", "steps", "bit_depth"),
     *("proxy_accuracy", "collapse", "train_seconds", "images_per_second", "device", "versions"),
 )
@@ -149,7 +149,7 @@ def refit(
         scores = run.write_densities_and_scores(config, folder, category, trained)
         # The network before its training has no density of these images.
         untrained = None if config.steps else trained
-        collected = {name: before[name] for name in _OF_THE_TRAINING} | {"num_train": len(train)}
+        collected = {name: before[name] for name in _TRAINING_RESULTS} | {"num_train": len(train)}
         collected |= results.measure(config, category.test, trained, untrained, scores)
         if above:
             above["after"] = float(np.mean(scores[new] > collected["threshold"]))

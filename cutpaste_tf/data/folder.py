@@ -5,8 +5,8 @@
     ROOT/test/TYPE/*                             anomalous images of one type (optional)
     ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
 
-Images are of any format that Pillow reads, grey or colour, of any size, and may lie in further
-folders below these. What is hidden is no data.
+Images have any format of `decode.FORMATS` and any size, and may lie in further folders below these.
+Hidden files and folders are no data.
 """
 
 import os
@@ -29,7 +29,7 @@ def training_folders(root: pathlib.Path) -> list[pathlib.Path]:
 def categories(data_dir: str) -> tuple[str, ...]:
     """Returns the names of the categories in a folder in MVTec layout, sorted.
 
-    They are the subfolders that hold `train/good`; a folder that holds it itself is the one.
+    They are the subfolders that hold `train/good`; or the folder itself, if that holds it.
     """
     root = pathlib.Path(data_dir)
     if not root.is_dir():
@@ -48,7 +48,8 @@ def categories(data_dir: str) -> tuple[str, ...]:
 def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     """Finds the images in DATA_DIR/CATEGORY, or in DATA_DIR if that is a category; reads masks.
 
-    Notes tell of what is left out. A mask that marks nothing is None, as one that is missing.
+    The category's notes name what is left out or does not fit. An image whose mask marks nothing
+    has None, as one without a mask.
     """
     root = pathlib.Path(data_dir)
     if not _is_category(root):
