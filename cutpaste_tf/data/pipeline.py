@@ -262,7 +262,7 @@ def without_copies(
     Args:
       category: the images.
       train_images: the training images, by `prepare`.
-      test_images: the test images, likewise; none of them is left out.
+      test_images: the test images, by `prepare` too; none of them is left out.
 
     Returns:
       The category and the training images, without copies.
@@ -320,7 +320,7 @@ def training_batches(
       seed: of the order.
       start: the step of the first batch.
       views: where given, a function of a step (int64 scalar), images (uint8 [B, h, w, 3]) and, if
-        some of them are not looked at as a whole, what is (bool [B, h, w]), that makes what the
+        parts of some are outside the region, what is in it (bool [B, h, w]), that makes what the
         stream yields; it runs on the host, in parallel.
 
     Returns:

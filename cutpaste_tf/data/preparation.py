@@ -70,7 +70,7 @@ class Preparation:
 
     @property
     def masked(self) -> bool:
-        """Whether parts of a canvas may lie outside what is looked at."""
+        """Whether parts of a canvas may lie outside the region."""
         return self.roi is not None or self.resize == "pad"
 
     def place(self, height: int, width: int) -> Place:
@@ -91,7 +91,7 @@ class Preparation:
         return (place.top, below), (place.left, right)
 
     def region(self, height: int, width: int) -> np.ndarray | None:
-        """Returns what of the canvas is looked at, bool, for an image of some size; None: all."""
+        """Returns what of the canvas is in the region, bool, for an image of some size; None: all."""
         if not self.masked:
             return None
         place = self.place(height, width)
@@ -184,8 +184,8 @@ class Preparation:
 
         Args:
           canvas_map: float32 [H, W], as high and wide as the canvas.
-          height: the image's, in pixels.
-          width: likewise.
+          height: the image's height in pixels.
+          width: the image's width in pixels.
 
         Returns:
           float32 [height, width].
