@@ -101,17 +101,15 @@ def _parser():
     source.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
     source.add_argument("--model", help="an ONNX file that was exported from one")
     add = parser.add_argument
-    images = {"required": True, "help": "images, or folders to search for them"}
-    add("--images", nargs="+", action="extend", **images)
+    add("--images", nargs="+", action="extend", required=True, help="images, or folders of images")
     add("--output", required=True, help="the folder to write to")
-    watch_help = "score images as they arrive in a folder, until Ctrl-C"
-    add("--watch", action="store_true", help=watch_help)
+    add("--watch", action="store_true", help="score images as they arrive in a folder")
     add("--maps", action="store_true", help="draw anomaly maps over the images")
     parser.add_threshold()
     text = f"images at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
     parser.add("batch_size", choices.whole(1), text, parse=int)
-    ray_help = "share the images out among Ray's workers, here or on the cluster at an address"
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help=ray_help)
+    text = "share the images out among Ray's workers, here or on the cluster at an address"
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
     cluster.add_flags(parser, "worker")
     return parser
 

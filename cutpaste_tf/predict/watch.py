@@ -144,14 +144,12 @@ class Inbox:
     ):
         self._folder, self._output, self._done = folder, output, done
         self._log, self._clock = log, clock
-        self._stamps: dict[pathlib.Path, Stamp] = {}  # at the last look
-        self._problems: set[str] = set()  # at the last look
-        self._broken: dict[pathlib.Path, tuple[Stamp, float]] = {}  # and when to read them again
+        self._stamps, self._problems = {}, set()  # at the last look
+        self._broken = {}  # stamps by paths, and when to read the files again
 
     def look(self) -> list[tuple[pathlib.Path, Stamp]]:
         """Returns the files that are new, and as they were at the last look, oldest first."""
-        stamps, arrivals, problems = {}, [], set()
-        unreadable = []
+        stamps, arrivals, unreadable = {}, [], []
         try:
             for path in rows.find_images([self._folder], self._output, unreadable.append):
                 stamp, renamed = _stat(path)
