@@ -93,17 +93,9 @@ def test_who_waits_comes_next(holder, tmp_path):
     waiting.join()
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("Stra\u00dfe \u65e5\u672c $1".encode(), "Stra\u00dfe \u65e5\u672c $1"),
-        (b"caf\xe9/\xff.png", "caf\\udce9/\\udcff.png"),
-    ],
-)
-def test_names_become_text_that_is_utf8(name, text):
-    assert as_text(os.fsdecode(name)) == text
-    # As Python prints it on stderr.
-    assert os.fsdecode(name).encode("utf-8", "backslashreplace") == text.encode()
+def test_names_become_text_that_is_utf8():
+    assert as_text("Stra\u00dfe \u65e5\u672c $1") == "Stra\u00dfe \u65e5\u672c $1"
+    assert as_text(os.fsdecode(b"caf\xe9/\xff.png")) == "caf\\udce9/\\udcff.png"
 
 
 def test_printed_names_are_escaped_and_stay_readable(capsys):
