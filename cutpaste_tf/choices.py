@@ -1,4 +1,4 @@
-"""What settings can be: their names to choose from, and the rules for one value and for several."""
+"""What settings can be: the names to choose from, and rules for each value and for all together."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a setting accepts: a sentence for the message, and the test."""
+    """What a setting accepts: in words, for messages, and as a test."""
 
     allowed: str
     test: Callable[[Any], bool]

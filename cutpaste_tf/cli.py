@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
         text = "scores above it are anomalous; the run's by default"
         self.add("threshold", choices.Rule("a finite number", math.isfinite), text, parse=float)
         rate = choices.Rule("above 0 and below 1", lambda share: 0.0 < share < 1.0)
-        text = "the share of normal images above the threshold, which is chosen by it"
+        text = "choose the threshold that this share of normal images is above, such as 0.01"
         self.add("false_positive_rate", rate, text, parse=float)
 
     def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):  # noqa: ANN201

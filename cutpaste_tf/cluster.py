@@ -67,7 +67,7 @@ def share_out(
 ) -> tuple[float, float, int]:
     """Returns the CPU cores and GPUs of each unit, and how many units fit on the machines.
 
-    Where none are asked for, a unit has a GPU if a machine has any, and its share of the cores.
+    Where `gpus` is None, a unit has one if a machine has any; where `cpus` is, the GPU's share.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]

@@ -44,9 +44,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
-    """Holds a lock, which ends with the process too; its file is made with its folder and stays.
+    """Holds a lock while the block lasts; the system lets it go where the process is killed.
 
-    Where another process holds it, `busy` is the UserError; None waits for the other's end.
+    Where another process holds the lock, `busy` is the UserError's text; None waits for its end.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
@@ -111,7 +111,7 @@ def read_lines(path: str, flag: str) -> list[str]:
 
 @contextlib.contextmanager
 def scratch(parent: str | os.PathLike, prefix: str) -> Iterator[pathlib.Path]:
-    """Gives a new folder in `parent`, whose name has a prefix, and removes it when the block ends.
+    """Makes a new folder in `parent`, by a name with a prefix, and removes it when the block ends.
 
     Folders that killed processes have left are removed now: nobody holds their locks.
     """

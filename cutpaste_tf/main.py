@@ -77,9 +77,9 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
 
     names = ("image_auroc", "untrained_image_auroc")
     say(f"{'category':20s} {'seed':>4s}  AUROC  before training")
-    for one in results:
-        auroc, untrained = (percent(one[name]) for name in names)
-        say(f"{one['category']:20s} {one['seed']:4d} {auroc}     {untrained}")
+    for result in results:
+        auroc, untrained = (percent(result[name]) for name in names)
+        say(f"{result['category']:20s} {result['seed']:4d} {auroc}     {untrained}")
     for category in dict.fromkeys(config.category for config in runs):
         run_dirs = [config.run_dir for config in runs if config.category == category]
         try:
@@ -89,9 +89,9 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
             continue
         if averaged is not None:
             say(f"{category:20s}  all {percent(metrics.image_auroc(*averaged))}     (ensemble)")
-    measured = [one for one in results if one["image_auroc"] is not None]
+    measured = [result for result in results if result["image_auroc"] is not None]
     if measured:
-        columns = [[one[name] for one in measured] for name in names]
+        columns = [[result[name] for result in measured] for name in names]
         means = [percent(None if None in x else sum(x) / len(x)) for x in columns]
         say(f"{'mean':20s}      {means[0]}     {means[1]}")
 

@@ -23,8 +23,8 @@ VERDICTS = ("normal", "anomalous")
 class Threshold:
     """A threshold, above which scores are anomalous.
 
-    Where it was chosen and not given, it has the share of normal images that is to be above it, in
-    (0, 1), and the number of those that it was chosen from.
+    One by the scores of normal images has the share of them that is to be above it, in (0, 1), and
+    their number; one that was given has neither.
     """
 
     value: float
@@ -61,9 +61,9 @@ def choose(
     threshold: float | None = None,
     false_positive_rate: float | None = None,
 ) -> Threshold:
-    """Chooses between a run's recorded threshold, a given one, and one at another rate.
+    """Chooses a given threshold, or one by the scores of normal images, [n], or the recorded one.
 
-    The last is chosen from the scores of normal images, [n], of which messages name the source.
+    Messages name the `source` of the scores, such as a run's folder.
     """
     if threshold is not None and false_positive_rate is not None:
         raise UserError("--threshold and --false_positive_rate: leave one of them out")
@@ -81,9 +81,9 @@ def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
     """Finds the threshold that a share of normal images, in (0, 1), is above.
 
     Of the scores of n >= 1 normal images that the density was not fitted to, it is the
-    ceil((n + 1) (1 - rate))-th smallest, as in split conformal prediction: a new normal image,
-    whose score has any rank among them with the same probability, is above with at most that rate.
-    At rates below `smallest_rate` it is the largest score.
+    ceil((n + 1) (1 - rate))-th smallest, as in split conformal prediction: where a new normal
+    image's score has each rank among them with the same probability, it is above with at most that
+    rate. At rates below `smallest_rate` it is the largest score.
     """
     scores = np.sort(np.asarray(normal_scores, np.float64))
     # Rounding may have put a whole number just above itself.
