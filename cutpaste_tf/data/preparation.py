@@ -91,7 +91,7 @@ class Preparation:
         return (place.top, below), (place.left, right)
 
     def region(self, height: int, width: int) -> np.ndarray | None:
-        """Returns what of the canvas is in the region, bool, for an image of some size; None: all."""
+        """Returns what of the canvas is in the region, bool, for an image of a size; None: all."""
         if not self.masked:
             return None
         place = self.place(height, width)
