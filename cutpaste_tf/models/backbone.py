@@ -1,4 +1,4 @@
-"""A backbone's name becomes a network with its weights."""
+"""Builds a backbone by its name, and takes it apart into feature maps."""
 
 import pathlib
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from cutpaste_tf.models import weights
 from cutpaste_tf.models.efficientnet import efficientnet
 from cutpaste_tf.models.resnet import resnet18
 
-_BESIDE = ("pretrained", "trained")  # what networks side by side are called
-_EFFICIENTNET = "trunk"  # what the model of its layers is called
+_BESIDE = ("pretrained", "trained")  # the names of networks side by side
+_EFFICIENTNET = "trunk"  # the name of EfficientNet's inner model
 
 
 def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
@@ -21,8 +21,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
 
     Args:
       config: names the network, its size, its weights and the seed.
-      initial_weights: whether to load what --weights names; without, the weights are random, to be
-        replaced by a run's.
+      initial_weights: whether to load what --weights names; else the weights are random.
 
     Returns:
       A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, float32 [B, D].
@@ -56,30 +55,17 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
 
 
 def copy_network(backbone: keras.Model) -> keras.Model:
-    """Copies a network; training one leaves the other as it is.
-
-    Args:
-      backbone: a functional model.
-
-    Returns:
-      A model of the same layers and weights, none of them shared.
-    """
+    """Copies a network; training one leaves the other as it is."""
     copied = keras.models.clone_model(backbone)
     copied.set_weights(backbone.get_weights())
     return copied
 
 
 def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
-    """Puts a network's features beside those of another.
+    """Puts a network's features beside those of the same network with other weights.
 
-    Args:
-      pretrained: as `build_backbone` returns.
-      trained: the same network with other weights.
-
-    Returns:
-      A model from the same images to the same features, of twice the length: the first network's,
-      then the second's. Their weights are shared with it. As in either, each feature is averaged
-      over space by a layer of its own name.
+    The model makes of the same images the same features, of twice the length. It shares the
+    networks' weights.
     """
     images = keras.Input(trained.input_shape[1:], name="images")
     # Maps are joined, not features: GradCAM and the exported scorer take a feature's one map.
@@ -93,15 +79,11 @@ def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
 
 
 def feature_maps(network: keras.Model) -> list[keras.Model]:
-    """Takes a network apart into models of its feature maps.
+    """Takes a network apart into models of its feature maps; two of networks side by side.
 
-    Args:
-      network: as `build_backbone` or `side_by_side` returns, or a copy of one.
-
-    Returns:
-      A model, or two of networks side by side, from images, float32 [B, H, W, 3] in [0, 1], to a
-      dict of maps, [B, h, w, C]: of each feature, whose mean it is, and of each block, `block1` to
-      `block7` or `conv2` to `conv5`. Weights are shared with the network.
+    They make of images, float32 [B, H, W, 3] in [0, 1], a dict of maps, [B, h, w, C]: those that
+    the features are means of, and those of the stages, by their names in `MAP_LEVELS`. They share
+    the network's weights.
     """
     names = {layer.name for layer in network.layers}
     if names >= set(_BESIDE):
@@ -110,45 +92,36 @@ def feature_maps(network: keras.Model) -> list[keras.Model]:
 
 
 class Places(NamedTuple):
-    """Where the places of a feature map lie along an axis of the image.
+    """Where the places of a feature map lie along an axis of the image."""
 
-    Attributes:
-      first: the pixel, counted from 0, that the first place's middle is at.
-      stride: pixels from one place to the next.
-      count: the number of places, P.
-    """
-
-    first: float
-    stride: int
+    first: float  # the pixel, counted from 0, at the middle of the first place
+    stride: int  # pixels from one place to the next
     count: int
 
 
 def places(maps: keras.KerasTensor) -> tuple[Places, Places]:
-    """Finds where on the image the places of a feature map lie, by the layers that make it.
+    """Finds where along the image's two axes the places of a feature map, [B, h, w, C], lie.
 
-    Args:
-      maps: [B, h, w, C], a tensor of a functional model that takes images of one size.
-
-    Returns:
-      The places along the image's height and its width. A place may lie beside the image.
+    They follow from the layers that make the map of images of one size, and may lie beside these.
     """
     return tuple(Places(*_first_and_stride(maps, axis), maps.shape[axis]) for axis in (1, 2))
 
 
 def _first_and_stride(maps, axis):
-    """The middle of the first place's receptive field, and the stride, at the model's input."""
+    """The middle of the first place's receptive field, and the stride, in pixels of the input."""
     first, stride = 0.0, 1
     while not isinstance(maps._keras_history.operation, keras.layers.InputLayer):
         layer, node, index = maps._keras_history
-        # Where branches join, all lie alike but squeeze and excitation's, which is not the first.
+        # Where branches join, their places are the same but for those of squeeze and excitation,
+        # which is not the first branch.
         before = layer._inbound_nodes[node].input_tensors[0]
         if isinstance(layer, keras.Model):
             offset, step = _first_and_stride(layer.outputs[index], axis)
             if layer.name == _EFFICIENTNET:
-                # ImageNet's kernels have learnt that the zeros are on one side at even sizes: those
-                # with a stride answer most to what is half a pixel before their middle. Where one
-                # spot was changed, Lite0's maps changed within 2.5 pixels of this, and 4 to 14
-                # before the receptive fields' middles; at other sizes they moved as the zeros do.
+                # ImageNet's kernels have learnt that the zeros are on one side at even sizes: a
+                # kernel with a stride answers most to what lies half a pixel before its middle.
+                # Where one spot was changed, Lite0's maps changed within 2.5 pixels of this, and 4
+                # to 14 before the receptive fields' middles; at odd sizes they moved as the zeros.
                 offset -= (step - 1) / 2.0
         elif isinstance(layer, keras.layers.ZeroPadding2D):
             offset, step = -layer.padding[axis - 1][0], 1
@@ -178,5 +151,5 @@ def _with_all_maps(network, name):
 
 
 def set_precision(config: Config) -> None:
-    """Sets what layers that are built from now on compute in."""
+    """Sets the precision of the layers that are built from now on."""
     keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")

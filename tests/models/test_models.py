@@ -149,6 +149,4 @@ def test_batch_statistics_are_of_all_devices_where_asked(
 ):
     model = NETWORKS[network](synchronized=synchronized)
     norms = [x for x in all_layers(model) if isinstance(x, keras.layers.BatchNormalization)]
-    # Of EfficientNet the stem's, the top's, and three of each of seven blocks but two of the first.
-    assert len(norms) == {"resnet18": 20, "efficientnet_b0": 2 + 7 * 3 - 1, "head": 2}[network]
     assert {layer.synchronized for layer in norms} == {synchronized}
