@@ -12,7 +12,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -82,17 +82,13 @@ def evaluated_by(config: Config, what: str) -> list[str]:
     return list(read_results(config.run_dir).get(f"image_auroc_by_{what}") or {})
 
 
-@contextlib.contextmanager
-def locked(config: Config) -> Iterator[None]:
-    """Keeps other commands from a run while the block lasts; a UserError if one is at it."""
+def locked(config: Config) -> contextlib.AbstractContextManager:
+    """Keeps other commands from a run while a block lasts; a UserError if one is at it."""
     busy = (
         f"{config.run_dir}: another command is at this run; wait for its end, or name another "
         "--workdir"
     )
-    with contextlib.ExitStack() as stack:
-        with _writing(f"--workdir={config.workdir}"):
-            stack.enter_context(files.locked(config.run_dir / _LOCK, busy))
-        yield
+    return files.locked(config.run_dir / _LOCK, busy)
 
 
 def begin(config: Config, category: Category) -> None:
@@ -102,25 +98,16 @@ def begin(config: Config, category: Category) -> None:
 
 
 def write_settings(run_dir: pathlib.Path, config: Config, category: Category) -> None:
-    """Writes config.json and images.json; a UserError if an image or the folder cannot be used."""
+    """Writes config.json and images.json; a UserError if an image cannot be read."""
     images = {
         part: {name: [*_stamp(file), _content(file)] for name, file in _named_files(split)}
         for part, split in (("train", category.train), ("test", category.test))
     }
     if config.data_dir:  # The run may be used from another folder than it was trained in.
         config = dataclasses.replace(config, data_dir=os.path.abspath(config.data_dir))
-    with _writing(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _write_json(run_dir / IMAGES, images, indent=None)
-        _write_json(run_dir / CONFIG, json.loads(config.to_json()))
-
-
-@contextlib.contextmanager
-def _writing(what):
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{what}: cannot be written ({error.strerror or error})") from error
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write_json(run_dir / IMAGES, images, indent=None)
+    _write_json(run_dir / CONFIG, json.loads(config.to_json()))
 
 
 def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
