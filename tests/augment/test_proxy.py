@@ -50,6 +50,10 @@ def is_scar(mask):
     return reference.is_one_piece_without_holes(mask) and height * width <= bound
 
 
+# What tells the views of the classes after the first from those of the first; else a rectangle.
+PATCHES = {"cutpaste_3way": [is_cutpaste, is_scar], "cutpaste_scar": [is_scar], "scar": [is_scar]}
+
+
 def test_the_papers_tasks_and_defaults():
     assert {task: len(classes) for task, classes in proxy.TASKS.items()} == CLASSES
     names = {task: tuple(c.name for c in classes) for task, classes in proxy.TASKS.items()}
@@ -83,9 +87,8 @@ def test_classes_differ_from_the_input_view_exactly_on_their_patch(task, setting
     images[..., 0] *= 0.5
     views = make(images, task, settings)
     assert np.array_equal(views[0], images) == (settings is STILL)
-    kinds = {"cutpaste_3way": [is_cutpaste, is_scar], "cutpaste_scar": [is_scar], "scar": [is_scar]}
     for image in range(6):
-        for label, is_kind in enumerate(kinds.get(task, [is_cutpaste]), 1):
+        for label, is_kind in enumerate(PATCHES.get(task, [is_cutpaste]), 1):
             mask = changed(views[:, image], label)
             assert is_kind(mask)
             assert is_kind is is_cutpaste or mask.sum() <= 17 * 26
