@@ -220,7 +220,7 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = disk_fault(error) or (error.strerror if isinstance(error, OSError) else None)
+        reason = _disk_fault(error) or (error.strerror if isinstance(error, OSError) else None)
         if reason is None or isinstance(error, (UserError, ConnectionError)):
             raise
         raise UserError(
@@ -239,14 +239,14 @@ def faults_as_warnings(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if disk_fault(error) is not None:
+        if _disk_fault(error) is not None:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         warn(f"warning: {what} ({reason:.300})")
 
 
-def disk_fault(error: Exception) -> str | None:
-    """Returns what is wrong with the disk, if that is what an error is about."""
+def _disk_fault(error):
+    """What is wrong with the disk, if that is what an error is about; else None."""
     # h5py and TensorFlow give the reason in the message alone.
     return next((reason for reason in _DISK_FAULTS if reason in str(error)), None)
 

@@ -131,8 +131,8 @@ def read_image(data):
 
 def read_metadata(name_and_text):
     text = name_and_text[1].decode("utf-8", "replace")
-    found = Description.read({exported.KEY: text}, "--model=x")
-    str(thresholds.choose(found.threshold, found.normal_scores, "x", None, 0.1))
+    read = Description.read({exported.KEY: text}, "--model=x")
+    str(thresholds.choose(read.threshold, read.normal_scores, "x", None, 0.1))
 
 
 def read_npz(data):

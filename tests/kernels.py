@@ -16,13 +16,13 @@ def off_the_gpu(function: tf.types.experimental.ConcreteFunction, start: tf.Tens
     """
     # XLA's kernels are known from the first compilation on.
     tf.function(tf.identity, jit_compile=True)(tf.zeros([]))
-    found = set()
-    _follow(function.graph, {start.ref()}, False, found)
-    return sorted(found)
+    complaints = set()
+    _follow(function.graph, {start.ref()}, False, complaints)
+    return sorted(complaints)
 
 
-def _follow(graph, followed, compiled, found):
-    """Adds to `found`; returns the graph's outputs that are made of the tensors in `followed`."""
+def _follow(graph, followed, compiled, complaints):
+    """Adds complaints; returns the graph's outputs that are made of the tensors in `followed`."""
     for op in graph.get_operations():  # in the order of their making
         reached = [value.ref() in followed for value in op.inputs]
         if not any(reached) or op.type in _OF_SHAPES:
@@ -33,12 +33,12 @@ def _follow(graph, followed, compiled, found):
             inner = op.graph._get_function(name).graph
             must = compiled or body.attr["_XlaMustCompile"].b
             inputs = {x.ref() for x, r in zip(inner.inputs, reached, strict=True) if r}
-            outputs = _follow(inner, inputs, must, found)
+            outputs = _follow(inner, inputs, must, complaints)
             followed.update(op.outputs[n].ref() for n in outputs)
             continue
         complaint = _complaint(op, reached, "XLA_GPU_JIT" if compiled else "GPU")
         if complaint:
-            found.add(f"{op.type}: {complaint}")
+            complaints.add(f"{op.type}: {complaint}")
         followed.update(value.ref() for value in op.outputs)
     return [n for n, value in enumerate(graph.outputs) if value.ref() in followed]
 

@@ -1,4 +1,4 @@
-"""What all commands share: flags, and how what stops a command is told."""
+"""What all commands share: flags, the lines of errors, full disks, Ctrl-C and progress."""
 
 import errno
 import io

@@ -131,11 +131,11 @@ def workers(process):
 def wait_for_two(process, find):
     """Waits until a function finds two of something, and returns them."""
     deadline = time.monotonic() + 600
-    while len(found := find()) < 2:
+    while len(pair := find()) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    return found
+    return pair
 
 
 @pytest.mark.xdist_group("ray")
