@@ -40,10 +40,9 @@ def _unit(shape: list, seed: Seed | tf.Tensor) -> tf.Tensor:
 def _bits(shape, seed):
     """Draws what tf.random.stateless_uniform(..., alg="philox") draws of all int32, bit for bit.
 
-    The graph has a quarter of that function's operations, which puts the key and the counter
-    together by shifts, where this one reads the same bytes as longer integers (on little-endian
-    machines). A step's views take some forty draws, which would be three in four of the operations
-    to trace.
+    That function puts the key and the counter together by shifts; this one reads the same bytes as
+    longer integers (on little-endian machines), in a quarter of the operations. A step takes some
+    forty draws, which would else be three in four of the operations that its views trace.
     """
     seed = tf.cast(seed.take() if isinstance(seed, Seed) else seed, tf.uint64)
     mixed = _full_range([4], _MIXING_KEY, seed, tf.uint32)
