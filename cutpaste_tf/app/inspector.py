@@ -47,7 +47,9 @@ class Inspector:
     def __init__(self, runs: dict[str, pathlib.Path], data_dir: str | None = None):
         self.runs, self._data_dir = runs, data_dir
         self._lock = threading.Lock()
-        self._model = functools.lru_cache(_KEPT_RUNS)(self._load)
+        # The page has thresholds of its own.
+        load = functools.partial(RunModel, threshold=0.0, maps=None)
+        self._model = functools.lru_cache(_KEPT_RUNS)(lambda run: load(runs[run]))
         self._normal = functools.lru_cache(_KEPT_RUNS)(self._embed_normal)
 
     def inspect(self, run: str, path: str) -> Inspection:
@@ -91,10 +93,6 @@ class Inspector:
             shown = _shrink(image, _THUMBNAIL)
             result.append((shown, split.names[index], float(distances[index])))
         return result
-
-    def _load(self, run):
-        # The page has thresholds of its own.
-        return RunModel(self.runs[run], threshold=0.0, maps=None)
 
     def _embed_normal(self, run):
         """Returns a run's normal training images and their embeddings."""

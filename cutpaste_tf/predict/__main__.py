@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import choices, cli, cluster, run_folder
-from cutpaste_tf.files import UserError, as_text, say
+from cutpaste_tf.files import UserError, say
 from cutpaste_tf.predict import folder, rows, watch
 from cutpaste_tf.predict.exported import OnnxModel
 from cutpaste_tf.predict.model import RunModel
@@ -43,8 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command line, sys.argv by default; returns 2 also if images could not be read."""
     arguments = _parser().parse_args(arguments)
     images, output = arguments.images, pathlib.Path(arguments.output)
-    if not arguments.output or as_text(output) != str(output):
-        raise UserError(f"--output={output}: must name a folder, in UTF-8")
     model, path, batch_size = RunModel, arguments.run, _BATCH_SIZE
     if arguments.run is None:
         model, path, batch_size = OnnxModel, arguments.model, _BATCH_SIZE_OF_ONNX

@@ -27,13 +27,6 @@ FORMAT = 2  # raised when the text's meaning changes
 _LARGEST = 2**25  # characters: the scores of a million normal images
 # Pixels of images that are resized at a time. The graph has them as floats, several times over.
 _PIXELS = 2**22
-# Inputs and outputs of an exported graph: their types and numbers of dimensions.
-_NODES = {
-    "images": ("tensor(uint8)", 4),
-    "score": ("tensor(float)", 1),
-    "map": ("tensor(float)", 3),
-    "verdict": ("tensor(bool)", 1),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +67,7 @@ class Description:
                 raise ValueError("another version's")
             if values["roi"] is not None:
                 png = base64.b64decode(values["roi"])
-                values["roi"] = decode.decode(png, f"{source}: region")[..., 0] > 0
+                values["roi"] = decode.decode(png, "roi")[..., 0] > 0
             values["config"] = Config.from_json(json.dumps(values["config"]), source)
             values["threshold"] = Threshold(**values["threshold"])
             values["normal_scores"] = np.array(values["normal_scores"], np.float64)
@@ -87,8 +80,6 @@ class Description:
             ):
                 raise ValueError("no export's")
             return description
-        except UserError:
-            raise
         except Exception as error:  # A text from elsewhere may fail anywhere.
             raise UserError(
                 f"{source}: says nothing of a run that this version can read; export the run again"
@@ -116,13 +107,7 @@ class OnnxModel:
     ):
         source = self._source = f"--model={path}"
         self._session = _load(path, source)
-        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
-        names = {node.name for node in nodes}
-        if not {"images", "score"} <= names or any(
-            _NODES.get(node.name) != (node.type, len(node.shape)) for node in nodes
-        ):
-            raise UserError(f"{source}: its graph is none that export writes")
-        if maps and "map" not in names:
+        if maps and "map" not in (node.name for node in self._session.get_outputs()):
             raise UserError(
                 f"--maps: {path} makes none; leave it out, or export a run that does, such as one "
                 "with --maps=features"
@@ -155,14 +140,14 @@ class OnnxModel:
         for shape, group in itertools.groupby(prepared, key=np.shape):
             count = max(1, _PIXELS // (shape[0] * shape[1]))
             while images := list(itertools.islice(group, count)):
-                scores, *maps = self._run(np.stack(images))
-                maps = maps[0] if maps else [None] * len(images)
-                results += zip(map(float, scores), maps, strict=True)
+                results += self._run(images)
         return results
 
     def _run(self, images):
         try:
-            return self._session.run(self._outputs, {"images": images})
+            scores, *maps = self._session.run(self._outputs, {"images": np.stack(images)})
+            maps = maps[0] if maps else [None] * len(images)
+            return [(float(x), one) for _, x, one in zip(images, scores, maps, strict=True)]
         except Exception as error:  # ONNX Runtime's exceptions have no class in common.
             reason = str(error).splitlines()[0]
             raise UserError(f"{self._source}: its graph fails ({reason})") from error

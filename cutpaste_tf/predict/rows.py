@@ -60,9 +60,8 @@ def score_files(
 ) -> Iterator[list[dict[str, Any]]]:
     """Scores files, and yields their rows batch by batch, in the order of the files.
 
-    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. What is wrong with a
-    file is in its row. Overlays are written, below `MAPS` as the images lie below `root`, before
-    their rows are yielded.
+    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. Overlays are written
+    before the rows are yielded, and lie below `MAPS` as the images lie below `root`.
     """
     # Tiles are the network's images, so that a batch has the same memory with tiles.
     batch_size = max(1, batch_size // model.inputs)
@@ -169,36 +168,35 @@ def open_tables(output: pathlib.Path, model: Model, *, resume: bool = False) -> 
             mode = "a" if resume and name == JSONL else "w"
             file = open(path, mode, encoding="utf-8", newline="")  # noqa: SIM115
             files.append(stack.enter_context(file))
-        yield Tables(files)
+        columns = zip(files[1:], (COLUMNS, AREA_COLUMNS), strict=False)
+        spreadsheets = [csv.DictWriter(*pair, extrasaction="ignore") for pair in columns]
+        for spreadsheet in spreadsheets:
+            spreadsheet.writeheader()
+        yield Tables(files, spreadsheets)
 
 
+@dataclasses.dataclass
 class Tables:
     """Writes rows to files that are open: predictions.jsonl, predictions.csv, maybe areas.csv."""
 
-    def __init__(self, files: Sequence[TextIO]):
-        self._files = files
-        self._spreadsheets = [
-            csv.DictWriter(file, columns, extrasaction="ignore")
-            for file, columns in zip(files[1:], (COLUMNS, AREA_COLUMNS), strict=False)
-        ]
-        for spreadsheet in self._spreadsheets:
-            spreadsheet.writeheader()
+    files: Sequence[TextIO]
+    spreadsheets: Sequence[csv.DictWriter]  # of all files but the first
 
     def write(self, row: dict[str, Any], **more: Any) -> None:
         """Writes a row everywhere; `more` is only for its line of predictions.jsonl."""
         line = {name: row[name] for name in COLUMNS} | more
-        self._files[0].write(json.dumps(line, allow_nan=False) + "\n")
+        self.files[0].write(json.dumps(line, allow_nan=False) + "\n")
         self.write_spreadsheets(row)
 
     def write_spreadsheets(self, row: dict[str, Any]) -> None:
         """Writes a row to predictions.csv, and its areas; texts are as `cell` has them."""
         row = {name: cell(value) for name, value in row.items()}
-        self._spreadsheets[0].writerow(row)
-        for spreadsheet in self._spreadsheets[1:]:
+        self.spreadsheets[0].writerow(row)
+        for spreadsheet in self.spreadsheets[1:]:
             spreadsheet.writerows({"path": row["path"], **area} for area in row["areas"])
 
     def flush(self) -> None:
         """Brings the lines of predictions.jsonl to the disk, then shows the other tables' rows."""
-        for file in self._files:
+        for file in self.files:
             file.flush()
-        os.fsync(self._files[0].fileno())
+        os.fsync(self.files[0].fileno())

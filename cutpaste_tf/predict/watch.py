@@ -87,17 +87,13 @@ def watch(
 
 def _earlier_rows(path):
     """Yields the rows of earlier watches; cuts off half a line at the end, left by a kill."""
-    names, whole = (*rows.COLUMNS, "size", "mtime_ns", "areas"), 0
+    whole = 0
     with open(path, "r+b") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
-            try:
-                row = json.loads(line)
-                yield {name: row[name] for name in names}
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: is damaged; name another --output") from error
+            yield json.loads(line)
         lines.truncate(whole)
 
 

@@ -233,6 +233,8 @@ def use_page(browser, url, app_runs, tmp_path):
     page.on("request", lambda request: asked.add(request.url))
     page.goto(url)
     page.wait_for_selector("#verdict .empty")
+    style = "getComputedStyle(document.querySelector('#verdict .verdict')).borderRadius"
+    assert page.evaluate(style) == "8px"  # page.css is there.
     assert page.get_by_label("Threshold").input_value() != ""
 
     def fact(name):
