@@ -48,11 +48,13 @@ def run(data, workdir, *more, **options):
 
 @pytest.fixture
 def run_here(small_backbone, quick_views, capsys):
-    """Runs main in this process, with a backbone that is quick to trace; as `run` otherwise."""
+    """Runs main in this process, with a backbone that is quick to trace; asserts its status."""
 
-    def run_main(data, workdir, *more):
+    def run_main(data, workdir, *more, status=0):
         where = ["--dataset=folder", f"--data_dir={data}", f"--workdir={workdir}"]
-        return call(capsys, main.main, *where, *QUICK, *more)
+        done = call(capsys, main.main, *where, *QUICK, *more)
+        assert done.returncode == status, done.stderr
+        return done
 
     return run_main
 
@@ -72,7 +74,6 @@ def scores(workdir, *run):
 def test_good_images_only_leave_a_run_that_scores(run_here, tmp_path):
     data = make_mvtec(tmp_path / "data", good=0, bad=0)
     done = run_here(data, tmp_path)
-    assert done.returncode == 0, done.stderr
     assert "metrics will be null" in done.stdout
     results = results_of(tmp_path)
     assert results["image_auroc"] is results["image_ap"] is results["untrained_image_auroc"] is None
@@ -88,7 +89,6 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     make_mvtec(data, "bolt", train=4, good=2, bad=2)
     workdir = tmp_path / "runs"
     first = run_here(data, workdir, "--seed=0,1")
-    assert first.returncode == 0, first.stderr
     assert "step 6/6: loss " in first.stdout
     assert not set("\r\x1b") & set(first.stdout + first.stderr)  # readable in a log file
     finished = sorted(str(p.parent.relative_to(workdir)) for p in workdir.rglob("results.json"))
@@ -111,7 +111,7 @@ def test_seeds_categories_and_skipping_what_is_finished_and_the_same_seed_twice(
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
     # The same seed gives the same scores whatever ran before it; another gives others.
-    assert run_here(data, tmp_path / "alone", "--category=bolt", "--seed=1").returncode == 0
+    run_here(data, tmp_path / "alone", "--category=bolt", "--seed=1")
     one, other = (scores(workdir, "bolt", seed) for seed in (1, 0))
     np.testing.assert_allclose(scores(tmp_path / "alone", "bolt", 1), one, rtol=1e-6)
     assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
@@ -123,13 +123,11 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(
     monkeypatch.setattr(loop, "EPOCH_STEPS", small.EPOCH_STEPS)
     # Stage two is two epochs, of 16 and 8 steps; the kill is in the second.
     flags = ("--steps=34", "--head_steps=10", "--finetune_steps=24", "--batch_size=2")
-    whole = run_here(mvtec, tmp_path / "whole", *flags)
-    assert whole.returncode == 0, whole.stderr
+    run_here(mvtec, tmp_path / "whole", *flags)
     killed = {"program": SMALL_MAIN, "env": os.environ | {"KILL_AT_STEP": "30"}}
     assert run(mvtec, tmp_path / "cut", *flags, **killed).returncode == -signal.SIGKILL
     assert not (run_dir_of(tmp_path / "cut") / "results.json").exists()
     resumed = run_here(mvtec, tmp_path / "cut", *flags)
-    assert resumed.returncode == 0, resumed.stderr
     assert "resuming at step 26 of 34" in resumed.stdout
     np.testing.assert_allclose(scores(tmp_path / "cut"), scores(tmp_path / "whole"), rtol=1e-4)
 
@@ -146,25 +144,24 @@ def test_sigkill_in_stage_two_and_again_ends_with_the_same_weights(
 def test_a_kill_after_training_only_evaluates_again_and_other_settings_are_refused(
     run_here, mvtec, tmp_path
 ):
-    assert run_here(mvtec, tmp_path).returncode == 0
+    run_here(mvtec, tmp_path)
     before = scores(tmp_path)
     for name in ("results.json", "density.npz", "scores.csv"):
         (run_dir_of(tmp_path) / name).unlink()
     done = run_here(mvtec, tmp_path)
-    assert done.returncode == 0
     assert "step 6/6" not in done.stdout
     np.testing.assert_allclose(scores(tmp_path), before, rtol=1e-6)
     results = results_of(tmp_path)
     assert results["train_seconds"] > 0
-    assert_user_error(run_here(mvtec, tmp_path, "--steps=7"), "--steps=6, not --steps=7; name")
+    assert_user_error(
+        run_here(mvtec, tmp_path, "--steps=7", status=2), "--steps=6, not --steps=7; name"
+    )
     assert results_of(tmp_path) == results
 
 
 def cut_image(part):
     image = part / "test" / "hole" / "001.png"
-    image.write_bytes(
-        write_image(part / "x.png", pattern(np.random.default_rng(0), 200)).read_bytes()[:3000]
-    )
+    image.write_bytes(image.read_bytes()[:1000])
 
 
 def rename_image(part):
@@ -186,7 +183,7 @@ def test_what_is_wrong_with_the_images_is_told_before_training(
     run_here, mvtec, tmp_path, spoil, flags, parts
 ):
     spoil(mvtec / "part")
-    done = run_here(mvtec, tmp_path / "runs", *flags)
+    done = run_here(mvtec, tmp_path / "runs", *flags, status=2)
     assert_user_error(done, *parts)
     assert "step" not in done.stdout
     assert not list((tmp_path / "runs").rglob("checkpoints"))
@@ -197,7 +194,7 @@ def test_too_few_different_images_stop_before_training(run_here, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(8):
         write_image(good / f"{number}.png", np.full([40, 40], 90, np.uint8))
-    done = run_here(tmp_path / "data", tmp_path)
+    done = run_here(tmp_path / "data", tmp_path, status=2)
     needed = "at least 4 different ones are needed"
     assert_user_error(done, "--category=part", "all 8 normal", needed)
     assert "step" not in done.stdout
@@ -205,7 +202,7 @@ def test_too_few_different_images_stop_before_training(run_here, tmp_path):
     # With more of them the same command goes on.
     for number in range(4):
         write_image(good / f"more{number}.png", pattern(rng))
-    assert run_here(tmp_path / "data", tmp_path).returncode == 0
+    run_here(tmp_path / "data", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +223,7 @@ def test_a_network_that_tells_nothing_leaves_no_detector(
         return summary
 
     monkeypatch.setattr(loop, "train", train_to_ruin)
-    done = run_here(mvtec, tmp_path, "--eval_every=0")
+    done = run_here(mvtec, tmp_path, "--eval_every=0", status=2)
     assert_user_error(done, message, "did the training diverge?")
     names = {path.name for path in run_dir_of(tmp_path).iterdir()}
     assert names == {"config.json", "images.json", "checkpoints", "tensorboard", "lock"}
@@ -235,7 +232,7 @@ def test_a_network_that_tells_nothing_leaves_no_detector(
 @pytest.mark.parametrize("workdir", ["/proc/nope", "{tmp}/file/inside"])
 def test_a_work_directory_that_cannot_be_written(run_here, mvtec, tmp_path, workdir):
     (tmp_path / "file").write_text("x")
-    done = run_here(mvtec, workdir.format(tmp=tmp_path))
+    done = run_here(mvtec, workdir.format(tmp=tmp_path), status=2)
     assert_user_error(done, "--workdir=", "cannot be written")
 
 
@@ -252,8 +249,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(run_here, mvt
     assert "HDF5" not in done.stderr
     assert "h5py" not in done.stderr
     assert not (run_dir_of(tmp_path) / "results.json").exists()
-    again = run_here(mvtec, tmp_path, *wide)
-    assert again.returncode == 0, again.stderr
+    run_here(mvtec, tmp_path, *wide)
     assert (run_dir_of(tmp_path) / "results.json").is_file()
 
 
@@ -311,7 +307,7 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
     run_here, mvtec, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(download, "is_reachable", lambda server: False)
-    assert run_here(mvtec, tmp_path).returncode == 0
+    run_here(mvtec, tmp_path)
     first = results_of(tmp_path)
     assert "image_auroc_by_test_anomalies" not in first
     for flag, kinds in (
@@ -319,7 +315,6 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
         ("square", ["mnist", "square", "heart"]),
     ):
         done = run_here(mvtec, tmp_path, f"--test_anomalies={flag}")
-        assert done.returncode == 0, done.stderr
         assert "step 6/6" not in done.stdout
         results = results_of(tmp_path)
         for name in ("image_auroc", "untrained_image_auroc"):
@@ -333,16 +328,15 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
     for flag in ("none", "mnist", "heart,square"):
         assert "finished already" in run_here(mvtec, tmp_path, f"--test_anomalies={flag}").stdout
     none = make_mvtec(tmp_path / "bare", good=0, bad=0)
-    done = run_here(none, tmp_path / "other", "--test_anomalies=all")
+    done = run_here(none, tmp_path / "other", "--test_anomalies=all", status=2)
     assert_user_error(done, "made of normal test images, and there are none")
 
 
 def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
-    assert run_here(mvtec, tmp_path).returncode == 0
+    run_here(mvtec, tmp_path)
     first, scored = results_of(tmp_path), scores(tmp_path)
     assert "image_auroc_by_density" not in first
     done = run_here(mvtec, tmp_path, "--density=gde,kde,gmm,gmm2")
-    assert done.returncode == 0, done.stderr
     assert "step 6/6" not in done.stdout  # nothing is trained again
     results = results_of(tmp_path)
     aurocs = results["image_auroc_by_density"]
@@ -354,11 +348,13 @@ def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
     assert "finished already" in run_here(mvtec, tmp_path, "--density=gde,gmm").stdout
     # A run of its own gives the same number.
     for kind in ("kde", "gmm2"):
-        assert run_here(mvtec, tmp_path / kind, f"--density={kind}").returncode == 0
+        run_here(mvtec, tmp_path / kind, f"--density={kind}")
         assert results_of(tmp_path / kind)["image_auroc"] == pytest.approx(aurocs[kind])
     # The density that makes the run's scores cannot be changed in place.
-    assert_user_error(run_here(mvtec, tmp_path, "--density=kde,gde"), "--density=gde", "--workdir")
-    few = run_here(mvtec, tmp_path / "few", "--density=gde,gmm32")
+    assert_user_error(
+        run_here(mvtec, tmp_path, "--density=kde,gde", status=2), "--density=gde", "--workdir"
+    )
+    few = run_here(mvtec, tmp_path / "few", "--density=gde,gmm32", status=2)
     assert_user_error(few, "--density=gmm32: needs 64 normal training images", "there are")
 
 
@@ -366,7 +362,6 @@ def test_evaluating_only_fills_no_column_of_a_training_and_without_a_rate_no_thr
     run_here, mvtec, tmp_path
 ):
     done = run_here(mvtec, tmp_path, "--steps=0", "--false_positive_rate=0", "--roi=auto")
-    assert done.returncode == 0, done.stderr
     assert "region of interest: no fixed background was found" in done.stdout
     results = results_of(tmp_path)
     assert set(results["image_auroc_by_feature"]["pool"]) == {"untrained"}
@@ -446,8 +441,7 @@ def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
             write_image(dark / path.relative_to(bright), pixels)
         write_image(path, pixels)
     for data, bits in ((dark, 12), (bright, 16)):
-        done = run_here(data, data, "--category=part", "--steps=0")
-        assert done.returncode == 0, done.stderr
+        run_here(data, data, "--category=part", "--steps=0")
         assert results_of(data)["bit_depth"] == bits
     np.testing.assert_array_equal(scores(dark), scores(bright))
     files = sorted(str(path) for path in (dark / "part" / "test").rglob("*.png"))
@@ -517,14 +511,13 @@ def test_predictions_of_images_of_any_shape_are_the_runs_scores(
 def test_a_region_that_cannot_be_is_one_line_and_can_be_mended(run_here, mvtec, tmp_path):
     path, mask = tmp_path / "roi.png", np.zeros([99, 99], np.uint8)
     for message in ("there is no such file", "8 of 8 normal training images show nothing of it at"):
-        done = run_here(mvtec, tmp_path, f"--roi={path}")
+        done = run_here(mvtec, tmp_path, f"--roi={path}", status=2)
         assert_user_error(done, f"--roi={path}: {message}")
         assert "step" not in done.stdout
         mask[0, 0] = 255
         write_image(path, mask)
     write_image(path, 255 - mask)
     done = run_here(mvtec, tmp_path, f"--roi={path}")
-    assert done.returncode == 0, done.stderr
     assert (run_dir_of(tmp_path) / "results.json").is_file()
 
 
@@ -538,7 +531,7 @@ def test_a_run_of_copies_is_the_run_without_them_in_the_natural_order_of_names(r
         Image.open(good / f"img_{number}.png").save(good / f"see_{number}.bmp")
     Image.open(good / "img_3.png").save(tmp_path / "data/part/test/hole/9.tiff")
     copied = run_here(tmp_path / "data", tmp_path / "copied", "--steps=0")
-    assert (alone.returncode, copied.returncode, alone.stderr) == (0, 0, "")
+    assert alone.stderr == ""
     copies, tested = copied.stderr.splitlines()
     of_first = "train/good/see_0.bmp of train/good/img_0.png; each image counts once"
     assert copies == f"warning: 3 of 15 training images are copies, such as {of_first}"
