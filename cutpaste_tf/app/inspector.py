@@ -31,7 +31,7 @@ class Inspection:
     score: float
     picture: np.ndarray  # the image, uint8 [h, w, 3], no larger than the page needs
     size: tuple[int, int]  # the image's own height and width in pixels
-    prepared: np.ndarray
+    prepared: np.ndarray  # the network's inputs
     map: np.ndarray | None  # float32 [H, W], of the whole image; None where the run makes none
     scale: Callable[[Threshold], Any]  # makes the map's `draw.overlay.Scale` at a threshold
 

@@ -29,8 +29,7 @@ class View:
     ) -> tuple[Threshold | None, float | None, float, str]:
         """Takes a threshold, or the one at a false-positive rate in per cent, or else the run's.
 
-        Returns it, or None; the number to show; the rate in per cent, within the slider's ends; and
-        HTML that says where it comes from.
+        Returns it, or None; its number and its rate in per cent, to show; and HTML about it.
         """
         folder = self._inspector.runs[run]
         rate = None if percent is None else percent / 100.0

@@ -45,7 +45,7 @@ def predict(
     """Scores images and writes their rows to parts in Parquet, or goes on with that.
 
     `make_model` is called in each worker, so its paths are absolute. `settings` are what rows
-    depend on besides the images, by flags' names, as JSON has it. `resources` are those of
+    depend on besides the images, by flags' names. `resources` are the address, CPUs and GPUs of
     `_score`. The summary counts the rows of all parts.
     """
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
@@ -95,10 +95,7 @@ def _begin(output, settings):
             "folder"
         )
     paths = map(as_text, rows.find_images(settings["images"], output))
-    with (
-        replacing(output / _FILES) as temporary,
-        pq.ParquetWriter(temporary, _FILES_SCHEMA) as writer,
-    ):
+    with replacing(output / _FILES) as path, pq.ParquetWriter(path, _FILES_SCHEMA) as writer:
         while shard := list(itertools.islice(paths, SHARD)):
             writer.write_table(pa.table({"path": shard}, _FILES_SCHEMA), row_group_size=SHARD)
     with replacing(output / rows.JOB) as temporary:
@@ -106,10 +103,7 @@ def _begin(output, settings):
 
 
 def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
-    """Has workers write the parts that are missing, and returns the seconds that it takes.
-
-    Without an address Ray runs on this machine; CPUs and GPUs of a worker are as in `cluster`.
-    """
+    """Has workers write the parts that are missing, and returns the seconds; see `cluster`."""
     ray = cluster.start(address, "--ray")
     try:
         cpus, gpus, slots = cluster.share_out(ray, "worker", cpus, gpus)

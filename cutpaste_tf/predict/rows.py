@@ -65,9 +65,9 @@ def score_files(
     """
     # Tiles are the network's images, so that a batch has the same memory with tiles.
     batch_size = max(1, batch_size // model.inputs)
-    keep_images = model.scale is not None
+    options = batch_size, model.bits, threads, model.scale is not None
+    batches = stream.batches(paths, model.prepare, *options)
     make_row = functools.partial(_make_row, model, output / MAPS, root)
-    batches = stream.batches(paths, model.prepare, batch_size, model.bits, threads, keep_images)
     with concurrent.futures.ThreadPoolExecutor(min(4, threads or 4)) as pool:
         for batch in batches:
             sound = [file for file in batch if file.error is None]
