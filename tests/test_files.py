@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,8 +133,7 @@ def work(arguments):
 sys.exit(work())
 """
     line = f'set -o pipefail; "$0" -c "$1" "$2" {redirect}'
-    arguments = ["bash", "-c", line, sys.executable, code, tmp_path / "x"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    done = command(sys.executable, code, tmp_path / "x", program=("bash", "-c", line))
     assert (tmp_path / "x").read_text() == "done"
     assert done.returncode == 0
     assert "Traceback" not in done.stderr

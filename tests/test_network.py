@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, pattern, write_image
+from conftest import ROOT, command, pattern, write_image
 
 # Reports what Python asks of the network; strace also sees what native code does.
 HOOK = """
@@ -131,14 +131,9 @@ ray.shutdown()
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_ray_on_this_machine_listens_on_loopback_alone():
-    done = subprocess.run(
-        [sys.executable, "-c", RAY],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    done = command(program=(sys.executable, "-c", RAY), env=environment)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert len(done.stdout.split()) > 3

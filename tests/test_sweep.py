@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY, assert_user_error, call, make_mvtec
+from conftest import ROOT, TINY, assert_user_error, call, command, make_mvtec
 
 from cutpaste_tf import cluster, sweep
 
@@ -110,9 +110,10 @@ def start(workdir, *more, experiments="resnet18_cutout,resnet18_scar"):
     )
 
 
-def finish(process):
-    printed = process.communicate(timeout=600)
-    return subprocess.CompletedProcess([], process.returncode, *printed)
+def finish(process, status=0):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == status, err
+    return subprocess.CompletedProcess([], status, out, err)
 
 
 def workers(process):
@@ -146,7 +147,6 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
     process = start(tmp_path / "runs", *flags, "--seed=0")
     wait_for_two(process, lambda: workers(process))[0].send_signal(signal.SIGKILL)
     done = finish(process)
-    assert done.returncode == 0, done.stderr
     assert "2 runs, 2 at a time" in done.stdout
     assert "2 of 2 runs finished" in done.stdout
     results = sorted(path.parent for path in (tmp_path / "runs").rglob("results.json"))
@@ -168,12 +168,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     process = start(tmp_path / "runs", *flags)
     wait_for_two(process, lambda: list((tmp_path / "runs").rglob("backup/training.npz")))
     process.send_signal(signal.SIGINT)
-    done = finish(process)
-    assert (done.returncode, "start again to resume" in done.stderr) == (130, True)
+    assert "start again to resume" in finish(process, 130).stderr
     assert not list((tmp_path / "runs").rglob("results.json"))
-    done = finish(start(tmp_path / "runs", *flags))
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 runs finished" in done.stdout
+    assert "2 of 2 runs finished" in finish(start(tmp_path / "runs", *flags)).stdout
     for log in (tmp_path / "runs").rglob(sweep.LOG):
         assert "resuming at step" in log.read_text()
 
@@ -186,8 +183,7 @@ def test_a_mistake_in_a_run_is_told_and_the_others_go_on(tmp_path):
     broken = data / "torn_part" / "train" / "good" / "000.png"
     broken.write_bytes(broken.read_bytes()[:200])
     flags = ["--dataset=folder", f"--data_dir={data}", *TINY, "--steps=0", "--seed=0"]
-    done = finish(start(tmp_path / "runs", *flags, experiments="resnet18_cutout"))
-    assert done.returncode == 1
+    done = finish(start(tmp_path / "runs", *flags, experiments="resnet18_cutout"), 1)
     assert "1 of 2 runs finished" in done.stdout
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert "torn_part" in failed
@@ -200,8 +196,8 @@ def test_a_mistake_in_a_run_is_told_and_the_others_go_on(tmp_path):
 @pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("flag", ["--cpus_per_run=1000", "--ray_address=127.0.0.1:1"])
 def test_more_than_there_is_and_no_cluster_are_user_errors(tmp_path, flag):
-    done = finish(start(tmp_path / "runs", "--dataset=textures", *TINY, "--seed=0", flag))
-    assert_user_error(done, flag)
+    process = start(tmp_path / "runs", "--dataset=textures", *TINY, "--seed=0", flag)
+    assert_user_error(finish(process, 2), flag)
     assert not (tmp_path / "runs").exists()
 
 
@@ -228,4 +224,4 @@ def test_planning_imports_no_tensorflow():
         "import sys; from cutpaste_tf import sweep; sweep.plan(['table8'], 'w', ['--data_dir=x']);"
         "assert 'tensorflow' not in sys.modules and 'ray' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert command(program=(sys.executable, "-c", code)).returncode == 0
