@@ -220,8 +220,10 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _disk_fault(error) or (error.strerror if isinstance(error, OSError) else None)
-        if reason is None or isinstance(error, (UserError, ConnectionError)):
+        reason = _disk_fault(error)
+        if isinstance(error, OSError) and error.filename is not None:  # a file's, no connection's
+            reason = error.strerror
+        if reason is None or isinstance(error, UserError):
             raise
         raise UserError(
             f"{flag}={folder}: cannot be written ({reason}); make room or mend its permissions, "

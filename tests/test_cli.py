@@ -42,10 +42,11 @@ def test_what_ends_a_command_is_a_status_and_a_line_at_most(capsys, outcome, sta
     ("error", "part"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError(errno.ENOTDIR, "Not a directory"), "Not a directory"),
+        (OSError(errno.ENOTDIR, "Not a directory", "x"), r"\(Not a directory\)"),
         (RuntimeError("h5py says: Permission denied, and more"), r"\(Permission denied\)"),
         (UserError("as it is"), "as it is"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), None),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), None),
         (ValueError("a fault of the program"), None),
     ],
 )
