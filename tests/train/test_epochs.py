@@ -86,18 +86,18 @@ def test_a_training_that_collapses_says_so(images, tmp_path, monkeypatch):
 
 def test_the_log_says_when_a_network_has_died(tmp_path):
     lines, counts = [], []
-    settings = config(task="cutpaste_3way", steps=1024)
+    settings = config(task="cutpaste_3way", steps=1280)
     record = callbacks.EpochRecord(settings, tmp_path / "epochs.json", lines.append)
     record.set_params({"steps": 256})
     record.set_model(types.SimpleNamespace(steps_done=0))
     record.on_train_begin()
-    for number, accuracy in enumerate((0.8, 1 / 3, 1 / 3, 0.9)):
+    for number, accuracy in enumerate((1 / 3, 0.8, 1 / 3, 1 / 3, 0.9)):
         record.on_epoch_begin(number)
         record.on_epoch_end(number, {"accuracy": accuracy, "loss": 1.1})
         counts.append(len(lines))
-    assert counts == [0, 1, 1, 1]  # once, when it happens
-    assert "come back to it by step 512" in lines[0]
+    assert counts == [0, 0, 1, 1, 1]  # once, when it has learnt something before
+    assert "come back to it by step 768" in lines[0]
     # A training that goes on from its second epoch has the first two.
     record.set_model(types.SimpleNamespace(steps_done=512))
     record.on_train_begin()
-    assert [epoch.accuracy for epoch in record.epochs] == [0.8, 1 / 3]
+    assert [epoch.accuracy for epoch in record.epochs] == [1 / 3, 0.8]
