@@ -164,7 +164,7 @@ def test_a_sweep_on_two_workers_outlives_one_of_them(tmp_path, monkeypatch, caps
 @pytest.mark.xdist_group("ray")
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path):
     flags = ["--dataset=folder", f"--data_dir={make_mvtec(tmp_path / 'data')}", *TINY]
-    flags += ["--batch_size=2", "--steps=1600", "--seed=0"]
+    flags += ["--batch_size=2", "--steps=640", "--seed=0"]
     process = start(tmp_path / "runs", *flags)
     wait_for_two(process, lambda: list((tmp_path / "runs").rglob("backup/training.npz")))
     process.send_signal(signal.SIGINT)
