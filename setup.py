@@ -12,6 +12,7 @@ VERSION = re.search(
 
 # Core: what training, evaluation and TensorBoard monitoring need.
 CORE = [
+    "absl-py>=2.1",
     "filelock>=3.12",
     "importlib_resources>=6",  # tensorflow-datasets imports it without requiring it.
     "jinja2>=3.1.2",  # for pandas, which writes reports in LaTeX and HTML with it

@@ -160,20 +160,38 @@ def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> I
 
 
 def parse_runs(arguments: Sequence[str], description: str | None = None) -> list[Config]:
-    """Parses `main`'s flags into the settings of the runs that they ask for.
+    """Parses `main`'s flags, by absl, into the settings of the runs that they ask for.
 
     Returns one `Config` for each category, which exists, and each seed, in the order given. --help,
     which begins with the description, raises SystemExit.
     """
-    parser = Parser("main", description, usage="%(prog)s [--flagfile=FILE] [--FLAG=VALUE ...]")
-    for group, meaning in GROUPS.items():
-        options = parser.add_argument_group(group, meaning)
-        for name, field in FIELDS.items():
-            if field.metadata["group"] == group:
-                _add_setting(parser, options, name, field)
-    settings = vars(parser.parse_args(arguments))
+    from absl import flags  # Prediction with an ONNX file does without.
+
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
+    for name, field in FIELDS.items():
+        if isinstance(field.default, bool):
+            flags.DEFINE_boolean(name, field.default, "", flag_values=values)
+        else:
+            flags.DEFINE_string(name, as_flag(name, field.default), "", flag_values=values)
+    try:
+        rest = values(["main", *_with_flagfiles(arguments)])[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if values.help:
+        print(_settings_help(description), end="")
+        raise SystemExit(0)
+    if rest:
+        raise UserError(f"{rest[0]}: is no flag; flags are written as --NAME=VALUE")
+
+    settings = {}
+    for name, field in FIELDS.items():
+        value, parse = values[name].value, functools.partial(from_flag, name)
+        if not isinstance(value, bool) and name != "seed":
+            value = _value(name, field.metadata["rule"], parse, value)
+        settings[name] = value
     seed_rule = FIELDS["seed"].metadata["rule"]
-    seeds = [_value("seed", seed_rule, int, text) for text in settings["seed"].split(",")]
+    seeds = [_value("seed", seed_rule, int, text) for text in values.seed.split(",")]
     first = Config(**settings | {"seed": seeds[0]})
     return [
         dataclasses.replace(first, category=category, seed=seed)
@@ -182,18 +200,17 @@ def parse_runs(arguments: Sequence[str], description: str | None = None) -> list
     ]
 
 
-def _add_setting(parser, group, name, field):
-    """Adds the flag of a setting; several seeds are parsed later."""
-    rule, parse = field.metadata["rule"], functools.partial(from_flag, name)
-    if name == "seed":
-        rule, parse = choices.ANY, str
-    default = as_flag(name, field.default)
-    options = {"default": default, "metavar": default or "TEXT"}
-    if rule is choices.BOOLEAN:
-        options |= {"nargs": "?", "const": True}
-        no = {"action": "store_false", "dest": name, "default": argparse.SUPPRESS}
-        group.add_argument(f"--no{name}", help=argparse.SUPPRESS, **no)
-    parser.add(name, rule, field.metadata["help"], parse=parse, group=group, **options)
+def _settings_help(description):
+    """The help of all settings, by groups; absl's own takes several lines for each."""
+    parser = Parser("main", description, usage="%(prog)s [--flagfile=FILE] [--FLAG=VALUE ...]")
+    for group, meaning in GROUPS.items():
+        options = parser.add_argument_group(group, meaning)
+        for name, field in FIELDS.items():
+            if field.metadata["group"] == group:
+                default = as_flag(name, field.default) or "TEXT"
+                rule, text = field.metadata["rule"], field.metadata["help"]
+                parser.add(name, rule, text, group=options, metavar=default)
+    return parser.format_help()
 
 
 def _categories(config: Config) -> list[str]:

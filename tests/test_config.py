@@ -64,7 +64,6 @@ def test_defaults_are_the_papers_and_the_librarys():
         ("density", "flow gmm1 gmm04 gmm33 gde,", "one or more of gde, gmm, kde and gmm2 to "),
         ("map_levels", "conv9", "auto, or some of block1, "),
         ("augment", "gpu", "one of device, pipeline"),
-        ("jit_compile", "maybe", "true or false"),
     ],
 )
 def test_a_bad_value_is_named_with_flag_value_and_what_is_allowed(name, values, allowed):
