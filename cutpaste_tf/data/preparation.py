@@ -75,12 +75,16 @@ class Preparation:
 
     def place(self, height: int, width: int) -> Place:
         """Returns where on the canvas an image of some height and width lies."""
+        return Place(*map(int, self.placed(height, width)))
+
+    def placed(self, height: Any, width: Any, xp: Any = np) -> tuple[Any, Any, Any, Any]:
+        """Returns `place` as numbers of any kind: `xp` is the module that computes with them."""
         if self.resize == "squash":
-            return Place(0, 0, *self.canvas)
-        scale = min(of / its for of, its in zip(self.canvas, (height, width), strict=True))
-        sides = [max(1, round(side * scale)) for side in (height, width)]
-        top, left = ((of - its) // 2 for of, its in zip(self.canvas, sides, strict=True))
-        return Place(top, left, *sides)
+            return 0.0 * height, 0.0 * width, *map(float, self.canvas)
+        scale = xp.minimum(self.canvas[0] / height, self.canvas[1] / width)
+        high, wide = (xp.maximum(xp.round(side * scale), 1.0) for side in (height, width))
+        top, left = (self.canvas[0] - high) / 2.0, (self.canvas[1] - wide) / 2.0
+        return xp.floor(top), xp.floor(left), high, wide
 
     def _margins(self, place):
         """Rows above and below an image on the canvas, and columns left and right of it."""

@@ -28,8 +28,8 @@ def on_canvas(
     canvas = preparation.canvas
     # Nothing else in the graph knows the numbers of pixels, and there may be no images.
     ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
-    firsts, lengths = _place(ones, preparation)
-    on_canvas = [*zip(canvas, firsts, lengths, strict=True)]
+    top, left, *lengths = preparation.placed(*map(ops.sum, ones), xp=ops)
+    on_canvas = [*zip(canvas, (top, left), lengths, strict=True)]
     if preparation.roi is not None:
         roi = _roi(preparation.roi)
         own = roi([ops.cumsum(axis) - 0.5 for axis in ones], [ops.sum(axis) for axis in ones])
@@ -52,18 +52,6 @@ def on_canvas(
         x = ops.where(shown, x, float(FILL))
         region = shown[..., 0] if region is None else ops.logical_and(shown[..., 0], region)
     return x / 255.0, region if region is None else ops.expand_dims(region, 0)
-
-
-def _place(ones, preparation):
-    """`Preparation.place`: where the image begins along either axis, and how long it is."""
-    canvas = [float(side) for side in preparation.canvas]
-    sides = [ops.sum(axis) for axis in ones]
-    if preparation.resize == "squash":  # Tensors too, so that all of it is in the graph.
-        return [0.0 * side for side in sides], canvas
-    scale = ops.minimum(*(of / its for of, its in zip(canvas, sides, strict=True)))
-    lengths = [ops.maximum(ops.round(side * scale), 1.0) for side in sides]
-    gaps = [of - length for of, length in zip(canvas, lengths, strict=True)]
-    return [ops.floor(gap / 2.0) for gap in gaps], lengths
 
 
 def _antialiasing(ones, size, first, length):
