@@ -238,7 +238,8 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
         yield
     except Exception as error:
         reason = _disk_fault(error)
-        if isinstance(error, OSError) and error.filename is not None:  # a file's, no connection's
+        # A file's, no connection's; pyarrow's errors have no name of a file.
+        if isinstance(error, FileNotFoundError) or getattr(error, "filename", None) is not None:
             reason = error.strerror
         if reason is None or isinstance(error, UserError):
             raise
