@@ -31,7 +31,7 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
     """Compares anomaly maps with the defects' masks, pixel by pixel, at the images' own sizes.
 
     A map is brought to its image's size bilinearly, a mask is taken as it is, and no pixel outside
-    the region of interest counts. One image is held at a time. Where the images have more than
+    the region of interest counts. A few images are held at a time. Where the images have more than
     `_MOST_PIXELS` together, the metrics are not quite exact: see `metrics.PixelScores`. An
     anomalous image without a mask is left out; without any maps or masks, each metric is None.
     """
@@ -41,10 +41,10 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
     images = maps.images
     total = sum(math.prod(images.own_size(i)) for i in compared)
     pixels = metrics.PixelScores(exact=total <= _MOST_PIXELS)
-    for i in compared:
+    for i, anomaly_map in zip(compared, maps.at_own_sizes(compared), strict=True):
         size = images.own_size(i)
         region = images.preparation.own_region(*size)
-        pixels.add(maps.at_own_size(i), mask_of_size(split.masks[i], size), region)
+        pixels.add(anomaly_map, mask_of_size(split.masks[i], size), region)
     return pixels.compute()
 
 

@@ -1,7 +1,7 @@
 """Anomaly maps of images, by whatever method they were made."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -36,10 +36,8 @@ class Maps:
     @functools.cached_property
     def peaks(self) -> np.ndarray:
         """The largest pixel of each map, float64 [N]."""
-        indices = np.arange(len(self))
-        batches = [indices[first : first + _BATCH] for first in range(0, len(self), _BATCH)]
-        largest = [np.zeros([0]), *(self.read(batch).max(axis=(1, 2)) for batch in batches)]
-        return np.concatenate(largest).astype(np.float64)
+        largest = [self.read(batch).max(axis=(1, 2)) for batch in _batches(range(len(self)))]
+        return np.concatenate([np.zeros([0]), *largest]).astype(np.float64)
 
     def subset(self, indices: np.ndarray) -> "Maps":
         """Returns the maps of some images, int [M]."""
@@ -69,13 +67,15 @@ class Maps:
                 one[~region] = 0.0
         return joined
 
-    def at_own_size(self, index: int) -> np.ndarray:
-        """Reads an image's map at the image's own height and width, float32 [h, w].
+    def at_own_sizes(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """Reads some images' maps at the images' own heights and widths, float32 [h, w] each.
 
         What lies outside the region of interest is not cut off: at its border it would fade.
         """
-        size = self.images.own_size(index)
-        return self.images.preparation.to_image(self._whole([index])[0], *size)
+        for batch in _batches(indices):
+            for index, one in zip(batch, self._whole(batch), strict=True):
+                size = self.images.own_size(index)
+                yield self.images.preparation.to_image(one, *size)
 
     def _whole(self, indices):
         """The maps of some images as high and wide as the canvas."""
@@ -83,3 +83,9 @@ class Maps:
         inside = None if self.inside is None else self.inside[indices]
         enlarged = np.array(self._enlarge(self.small[indices], inside))
         return self.images.preparation.join(enlarged)
+
+
+def _batches(indices):
+    """Yields a few indices at a time."""
+    for first in range(0, len(indices), _BATCH):
+        yield indices[first : first + _BATCH]

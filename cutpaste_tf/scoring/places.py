@@ -62,8 +62,8 @@ class PlacesScorer(Scorer):
         places = outputs["places"]
         if inside is not None:
             places = places * ops.cast(inside, "float32")
-        by_tile = {"map": layers.largest(places, axis=(2, 3))}
-        return by_tile | {n: outputs[n] for n in ("pooled",) if n in outputs}, places
+        by_tile = {name: outputs[name] for name in ("pooled",) if name in outputs}
+        return by_tile | {"map": layers.largest(places, axis=(2, 3))}, places
 
     def _distances(self, gaussians, dtype="float64"):
         """A function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].

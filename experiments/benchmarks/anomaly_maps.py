@@ -24,7 +24,7 @@ def main() -> None:
 
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.models.backbone import build_backbone, copy_network, side_by_side
     from cutpaste_tf.scoring.detector import make_scorer
 
     def images(count, seed):
@@ -47,7 +47,10 @@ def main() -> None:
     timers, counts, megabytes = {}, {}, {}
     for name, flags in kinds.items():
         config = Config(**made_of, image_size=arguments.size, **flags)
-        scorer = make_scorer(config, build_backbone(config))
+        network = build_backbone(config, initial_weights=False)
+        if config.keep_pretrained:
+            network = side_by_side(copy_network(network), network)
+        scorer = make_scorer(config, network)
         patches = bool(config.patch_size)
         counts[name] = arguments.patch_images if patches else arguments.images
         fit = scorer.fit(images(2 if patches else NORMAL, 0))

@@ -96,7 +96,7 @@ def test_a_run_with_maps_measures_them_by_pixel(localized):
     rows = read_scores(run_dir)
     np.testing.assert_allclose(found.scores, [float(r["score"]) for r in rows], rtol=1e-4)
     assert found.maps.read(range(len(test))).shape == (8, 64, 64)
-    maps = np.stack([found.maps.at_own_size(i) for i in range(len(test))])
+    maps = np.stack(list(found.maps.at_own_sizes(range(len(test)))))
     masks = np.stack([mask_of_size(mask, maps.shape[1:]) for mask in test.masks])
     auroc = sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel())
     assert results["pixel_auroc"] == pytest.approx(auroc, abs=1e-3)
