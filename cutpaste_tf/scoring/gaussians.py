@@ -5,7 +5,6 @@ All is float64, as in `density`, but for the whiteners of several places.
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -35,13 +34,15 @@ class Gaussians:
         return Gaussians(self.mean[places], self.whitener[places], self.level[places])
 
     @classmethod
-    def join(cls, parts: Sequence["Gaussians"]) -> "Gaussians":
-        """Makes one of several, their places after each other."""
-        if len(parts) == 1:
-            return parts[0]
-        whiteners = np.concatenate([part.whitener.astype(np.float32, copy=False) for part in parts])
-        mean, level = (np.concatenate([getattr(p, n) for p in parts]) for n in ("mean", "level"))
-        return cls(mean, whiteners, level)
+    def empty(cls, count: int, dims: int) -> "Gaussians":
+        """Makes room for those of several places, which `put` fills; to join them takes twice."""
+        whitener = np.zeros([count, dims, dims], np.float32)
+        return cls(np.zeros([count, dims]), whitener, np.zeros([count]))
+
+    def put(self, first: int, part: "Gaussians") -> None:
+        """Writes those of some places, from the place `first` on."""
+        for name, values in vars(part).items():
+            getattr(self, name)[first : first + len(values)] = values
 
 
 class GaussianStatistics:
@@ -109,10 +110,13 @@ class GaussianStatistics:
         step = max(1, _FIT_MEMORY // (8 * dims * dims))
         # A location where all images are the same has no variance to divide by.
         floor = 1e-9 * np.mean(self._variance(slice(None))) + 1e-30
-        starts = range(0, locations, step)
         size = self._size
-        parts = [self._fit(slice(first, first + step), floor, size) for first in starts]
-        return Gaussians.join(parts)
+        if locations == 1:
+            return self._fit(slice(None), floor, size)
+        gaussians = Gaussians.empty(locations, dims)
+        for first in range(0, locations, step):
+            gaussians.put(first, self._fit(slice(first, first + step), floor, size))
+        return gaussians
 
     @property
     def vary(self) -> bool:
@@ -162,6 +166,4 @@ class GaussianStatistics:
         inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(shrunk), identity).numpy()
         whitener = np.ascontiguousarray(inverse.transpose(0, 2, 1))
         level = np.sqrt(np.maximum(np.sum((covariance @ whitener) * whitener, axis=(1, 2)), 0.0))
-        if len(self._sum) > 1:
-            whitener = whitener.astype(np.float32)
         return Gaussians(self._origin + mean, whitener, level)

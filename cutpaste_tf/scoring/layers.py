@@ -39,14 +39,12 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
     centre.build([None, count * dims])
     centre.set_weights([mean.ravel(), np.ones(mean.size)])
     multiply = keras.layers.EinsumDense(
-        "lbd,lde->lbe",
-        [None, dims],
-        kernel_initializer="zeros",
-        trainable=False,
-        dtype=precise,
+        "lbd,lde->lbe", [None, dims], trainable=False, dtype=precise
     )
+    # Of many whiteners, 3.4 GB, another copy would be too many.
+    multiply.kernel_initializer = lambda shape, dtype: ops.convert_to_tensor(whitener, dtype)
     multiply.build([count, None, dims])
-    multiply.set_weights([whitener])
+    multiply.kernel_initializer = keras.initializers.Zeros()
 
     def whitened(vectors):
         samples = vectors.shape[2]

@@ -90,10 +90,13 @@ class PlacesScorer(Scorer):
         Returns them; the pooled features, [N, K, D] by name; and, if the images are to be
         validated, their small maps, float32 [N, K, h, w], by Gaussians without them, or None.
         """
-        fitted, maps = [], []
+        networks, height, width, dims = self._shape
+        several, maps = len(self.bands) > 1, []
+        if several:
+            gaussians = Gaussians.empty(networks * height * width, dims)
         for rows in self.bands:
             total, held, features = self._statistics(rows), [], []
-            size = images.inputs * np.prod(self._shape) * (rows[1] - rows[0]) / self.grid[1] * 4
+            size = images.inputs * np.prod(self._shape) * (rows[1] - rows[0]) / height * 4
             hold = validate and size <= _HELD
             for batch in self._batches(images, rows):
                 self._add(total, batch)
@@ -101,7 +104,10 @@ class PlacesScorer(Scorer):
                 if hold:
                     held.append(batch)
             densities.check_variation(total.vary)
-            fitted.append(self._gaussians(total))
+            if several:
+                gaussians.put(rows[0] * width, self._gaussians(total))
+            else:
+                gaussians = self._gaussians(total)
             if validate:
                 of_part = self._part_of(images, rows, collect(held) if hold else None)
                 maps.append(
@@ -111,7 +117,7 @@ class PlacesScorer(Scorer):
                 )
         features = {n: images.split_tiles(x) for n, x in collect(features).items()}
         maps = images.split_tiles(np.concatenate(maps, axis=1)) if maps else None
-        return Gaussians.join(fitted), features, maps
+        return gaussians, features, maps
 
     def _part_of(self, images, rows, held):
         """Returns a function of some images, int [n], to their batches, held or embedded again."""

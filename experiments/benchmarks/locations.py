@@ -33,16 +33,15 @@ def main() -> None:
     tests = rng.normal(size=[64, BAND, arguments.dims]).astype(np.float32)
     bands = -(-arguments.places // BAND)
 
-    fitting, parts = 0.0, []
+    fitting, gaussians = 0.0, Gaussians.empty(bands * BAND, arguments.dims)
     for band in range(bands):
         began = time.perf_counter()
         statistics = GaussianStatistics(BAND, arguments.dims)
         for batch in np.array_split(some + band, 8):
             statistics.update(batch)
-        parts.append(statistics.fit())
+        gaussians.put(band * BAND, statistics.fit())
         fitting += time.perf_counter() - began
-    gaussians = Gaussians.join(parts)
-    del statistics, parts
+    del statistics
     whiten = layers.whiten(gaussians.mean, gaussians.whitener)
     everywhere = np.tile(tests[:8], (1, bands, 1))[:, :, None]
     whiten(everywhere)
