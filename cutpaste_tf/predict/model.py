@@ -50,7 +50,7 @@ class RunModel:
     Args:
       run_dir: its folder.
       threshold: takes the place of the run's.
-      false_positive_rate: likewise, as the share of normal images above it.
+      false_positive_rate: chooses the threshold that this share of normal images is above.
       maps: whether maps are asked for; None: where the run makes any.
 
     Attributes:

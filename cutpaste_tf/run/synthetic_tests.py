@@ -31,9 +31,8 @@ def make_test_sets(
     digits, origin = synthetic.digits() if "mnist" in kinds else (None, None)
     normals = np.flatnonzero(split.labels == 0)
     names, normal_images = split.subset(normals), images.subset(normals)
-    return {
-        kind: synthetic.make(kind, names, normal_images, seed, digits) for kind in kinds
-    }, origin
+    made = {kind: synthetic.make(kind, names, normal_images, seed, digits) for kind in kinds}
+    return made, origin
 
 
 def measure_test_sets(

@@ -92,9 +92,7 @@ class PatchScorer(PlacesScorer):
     ) -> Iterator[Mapping[str, np.ndarray]]:
         """See `Scorer`."""
         height, (first_row, end) = self._height[0], rows or (0, self.grid[1])
-        for inputs in self._inputs(images):
-            # oneDNN's convolutions refuse empty batches.
-            batch = inputs if len(inputs) else tf.zeros([1, *images.size, 3], tf.uint8)
+        for batch, count in self._inputs(images):
             parts = []
             for first in range(first_row, end, height):
                 # All have one height, for the sake of one graph; what comes twice goes.
@@ -103,7 +101,7 @@ class PatchScorer(PlacesScorer):
                 pixels = (height - 1) * self._stride + self._side
                 vectors = self._embed_band(batch[:, top : top + pixels]).numpy()
                 parts.append(vectors[:, :, first - start : min(first + height, end) - start])
-            yield {"vectors": np.concatenate(parts, axis=2)[: len(inputs)]}
+            yield {"vectors": np.concatenate(parts, axis=2)[:count]}
 
     def _features(self, batch):
         means = np.mean(batch["vectors"], axis=(1, 2, 3), dtype=np.float64)

@@ -7,6 +7,7 @@ anomalous, not what the proxy task's classifier takes for a pasted patch, and th
 anomalous it is: the distance's own gradient is as long for a normal image as for a defective one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import upsample
-from cutpaste_tf.scoring.scorer import Fit, Scorer, Scores, collect
+from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
 
 
 class PooledScorer(Scorer):
@@ -77,9 +78,8 @@ class PooledScorer(Scorer):
         features = collect(self._features(batch) for batch in self.embedded(images))
         features = {name: images.split_tiles(values) for name, values in features.items()}
         scored, kind = features[self.config.features], self.config.main_density
-        density, normal = densities.fit(kind, scored[images.in_region]), None
-        if validate:
-            pooled = densities.cross_validated_scores(kind, scored, images.in_region)
-            by_image = self.by_image({"pooled": pooled}, images.in_region, None)
-            normal = Scores(np.asarray(by_image["pooled"]), by_image)
-        return Fit(density, features=features, normal=normal)
+        fit = Fit(densities.fit(kind, scored[images.in_region]), features=features)
+        if not validate:
+            return fit
+        pooled = densities.cross_validated_scores(kind, scored, images.in_region)
+        return dataclasses.replace(fit, normal=self._scores(fit, {"pooled": pooled}, images))

@@ -5,6 +5,7 @@ to vectors, and a head of Keras's layers, by what was fitted, from these to scor
 Both together score a run's images, new ones, and those of an exported model.
 """
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -96,7 +97,7 @@ class Fit:
         )
 
 
-class Scorer:
+class Scorer(abc.ABC):
     """Fits densities to normal images and scores images by them.
 
     Args:
@@ -118,28 +119,29 @@ class Scorer:
 
     # What each kind of run has of its own.
 
+    @abc.abstractmethod
     def embedding(self, network: keras.Model) -> keras.Model:
         """Builds what embeds images, float32 [B, h, w, 3] in [0, 1]: a model to a dict of vectors.
 
         It has the network's features, [B, D], where it computes them, and what the head takes.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def head(self, fit: Fit, dtype: str = "float64") -> Callable:
         """Returns a function from what the embedding returns to scores, of arrays or tensors.
 
         These are `pooled`, [B], and `places`, the small maps, float32 [B, h', w'], if it has them.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def enlarge(self, fit: Fit) -> Callable:
         """Returns what brings small maps to the inputs' size; see `Maps`."""
-        raise NotImplementedError
 
     cells = None  # of small maps' places, as `upsample.cells` returns them; None: no maps
 
+    @abc.abstractmethod
     def _fit(self, images: pipeline.Images, validate: bool) -> Fit:
-        raise NotImplementedError
+        """Does what `fit` says."""
 
     # What all have in common.
 
@@ -184,16 +186,20 @@ class Scorer:
         `rows` are those of places that are asked for, where they come band by band; None: all.
         """
         del rows
-        for batch in self._inputs(images):
-            # oneDNN's convolutions refuse empty batches.
-            outputs = self._embed(batch if len(batch) else tf.zeros([1, *images.size, 3], tf.uint8))
-            yield {name: values[: len(batch)] for name, values in outputs.items()}
+        for inputs, count in self._inputs(images):
+            yield {name: values[:count] for name, values in self._embed(inputs).items()}
 
     def _inputs(self, images):
-        """Yields batches of inputs, uint8 [B, h, w, 3]; one at least, if of nothing."""
+        """Yields batches of inputs, uint8 [B, h, w, 3], and how many of them are images'.
+
+        Without images there is one batch of a blank, so that outputs have shapes: oneDNN's
+        convolutions refuse empty batches.
+        """
         tiles = images.preparation.count
         for batch in pipeline.evaluation_batches(images, max(1, self.batch // tiles)):
-            yield tf.reshape(batch, [-1, *images.size, 3])
+            inputs = tf.reshape(batch, [-1, *images.size, 3])
+            count = len(inputs)
+            yield inputs if count else tf.zeros([1, *images.size, 3], tf.uint8), count
 
     @functools.cached_property
     def _embed(self):
