@@ -1,4 +1,4 @@
-"""Verdicts from anomaly scores: thresholds by normal images' scores alone, and ensembles of runs.
+"""Verdicts from anomaly scores: thresholds by normal images' scores alone, drift, and ensembles.
 
 The threshold at a false-positive rate is a quantile of normal images' scores by densities that were
 fitted without them (a run's normal_scores.csv), so that it can be changed without any training.
@@ -8,7 +8,9 @@ improve the AUC to 96.1 by ensembling anomaly scores from 5 CutPaste (3-way) mod
 has a part in the standardising, so an ensemble scores one image as well as many.
 """
 
+import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -94,6 +96,59 @@ def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:
 def smallest_rate(count: int) -> float:
     """Returns the smallest false-positive rate that `count` normal scores can vouch for."""
     return 1.0 / (count + 1)
+
+
+class Drift:
+    """Whether images as a whole are unlike those trained on: another lamp, camera or material.
+
+    Defects raise the scores of some images and drift those of nearly all, so that of the latest 50
+    many more must be above the upper quartile of the normal scores than defects account for. Even
+    where half of the images are defective, and all these above it, as many of the others are above
+    it by chance with a probability of at most 0.001, as all orders of theirs and the normal scores
+    are equally likely.
+
+    Args:
+      normal_scores: [M], of normal images by densities fitted without them; maybe none.
+    """
+
+    FEWEST, WINDOW, PROBABILITY, QUANTILE = 20, 50, 0.001, 0.75  # before 20 images it does not say
+    ADVICE = (
+        "images as a whole are unlike those trained on: another lamp, camera or material? If they "
+        "are good ones, refit --add takes them in"
+    )
+
+    def __init__(self, normal_scores: np.ndarray):
+        self._normal = np.sort(normal_scores)
+        self._rank = min(math.ceil(self.QUANTILE * (len(normal_scores) + 1)), len(normal_scores))
+        self._high = collections.deque(maxlen=self.WINDOW)
+
+    def add(self, score: float) -> bool | None:
+        """Takes the score of a further image; returns whether there is drift, None if too early."""
+        if not len(self._normal):
+            return None
+        self._high.append(score > self._normal[self._rank - 1])
+        count = len(self._high)
+        if count < self.FEWEST:
+            return None
+        return sum(self._high) >= _fewest_high(count, len(self._normal), self._rank)
+
+
+@functools.cache
+def _fewest_high(count: int, num_normal: int, rank: int) -> int:
+    """How many of `count` scores above the normal score of a rank are drift; all and one: never."""
+    good = count - count // 2
+    orders = math.comb(num_normal + good, good)
+    probability, low = 0.0, 0  # of at most so many good images' scores that are not above it
+    while low <= good:
+        probability += (
+            math.comb(rank - 1 + low, low)
+            * math.comb(num_normal - rank + good - low, good - low)
+            / orders
+        )
+        if probability > Drift.PROBABILITY:
+            break
+        low += 1
+    return count - low + 1
 
 
 def ensemble(scores: Sequence[np.ndarray], normal_scores: Sequence[np.ndarray]) -> np.ndarray:

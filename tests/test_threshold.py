@@ -8,7 +8,7 @@ from scipy import stats
 
 from cutpaste_tf import threshold
 from cutpaste_tf.files import UserError
-from cutpaste_tf.threshold import Threshold
+from cutpaste_tf.threshold import Drift, Threshold
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -72,6 +72,62 @@ def test_a_threshold_is_given_or_the_runs_own_or_at_a_rate():
 def test_mistakes_about_thresholds_are_named(given, rate, message):
     with pytest.raises(UserError, match=message):
         threshold.choose(None, np.zeros([0]), "x", given, rate)
+
+
+def last_answer(normal_scores, scores):
+    """What is said after the last of some scores."""
+    drift = Drift(normal_scores)
+    return [drift.add(score) for score in scores][-1]
+
+
+@pytest.mark.parametrize(("count", "num_normal"), [(20, 6), (20, 300), (50, 40), (35, 100)])
+def test_half_of_the_images_may_be_defective_and_there_is_no_drift(count, num_normal):
+    """The probability of a false alarm is as promised, and nearly none among good images."""
+    rng = np.random.default_rng(0)
+    defective = np.full(count // 2, 1e9)
+    good = count - len(defective)
+    draws = rng.lognormal(size=[4000, num_normal + good])
+    alarms = sum(last_answer(x[good:], [*x[:good], *defective]) for x in draws)
+    assert alarms <= stats.binom.ppf(0.9999, len(draws), Drift.PROBABILITY)
+    # One high score fewer would be too few, by another formula for the same probability.
+    rank = min(int(np.ceil(0.75 * (num_normal + 1))), num_normal)
+    fewest = next(n for n in range(count + 2) if says(num_normal, rank, n, count))
+    for high, is_rare in ((fewest, True), (fewest - 1, False)):
+        drawn = rank + count - high  # of all scores the lowest: as many normal ones as the rank?
+        chance = stats.hypergeom.sf(rank - 1, num_normal + good, num_normal, drawn)
+        assert (chance <= Drift.PROBABILITY) == is_rare
+
+
+def says(num_normal, rank, high, count):
+    scores = np.repeat([rank - 0.5, rank + 0.5], [max(count - high, 0), high])[:count]
+    return high > count or last_answer(np.arange(1.0, num_normal + 1), scores)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-9, 9), max_size=60), st.lists(st.floats(-9, 9), max_size=80), st.data())
+def test_drift_is_of_the_latest_images_whatever_their_order_and_scale(normal, scores, data):
+    drift = Drift(normal)
+    answers = [drift.add(score) for score in scores]
+    assert all((x is None) == (not normal or n < 20) for n, x in enumerate(answers, 1))
+    if not scores or answers[-1] is None:
+        return
+    latest = data.draw(st.permutations(scores[-50:]))
+    if len(latest) == 50:
+        latest = scores + latest
+    assert last_answer(normal, latest) == answers[-1]
+    assert last_answer(np.multiply(8, normal), np.multiply(8, scores)) == answers[-1]
+    # Higher scores are no less drift.
+    assert last_answer(normal, np.add(scores, data.draw(st.floats(0, 9)))) >= answers[-1]
+
+
+def test_another_lamp_is_drift_as_soon_as_there_are_twenty_images_and_ends_with_it():
+    """As on woven fabric: 94% of other normal images are above the threshold of 5%."""
+    rng = np.random.default_rng(0)
+    drift = Drift(rng.normal(size=300))
+    answers = [drift.add(score) for score in [*rng.normal(3.2, 1, 100), *rng.normal(size=50)]]
+    assert answers[19:101] == [True] * 82
+    assert answers.index(False, 20) < 125
+    assert answers[125:] == [False] * 25
 
 
 def test_an_ensemble_is_standardised_by_the_normal_scores_alone():
