@@ -18,7 +18,7 @@ from cutpaste_tf.choices import Rule, one_of, positive, real, some_of, whole
 from cutpaste_tf.files import UserError, as_text, read_text
 
 # Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
-FORMAT = 7
+FORMAT = 8
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 # How --help groups the flags; in each group those that a beginner needs come first.
 GROUPS = {

@@ -19,6 +19,7 @@ import numpy as np
 from cutpaste_tf.files import UserError
 
 VERDICTS = ("normal", "anomalous")
+RATES = (0.01, 0.02, 0.05, 0.10)  # the false-positive rates that every run tells the thresholds of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,22 @@ class Threshold:
     """A threshold, above which scores are anomalous.
 
     One by the scores of normal images has the share of them that is to be above it, in (0, 1), and
-    their number; one that was given has neither.
+    their number; one that was given has neither. `median` is that of the normal images' scores,
+    where there are any.
     """
 
     value: float
     false_positive_rate: float | None = None
     num_normal: int | None = None
+    median: float | None = None
 
     def __post_init__(self):
         rate, count = self.false_positive_rate, self.num_normal
         numbers = [self.value] if rate is count is None else [self.value, rate, count]
+        numbers += [] if self.median is None else [self.median]
         if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
             raise ValueError("a threshold's numbers are finite")
-        if len(numbers) == 3 and not (0.0 < rate < 1.0 and count > 0):
+        if rate is not None and not (0.0 < rate < 1.0 and count > 0):
             raise ValueError("a threshold's rate is in (0, 1), of some normal images")
 
     def __str__(self) -> str:
@@ -55,6 +59,15 @@ class Threshold:
         """Returns "anomalous" for each score above the threshold, "normal" for the others."""
         return [VERDICTS[int(score > self.value)] for score in scores]
 
+    def relative(self, scores: float | np.ndarray) -> float | np.ndarray | None:
+        """Returns scores, a number or an array, with 0 at the normal median and 1 at the threshold.
+
+        None where there are no normal scores, or the threshold is not above their median.
+        """
+        if self.median is None or self.value <= self.median:
+            return None
+        return (scores - self.median) / (self.value - self.median)
+
 
 def choose(
     recorded: Threshold | None,
@@ -70,13 +83,22 @@ def choose(
     if threshold is not None and false_positive_rate is not None:
         raise UserError("--threshold and --false_positive_rate: leave one of them out")
     if threshold is not None:
-        return Threshold(float(threshold))
+        return Threshold(float(threshold), median=_median(normal_scores))
     if false_positive_rate is None and recorded is not None:
-        return recorded
+        return dataclasses.replace(recorded, median=_median(normal_scores))
     if false_positive_rate is None or not len(normal_scores):
         raise UserError(f"{source}: has no scores of normal images; give --threshold")
-    value = at_rate(normal_scores, false_positive_rate)
-    return Threshold(value, false_positive_rate, len(normal_scores))
+    return by_normal(normal_scores, false_positive_rate)
+
+
+def by_normal(normal_scores: np.ndarray, false_positive_rate: float) -> Threshold:
+    """Makes the threshold at a false-positive rate by the scores of normal images, [n], n >= 1."""
+    value, count = at_rate(normal_scores, false_positive_rate), len(normal_scores)
+    return Threshold(value, false_positive_rate, count, _median(normal_scores))
+
+
+def _median(scores):
+    return float(np.median(scores)) if len(scores) else None
 
 
 def at_rate(normal_scores: np.ndarray, false_positive_rate: float) -> float:

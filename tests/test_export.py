@@ -170,7 +170,7 @@ def check_prediction(found, value, path, images):
     config, preparation = found.config, found.preparation
     makes_maps = config.maps != "none"
     model = OnnxModel(path, maps=makes_maps)
-    assert (model.threshold, model.inputs) == (Threshold(value), preparation.count)
+    assert (model.threshold, model.inputs) == (Threshold(value, median=50.0), preparation.count)
     several = [images[0], images[1][:50, :33], images[2], np.ascontiguousarray(images[0][:, ::-1])]
     sizes = [image.shape[:2] for image in several]
     scored = model.score([model.prepare(image) for image in several], sizes)

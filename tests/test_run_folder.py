@@ -231,10 +231,10 @@ def test_a_runs_own_threshold_and_another(tmp_path):
         run_folder.write_results(run, results | {"image_auroc": float("nan")})
     assert not (run / "results.json").exists()  # It is whole or not there.
     run_folder.write_results(run, results)
-    assert run_folder.choose_threshold(run) == Threshold(7.5, 0.02, 100)
-    assert run_folder.choose_threshold(run, threshold=3) == Threshold(3.0)
+    assert run_folder.choose_threshold(run) == Threshold(7.5, 0.02, 100, 50.5)
+    assert run_folder.choose_threshold(run, threshold=3) == Threshold(3.0, median=50.5)
     at_rate = run_folder.choose_threshold(run, false_positive_rate=0.05)
-    assert at_rate == Threshold(96.0, 0.05, 100)
+    assert at_rate == Threshold(96.0, 0.05, 100, 50.5)
     for text in ("path,score\na,much\n", "path,score\na,nan\n", "path\na\n", "x,score\na,1\n"):
         (run / "normal_scores.csv").write_text(text)
         with pytest.raises(UserError, match="normal_scores.csv: damaged"):

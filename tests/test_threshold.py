@@ -50,15 +50,24 @@ def test_by_hand():
 
 def test_a_threshold_is_given_or_the_runs_own_or_at_a_rate():
     own, scores = Threshold(7.5, 0.02, 100), np.arange(1.0, 101.0)
-    assert threshold.choose(own, scores, "x") == own
+    assert threshold.choose(own, scores, "x") == Threshold(7.5, 0.02, 100, median=50.5)
+    assert threshold.choose(own, [], "x") == own
     given = threshold.choose(own, scores, "x", 3)
-    assert given == Threshold(3.0)
+    assert given == Threshold(3.0, median=50.5)
     assert given.verdicts([1.0, 3.0, 3.5]) == ["normal", "normal", "anomalous"]
     at_rate = threshold.choose(own, scores, "x", false_positive_rate=0.05)
-    assert at_rate == Threshold(96.0, 0.05, 100)
+    assert at_rate == Threshold(96.0, 0.05, 100, 50.5) == threshold.by_normal(scores, 0.05)
     assert "given" in str(given)
     assert "0.05" in str(at_rate)
     assert "vouch for 0.0099 at best" in str(Threshold(1.0, 0.001, 100))
+
+
+def test_relative_scores_are_0_at_the_normal_median_and_1_at_the_threshold():
+    one = Threshold(-1.0, median=-3.0)
+    assert [one.relative(score) for score in (-3.0, -1.0, 3.0)] == [0.0, 1.0, 3.0]
+    assert one.relative(np.array([-4.0, -2.0])).tolist() == [-0.5, 0.5]
+    for without in (Threshold(-1.0), Threshold(-1.0, median=-1.0), Threshold(-1.0, median=2.0)):
+        assert without.relative(5.0) is None
 
 
 @pytest.mark.parametrize(

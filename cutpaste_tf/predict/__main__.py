@@ -4,8 +4,9 @@
     python -m cutpaste_tf.predict --model=model.onnx --images=DIR_OR_FILES --output=DIR [--maps]
 
 Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
-image. With --maps also an overlay of its anomaly map in maps/, the map itself beside it as .npy,
-and, for runs with --maps=features, areas.csv: each area above the pixels' threshold.
+image, and the score relative to normal images: 0 at their median, 1 at the threshold. With --maps
+also an overlay of its anomaly map in maps/, the map itself beside it as .npy, and, for runs with
+--maps=features, areas.csv: each area above the pixels' threshold.
 Images may be of any size and format and any number; one that cannot be read is a row with its
 error, and the exit status is then 2.
 

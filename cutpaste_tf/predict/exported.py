@@ -23,7 +23,7 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 KEY = "cutpaste_tf"  # in the file's metadata
-FORMAT = 2  # raised when the text's meaning changes
+FORMAT = 3  # raised when the text's meaning changes
 _LARGEST = 2**25  # characters: the scores of a million normal images
 # Pixels of images that are resized at a time. The graph has them as floats, several times over.
 _PIXELS = 2**22

@@ -27,7 +27,7 @@ SHARD = 1000  # files of a part; a worker that is lost loses its work on one
 _FILES, _LOCK = "_files.parquet", "_lock"
 _RETRIES = 3  # where a part ends its worker
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
-_NUMBERS = ("score", "threshold")
+_NUMBERS = ("score", "relative_score", "threshold")
 _SCHEMA = pa.schema({x: pa.float64() if x in _NUMBERS else pa.string() for x in rows.COLUMNS})
 _AREAS = pa.list_(pa.struct({name: pa.float64() for name in rows.AREA_COLUMNS[1:]}))
 

@@ -21,7 +21,7 @@ from cutpaste_tf.threshold import VERDICTS
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
 JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, in the place of the tables
-COLUMNS = ("path", "score", "verdict", "threshold", "map", "error")
+COLUMNS = ("path", "score", "relative_score", "verdict", "threshold", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 
 
@@ -87,7 +87,7 @@ def _make_row(model, maps, root, file, result):
     if not math.isfinite(score):
         row["error"] = "the network's features of it are not finite"
         return row
-    row["score"] = score
+    row["score"], row["relative_score"] = score, model.threshold.relative(score)
     (row["verdict"],) = model.threshold.verdicts([score])
     if anomaly_map is not None:
         target = maps / map_name(file.path, root)

@@ -100,8 +100,9 @@ def _earlier_rows(path):
 def _line(row, path):
     """A line about an image."""
     if row["score"] is None:
-        return f"{'error':9} {'':>10}  {path}: {row['error']}"
-    return f"{row['verdict']:9} {row['score']:10.6g}  {path}"
+        return f"{'error':9} {'':>17}  {path}: {row['error']}"
+    relative = "" if row["relative_score"] is None else f"{row['relative_score']:.2f}"
+    return f"{row['verdict']:9} {row['score']:10.6g} {relative:>6}  {path}"
 
 
 @contextlib.contextmanager

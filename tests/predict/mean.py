@@ -26,7 +26,8 @@ SECONDS = float(os.environ.get("SECONDS", 0.0))
 class Mean:
     """A model that needs nothing; see `predict.model.Model`."""
 
-    threshold, scale, bits, inputs, device = Threshold(100.0), None, 16, 1, "paper"
+    threshold = Threshold(100.0, median=50.0)
+    scale, bits, inputs, device = None, 16, 1, "paper"
 
     def prepare(self, image):
         time.sleep(SECONDS)

@@ -121,7 +121,8 @@ def test_a_watch_needs_no_tensorflow(tmp_path):
         lines = [process.stdout.readline() for _ in range(3)]
         process.terminate()
         assert process.wait(60) == 0
-    assert lines[2].split() == ["anomalous", f"{np.log(100):.6g}", str(image)]
+        relative = f"{np.log(100) - 3.0:.2f}"  # The normal median is 3, the threshold 4.
+        assert lines[2].split() == ["anomalous", f"{np.log(100):.6g}", relative, str(image)]
 
 
 def test_images_of_one_size_are_scored_together_unless_they_are_large(tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ def description():
         run="part/seed_0",
         config=Config(dataset="folder", data_dir="x", category="part", image_size=(32, 48)),
         bits=12,
-        threshold=Threshold(0.1 + 0.2, 0.01, 3),
+        threshold=Threshold(0.1 + 0.2, 0.01, 3, 1.0 / 3.0),
         normal_scores=np.array([1.0, 1.0 / 3.0, 2.0]),
         level=None,
         pixel_threshold=7.5,

@@ -89,8 +89,10 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     assert [row.keys() for row in table] == [row.keys() for row in expected]
     for row, other in zip(table, expected, strict=True):
         if other["score"] is not None:
-            assert row["score"] == pytest.approx(other["score"], rel=1e-5)
-        assert row | {"score": None} == other | {"score": None}
+            for name in ("score", "relative_score"):
+                assert row[name] == pytest.approx(other[name], rel=1e-5)
+        blank = {"score": None, "relative_score": None}
+        assert row | blank == other | blank
     # Again: nothing is left to do.
     here.clear()
     again = predict("--ray", output=tmp_path / "out", **usual)

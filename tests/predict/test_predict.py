@@ -45,7 +45,10 @@ def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_pat
     for row in scored:
         assert row["verdict"] == ("anomalous" if row["score"] > value else "normal")
         assert row["error"] is None
-    assert broken["score"] is broken["verdict"] is None
+    median = np.median(run_folder.read_normal_scores(run_dir))
+    relative = [row["relative_score"] for row in scored]
+    np.testing.assert_allclose(relative, (np.array(scores) - median) / (value - median), rtol=1e-9)
+    assert broken["score"] is broken["relative_score"] is broken["verdict"] is None
     assert "not an image" in broken["error"]
     assert "images a second" in done.stdout
     assert sorted(p.name for p in output.iterdir()) == ["predictions.csv", "predictions.jsonl"]

@@ -249,13 +249,13 @@ def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output
         f"{inbox}: threshold 100 (given); on paper\n",
         f"watching {inbox}; stop with Ctrl-C\n",
     ]
-    assert watched.line() == ["normal", "20", str(inbox / "a.png")]
+    assert watched.line() == ["normal", "20", "-0.60", str(inbox / "a.png")]
     with pytest.raises(UserError, match="another --watch writes there"):
         watch.watch(tmp_path, output, Mean(), log=print)
     put(inbox / "deep" / "er", "b.png", 150)
-    assert watched.line() == ["anomalous", "150", str(inbox / "deep" / "er" / "b.png")]
+    assert watched.line() == ["anomalous", "150", "2.00", str(inbox / "deep" / "er" / "b.png")]
     put(inbox, "a.png", 30)
-    assert watched.line() == ["normal", "30", str(inbox / "a.png")]
+    assert watched.line() == ["normal", "30", "-0.40", str(inbox / "a.png")]
     ended = "ended; 3 images, 1 anomalous, 0 with an error\n"
     assert watched.end() == (0, ended, "")
     assert [row["score"] for row in read_rows(output)] == [20, 150, 30]
@@ -264,7 +264,7 @@ def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output
     # A shell has what it starts in the background ignore the signal, the tests included.
     options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     watched = Process(*WATCH, inbox, output, **options)
-    assert watched.line() == ["normal", "40", str(inbox / "c.png")]
+    assert watched.line() == ["normal", "40", "-0.20", str(inbox / "c.png")]
     interrupted = "interrupted; 1 images, 0 anomalous, 0 with an error\n"
     assert watched.end(signal.SIGINT) == (130, "", interrupted)
     assert [row["score"] for row in read_rows(output)] == [20, 150, 30, 40]
@@ -301,7 +301,7 @@ def test_a_broken_file_is_a_row_and_one_that_gets_whole_is_another(inbox, output
     assert row["score"] is row["verdict"] is None
     assert row["error"] == "not an image of a known format"
     assert lines[2:] == [
-        f"error                 inbox/a.png: {row['error']}",
+        f"error                        inbox/a.png: {row['error']}",
         "ended; 1 images, 0 anomalous, 1 with an error",
     ]
     broken = stamps(output)[str(path)]
