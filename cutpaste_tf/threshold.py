@@ -10,8 +10,8 @@ has a part in the standardising, so an ensemble scores one image as well as many
 
 import collections
 import dataclasses
-import functools
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,54 +123,36 @@ def smallest_rate(count: int) -> float:
 class Drift:
     """Whether images as a whole are unlike those trained on: another lamp, camera or material.
 
-    Defects raise the scores of some images and drift those of nearly all, so that of the latest 50
-    many more must be above the upper quartile of the normal scores than defects account for. Even
-    where half of the images are defective, and all these above it, as many of the others are above
-    it by chance with a probability of at most 0.001, as all orders of theirs and the normal scores
-    are equally likely.
+    Defects raise the scores of some images and drift those of nearly all, so the lower half of the
+    latest scores is compared with the normal ones, by the Mann-Whitney test. As long as half of the
+    images are good, whatever the others are, it is a false alarm each time with a probability of at
+    most 0.01, and of next to nothing where most are good.
 
     Args:
       normal_scores: [M], of normal images by densities fitted without them; maybe none.
     """
 
-    FEWEST, WINDOW, PROBABILITY, QUANTILE = 20, 50, 0.001, 0.75  # before 20 images it does not say
+    WINDOW, FEWEST = 50, 20  # the latest scores are so many
+    _LIMIT = statistics.NormalDist().inv_cdf(0.99)
     ADVICE = (
         "images as a whole are unlike those trained on: another lamp, camera or material? If they "
-        "are good ones, refit --add takes them in"
+        "are good, refit --add takes them in"
     )
 
     def __init__(self, normal_scores: np.ndarray):
         self._normal = np.sort(normal_scores)
-        self._rank = min(math.ceil(self.QUANTILE * (len(normal_scores) + 1)), len(normal_scores))
-        self._high = collections.deque(maxlen=self.WINDOW)
+        self._latest = collections.deque(maxlen=self.WINDOW)
 
     def add(self, score: float) -> bool | None:
         """Takes the score of a further image; returns whether there is drift, None if too early."""
-        if not len(self._normal):
+        self._latest.append(score)
+        if not len(self._normal) or len(self._latest) < self.FEWEST:
             return None
-        self._high.append(score > self._normal[self._rank - 1])
-        count = len(self._high)
-        if count < self.FEWEST:
-            return None
-        return sum(self._high) >= _fewest_high(count, len(self._normal), self._rank)
-
-
-@functools.cache
-def _fewest_high(count: int, num_normal: int, rank: int) -> int:
-    """How many of `count` scores above the normal score of a rank are drift; all and one: never."""
-    good = count - count // 2
-    orders = math.comb(num_normal + good, good)
-    probability, low = 0.0, 0  # of at most so many good images' scores that are not above it
-    while low <= good:
-        probability += (
-            math.comb(rank - 1 + low, low)
-            * math.comb(num_normal - rank + good - low, good - low)
-            / orders
-        )
-        if probability > Drift.PROBABILITY:
-            break
-        low += 1
-    return count - low + 1
+        lower = np.sort(self._latest)[: (len(self._latest) + 1) // 2]
+        above = np.searchsorted(self._normal, lower).sum()  # of all pairs with a normal score
+        pairs = len(lower) * len(self._normal)
+        deviation = math.sqrt(pairs * (len(lower) + len(self._normal) + 1) / 12.0)
+        return bool(above - pairs / 2.0 > self._LIMIT * deviation)
 
 
 def ensemble(scores: Sequence[np.ndarray], normal_scores: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,8 @@ With --ray, for millions of images, Ray's workers (extra `cluster`) write the ro
 Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose
 machines need cutpaste-tf and see the same folders.
 
+Where images as a whole are unlike those trained on, the column drift and one line say so.
+
 The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
 score is above it is anomalous.
 """
@@ -30,10 +32,11 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import choices, cli, cluster, run_folder
-from cutpaste_tf.files import UserError, say
+from cutpaste_tf.files import UserError, say, warn
 from cutpaste_tf.predict import folder, rows, watch
 from cutpaste_tf.predict.exported import OnnxModel
 from cutpaste_tf.predict.model import RunModel
+from cutpaste_tf.threshold import Drift
 
 # ONNX Runtime gains nothing by more images at a time, and images are held at their own size.
 _BATCH_SIZE, _BATCH_SIZE_OF_ONNX = 32, 8
@@ -65,6 +68,11 @@ def main(arguments: Sequence[str]) -> int:
         else:
             options["count"] = sum(1 for _ in rows.find_images(images, output))
             summary, table = folder.predict(make_model(), images, output, **options), rows.CSV
+    if summary.drifting:
+        warn(
+            f"warning: drift at {summary.drifting} of {summary.scored} images, the first "
+            f"{summary.first_drifting}: {Drift.ADVICE}"
+        )
     if summary.failed:
         raise UserError(
             f"{summary.failed} of {summary.images} images have an error, the first: "

@@ -117,6 +117,7 @@ class OnnxModel:
         self.threshold = thresholds.choose(
             run.threshold, run.normal_scores, source, threshold, false_positive_rate
         )
+        self.normal_scores = run.normal_scores
         self._outputs, self.scale = ["score"], None
         if maps:
             from cutpaste_tf.draw.overlay import Scale

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from cutpaste_tf import cli
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
+from cutpaste_tf.threshold import Drift
 
 
 def predict(
@@ -28,13 +29,13 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     images, root = rows.find_images(sources, output), rows.common_root(sources)
     summary, interrupted = rows.Summary(), False
-    began = time.perf_counter()
+    drift, began = Drift(model.normal_scores), time.perf_counter()
     with (
         rows.open_tables(output, model) as tables,
         cli.Progress(count, "image", log) as progress,
     ):
         try:
-            for batch in rows.score_files(images, model, output, root, batch_size):
+            for batch in rows.score_files(images, model, drift, output, root, batch_size):
                 for row in batch:
                     summary.add(row)
                     tables.write(row)

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """What scores images, by a threshold, from files of `bits` as in `decode.decode`.
 
-    `scale` brings maps to colours; None where no maps are asked for. An image is `inputs` inputs of
-    the network.
+    `normal_scores` are the run's, float64 [n], or none. `scale` brings maps to colours; None where
+    no maps are asked for. An image is `inputs` inputs of the network.
     """
 
     threshold: Threshold
+    normal_scores: np.ndarray
     scale: "Scale | None"
     bits: int
     inputs: int
@@ -68,6 +69,7 @@ class RunModel:
         maps: bool | None = False,
     ):
         self.threshold = run_folder.choose_threshold(run_dir, threshold, false_positive_rate)
+        self.normal_scores = run_folder.read_normal_scores(run_dir)
         from cutpaste_tf.scoring.detector import Detector
 
         self._run_dir, self.detector = run_dir, Detector.load(run_dir)
@@ -87,9 +89,8 @@ class RunModel:
         """Returns how maps become colours at a threshold."""
         from cutpaste_tf.draw.overlay import Scale
 
-        normal_scores = run_folder.read_normal_scores(self._run_dir)
         pixel_threshold = run_folder.read_results(self._run_dir)["pixel_threshold"]
-        return Scale.of(self.detector.level, normal_scores, pixel_threshold, threshold)
+        return Scale.of(self.detector.level, self.normal_scores, pixel_threshold, threshold)
 
     def score(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

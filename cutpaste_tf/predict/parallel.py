@@ -22,13 +22,15 @@ from cutpaste_tf import cli, cluster
 from cutpaste_tf.files import UserError, as_text, locked, replacing
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
+from cutpaste_tf.threshold import Drift
 
 SHARD = 1000  # files of a part; a worker that is lost loses its work on one
 _FILES, _LOCK = "_files.parquet", "_lock"
 _RETRIES = 3  # where a part ends its worker
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
 _NUMBERS = ("score", "relative_score", "threshold")
-_SCHEMA = pa.schema({x: pa.float64() if x in _NUMBERS else pa.string() for x in rows.COLUMNS})
+_TYPES = dict.fromkeys(_NUMBERS, pa.float64()) | {"drift": pa.bool_()}
+_SCHEMA = pa.schema({name: _TYPES.get(name, pa.string()) for name in rows.COLUMNS})
 _AREAS = pa.list_(pa.struct({name: pa.float64() for name in rows.AREA_COLUMNS[1:]}))
 
 
@@ -153,7 +155,7 @@ class Worker:
             with pq.ParquetFile(output / _FILES) as files:
                 paths = map(pathlib.Path, files.read_row_group(number)["path"].to_pylist())
             options = self._root, self._batch_size, self._threads
-            batches = rows.score_files(paths, model, output, *options)
+            batches = rows.score_files(paths, model, Drift(model.normal_scores), output, *options)
             table = pa.Table.from_pylist(list(itertools.chain.from_iterable(batches)), schema)
             with replacing(part) as temporary:
                 pq.write_table(table, temporary)

@@ -17,11 +17,11 @@ import numpy as np
 from cutpaste_tf.data import decode, stream
 from cutpaste_tf.files import UserError, as_text, cell, replacing
 from cutpaste_tf.predict.model import Model
-from cutpaste_tf.threshold import VERDICTS
+from cutpaste_tf.threshold import VERDICTS, Drift
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
 JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, in the place of the tables
-COLUMNS = ("path", "score", "relative_score", "verdict", "threshold", "map", "error")
+COLUMNS = ("path", "score", "relative_score", "verdict", "threshold", "drift", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 
 
@@ -53,6 +53,7 @@ def has_areas(model: Model) -> bool:
 def score_files(
     paths: Iterable[pathlib.Path],
     model: Model,
+    drift: Drift,
     output: pathlib.Path,
     root: pathlib.Path,
     batch_size: int,
@@ -60,8 +61,9 @@ def score_files(
 ) -> Iterator[list[dict[str, Any]]]:
     """Scores files, and yields their rows batch by batch, in the order of the files.
 
-    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. Overlays are written
-    before the rows are yielded, and lie below `MAPS` as the images lie below `root`.
+    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. Scores
+    are added to `drift`. Overlays are written before the rows are yielded, and lie below `MAPS` as
+    the images lie below `root`.
     """
     # Tiles are the network's images, so that a batch has the same memory with tiles.
     batch_size = max(1, batch_size // model.inputs)
@@ -74,6 +76,9 @@ def score_files(
             scores = iter(model.score([x.prepared for x in sound], [x.size for x in sound]))
             results = [next(scores) if file.error is None else (None, None) for file in batch]
             rows = list(pool.map(make_row, batch, results))
+            for row in rows:
+                if row["score"] is not None:
+                    row["drift"] = drift.add(row["score"])
             del batch, sound, results  # Their images need not stay in memory any longer.
             yield rows
 
@@ -139,6 +144,8 @@ class Summary:
     images: int = 0
     scored: int = 0
     anomalous: int = 0
+    drifting: int = 0
+    first_drifting: str | None = None
     first_error: str | None = None
 
     @property
@@ -151,6 +158,9 @@ class Summary:
         self.images += 1
         self.scored += row["score"] is not None
         self.anomalous += row["verdict"] == VERDICTS[1]
+        if row["drift"]:
+            self.drifting += 1
+            self.first_drifting = self.first_drifting or row["path"]
         if row["error"] is not None and self.first_error is None:
             self.first_error = f"{row['path']}: {row['error']}"
 

@@ -7,6 +7,7 @@ output goes on where it was.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -18,9 +19,11 @@ import numpy as np
 from cutpaste_tf.files import UserError, as_text, locked
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
+from cutpaste_tf.threshold import Drift
 
 LOCK = "watch.lock"  # stays in the output folder, whose tables are then a watch's
 PERIOD = 0.2  # seconds from one look at the folder to the next
+_DRIFT_PERIOD = 60.0  # seconds at least from one line about drift to the next
 _RETRY = 5.0  # seconds after which a file that is no image is read again: it may have been written
 
 Stamp = tuple[int, int]  # a file's size and time of modification, by which it is the same or new
@@ -48,6 +51,7 @@ def watch(
         )
     busy = f"--output={output}: another --watch writes there; end it, or name another folder"
     summary, done = rows.Summary(), {}
+    drift, told, told_at = Drift(model.normal_scores), False, -math.inf
     with locked(output / LOCK, busy), rows.open_tables(output, model, resume=True) as tables:
         log(f"{folder}: threshold {model.threshold}; on {model.device}")
         # The first image takes seconds.
@@ -64,7 +68,7 @@ def watch(
                 # Half of the time at most goes into long looks.
                 due = began + max(PERIOD, 2.0 * (time.monotonic() - began))
                 paths, waiting = (path for path, _ in arrivals), iter(arrivals)
-                for batch in rows.score_files(paths, model, output, root, batch_size):
+                for batch in rows.score_files(paths, model, drift, output, root, batch_size):
                     lines = []
                     for row, (path, stamp) in zip(batch, waiting, strict=False):
                         if inbox.finish(path, stamp, row["score"] is not None):
@@ -75,6 +79,11 @@ def watch(
                     tables.flush()
                     for line in lines:
                         log(line)
+                    known = [row["drift"] for row in batch if row["drift"] is not None]
+                    is_due = time.monotonic() - told_at >= _DRIFT_PERIOD
+                    if is_due and known and known[-1] != told:
+                        told, told_at = known[-1], time.monotonic()
+                        log(f"drift: {Drift.ADVICE}" if told else "drift has ended")
                     if signals:  # The rest arrives again at the next start.
                         break
                 time.sleep(max(0.0, due - time.monotonic()))

@@ -26,7 +26,7 @@ SECONDS = float(os.environ.get("SECONDS", 0.0))
 class Mean:
     """A model that needs nothing; see `predict.model.Model`."""
 
-    threshold = Threshold(100.0, median=50.0)
+    threshold, normal_scores = Threshold(100.0, median=50.0), np.arange(30.0, 71.0)
     scale, bits, inputs, device = None, 16, 1, "paper"
 
     def prepare(self, image):

@@ -19,6 +19,7 @@ from mean import Mean, put
 from cutpaste_tf import cluster
 from cutpaste_tf.files import UserError, locked
 from cutpaste_tf.predict import parallel, rows
+from cutpaste_tf.threshold import Drift
 
 pytestmark = pytest.mark.usefixtures("load_once")
 
@@ -114,6 +115,18 @@ def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, predict)
     usual["output"] = tmp_path / "none"
     assert_user_error(predict("--ray", "--maps", **usual), "--maps", "makes none")
     assert not (tmp_path / "none").exists()
+
+
+def test_drift_is_a_column_and_one_line(here, tmp_path, predict, monkeypatch):
+    monkeypatch.setattr(parallel, "SHARD", 30)
+    names = [put(tmp_path / "new", f"{number:02}.png", 200) for number in range(25)]
+    usual = {"model": write_model(tmp_path / "model.onnx"), "images": tmp_path / "new"}
+    line = f"warning: drift at 6 of 25 images, the first {names[19]}: {Drift.ADVICE}\n"
+    for output, flags in ((tmp_path / "usual", []), (tmp_path / "ray", ["--ray"])):
+        done = predict(*flags, output=output, **usual)
+        assert (done.returncode, done.stderr) == (0, line)
+    drift = [row["drift"] for row in mean.read_rows(tmp_path / "usual")]
+    assert drift == list(read(tmp_path / "ray")["drift"]) == [None] * 19 + [True] * 6
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from mean import Mean, put, read_rows
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict import folder, rows, watch
 from cutpaste_tf.predict.watch import Inbox
+from cutpaste_tf.threshold import Drift
 
 WATCH = (sys.executable, mean.__file__, "watch")
 
@@ -270,6 +271,22 @@ def test_images_are_scored_as_they_come_and_the_next_watch_goes_on(inbox, output
     assert [row["score"] for row in read_rows(output)] == [20, 150, 30, 40]
     names = ["predictions.csv", "predictions.jsonl", "watch.lock"]
     assert sorted(path.name for path in output.iterdir()) == names
+
+
+@pytest.mark.parametrize("period", [0.0, 60.0])
+def test_a_drift_is_told_when_it_begins_and_when_it_ends(inbox, output, monkeypatch, period):
+    monkeypatch.setattr(watch, "_DRIFT_PERIOD", period)
+    for number, grey in enumerate([90] * 32 + [50] * 64 + [90] * 64 + [50] * 32):
+        put(inbox, f"{number:03}.png", grey)
+    lines = []
+    watch_until(inbox, output, lambda: len(stamps(output)) == 192, lines.append)
+    told = [line for line in lines if line.startswith("drift")]
+    begun, ended = f"drift: {Drift.ADVICE}", "drift has ended"
+    assert told == ([begun, ended] * 2 if period == 0.0 else [begun])
+    assert lines.index(begun) == 2 + 32  # after the first batch
+    fields = [row["drift"] for row in read_rows(output)]
+    expected = Drift(Mean.normal_scores)
+    assert fields == [expected.add(row["score"]) for row in read_rows(output)]
 
 
 def test_files_that_would_harm_are_rows_and_formulas_are_texts(tmp_path, monkeypatch):
