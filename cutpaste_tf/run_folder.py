@@ -30,13 +30,14 @@ BACKBONE_WEIGHTS = "checkpoints/backbone.weights.h5"
 PRETRAINED_WEIGHTS = "checkpoints/pretrained.weights.h5"  # with --keep_pretrained
 HEAD_WEIGHTS = "checkpoints/head.weights.h5"
 DENSITY = "density.npz"
+EMBEDDINGS = "embeddings.npz"  # of the normal images
 ROI = "roi.png"  # with --roi
 NORMAL_SCORES = "normal_scores.csv"
 SCORES = "scores.csv"
 RESULTS = "results.json"  # written last: its presence means that the run is finished
 _LOCK = "lock"  # held while a command is at the run
-# What scoring depends on, besides the settings.
-_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, ROI, NORMAL_SCORES)
+# What scores and the page depend on, besides the settings.
+_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, EMBEDDINGS, ROI, NORMAL_SCORES)
 
 
 def state(config: Config) -> str:
@@ -242,6 +243,17 @@ def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.
     _write_csv(run_dir / NORMAL_SCORES, ["path", "score"], rows)
 
 
+def write_embeddings(run_dir: pathlib.Path, names: Sequence[str], embeddings: np.ndarray) -> None:
+    """Writes the embeddings, float32 [N, D], of the N training images but copies."""
+    files.write_npz(run_dir / EMBEDDINGS, {"names": np.array(names), "embeddings": embeddings})
+
+
+def read_embeddings(run_dir: str | os.PathLike) -> tuple[list[str], np.ndarray]:
+    """Reads the names of a run's training images but copies, and their embeddings, [N, D]."""
+    arrays = files.read_npz(pathlib.Path(run_dir) / EMBEDDINGS)
+    return arrays["names"].tolist(), arrays["embeddings"]
+
+
 def read_results(run_dir: str | os.PathLike) -> dict:
     """Reads a finished run's results.json; a UserError if the run is not finished."""
     path = pathlib.Path(run_dir) / RESULTS
@@ -306,7 +318,7 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
 
 
 def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
-    """Returns the SHA-256, in hexadecimal, of all that scoring depends on: files and settings."""
+    """Returns the SHA-256, in hexadecimal, of settings and files that scores and the page need."""
     paths = [pathlib.Path(run_dir) / name for name in _SUMMED]
     sums = {
         name: checksum(path) for name, path in zip(_SUMMED, paths, strict=True) if path.is_file()

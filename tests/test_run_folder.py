@@ -287,7 +287,8 @@ def test_files_and_settings_that_were_altered_are_named(finished, tmp_path):
     assert run_folder.checked(run_dir) == Config.load(run_dir)
     names = set(run_folder.read_results(run_dir)["sha256"])
     assert names == {
-        "settings", "checkpoints/backbone.weights.h5", "density.npz", "normal_scores.csv",
+        "settings", "checkpoints/backbone.weights.h5", "density.npz", "embeddings.npz",
+        "normal_scores.csv",
     }  # fmt: skip
     for name in (*names - {"settings"}, "config.json"):
         path = run_dir / name

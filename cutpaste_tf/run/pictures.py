@@ -131,14 +131,14 @@ def show_embeddings(
 ) -> None:
     """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
 
-    Training images of a patch model are left out: it never holds their embeddings. There may be no
-    normal scores.
+    There may be no normal scores.
     """
     name, test, fit = config.features, evaluation.test, evaluation.fit
-    parts = [("test", category.test, test_images, test.features[name], test.scores)]
-    if fit.features:
-        scores = normal_scores if len(normal_scores) else [""] * len(category.train)
-        parts.append(("train", category.train, train_images, fit.features[name], scores))
+    train_scores = normal_scores if len(normal_scores) else [""] * len(category.train)
+    parts = [
+        ("test", category.test, test_images, test.features[name], test.scores),
+        ("train", category.train, train_images, fit.features[name], train_scores),
+    ]
     total = max(sum(len(split) for _, split, *_ in parts), projector.MOST)
     rows, embeddings, pictures = [], [], []
     for part, split, images, features, scores in parts:

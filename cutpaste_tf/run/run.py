@@ -160,6 +160,8 @@ def write_densities_and_scores(
     if config.false_positive_rate and fit.normal:
         normal_scores = fit.normal.scores
     fit.save(run_dir / run_folder.DENSITY)
+    embeddings = fit.features[config.features].mean(axis=1)
+    run_folder.write_embeddings(run_dir, category.train.names, embeddings)
     run_folder.write_scores(run_dir, category.test, evaluation.test.scores)
     run_folder.write_normal_scores(run_dir, category.train.names, normal_scores)
     return normal_scores

@@ -117,8 +117,10 @@ class PatchScorer(PlacesScorer):
         return upsample.receptive_field_enlarger(self.config.size, self._side, self._stride)
 
     def _fit(self, images, validate):
-        gaussians, _, maps = self._fit_places(images, validate)
-        fit = Fit(None, gaussians)
+        gaussians, features, maps = self._fit_places(images, validate)
+        if len(self.bands) > 1:  # Those are of the last band's patches alone.
+            features = {"pool": self.embed(images)[:, None]}
+        fit = Fit(None, gaussians, features=features)
         if maps is None:
             return fit
         normal = self._scores(fit, {"places": maps}, images)

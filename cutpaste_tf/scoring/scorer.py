@@ -20,7 +20,7 @@ from keras import ops
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.files import read_npz, replacing
+from cutpaste_tf.files import read_npz, write_npz
 from cutpaste_tf.models import plain
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import layers
@@ -56,8 +56,8 @@ class Fit:
       places: the Gaussians of patches or of feature maps' places, where the run has them.
       usual: float64 [2, 2], mean and standard deviation of normal images' scores, first those of
         the pooled features, then those of maps; None where there are none.
-      features: float32 [N, K, D] by name, of the normal images; none of a patch model, whose
-        embeddings are never held, or of a run that was loaded.
+      features: float32 [N, K, D] by name, of the normal images, as in `Scores`; none of a run that
+        was loaded.
       normal: the normal images' scores, cross-validated, where `fit` was asked for them.
     """
 
@@ -78,9 +78,8 @@ class Fit:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the arrays as .npz, without pickle, and atomically."""
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **self.arrays())
+        """Writes the arrays as .npz, whole or not at all."""
+        write_npz(path, self.arrays())
 
     @classmethod
     def load(cls, path: str | os.PathLike, config: Config) -> "Fit":
@@ -343,4 +342,4 @@ def evaluate(
             by_tile = {"pooled": density.score(test.features[name])}
             by_image = scorer.by_image(by_tile, test_images.in_region, None)
             pooled[name] = np.asarray(by_image["pooled"])
-    return Evaluation(fit, test, {name: pooled[name] for name in fit.features or pooled})
+    return Evaluation(fit, test, {name: pooled[name] for name in fit.features})

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from cutpaste_tf import cli
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.files import read_npz, replacing
+from cutpaste_tf.files import read_npz, write_npz
 from cutpaste_tf.train import epochs, views
 from cutpaste_tf.train.epochs import Epoch
 from cutpaste_tf.train.stages import Stage, stages
@@ -44,8 +43,8 @@ class Backup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Writes the backup."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, *(variable.numpy() for variable in _state(self.model)))
+        variables = enumerate(_state(self.model))
+        write_npz(self._path, {str(number): variable.numpy() for number, variable in variables})
 
     def restore(self, model: keras.Model) -> None:
         """Reads the backup, if there is one."""

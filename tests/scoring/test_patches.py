@@ -98,6 +98,9 @@ def test_bands_make_no_difference(network, images, memory, height, separate, mon
     assert maps[0].shape == (5, 1, 9, 9)
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3)
     np.testing.assert_allclose(fits[0].normal.scores, fits[1].normal.scores, rtol=1e-3)
+    expected = whole.embed(images)
+    for fit in fits:
+        np.testing.assert_allclose(fit.features["pool"][:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_images_are_scored_from_memory_and_from_files(network, tmp_path, monkeypatch):
