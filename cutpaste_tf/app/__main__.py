@@ -67,7 +67,6 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         from starlette.middleware import Middleware
 
-        import cutpaste_tf.scoring.detector  # noqa: F401 - now, and not when the first image waits for it
         from cutpaste_tf.app.guard import LARGEST, Guard
         from cutpaste_tf.app.page import build_page
 

@@ -1,5 +1,6 @@
 """What finished runs say of an image, without a user interface."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -15,7 +16,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
 from cutpaste_tf.predict.model import RunModel
-from cutpaste_tf.threshold import Threshold
+from cutpaste_tf.threshold import Drift, Threshold
 
 NEAREST = 5  # normal images that are shown beside one
 _KEPT_RUNS = 3  # in memory
@@ -29,15 +30,15 @@ class Inspection:
     run: str
     name: str  # the image's
     score: float
+    drift: bool | None  # as the latest images' scores have it
+    embedding: np.ndarray  # float32 [D], as `Detector.embed` has it
     picture: np.ndarray  # the image, uint8 [h, w, 3], no larger than the page needs
-    size: tuple[int, int]  # the image's own height and width in pixels
-    prepared: np.ndarray  # the network's inputs
     map: np.ndarray | None  # float32 [H, W], of the whole image; None where the run makes none
     scale: Callable[[Threshold], Any]  # makes the map's `draw.overlay.Scale` at a threshold
 
 
 class Inspector:
-    """Finished runs, by name, which are loaded when they are first asked for.
+    """Finished runs, by name, which are loaded when they are first needed.
 
     The methods may be called from several threads: one of them works at a time. They raise
     UserErrors where an image, a run or its training images cannot be read. `data_dir` is where
@@ -50,7 +51,16 @@ class Inspector:
         # The page has thresholds of its own.
         load = functools.partial(RunModel, threshold=0.0, maps=None)
         self._model = functools.lru_cache(_KEPT_RUNS)(lambda run: load(runs[run]))
-        self._normal = functools.lru_cache(_KEPT_RUNS)(self._embed_normal)
+        self._drift = functools.cache(lambda run: Drift(run_folder.read_normal_scores(runs[run])))
+        self._normal = functools.lru_cache(_KEPT_RUNS)(self._read_normal)
+
+    def load(self, run: str) -> None:
+        """Gets a run ready, so that its first image does not have to wait for that."""
+        with self._lock:
+            model = self._model(run)
+            model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
+            with contextlib.suppress(UserError):  # `neighbours` tells of it.
+                self._normal(run)
 
     def inspect(self, run: str, path: str) -> Inspection:
         """Scores the image in a file."""
@@ -61,52 +71,59 @@ class Inspector:
                 image = decode.read(path, model.bits)
             except UserError as error:  # Where uploads are kept says nothing to anyone.
                 raise UserError(str(error).replace(path, name)) from error
-            size, prepared = image.shape[:2], model.prepare(image)
-            ((score, anomaly_map),) = model.score([prepared], [size])
+            size = image.shape[:2]
+            scores = model.evaluate([model.prepare(image)], [size])
+            (score,) = scores.scores.tolist()
             if not math.isfinite(score):
                 raise UserError(f"{name}: the network's features of it are not finite")
-            if anomaly_map is not None:
-                anomaly_map = model.over_image(anomaly_map, *size)
+            drift = self._drift(run).add(score)
+            # As `Detector.embed` has it.
+            (embedding,) = scores.features[model.detector.config.features].mean(axis=1)
+            anomaly_map = None
+            if scores.maps is not None:
+                anomaly_map = model.over_image(scores.maps.read([0])[0], *size)
         picture = _shrink(image, _SIDE)
-        return Inspection(run, name, score, picture, size, prepared, anomaly_map, model.scale_at)
+        return Inspection(run, name, score, drift, embedding, picture, anomaly_map, model.scale_at)
 
     def neighbours(self, inspection: Inspection) -> list[tuple[np.ndarray, str, float]]:
         """Returns the nearest normal training images: uint8 [h, w, 3], name, distance.
 
         Distances are Mahalanobis's where the density is one Gaussian of whole images, and Euclidean
-        otherwise. The first call for a run embeds all its images.
+        otherwise.
         """
         from cutpaste_tf.data import pipeline
 
         with self._lock:
             model = self._model(inspection.run)
-            split, embeddings = self._normal(inspection.run)
-            query = model.detector.embed(model.images([inspection.prepared], [inspection.size]))
-        differences, density = embeddings.astype(np.float64) - query, model.detector.fit.density
-        if density and density.is_gaussian:
-            differences = differences @ density.arrays["whitener"]
-        distances = np.linalg.norm(differences, axis=1)
+            images, names, whitened = self._normal(inspection.run)
+        distances = np.linalg.norm(whitened - _whiten(model, inspection.embedding), axis=1)
         result = []
         for index in np.argsort(distances, kind="stable")[:NEAREST]:
-            image = split.images[index]
-            image = decode.read(image, model.bits) if split.from_files else pipeline.to_rgb(image)
-            shown = _shrink(image, _THUMBNAIL)
-            result.append((shown, split.names[index], float(distances[index])))
+            name, image = names[index], images[names[index]]
+            from_file = isinstance(image, str)
+            image = decode.read(image, model.bits) if from_file else pipeline.to_rgb(image)
+            result.append((_shrink(image, _THUMBNAIL), name, float(distances[index])))
         return result
 
-    def _embed_normal(self, run):
-        """Returns a run's normal training images and their embeddings."""
-        from cutpaste_tf.data import pipeline
-
-        detector = self._model(run).detector
-        config = detector.config
+    def _read_normal(self, run):
+        """Returns a run's normal training images by name, and names and embeddings of all."""
+        model = self._model(run)
+        config = model.detector.config
         if self._data_dir:
             config = dataclasses.replace(config, data_dir=self._data_dir)
         try:
             split = run_folder.load_images(config, self.runs[run]).train
         except UserError as error:
             raise UserError(f"{error}; --data_dir says where the run's images are now") from error
-        return split, detector.embed(pipeline.prepare(split, detector.preparation))
+        names, embeddings = run_folder.read_embeddings(self.runs[run])
+        return dict(zip(split.names, split.images, strict=True)), names, _whiten(model, embeddings)
+
+
+def _whiten(model, embeddings):
+    """Brings embeddings, [..., D], to where distances are those of the model's density."""
+    embeddings, density = embeddings.astype(np.float64), model.detector.fit.density
+    is_gaussian = density and density.is_gaussian
+    return embeddings @ density.arrays["whitener"] if is_gaussian else embeddings
 
 
 def _shrink(image, side):

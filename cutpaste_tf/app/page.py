@@ -12,7 +12,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.app.inspector import NEAREST, Inspection, Inspector
 from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.files import UserError
-from cutpaste_tf.threshold import Threshold
+from cutpaste_tf.threshold import Drift, Threshold
 
 _PERCENT = (0.1, 20.0)  # the ends of the slider
 _PROMPT = "Drop an image into the field to see how anomalous it looks."
@@ -46,33 +46,45 @@ class View:
         return threshold, float(f"{threshold.value:.6g}"), percent, _paragraph(text)
 
     def inspect(self, run: str, path: str | None) -> Inspection | str | None:
-        """Returns the inspection of an image, or in words why there is none; None without one."""
-        return self._or_message(self._inspector.inspect, run, path) if path else None
+        """Returns the inspection of an image, or in words why there is none.
 
-    def verdict(
-        self, inspection: Inspection | str | None, threshold: Threshold | None
-    ) -> tuple[str, np.ndarray | None, str]:
-        """Returns verdict and score as HTML, the heat map over the image, and its legend."""
+        Without an image the run gets ready for one, and None is returned.
+        """
+        if path:
+            return self._or_message(self._inspector.inspect, run, path)
+        return self._or_message(self._inspector.load, run)
+
+    def verdict(self, inspection: Inspection | str | None, threshold: Threshold | None) -> str:
+        """Returns verdict and score as HTML."""
         if not isinstance(inspection, Inspection):
-            kind = "problem" if inspection else "empty"
-            return _box(kind, inspection or _PROMPT), None, ""
+            return _box("problem" if inspection else "empty", inspection or _PROMPT)
         (word,) = threshold.verdicts([inspection.score]) if threshold else ["no verdict"]
+        relative = threshold and threshold.relative(inspection.score)
         facts = {
             "Anomaly score": f"{inspection.score:.6g}",
+            "Relative score": "none" if relative is None else f"{relative:.2f}",
             "Threshold": f"{threshold.value:.6g}" if threshold else "none",
             "Image": inspection.name,
         }
-        box = _box(word.replace(" ", "-"), word, facts)
+        note = _paragraph(f"The latest {Drift.ADVICE}.", "problem") if inspection.drift else ""
+        return _box(word.replace(" ", "-"), word, facts) + note
+
+    def heat_map(
+        self, inspection: Inspection | str | None, threshold: Threshold | None
+    ) -> tuple[np.ndarray | None, str]:
+        """Returns the heat map over the image, and its legend as HTML."""
+        if not isinstance(inspection, Inspection):
+            return None, ""
         if inspection.map is None:
             why = "This model makes no heat map: its density cannot tell where."
-            return box, None, _paragraph(why)
+            return None, _paragraph(why)
         if threshold is None:
-            return box, None, _paragraph("The colours of a heat map need a threshold.")
+            return None, _paragraph("The colours of a heat map need a threshold.")
         scale = inspection.scale(threshold)
         values = scale(inspection.map, inspection.score)
         legend = "Heat map: dark where the image is as usual, brightest where most of the score is."
         heat = overlay(inspection.picture, values, scale.outlined)
-        return box, heat, _paragraph(legend)
+        return heat, _paragraph(legend)
 
     def neighbours(self, inspection: Inspection | str | None) -> tuple[list, str]:
         """Returns the nearest normal images with their captions, and HTML to put below them."""
@@ -115,7 +127,7 @@ def _box(kind, text, facts=None):
 
 
 def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
-    """Makes the page: Gradio's Blocks, and what to give their `launch` besides an address."""
+    """Loads the first run, makes the page, and returns it with further options of its `launch`."""
     # Without the button that shares.
     shows = {"buttons": ["fullscreen", "download"], "format": "png", "interactive": False}
     shows_one = {"height": 330, "elem_classes": "picture", **shows}
@@ -124,6 +136,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
     quick = {"show_progress": "hidden", "trigger_mode": "always_last", **in_turn}
     view, runs = View(inspector), list(inspector.runs)
     first, first_number, first_percent, first_text = view.threshold(runs[0])
+    problem = view.inspect(runs[0], None)  # None, if it can be loaded
 
     with gr.Blocks(
         title="Anomaly inspection", fill_width=True, delete_cache=(3600, 86400)
@@ -137,7 +150,10 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
             with gr.Column(scale=1, min_width=280):
                 run = gr.Dropdown(runs, value=runs[0], label="Model")
                 file = gr.File(label="Image to inspect", type="filepath", height=150)
-                info = "Scores above it are anomalous."
+                info = (
+                    "Scores above it are anomalous. As a relative score it is 1, and the median of "
+                    "normal images 0."
+                )
                 number = gr.Number(first_number, label="Threshold", info=info)
                 info = "Normal images above the threshold."
                 slider = {"label": "False alarms, %", "step": 0.1, "info": info}
@@ -145,7 +161,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
                 origin = gr.HTML(first_text)
                 reset = gr.Button("Back to the model's own threshold", size="sm")
             with gr.Column(scale=3, min_width=560):
-                verdict = gr.HTML(_box("empty", _PROMPT), elem_id="verdict")
+                verdict = gr.HTML(view.verdict(problem, first), elem_id="verdict")
                 with gr.Row():
                     picture = gr.Image(label="Image", elem_id="picture", **shows_one)
                     heat = gr.Image(label="Heat map", elem_id="heat", **shows_one)
@@ -160,7 +176,8 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
 
         def choose(run, inspection, **wanted):
             values = view.threshold(run, **wanted)
-            return *values, *view.verdict(inspection, values[0])
+            wanted = inspection, values[0]
+            return *values, view.verdict(*wanted), *view.heat_map(*wanted)
 
         def type_in(run, inspection, value):
             if value is None:
@@ -175,20 +192,23 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
         def announce(path):
             return _box("empty", f"Scoring {pathlib.Path(path).name} …" if path else _PROMPT)
 
-        def present(inspection, threshold):
-            """Shows all at once, so that results of two images are never beside each other."""
-            values = view.verdict(inspection, threshold)
-            if isinstance(inspection, Inspection):
-                return *values, inspection.picture, [], _paragraph("Looking for them …")
-            return *values, None, [], ""
+        def tell(inspection, threshold):
+            """Shows the verdict, and takes away all else: it belongs to another image."""
+            wait = _paragraph("Looking for them …") if isinstance(inspection, Inspection) else ""
+            return view.verdict(inspection, threshold), None, "", None, [], wait
+
+        def show(inspection, threshold):
+            picture = inspection.picture if isinstance(inspection, Inspection) else None
+            return *view.heat_map(inspection, threshold), picture
 
         inspect, neighbours = view.inspect, view.neighbours  # one object each, and so one queue
 
         def follow(event):
             event = event.then(announce, path, verdict, **quick)
             event = event.then(inspect, [run, path], inspection)
-            outputs = [*shown, picture, gallery, below]
-            event = event.then(present, [inspection, threshold], outputs, **quick)
+            judged, outputs = [inspection, threshold], [*shown, picture, gallery, below]
+            event = event.then(tell, judged, outputs, **quick)
+            event = event.then(show, judged, [heat, legend, picture], **quick)
             event.then(neighbours, inspection, [gallery, below])
 
         # The field is emptied, ready for the next image.

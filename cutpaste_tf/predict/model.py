@@ -11,8 +11,8 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 if TYPE_CHECKING:
-    from cutpaste_tf.data import pipeline
     from cutpaste_tf.draw.overlay import Scale
+    from cutpaste_tf.scoring.scorer import Scores
 
 
 class Model(Protocol):
@@ -98,17 +98,18 @@ class RunModel:
         """Scores images; see `Model`."""
         if not prepared:
             return []
-        result = self.detector.evaluate(self.images(prepared, sizes), maps=self.scale is not None)
+        result = self.evaluate(prepared, sizes)
         if self.scale is None:
             return [(float(score), None) for score in result.scores]
         return list(
             zip(map(float, result.scores), result.maps.read(range(len(sizes))), strict=True)
         )
 
-    def images(
+    def evaluate(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
-    ) -> "pipeline.Images":
-        """Returns images as the detector takes them; the arguments are those of `score`."""
+    ) -> "Scores":
+        """Returns all that the detector says of images; the arguments are those of `score`."""
         from cutpaste_tf.data import pipeline
 
-        return pipeline.of_prepared(prepared, self._preparation, sizes)
+        images = pipeline.of_prepared(prepared, self._preparation, sizes)
+        return self.detector.evaluate(images, maps=self.scale is not None)

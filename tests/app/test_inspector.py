@@ -9,12 +9,14 @@ import scipy.spatial
 from conftest import IMAGE_RUN, PATCH_RUN, pattern, write_image
 from PIL import Image
 
+from cutpaste_tf import run_folder
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal as normal_split
+from cutpaste_tf.files import UserError
 
 
-def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
+def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector, monkeypatch):
     data = app_runs[1]
     train = sorted((data / "train" / "good").iterdir())
     query = data / "test" / "hole" / "001.png"
@@ -23,16 +25,36 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector):
         files = [str(path) for path in (query, *train)]
         images = pipeline.prepare(normal_split(files, files), detector.preparation)
         embeddings, metric = detector.embed(images), {"metric": "euclidean"}
+        names, stored = run_folder.read_embeddings(app_runs[0] / run)
+        assert names == [f"train/good/{path.name}" for path in train]
+        np.testing.assert_allclose(stored, embeddings[1:], rtol=1e-4, atol=1e-6)
         if run == IMAGE_RUN:
             whitener = detector.fit.density.arrays["whitener"]
             metric = {"metric": "mahalanobis", "VI": whitener @ whitener.T}
         (expected,) = scipy.spatial.distance.cdist(embeddings[:1], embeddings[1:], **metric)
         order = np.argsort(expected)[:5]
-        found = inspector.neighbours(inspector.inspect(run, str(query)))
+        inspection = inspector.inspect(run, str(query))
+        with monkeypatch.context() as patched:  # No image is embedded for it.
+            patched.setattr(detector, "scorer", None)
+            found = inspector.neighbours(inspection)
         assert [name for _, name, _ in found] == [f"train/good/{train[i].name}" for i in order]
         np.testing.assert_allclose([d for *_, d in found], expected[order], rtol=1e-3)
         for (image, *_), i in zip(found, order, strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(train[i])))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_run_that_was_loaded_is_ready_for_its_first_image(own_copy, app_runs, gone, monkeypatch):
+    inspector = Inspector({IMAGE_RUN: own_copy}, str(own_copy) if gone else None)
+    inspector.load(IMAGE_RUN)
+    for name in ("run_folder.checked", "run_folder.read_embeddings", "models.weights.load"):
+        monkeypatch.setattr(f"cutpaste_tf.{name}", None)
+    inspection = inspector.inspect(IMAGE_RUN, str(app_runs[1] / "test" / "good" / "000.png"))
+    if gone:
+        with pytest.raises(UserError, match="--data_dir says where the run's images are now"):
+            inspector.neighbours(inspection)
+    else:
+        assert len(inspector.neighbours(inspection)) == 5
 
 
 def test_a_score_is_what_the_detector_gives_whatever_the_file(app_runs, inspector, tmp_path):

@@ -20,7 +20,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.app.inspector import Inspection, Inspector
 from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.predict.model import RunModel
-from cutpaste_tf.threshold import Threshold, at_rate
+from cutpaste_tf.threshold import Drift, Threshold, at_rate
 
 
 def view_of(inspector):
@@ -64,7 +64,7 @@ def test_a_large_image_is_shown_smaller_in_its_proportions(inspector, tmp_path):
     path = write_image(tmp_path / "large.png", np.zeros([500, 2000, 3], np.uint8))
     inspection = inspector.inspect(IMAGE_RUN, str(path))
     assert inspection.picture.shape == (200, 800, 3)
-    _, heat, _ = view_of(inspector).verdict(inspection, Threshold(1.0))
+    heat, _ = view_of(inspector).heat_map(inspection, Threshold(1.0))
     assert heat.shape == (200, 800, 3)
 
 
@@ -74,11 +74,11 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
         files = sorted((app_runs[1] / "test").glob("*/*.png"))
         inspection = max((view.inspect(run, str(path)) for path in files), key=lambda x: x.score)
         score = inspection.score
-        assert parse(view.verdict(inspection, Threshold(score * (1 + 1e-6)))[0])[0] == "normal"
+        assert parse(view.verdict(inspection, Threshold(score * (1 + 1e-6))))[0] == "normal"
         heats = []
         for threshold in (Threshold(score * (1 - 1e-6)), Threshold(4 * score)):
-            box, heat, legend = view.verdict(inspection, threshold)
-            kind, facts = parse(box)
+            kind, facts = parse(view.verdict(inspection, threshold))
+            heat, legend = view.heat_map(inspection, threshold)
             assert kind == ("normal" if heats else "anomalous")
             assert facts["Anomaly score"] == f"{score:.6g}"
             assert facts["Threshold"] == f"{threshold.value:.6g}"
@@ -87,9 +87,17 @@ def test_the_threshold_decides_verdict_and_colours_and_not_the_score(app_runs, i
             assert "Heat map" in legend
             heats.append(heat.astype(float).mean())
         assert heats[0] > heats[1]
-        box, heat, legend = view.verdict(dataclasses.replace(inspection, map=None), threshold)
-        assert (parse(box)[0], heat) == ("normal", None)
+        heat, legend = view.heat_map(dataclasses.replace(inspection, map=None), threshold)
+        assert heat is None
         assert "makes no heat map" in legend
+
+
+def test_drift_is_told_once_enough_images_were_inspected(app_runs, inspector, monkeypatch):
+    below_all = np.linspace(-200.0, -100.0, 50)
+    monkeypatch.setattr(run_folder, "read_normal_scores", lambda run_dir: below_all)
+    view, image = view_of(Inspector(inspector.runs)), str(app_runs[1] / "test/good/000.png")
+    boxes = [view.verdict(view.inspect(IMAGE_RUN, image), Threshold(0.0)) for _ in range(21)]
+    assert [Drift.ADVICE in box for box in boxes] == [False] * 19 + [True] * 2
 
 
 def test_where_a_threshold_comes_from(app_runs, inspector):
@@ -123,16 +131,16 @@ def test_a_run_without_normal_scores_gives_no_verdict_until_one_is_typed(own_cop
     assert "No threshold" in text
     assert "type one in" in text
     inspection = view.inspect(IMAGE_RUN, str(app_runs[1] / "test" / "good" / "000.png"))
-    box, heat, legend = view.verdict(inspection, threshold)
-    kind, facts = parse(box)
+    kind, facts = parse(view.verdict(inspection, threshold))
     assert (kind, facts["Anomaly score"]) == ("no-verdict", f"{inspection.score:.6g}")
+    assert facts["Relative score"] == "none"
+    heat, legend = view.heat_map(inspection, threshold)
     assert heat is None
     assert "need a threshold" in legend
     threshold, _, _, text = view.threshold(IMAGE_RUN, value=inspection.score - 1.0)
     assert "(given)" in text
-    box, heat, _ = view.verdict(inspection, threshold)
-    assert parse(box)[0] == "anomalous"
-    assert heat is not None
+    assert parse(view.verdict(inspection, threshold))[0] == "anomalous"
+    assert view.heat_map(inspection, threshold)[0] is not None
 
 
 def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
@@ -144,14 +152,15 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     broken.write_bytes(image.read_bytes()[:200])
     view = view_of(Inspector({IMAGE_RUN: own_copy}))
     assert view.inspect(IMAGE_RUN, None) is None
-    assert parse(view.verdict(None, None)[0])[0] == "empty"
+    assert parse(view.verdict(None, None))[0] == "empty"
 
     message = view.inspect(IMAGE_RUN, str(broken))
     assert message == "<b>broken.png: a damaged or truncated image; remove it or save it again"
-    box, heat, _ = view.verdict(message, None)
-    assert (parse(box)[0], heat) == ("problem", None)
+    box = view.verdict(message, None)
+    assert parse(box)[0] == "problem"
     assert "&lt;b&gt;broken.png" in box
     assert "<b>" not in box
+    assert view.heat_map(message, None) == (None, "")
     assert view.neighbours(message) == ([], "")
 
     density = own_copy / "density.npz"
@@ -167,7 +176,7 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     def fail(self, *arguments, **options):
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(RunModel, "score", fail)
+    monkeypatch.setattr(RunModel, "evaluate", fail)
     message = view.inspect(IMAGE_RUN, str(image))
     assert "ZeroDivisionError" in message
     assert "secret" not in message
@@ -261,6 +270,9 @@ def use_page(browser, url, app_runs, tmp_path):
     page.wait_for_function("document.querySelectorAll('#gallery .thumbnail-item img').length === 5")
     captions = page.locator("#gallery .caption-label").all_inner_texts()
     assert all(re.fullmatch(r"00\d\.png\s+distance [\d.]+", caption) for caption in captions)
+
+    relative = own.relative(score)
+    assert fact("Relative score") == f"{relative:.2f}"
 
     # Other thresholds: the verdict flips and flips back, the score stays.
     heat = page.get_attribute("#heat img", "src")
