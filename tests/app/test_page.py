@@ -170,6 +170,7 @@ def test_a_broken_image_a_damaged_run_and_a_fault_are_a_message(
     message = view.inspect(IMAGE_RUN, str(image))
     assert str(density) in message
     assert "damaged or altered" in message
+    assert view.inspect(IMAGE_RUN, None) == message  # before there is an image, too
     density.write_bytes(content)
     assert isinstance(view.inspect(IMAGE_RUN, str(image)), Inspection)  # and it goes on
 
