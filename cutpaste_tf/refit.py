@@ -111,7 +111,7 @@ def refit(
 
     # 2. The network, as it is.
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.run import results, run
+    from cutpaste_tf.run import pictures, results, run
     from cutpaste_tf.scoring.detector import Detector
     from cutpaste_tf.scoring.scorer import evaluate
 
@@ -150,7 +150,7 @@ def refit(
         # The network before its training has no density of these images.
         untrained = None if config.steps else trained
         collected = {name: before[name] for name in _TRAINING_RESULTS} | {"num_train": len(train)}
-        collected |= results.measure(config, category.test, trained, untrained, scores)
+        collected |= results.measure(config, category, trained, untrained, scores)
         if above:
             above["after"] = float(np.mean(scores[new] > collected["threshold"]))
         collected["refit"] = {
@@ -160,10 +160,11 @@ def refit(
             "dropped": before["num_train"] - len(kept),
             "added_above_threshold": above,
         }
+        pictures.draw_normal_images(config, folder, category.train, train_images, trained, scores)
         collected["sha256"] = run_folder.checksums(folder, config)
         run_folder.write_results(folder, collected)
         folder.rename(output)
-    for line in _lines(before, collected):
+    for line in [*_lines(before, collected), *results.verdict_lines(collected, output)]:
         log(line)
     log(f"written to {output}")
     return collected

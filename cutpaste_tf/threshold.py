@@ -120,6 +120,17 @@ def smallest_rate(count: int) -> float:
     return 1.0 / (count + 1)
 
 
+def odd(normal_scores: np.ndarray) -> np.ndarray:
+    """Finds which of normal images' scores, [n], n >= 1, stand out: indices, int [m], worst first.
+
+    They are above Tukey's outer fence, three interquartile ranges over the upper quartile. As
+    scores have a longer tail above than below, the range is twice its upper half.
+    """
+    median, upper = np.quantile(normal_scores, [0.5, 0.75])
+    order = np.argsort(-normal_scores, kind="stable")
+    return order[normal_scores[order] > upper + 6.0 * (upper - median)]
+
+
 class Drift:
     """Whether images as a whole are unlike those trained on: another lamp, camera or material.
 

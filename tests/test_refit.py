@@ -131,6 +131,8 @@ def test_the_network_and_the_test_images_stay(localized, new, tmp_path, refitted
     auroc = f"{100 * results['image_auroc']:.1f} (before {100 * before['image_auroc']:.1f})"
     assert f"image AUROC {auroc}" in printed
     assert f"threshold {results['threshold']:.4g} (before {before['threshold']:.4g})" in printed
+    assert "thresholds by the scores of 14 normal training images" in printed
+    assert (output / "figures" / "normal_images.png").is_file()
     assert (results["num_train"], results["num_test"], results["num_normal_scores"]) == (14, 8, 14)
     assert results["train_seconds"] == before["train_seconds"]
     record = results["refit"]

@@ -129,6 +129,27 @@ def test_another_lamp_is_drift_as_soon_as_there_are_twenty_images_and_ends_with_
     assert answers[125:] == [False] * 25
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: np.sqrt(rng.chisquare(50, 300)),  # distances
+        lambda rng: rng.chisquare(50, 300),
+        lambda rng: -300.0 + rng.normal(size=300),  # negative log densities
+    ],
+)
+def test_odd_images_are_found_whatever_the_kind_of_scores(draw):
+    falsely = 0
+    for seed in range(50):
+        scores = draw(np.random.default_rng(seed))
+        falsely += len(threshold.odd(scores))
+        median, upper = np.quantile(scores, [0.5, 0.75])
+        scores[[7, 200]] = upper + np.array([9.0, 12.0]) * (upper - median)
+        assert threshold.odd(scores)[:2].tolist() == [200, 7]
+        assert threshold.odd(3.0 * scores - 5.0).tolist() == threshold.odd(scores).tolist()
+    assert falsely <= 5
+    assert len(threshold.odd(np.array([1.0]))) == 0
+
+
 def test_an_ensemble_is_standardised_by_the_normal_scores_alone():
     normal = np.array([1.0, 2.0, 4.0, 7.0])
     scores = threshold.ensemble([np.array([3.5, 9.0])], [normal])

@@ -101,7 +101,7 @@ def extremes(
     images: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     labels: np.ndarray,
-    defect_types: Sequence[str],
+    captions: Sequence[str],
     scores: np.ndarray,
     title: str,
     count: int = 8,
@@ -120,38 +120,44 @@ def extremes(
             axes.imshow(images[index])
             _outline(axes, masks[index], "yellow", 1.0)
             color = RED if labels[index] else BLUE
-            axes.set_title(f"{defect_types[index]}\n{scores[index]:.1f}", color=color, fontsize=8)
+            axes.set_title(captions[index], color=color, fontsize=8)
     figure.suptitle(title)
     return figure
 
 
 def localization(
     images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray] | None,
     maps: Mapping[str, tuple[Sequence[np.ndarray], float, float]],
     title: str,
     columns: int = 8,
+    captions: Sequence[str] = (),
 ) -> Figure:
     """Shows N images, uint8 [H, W, 3], their masks and their anomaly maps (Figures 4, 7 to 21).
 
     Masks are bool, of any size. Of each method there are N maps, float32 [H, W], and the scores
     that the darkest and the brightest colour stand for. Each method has a row below input and mask.
+    Captions, of two lines, stand over the images.
     """
     columns = min(columns, len(images))
-    names = ["input", "mask", *maps]
+    names = ["input", *(["mask"] if masks is not None else []), *maps]
     blocks = -(-len(images) // columns)
-    figure, grid = _grid(blocks * len(names), columns, 1.25, 1.28)
+    height = 1.28 + (0.35 / len(names) if captions else 0.0)
+    figure, grid = _grid(blocks * len(names), columns, 1.25, height)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+    for number, image in enumerate(images):
         block, column = divmod(number, columns)
         axes_of = dict(zip(names, grid[block * len(names) :, column], strict=False))
         if column == 0:
             for name, axes in axes_of.items():
                 axes.set_ylabel(name, fontsize=8)
         axes_of["input"].imshow(image)
-        axes_of["mask"].imshow(image)
-        # In grey, red alone may be as dark as what is around it.
-        _outline(axes_of["mask"], mask, "white", 0.6, fill=MASK_COLOR)
+        if captions:
+            axes_of["input"].set_title(captions[number], fontsize=7)
+        if masks is not None:
+            axes_of["mask"].imshow(image)
+            # In grey, red alone may be as dark as what is around it.
+            _outline(axes_of["mask"], masks[number], "white", 0.6, fill=MASK_COLOR)
         for name, (values, low, high) in maps.items():
             shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
             axes_of[name].imshow(overlay.heat_map(image, shown))

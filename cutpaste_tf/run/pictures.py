@@ -1,5 +1,6 @@
 """A run's pictures: figures/, and what TensorBoard shows of its evaluation."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from cutpaste_tf import cli
+from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
@@ -19,19 +21,22 @@ from cutpaste_tf.scoring.maps import Maps
 from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import views
 
-_VIEWS, _EXTREMES, _LOCALIZED = 6, 8, 24  # images that the figures show
+_VIEWS, _EXTREMES, _LOCALIZED, _WORST = 6, 8, 24, 12  # images that the figures show
+_LONGEST = 20  # characters of an image's name in a figure
 
 
 def draw_figures(
     config: Config,
-    test_split: Split,
+    category: Category,
     train_images: pipeline.Images,
     test_images: pipeline.Images,
     trained: Evaluation,
     untrained: Evaluation | None,
+    normal_scores: np.ndarray,
 ) -> None:
     """Draws a run's figures into figures/ and TensorBoard; one that cannot be is a warning."""
-    labels, scores, maps = test_split.labels, trained.test.scores, trained.test.maps
+    test_split, scores, maps = category.test, trained.test.scores, trained.test.maps
+    labels = test_split.labels
     measurable = 0 < labels.sum() < len(labels)
 
     def augmentations():
@@ -43,9 +48,10 @@ def draw_figures(
         order = np.argsort(-scores, kind="stable")
         shown = np.union1d(order[:_EXTREMES], order[-_EXTREMES:])
         images, masks = _images_and_masks(test_split, test_images, shown)
-        kinds = [test_split.defect_types[i] for i in shown]
+        names = [test_split.defect_types[i] for i in shown]
+        captions = _captions(names, scores[shown], config, normal_scores)
         return figures.extremes(
-            images, masks, labels[shown], kinds, scores[shown], title(config), _EXTREMES
+            images, masks, labels[shown], captions, scores[shown], title(config), _EXTREMES
         )
 
     def roc():
@@ -64,14 +70,10 @@ def draw_figures(
             wanted["localization"] = lambda: localization(test_split, by_name, title(config))
     if measurable:
         wanted["roc"] = roc
-    folder, drawn = config.run_dir / "figures", {}
-    with figures.drawing():
-        for name, draw in wanted.items():
-            path = folder / f"{name}.png"
-            with cli.faults_as_warnings(f"{path}: not drawn"):
-                folder.mkdir(exist_ok=True)
-                draw().savefig(path, dpi=100)
-                drawn[name] = path
+    drawn = _save(config.run_dir, wanted)
+    drawn |= draw_normal_images(
+        config, config.run_dir, category.train, train_images, trained, normal_scores
+    )
     events = _events(config)
     with (
         cli.faults_as_warnings(f"{events}: not written"),
@@ -85,6 +87,61 @@ def draw_figures(
             tf.summary.scalar("final_image_auroc", auroc, config.steps)
 
 
+def _save(run_dir, wanted):
+    """Draws figures into a run's folder; returns the paths of those that could be, by name."""
+    folder, drawn = run_dir / "figures", {}
+    with figures.drawing():
+        for name, draw in wanted.items():
+            path = folder / f"{name}.png"
+            with cli.faults_as_warnings(f"{path}: not drawn"):
+                folder.mkdir(exist_ok=True)
+                draw().savefig(path, dpi=100)
+                drawn[name] = path
+    return drawn
+
+
+def draw_normal_images(
+    config: Config,
+    run_dir: pathlib.Path,
+    split: Split,
+    images: pipeline.Images,
+    evaluation: Evaluation,
+    normal_scores: np.ndarray,
+) -> dict[str, pathlib.Path]:
+    """Draws figures/normal_images.png: the training images that look least normal, if scored.
+
+    Below them are their cross-validated maps, where there are any. Returns the path by the name.
+    """
+
+    def draw():
+        order = np.argsort(-normal_scores, kind="stable")
+        shown, scaled = order[:_WORST], {}
+        pictures = images.without_border(images.canvases(shown), shown)
+        maps = evaluation.fit.normal.maps
+        if maps is not None:
+            usual = order[len(order) // 2 :][:_LOCALIZED]
+            scaled[figures.MAP_NAMES[config.maps]] = _scaled(maps, shown, usual, pictures)
+        names = [split.names[i] for i in shown]
+        names = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names]
+        captions = _captions(names, normal_scores[shown], config, normal_scores)
+        count = len(thresholds.odd(normal_scores))
+        heading = f"{title(config)}\nthe least normal training images: {count} stand out"
+        return figures.localization(pictures, None, scaled, heading, 6, captions)
+
+    return _save(run_dir, {"normal_images": draw} if len(normal_scores) else {})
+
+
+def _captions(names, scores, config, normal_scores):
+    """Images' names, and their scores as they are and relative to normal images."""
+    notes, relative = [""] * len(names), None
+    if len(normal_scores):
+        limit = thresholds.by_normal(normal_scores, config.false_positive_rate)
+        relative = limit.relative(scores)
+    if relative is not None:
+        notes = [f" (relative {x:.2f})" for x in relative]
+    return [f"{name}\n{x:.1f}{note}" for name, x, note in zip(names, scores, notes, strict=True)]
+
+
 def localization(
     split: Split, maps: Mapping[str, Maps], heading: str, count: int = _LOCALIZED
 ) -> Figure:
@@ -94,15 +151,20 @@ def localization(
     """
     shown, normal = split.examples(count), np.flatnonzero(split.labels == 0)[:count]
     images, masks = _images_and_masks(split, next(iter(maps.values())).images, shown)
-    scaled = {}
-    for name, of_method in maps.items():
-        values = of_method.read(shown)
-        # One scale for all images: from what is usual on normal pixels to nearly the largest.
-        low = np.median(of_method.read(normal) if len(normal) else values)
-        own = of_method.images.without_border(values, shown)
-        own = [resize_map(x, image.shape[:2]) for x, image in zip(own, images, strict=True)]
-        scaled[name] = own, low, np.quantile(values, 0.999)
+    scaled = {name: _scaled(one, shown, normal, images) for name, one in maps.items()}
     return figures.localization(images, masks, scaled, heading)
+
+
+def _scaled(maps, shown, usual, images):
+    """The maps of some images, at the pictures' sizes, and one scale for all: its two ends.
+
+    It goes from what is usual on the pixels of some normal images to nearly the largest score.
+    """
+    values = maps.read(shown)
+    low = np.median(maps.read(usual) if len(usual) else values)
+    own = maps.images.without_border(values, shown)
+    own = [resize_map(x, image.shape[:2]) for x, image in zip(own, images, strict=True)]
+    return own, low, np.quantile(values, 0.999)
 
 
 def _images_and_masks(split, images, shown):

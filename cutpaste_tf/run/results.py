@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import mask_of_size
-from cutpaste_tf.data.split import Split
+from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import metrics
@@ -25,6 +26,7 @@ _MOST_PIXELS = 10**8  # of a test set, whose scores are held for exact metrics: 
 # In a simulation (Gaussian features of 128 dimensions, --density=gde, a rate of 0.01) defects that
 # are all found with 40 images are found at 86% with 20, at 54% with 8 and at 11% with 4.
 _FEW_IMAGES = 20
+_NAMED = 5  # of the training images that stand out
 
 
 def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
@@ -50,7 +52,7 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
 
 def collect_results(
     config: Config,
-    split: Split,
+    category: Category,
     num_train: int,
     trained: Evaluation,
     untrained: Evaluation | None,
@@ -75,7 +77,7 @@ def collect_results(
         "steps": config.steps,
         "bit_depth": images.preparation.bits,
         "num_train": num_train,
-        **measure(config, split, trained, untrained, normal_scores),
+        **measure(config, category, trained, untrained, normal_scores),
         "proxy_accuracy": summary.proxy_accuracy,
         "collapse": summary.collapse and dataclasses.asdict(summary.collapse),
         "train_seconds": round(summary.seconds, 1),
@@ -87,16 +89,16 @@ def collect_results(
 
 def measure(
     config: Config,
-    split: Split,
+    category: Category,
     trained: Evaluation,
     untrained: Evaluation | None,
     normal_scores: np.ndarray,
 ) -> dict:
-    """Measures what results.json holds of the test images and of the threshold.
+    """Measures what results.json holds of the test images, and of thresholds and odd images.
 
     Args:
       config: the settings.
-      split: the test images' labels, types and masks.
+      category: the images, without copies.
       trained: the evaluation after the training.
       untrained: the evaluation before it, where there is one.
       normal_scores: [N], the cross-validated scores of the normal images; none without threshold.
@@ -104,6 +106,7 @@ def measure(
     Returns:
       The results, ready for JSON.
     """
+    split = category.test
     # Where nothing was trained there is no second stage.
     before, after = stage_names(config)
     stages = {before: untrained, after: trained} if config.steps else {before: trained}
@@ -130,6 +133,7 @@ def measure(
         "image_ap": metrics.image_ap(split.labels, test.scores),
         **pixels,
         **threshold_results(config.false_positive_rate, normal_scores, split.labels, test.scores),
+        "odd_images": odd_images(category.train, normal_scores),
         "pixel_threshold": pixel_threshold(config.false_positive_rate, normal_maps),
         "untrained_image_auroc": untrained and auroc(untrained.test.scores),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
@@ -148,29 +152,41 @@ def measure(
 def threshold_results(
     rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> dict:
-    """Chooses the run's threshold by normal scores, and says what it does on labelled test images.
+    """Chooses thresholds by normal scores, and says what each does on labelled test images.
 
-    Their scores, [N], have no part in it. `f1_max` and its threshold, beside it, are chosen by the
-    test labels, and say so.
+    Their scores, [N], have no part in it. The run's own is that at `rate`. `f1_max` and its
+    threshold, beside it, are chosen by the test labels, and say so.
     """
-    value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
-    flagged = np.zeros([0], bool) if value is None else scores > value
 
-    def share(label):
-        part = flagged[labels == label] if value is not None else flagged
-        return float(part.mean()) if len(part) else None
+    def at(rate):
+        value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
+
+        def share(label):
+            part = scores[labels == label]
+            return float(np.mean(part > value)) if value is not None and len(part) else None
+
+        return {
+            "false_positive_rate": rate,
+            "threshold": value,
+            "test_false_positive_rate": share(0),
+            "test_true_positive_rate": share(1),
+        }
 
     best = metrics.f1_max(labels, scores)
     return {
-        "threshold": value,
-        "false_positive_rate": rate,
+        **at(rate),
         "num_normal_scores": len(normal_scores),
-        "test_false_positive_rate": share(0),
-        "test_true_positive_rate": share(1),
+        "thresholds": [at(x) for x in sorted({rate, *thresholds.RATES}) if len(normal_scores)],
         "f1_max": best and best[0],
         "f1_max_threshold": best and best[1],
         "f1_max_chosen_by": best and "test labels",
     }
+
+
+def odd_images(train: Split, normal_scores: np.ndarray) -> list[str]:
+    """Returns the names of the training images that stand out by their scores, the worst first."""
+    found = thresholds.odd(normal_scores) if len(normal_scores) else []
+    return [train.names[i] for i in found]
 
 
 def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
@@ -273,8 +289,6 @@ def result_lines(results: Mapping) -> list[str]:
         before = results.get("untrained_image_auroc_by_test_anomalies", {}).get(kind)
         untrained = "" if before is None else f" (untrained {100 * before:.1f})"
         lines.append(f"test anomalies {kind}: image AUROC {100 * auroc:.1f}{untrained}")
-    if results["threshold"] is not None:
-        lines.append(_threshold_line(results))
     return lines
 
 
@@ -296,18 +310,33 @@ def _before_and_after(by_stage):
     return f"{100 * after[0][1]:.1f} ({first})" if after else first
 
 
-def _threshold_line(results):
-    """What a run's threshold is, and what it does on labelled images."""
-    rate, count = results["false_positive_rate"], results["num_normal_scores"]
-    line = f"threshold {results['threshold']:.4g} for a false-positive rate of {100 * rate:g}%"
-    least = thresholds.smallest_rate(count)
-    if rate < least:
-        line += f" ({count} normal images vouch for {100 * least:.2g}% at best)"
-    shares = {
-        "normal": results["test_false_positive_rate"],
-        "anomalous": results["test_true_positive_rate"],
+def verdict_lines(results: Mapping, run_dir: str | os.PathLike) -> Iterator[str]:
+    """Tells in lines of text what thresholds a run has, and which training images stand out."""
+    count, entries = results["num_normal_scores"], results["thresholds"]
+    if not entries:
+        return
+    least, note = thresholds.smallest_rate(count), ""
+    if entries[0]["false_positive_rate"] < least:
+        note = f", which vouch for {100 * least:.2g}% at best"
+    yield f"thresholds by the scores of {count} normal training images{note}:"
+    headings = {
+        "false_positive_rate": "false-positive rate",
+        "threshold": "threshold",
+        "test_false_positive_rate": "normal test images above it",
+        "test_true_positive_rate": "anomalous ones",
     }
-    shares = [
-        f"{100 * share:.0f}% of the {kind}" for kind, share in shares.items() if share is not None
-    ]
-    return line + (f"; above it: {' and '.join(shares)} test images" if shares else "")
+    headings = {n: heading for n, heading in headings.items() if entries[0][n] is not None}
+    yield "  ".join(headings.values())
+    for entry in entries:
+        cells = {n: f"{100 * entry[n]:.3g}%" for n in headings}
+        cells["threshold"] = f"{entry['threshold']:.4g}"
+        row = "  ".join(f"{cells[n]:>{len(heading)}}" for n, heading in headings.items())
+        own = entry["false_positive_rate"] == results["false_positive_rate"]
+        yield row + ("  (this run's)" if own else "")
+    if odd := results["odd_images"]:
+        more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
+        yield (
+            f"training images that stand out: {', '.join(odd[:_NAMED])}{more}; where "
+            f"{run_dir}/figures/normal_images.png shows a bad one, python -m cutpaste_tf.refit "
+            f"--run={run_dir} --drop=NAME --output=DIR takes it out"
+        )

@@ -121,10 +121,12 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
     pictures.show_embeddings(config, category, train_images, test_images, trained, normal_scores)
-    pictures.draw_figures(config, category.test, train_images, test_images, trained, untrained)
+    pictures.draw_figures(
+        config, category, train_images, test_images, trained, untrained, normal_scores
+    )
     collected = results.collect_results(
         config,
-        category.test,
+        category,
         len(all_images.train),
         trained,
         untrained,
@@ -135,7 +137,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
     collected["sha256"] = run_folder.checksums(run_dir, config)
     run_folder.write_results(run_dir, collected)
-    for line in results.result_lines(collected):
+    for line in [*results.result_lines(collected), *results.verdict_lines(collected, run_dir)]:
         log(line)
     log(f"written to {run_dir}")
     return collected

@@ -74,10 +74,10 @@ def outline(axes):
 def test_extremes_are_in_order_of_score_with_masks_outlined():
     masks = np.zeros([5, 64, 32], bool)  # each as large as its image on disk
     masks[4, 16:32, 8:16] = True
-    kinds = ["good", "good", "good", "dent", "hole"]
-    figure = figures.extremes(IMAGES, masks, LABELS, kinds, SCORES, "title", count=2)
+    captions = ["good 1", "good 2", "good 3", "dent", "hole"]
+    figure = figures.extremes(IMAGES, masks, LABELS, captions, SCORES, "title", count=2)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["hole\n0.9", "good\n0.3", "good\n0.1", "good\n0.2"]
+    assert titles == ["hole", "good 3", "good 1", "good 2"]
     assert outlined(figure) == [0]
     assert (figure.axes[0].images[0].get_array() == IMAGES[4]).all()
     assert outline(figure.axes[0]) == pytest.approx([3.5, 7.5, 3.5, 7.5], abs=0.3)

@@ -78,11 +78,19 @@ def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
     scores = run_folder.read_normal_scores(run_dir)
     assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
     assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.01, 8)
-    assert "8 normal images vouch for 11% at best" in output
+    assert "8 normal training images, which vouch for 11% at best" in output
     rows = read_scores(run_dir)
     values, labels = (np.array([float(row[name]) for row in rows]) for name in ("score", "label"))
     for name, label in (("test_false_positive_rate", 0), ("test_true_positive_rate", 1)):
         assert results[name] == np.mean(values[labels == label] > scores.max())
+    # The same thresholds as `predict --false_positive_rate` takes, at the standard rates.
+    assert [one["false_positive_rate"] for one in results["thresholds"]] == [0.01, 0.02, 0.05, 0.1]
+    for one in results["thresholds"]:
+        rate = one["false_positive_rate"]
+        chosen = run_folder.choose_threshold(run_dir, false_positive_rate=rate)
+        assert one["threshold"] == chosen.value
+        assert one["test_true_positive_rate"] == np.mean(values[labels == 1] > chosen.value)
+        assert one["test_false_positive_rate"] == np.mean(values[labels == 0] > chosen.value)
     flagged = values > results["f1_max_threshold"]
     assert results["f1_max"] == pytest.approx(sklearn.metrics.f1_score(labels, flagged))
     assert results["f1_max_chosen_by"] == "test labels"
@@ -262,7 +270,6 @@ def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
         "pixel_auroc": None,
         "pixel_aupro": None,
         "train_seconds": 12.3,
-        "threshold": None,
         "image_auroc_by_feature": {
             "pool": {"pretrained": 0.75, "finetuned": 0.8},
             "level7": {"pretrained": 0.85, "finetuned": 0.875},
@@ -277,3 +284,37 @@ def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
         "image AUROC pretrained 85.0, AP 50.0, trained for 12 s",
         "image AUROC by feature: pool pretrained 85.0, level7 pretrained 85.0",
     ]
+
+
+def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
+    normal_scores, labels = np.arange(100.0), np.array([0, 0, 1, 1, 1])
+    scores = np.array([2.0, 95.5, 96.0, 98.5, 100.0])
+    measured = results.threshold_results(0.03, normal_scores, labels, scores)
+    measured["odd_images"] = []
+    assert list(results.verdict_lines(measured, "runs/a")) == [
+        "thresholds by the scores of 100 normal training images:",
+        "false-positive rate  threshold  normal test images above it  anomalous ones",
+        "                 1%         99                           0%           33.3%",
+        "                 2%         98                           0%           66.7%",
+        "                 3%         97                           0%           66.7%  (this run's)",
+        "                 5%         95                          50%            100%",
+        "                10%         90                          50%            100%",
+    ]
+    measured = results.threshold_results(0.1, normal_scores[:9], labels[:0], scores[:0])
+    measured["odd_images"] = [f"{letter}.png" for letter in "abcdefg"]
+    heading, columns, *rows, odd = results.verdict_lines(measured, "runs/a")
+    assert heading.endswith("of 9 normal training images, which vouch for 10% at best:")
+    assert columns == "false-positive rate  threshold"
+    assert rows[-1] == "                10%          8  (this run's)"
+    assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; where" in odd
+    assert "refit --run=runs/a --drop=NAME" in odd
+    # Without a rate there are no normal scores, and nothing to say.
+    measured = results.threshold_results(0.0, normal_scores[:0], labels, scores)
+    assert measured["thresholds"] == list(results.verdict_lines(measured, "runs/a")) == []
+
+
+def test_odd_images_are_named_the_worst_first():
+    names = [f"train/good/{number:03d}.png" for number in range(12)]
+    scores = np.array([3.0, 1.0, 2.0, 1.5, 99.0, 1.2, 2.2, 1.7, 2.6, 200.0, 1.9, 2.1])
+    assert results.odd_images(normal(names, names), scores) == [names[9], names[4]]
+    assert results.odd_images(normal(names, names), scores[:0]) == []
