@@ -125,7 +125,7 @@ def draw_normal_images(
         names = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in names]
         captions = _captions(names, normal_scores[shown], config, normal_scores)
         count = len(thresholds.odd(normal_scores))
-        heading = f"{title(config)}\nthe least normal training images: {count} stand out"
+        heading = f"{title(config)}\nthe least normal training images (standing out: {count})"
         return figures.localization(pictures, None, scaled, heading, 6, captions)
 
     return _save(run_dir, {"normal_images": draw} if len(normal_scores) else {})

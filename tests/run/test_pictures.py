@@ -69,7 +69,7 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
     paths = pictures.draw_normal_images(config, tmp_path, split, images, evaluation, scores)
     assert paths["normal_images"].is_file()
     (figure,) = drawn
-    assert "1 stand out" in figure.get_suptitle()
+    assert "standing out: 1" in figure.get_suptitle()
     rows = np.reshape(figure.axes, [-1, 6])
     assert len(rows) == (4 if has_maps else 2)
     titles = [axes.get_title() for axes in rows[:: len(rows) // 2].flat]
