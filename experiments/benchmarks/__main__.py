@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks [NAME ...] [--markdown] [--rounds=N]
 
-Without names all of them but pixel_gaussian.py, which needs a data set, and ray_prediction.py,
-which needs Ray. Each is a script that can be run by itself, with flags of its own, and runs in a
-fresh process here. From the root of the repository.
+Without names all of them but anomalib_models.py and pixel_gaussian.py, which need a data set, and
+ray_prediction.py, which needs Ray. Each is a script that can be run by itself, with flags of its
+own, and runs in a fresh process here. From the root of the repository.
 """
 
 import argparse

@@ -163,7 +163,8 @@ class Worker:
 
     def send(self, method: str, **options: Any) -> None:
         """Asks for a method to be run; `receive` waits for its answer."""
-        print(json.dumps([method, options]), file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # `receive` tells why the worker has ended.
+            print(json.dumps([method, options]), file=self._process.stdin, flush=True)
 
     def receive(self) -> Any:
         """Returns what the method returned."""

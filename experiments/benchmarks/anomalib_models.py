@@ -1,0 +1,197 @@
+"""anomalib's PaDiM and PatchCore on the very features of our recipe, beside it: quality and time.
+
+    pip install anomalib timm
+    python experiments/benchmarks/anomalib_models.py --data_dir=PARTS --category=bolt
+
+Ours is experiments/lite0_pretrained.flags, and any flag of cutpaste_tf.main may be given besides,
+such as --dataset=mvtec_ad or --image_size=256. anomalib's models have the same weights in timm's
+network of the same architecture, the same levels of it, all channels, and the same images; the
+script ends where the two networks' maps differ by more than rounding. PyTorch has a process of its
+own.
+
+The metrics are ours, at the images' own sizes; AUPRO is to a false-positive rate of 0.3. A fit's
+time is from images in memory to what scores new ones: ours has TensorFlow's tracing in it, and the
+cross-validation that scores are standardised by. Scoring is to maps of --image_size.
+"""
+
+import argparse
+import functools
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import common
+import numpy as np
+
+from cutpaste_tf import cli
+from cutpaste_tf.files import UserError
+
+FLAGS = "experiments/lite0_pretrained.flags"
+MODELS = ("ours", "padim", "patchcore")
+BATCH = 32  # anomalib's, of training and of evaluation
+WORKER = "--torch"
+MOST_DIFFERENCE = 1e-4  # between the networks' maps, as a share of their largest value
+
+
+def torch_methods() -> Mapping[str, Callable[..., Any]]:
+    """Returns what PyTorch's process can be asked for."""
+    import torch
+    from anomalib.models.image.padim.torch_model import PadimModel
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    def batches(path):
+        images = np.load(path)
+        for first in range(0, len(images), BATCH):
+            pixels = torch.from_numpy(images[first : first + BATCH]).permute(0, 3, 1, 2)
+            yield (pixels.float() - 127.0) / 128.0
+
+    def measure(name, network, layers, channels, weights, coreset, train, test, output):
+        torch.manual_seed(0)  # PatchCore's coreset begins anywhere.
+        options = {"backbone": network, "layers": layers, "pre_trained": False}
+        if name == "padim":
+            model = PadimModel(**options, n_features=channels)
+        else:
+            model = PatchcoreModel(**options)
+        extractor = model.feature_extractor.feature_extractor
+        # Both networks have their layers in the order of use; the published one has more of them.
+        published = torch.load(weights, weights_only=True)
+        extractor.load_state_dict(
+            dict(zip(extractor.state_dict(), published.values(), strict=False))
+        )
+        began = time.perf_counter()
+        model.train()
+        for images in batches(train):
+            model(images)
+        if name == "padim":
+            model.fit()
+        else:
+            model.subsample_embedding(coreset)
+        fitted = time.perf_counter() - began
+
+        first, results = next(batches(test)), []
+        with torch.inference_mode():
+            features = model.eval().feature_extractor(first)
+            model(first)  # warms up
+            began = time.perf_counter()
+            for images in batches(test):
+                result = model(images)
+                results.append((result.pred_score.reshape(-1), result.anomaly_map[:, 0]))
+            seconds = time.perf_counter() - began
+        scores, maps = (torch.cat(parts).numpy() for parts in zip(*results, strict=True))
+        features = {layer: x.permute(0, 2, 3, 1).numpy() for layer, x in features.items()}
+        np.savez(output, scores=scores, maps=maps, **features)
+        return fitted, seconds / len(scores)
+
+    return {"measure": measure}
+
+
+def ours(config: Any, network: Any, train: Any, test: Any) -> tuple:
+    """Fits and scores as a run does; returns scores, maps, and the seconds of both."""
+    from cutpaste_tf.scoring.detector import make_scorer
+
+    scorer = make_scorer(config, network)
+    began = time.perf_counter()
+    fit = scorer.fit(train)
+    fitted = time.perf_counter() - began
+    scorer.score(fit, test.subset(range(min(BATCH, test.count))))  # warms up
+    began = time.perf_counter()
+    scores = scorer.score(fit, test)
+    _ = scores.maps.peaks  # Maps are enlarged when they are read.
+    return scores.scores, scores.maps, fitted, (time.perf_counter() - began) / test.count
+
+
+def theirs(ask: Callable, name: str, config: Any, network: Any, train: Any, test: Any) -> tuple:
+    """Has anomalib's model fit and score the same images; returns what `ours` does."""
+    from cutpaste_tf.models import backbone as backbones
+    from cutpaste_tf.models import lite_weights
+    from cutpaste_tf.scoring.maps import Maps
+
+    (own,) = backbones.feature_maps(network)
+    layers = {level: f"blocks.{int(level.removeprefix('block')) - 1}" for level in config.levels}
+    with tempfile.TemporaryDirectory() as folder:
+        names = {"train": "train.npy", "test": "test.npy", "output": "output.npz"}
+        paths = {part: os.path.join(folder, file) for part, file in names.items()}
+        for part, images in (("train", train), ("test", test)):
+            np.save(paths[part], images.canvases(range(images.count)))
+        fitted, seconds = ask(
+            name=name,
+            network=f"tf_{config.backbone}",
+            layers=list(layers.values()),
+            channels=sum(own.output[level].shape[-1] for level in layers),
+            weights=str(lite_weights.find(config.backbone)),
+            **paths,
+        )
+        with np.load(paths["output"]) as found:
+            results = dict(found)
+    expected = own.predict_on_batch(test.canvases(range(min(BATCH, test.count))) / 255.0)
+    for level, layer in layers.items():
+        most = MOST_DIFFERENCE * np.abs(expected[level]).max()
+        np.testing.assert_allclose(results[layer], expected[level], rtol=0, atol=most)
+    maps = Maps(results["maps"][:, None], None, lambda small, inside: small, test)
+    return results["scores"], maps, fitted, seconds
+
+
+def compare(config: Any, models: Sequence[str], ask: Callable) -> None:
+    """Measures one category and prints a line of a table for each model."""
+    from cutpaste_tf import data
+    from cutpaste_tf.data import pipeline
+    from cutpaste_tf.data.preparation import Preparation
+    from cutpaste_tf.models.backbone import build_backbone
+    from cutpaste_tf.run.results import pixel_metrics
+    from cutpaste_tf.scoring import metrics
+
+    if config.tiles != (1, 1) or config.masked or "lite" not in config.backbone:
+        raise UserError("only EfficientNet-Lite, without --tiles, --roi and --resize=pad, compares")
+    category = data.load(config)
+    preparation = Preparation.of(config, None, pipeline.filled_bits(category.train))
+    train, test = (pipeline.prepare(x, preparation) for x in (category.train, category.test))
+    category, train = pipeline.without_copies(category, train, test)
+    network, split = build_backbone(config), category.test
+    for name in models:
+        if name == "ours":
+            scores, maps, fitted, seconds = ours(config, network, train, test)
+        else:
+            scores, maps, fitted, seconds = theirs(ask, name, config, network, train, test)
+        found = pixel_metrics(maps, split)
+        auroc = metrics.image_auroc(split.labels, scores)
+        numbers = (auroc, found["pixel_auroc"], found["pixel_aupro"])
+        height, width = config.size
+        cells = [f"{config.category}, {height}x{width}", name]
+        cells += ["-" if x is None else f"{100 * x:.1f}" for x in numbers]
+        cells += [f"{fitted:.1f}", f"{1000 * seconds:.1f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+@cli.command()
+def main(arguments: Sequence[str]) -> None:
+    """Prints a table for all categories that are named."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    parser.add_argument("--models", default=",".join(MODELS), help="to measure: some of these")
+    parser.add_argument("--coreset", type=float, default=0.01, help="PatchCore's share of vectors")
+    own, rest = parser.parse_known_args(arguments)
+    for package in ("anomalib", "timm"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed; pip install anomalib timm")
+    if not set(models := own.models.split(",")) <= set(MODELS):
+        raise UserError(f"--models={own.models}: must be some of {', '.join(MODELS)}")
+    runs = cli.parse_runs([f"--flagfile={FLAGS}", *rest])
+    machine = common.machine("tensorflow", "torch", "anomalib", "timm")
+    print(f"{machine}; PatchCore keeps {100 * own.coreset:g}% of the vectors")
+    print("| images | model | image AUROC | pixel AUROC | AUPRO | fit, s | ms an image |")
+    print("| --- " * 7 + "|", flush=True)
+    with common.Worker(WORKER) as worker:
+        ask = functools.partial(worker.ask, "measure", coreset=own.coreset)
+        for config in runs:
+            compare(config, models, ask)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == [WORKER]:
+        common.serve(torch_methods)
+    else:
+        sys.exit(main())
