@@ -101,21 +101,27 @@ class GaussianStatistics:
             setattr(around, name, total.reshape(maps * height * width, *total.shape[3:]))
         return around
 
-    def fit(self) -> Gaussians:
-        """Returns the Gaussians of what was added: one feature at least for each location."""
+    def fit(self, least_variance: float = 0.0, maps: int = 1) -> Gaussians:
+        """Returns the Gaussians of what was added: one feature at least for each location.
+
+        `least_variance` is added to all variances, as a share of the mean variance of the map that
+        a location belongs to; the locations are those of so many maps, one after the other.
+        """
         if not self._count:
             raise ValueError("there are no features to fit a density to")
         locations, dims = self._sum.shape
         # A few locations at a time: the work needs several times the memory of their scatters.
         step = max(1, _FIT_MEMORY // (8 * dims * dims))
         # A location where all images are the same has no variance to divide by.
-        floor = 1e-9 * np.mean(self._variance(slice(None))) + 1e-30
+        usual = np.mean(self._variance(slice(None)).reshape(maps, -1), axis=1)
+        floor = np.repeat((1e-9 + least_variance) * usual + 1e-30, locations // maps)
         size = self._size
         if locations == 1:
             return self._fit(slice(None), floor, size)
         gaussians = Gaussians.empty(locations, dims)
         for first in range(0, locations, step):
-            gaussians.put(first, self._fit(slice(first, first + step), floor, size))
+            part = slice(first, first + step)
+            gaussians.put(first, self._fit(part, floor[part], size))
         return gaussians
 
     @property

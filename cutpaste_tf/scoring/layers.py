@@ -96,3 +96,12 @@ def largest(values: Any, axis: int | tuple[int, ...]) -> Any:
     """Returns the maximum; NaN where any value is, which a plain maximum may pass over."""
     # Without an initial value Keras refuses a batch of no images.
     return ops.max(values, axis=axis, initial=-np.inf) + 0.0 * ops.sum(values, axis=axis)
+
+
+def mean_of_largest(maps: Any, share: float) -> Any:
+    """Returns the means over a share of maps' values, the largest: of [N, K, h, w], [N, K]."""
+    count, height, width = maps.shape[1:]
+    flat = ops.reshape(maps, (-1, count, height * width))
+    values, _ = ops.top_k(flat, max(1, round(share * height * width)))
+    # NaN where any value is, which sorting may pass over.
+    return ops.mean(values, axis=-1) + 0.0 * ops.sum(flat, axis=-1)

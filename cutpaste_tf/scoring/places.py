@@ -32,6 +32,7 @@ class PlacesScorer(Scorer):
     """
 
     locations: str
+    least_variance = 0.0  # as `GaussianStatistics.fit` takes it
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -63,7 +64,11 @@ class PlacesScorer(Scorer):
         if inside is not None:
             places = places * ops.cast(inside, "float32")
         by_tile = {name: outputs[name] for name in ("pooled",) if name in outputs}
-        return by_tile | {"map": layers.largest(places, axis=(2, 3))}, places
+        return by_tile | {"map": self._of_map(places)}, places
+
+    def _of_map(self, places):
+        """Scores of maps, [N, K, h, w]: their largest places' (Figure 1)."""
+        return layers.largest(places, axis=(2, 3))
 
     def _distances(self, gaussians, dtype="float64"):
         """A function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].
@@ -167,11 +172,11 @@ class PlacesScorer(Scorer):
 
     def _gaussians(self, statistics):
         """The Gaussians of what was added."""
-        if self.locations != "nearby":
-            return statistics.fit()
         maps, height, width = self.grid
+        if self.locations != "nearby":
+            return statistics.fit(self.least_variance, maps)
         reach = min(REACH, (min(height, width) - 1) // 2)
-        fitted = statistics.of_neighbourhoods(self.grid, reach).fit()
+        fitted = statistics.of_neighbourhoods(self.grid, reach).fit(self.least_variance, maps)
         # At the border a place has the nearest neighbourhood that lies in the map as a whole.
         rows, columns = (
             np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)

@@ -43,7 +43,7 @@ PHASES = {
 # Of lite0_pretrained.flags, but for its weights.
 SCORING = (
     "--dataset=folder --category=made --backbone=efficientnet_lite0 --features=level7 "
-    "--image_size=192 --maps=features --image_score=both --steps=0"
+    "--image_size=192 --maps=features --image_score=map --steps=0"
 )
 # The command, which ends with its first row.
 FIRST_ROW = """

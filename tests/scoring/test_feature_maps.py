@@ -15,7 +15,7 @@ from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import places
+from cutpaste_tf.scoring import layers, places
 from cutpaste_tf.scoring.feature_maps import FeatureMapScorer
 from cutpaste_tf.scoring.scorer import evaluate
 
@@ -67,20 +67,22 @@ def test_one_pass_has_the_features_of_the_network_and_the_places_vectors(network
     found = vectors[:, 0]
 
     def same(place, expected):
-        np.testing.assert_allclose(place, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(place, expected, rtol=1e-4, atol=1e-5)
 
     same(found[:, 3, 4, :8], fine[:, 2:5, 3:6].mean((1, 2)))
     same(found[:, 0, 7, :8], fine[:, :2, 6:].mean((1, 2)))
     # A coarse map's places lie on every second fine one; between them half of either counts.
-    same(found[:, 2, 4, 8:], coarse[:, :3, 1:4].mean((1, 2)))
-    sides = [coarse[:, rows, 1:4].mean((1, 2)) for rows in (slice(0, 3), slice(1, 4))]
-    same(found[:, 3, 4, 8:], np.mean(sides, axis=0))
+    same(found[:, 2, 4, 8:], coarse[:, 1, 2])
+    same(found[:, 3, 4, 8:], coarse[:, 1:3, 2].mean(1))
 
 
-def distances(normals, others):
-    """Mahalanobis distances by scikit-learn, [N, D] against [M, D]."""
+def distances(normals, others, mean_variance=None):
+    """Mahalanobis distances by scikit-learn, [N, D] against [M, D]; `mean_variance` of places."""
     fitted = sklearn.covariance.LedoitWolf().fit(normals.astype(np.float64))
-    return np.sqrt(fitted.mahalanobis(others.astype(np.float64)))
+    variance = normals.var(axis=0).mean() if mean_variance is None else mean_variance
+    covariance = fitted.covariance_ + 0.03 * variance * np.eye(len(fitted.covariance_))
+    centred = others - fitted.location_
+    return np.sqrt(np.einsum("nd,de,ne->n", centred, np.linalg.inv(covariance), centred))
 
 
 @pytest.mark.parametrize("held", [places._HELD, 0])
@@ -94,6 +96,16 @@ def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
     maps = scorer.score(fit, tests).maps.small
     assert maps.shape == (5, 1, 8, 8)
     tested = vectors_of(scorer, tests)
+    around = [
+        vectors[:, 0, i : i + 3, j : j + 3].reshape(-1, 24).var(axis=0)
+        for i in range(6)
+        for j in range(6)
+    ]
+    mean_variance = {
+        "shared": None,
+        "separate": vectors.var(axis=0).mean(),
+        "nearby": np.mean(around),
+    }[locations]
     for row, column in ((0, 0), (0, 4), (3, 5), (7, 6)):
         rows, columns = {
             "shared": (slice(None), slice(None)),
@@ -102,7 +114,7 @@ def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
             "nearby": tuple(slice(n - 1, n + 2) for n in np.clip((row, column), 1, 6)),
         }[locations]
         normals = vectors[:, 0][:, rows, columns].reshape(-1, 24)
-        expected = distances(normals, tested[:, 0, row, column])
+        expected = distances(normals, tested[:, 0, row, column], mean_variance)
         np.testing.assert_allclose(maps[:, 0, row, column], expected, rtol=1e-3)
     # Normal images are scored by Gaussians that have not seen them.
     part = np.arange(8, 16)
@@ -125,6 +137,18 @@ def test_nothing_is_cross_validated_that_nobody_asks_for(network, images, tests)
     assert set(few.test.by_kind) == {"pooled", "map"}
     assert few.fit.normal is None
     assert np.isfinite(few.test.maps.read([0, 1])).all()
+
+
+def test_a_maps_score_is_the_mean_of_its_largest_places():
+    maps = np.random.default_rng(0).random([3, 2, 10, 15]).astype(np.float32)
+    expected = np.sort(maps.reshape(3, 2, 150))[..., -3:].mean(axis=-1)
+    np.testing.assert_allclose(layers.mean_of_largest(maps, 0.02), expected, rtol=1e-6)
+    maps[1, 0, 3, 3] = np.nan
+    assert np.isnan(layers.mean_of_largest(maps, 0.02)).nonzero() == (1, 0)
+    assert layers.mean_of_largest(maps[:0], 0.02).shape == (0, 2)
+    np.testing.assert_allclose(
+        layers.mean_of_largest(maps[:1, :, :2, :2], 0.02), maps[:1, :, :2, :2].max((2, 3))
+    )
 
 
 def test_squared_distances_of_networks_side_by_side_add_up(network, images, tests):
