@@ -164,10 +164,16 @@ class Config:
         choices.DENSITY,
     )
     false_positive_rate: float = _density(
-        0.01,
+        0.05,
         "share of normal images above the run's threshold; 0: no threshold, and none of the "
         "cross-validation that it takes",
         real(0.0, 0.5),
+    )
+    threshold_rule: str = _density(
+        "robust",
+        "which normal images set the threshold; robust: all but those that stand out; conformal: "
+        "all, which keeps the rate wherever new images are like these",
+        one_of("robust", "conformal"),
     )
     test_anomalies: str = _density(
         "none",

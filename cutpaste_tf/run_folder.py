@@ -289,7 +289,8 @@ def choose_threshold(
     with _reading(pathlib.Path(run_dir) / RESULTS):
         recorded = None if results["threshold"] is None else Threshold(*map(results.get, names))
     normal_scores = read_normal_scores(run_dir)
-    return thresholds.choose(recorded, normal_scores, str(run_dir), threshold, false_positive_rate)
+    given = threshold, false_positive_rate, Config.load(run_dir).threshold_rule
+    return thresholds.choose(recorded, normal_scores, str(run_dir), *given)
 
 
 def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -2,6 +2,8 @@
 
 The threshold at a false-positive rate is a quantile of normal images' scores by densities that were
 fitted without them (a run's normal_scores.csv), so that it can be changed without any training.
+Images that stand out among the normal ones, such as a bad part that has slipped in, would put it
+above most defects; the rule "robust" leaves them out, and "conformal" does not.
 
 An ensemble's score is the mean of its runs' standardised scores (Section 4.1, Table 1: "We further
 improve the AUC to 96.1 by ensembling anomaly scores from 5 CutPaste (3-way) models"). No test image
@@ -75,10 +77,11 @@ def choose(
     source: str,
     threshold: float | None = None,
     false_positive_rate: float | None = None,
+    rule: str = "robust",
 ) -> Threshold:
     """Chooses a given threshold, or one by the scores of normal images, [n], or the recorded one.
 
-    Messages name the `source` of the scores, such as a run's folder.
+    Messages name the `source` of the scores, such as a run's folder; the rule is as in `counted`.
     """
     if threshold is not None and false_positive_rate is not None:
         raise UserError("--threshold and --false_positive_rate: leave one of them out")
@@ -88,13 +91,27 @@ def choose(
         return dataclasses.replace(recorded, median=_median(normal_scores))
     if false_positive_rate is None or not len(normal_scores):
         raise UserError(f"{source}: has no scores of normal images; give --threshold")
-    return by_normal(normal_scores, false_positive_rate)
+    return by_normal(normal_scores, false_positive_rate, rule)
 
 
-def by_normal(normal_scores: np.ndarray, false_positive_rate: float) -> Threshold:
+def by_normal(
+    normal_scores: np.ndarray, false_positive_rate: float, rule: str = "robust"
+) -> Threshold:
     """Makes the threshold at a false-positive rate by the scores of normal images, [n], n >= 1."""
-    value, count = at_rate(normal_scores, false_positive_rate), len(normal_scores)
-    return Threshold(value, false_positive_rate, count, _median(normal_scores))
+    scores = counted(normal_scores, rule)
+    value = at_rate(scores, false_positive_rate)
+    return Threshold(value, false_positive_rate, len(scores), _median(normal_scores))
+
+
+def counted(normal_scores: np.ndarray, rule: str) -> np.ndarray:
+    """Returns the scores that thresholds are chosen by: all, or all but the odd ones.
+
+    Args:
+      normal_scores: [n], of normal images by densities fitted without them.
+      rule: "robust" leaves out those that `odd` finds; "conformal" takes all of them, with which a
+        false-positive rate is kept wherever new normal images are like these.
+    """
+    return np.delete(normal_scores, odd(normal_scores)) if rule == "robust" else normal_scores
 
 
 def _median(scores):
@@ -121,11 +138,13 @@ def smallest_rate(count: int) -> float:
 
 
 def odd(normal_scores: np.ndarray) -> np.ndarray:
-    """Finds which of normal images' scores, [n], n >= 1, stand out: indices, int [m], worst first.
+    """Finds which of normal images' scores, [n], stand out: indices, int [m], the worst first.
 
     They are above Tukey's outer fence, three interquartile ranges over the upper quartile. As
     scores have a longer tail above than below, the range is twice its upper half.
     """
+    if not len(normal_scores):
+        return np.zeros([0], np.int64)
     median, upper = np.quantile(normal_scores, [0.5, 0.75])
     order = np.argsort(-normal_scores, kind="stable")
     return order[normal_scores[order] > upper + 6.0 * (upper - median)]

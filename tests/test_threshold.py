@@ -146,6 +146,12 @@ def test_odd_images_are_found_whatever_the_kind_of_scores(draw):
         scores[[7, 200]] = upper + np.array([9.0, 12.0]) * (upper - median)
         assert threshold.odd(scores)[:2].tolist() == [200, 7]
         assert threshold.odd(3.0 * scores - 5.0).tolist() == threshold.odd(scores).tolist()
+        # The rule "robust" chooses thresholds without them.
+        usual = np.delete(scores, threshold.odd(scores))
+        chosen = threshold.by_normal(scores, 0.01)
+        assert chosen.value == threshold.at_rate(usual, 0.01) < median + 9.0 * (upper - median)
+        assert (chosen.num_normal, chosen.median) == (len(usual), np.median(scores))
+        assert threshold.by_normal(scores, 0.001, "conformal").value == scores[200]
     assert falsely <= 5
     assert len(threshold.odd(np.array([1.0]))) == 0
 

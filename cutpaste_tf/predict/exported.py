@@ -114,9 +114,8 @@ class OnnxModel:
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
         run = self.description = Description.read(metadata, source)
-        self.threshold = thresholds.choose(
-            run.threshold, run.normal_scores, source, threshold, false_positive_rate
-        )
+        given = threshold, false_positive_rate, run.config.threshold_rule
+        self.threshold = thresholds.choose(run.threshold, run.normal_scores, source, *given)
         self.normal_scores = run.normal_scores
         self._outputs, self.scale = ["score"], None
         if maps:

@@ -135,7 +135,8 @@ def _captions(names, scores, config, normal_scores):
     """Images' names, and their scores as they are and relative to normal images."""
     notes, relative = [""] * len(names), None
     if len(normal_scores):
-        limit = thresholds.by_normal(normal_scores, config.false_positive_rate)
+        rate, rule = config.false_positive_rate, config.threshold_rule
+        limit = thresholds.by_normal(normal_scores, rate, rule)
         relative = limit.relative(scores)
     if relative is not None:
         notes = [f" (relative {x:.2f})" for x in relative]

@@ -132,9 +132,9 @@ def measure(
         "image_auroc": auroc(test.scores),
         "image_ap": metrics.image_ap(split.labels, test.scores),
         **pixels,
-        **threshold_results(config.false_positive_rate, normal_scores, split.labels, test.scores),
+        **threshold_results(config, normal_scores, split.labels, test.scores),
         "odd_images": odd_images(category.train, normal_scores),
-        "pixel_threshold": pixel_threshold(config.false_positive_rate, normal_maps),
+        "pixel_threshold": pixel_threshold(config, normal_maps),
         "untrained_image_auroc": untrained and auroc(untrained.test.scores),
         **{f"untrained_{name}": value for name, value in initial_pixels.items()},
         "image_auroc_by_feature": {
@@ -150,13 +150,15 @@ def measure(
 
 
 def threshold_results(
-    rate: float, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
+    config: Config, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> dict:
     """Chooses thresholds by normal scores, and says what each does on labelled test images.
 
-    Their scores, [N], have no part in it. The run's own is that at `rate`. `f1_max` and its
+    Their scores, [N], have no part in it. The run's own is that at its rate. `f1_max` and its
     threshold, beside it, are chosen by the test labels, and say so.
     """
+    rate = config.false_positive_rate
+    normal_scores = thresholds.counted(normal_scores, config.threshold_rule)
 
     def at(rate):
         value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
@@ -176,6 +178,7 @@ def threshold_results(
     return {
         **at(rate),
         "num_normal_scores": len(normal_scores),
+        "threshold_rule": config.threshold_rule,
         "thresholds": [at(x) for x in sorted({rate, *thresholds.RATES}) if len(normal_scores)],
         "f1_max": best and best[0],
         "f1_max_threshold": best and best[1],
@@ -185,16 +188,18 @@ def threshold_results(
 
 def odd_images(train: Split, normal_scores: np.ndarray) -> list[str]:
     """Returns the names of the training images that stand out by their scores, the worst first."""
-    found = thresholds.odd(normal_scores) if len(normal_scores) else []
-    return [train.names[i] for i in found]
+    return [train.names[i] for i in thresholds.odd(normal_scores)]
 
 
-def pixel_threshold(rate: float, normal_maps: Maps | None) -> float | None:
+def pixel_threshold(config: Config, normal_maps: Maps | None) -> float | None:
     """Chooses above what score a pixel is anomalous; None for a rate of 0, or without maps.
 
-    `rate` is the share of normal images that may have such a pixel, by their cross-validated maps.
+    The rate is the share of normal images with such a pixel, by their cross-validated maps.
     """
-    return thresholds.at_rate(normal_maps.peaks, rate) if normal_maps and rate else None
+    rate = config.false_positive_rate
+    if not normal_maps or not rate:
+        return None
+    return thresholds.by_normal(normal_maps.peaks, rate, config.threshold_rule).value
 
 
 def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray) -> str | None:
@@ -318,6 +323,8 @@ def verdict_lines(results: Mapping, run_dir: str | os.PathLike) -> Iterator[str]
     least, note = thresholds.smallest_rate(count), ""
     if entries[0]["false_positive_rate"] < least:
         note = f", which vouch for {100 * least:.2g}% at best"
+    if results["threshold_rule"] == "robust" and results["odd_images"]:
+        note += f", but for {len(results['odd_images'])} that stand out"
     yield f"thresholds by the scores of {count} normal training images{note}:"
     headings = {
         "false_positive_rate": "false-positive rate",

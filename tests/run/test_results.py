@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import sklearn.metrics
-from conftest import read_scores, write_image
+from conftest import SETTINGS, read_scores, write_image
 from PIL import Image
 
 from cutpaste_tf import run_folder
@@ -77,7 +77,7 @@ def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
     results = json.loads((run_dir / "results.json").read_text())
     scores = run_folder.read_normal_scores(run_dir)
     assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
-    assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.01, 8)
+    assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.05, 8)
     assert "8 normal training images, which vouch for 11% at best" in output
     rows = read_scores(run_dir)
     values, labels = (np.array([float(row[name]) for row in rows]) for name in ("score", "label"))
@@ -287,9 +287,12 @@ def test_the_first_line_is_of_the_chosen_feature_and_another_has_all():
 
 
 def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
+    def at_rate(rate):
+        return Config(**SETTINGS, false_positive_rate=rate)
+
     normal_scores, labels = np.arange(100.0), np.array([0, 0, 1, 1, 1])
     scores = np.array([2.0, 95.5, 96.0, 98.5, 100.0])
-    measured = results.threshold_results(0.03, normal_scores, labels, scores)
+    measured = results.threshold_results(at_rate(0.03), normal_scores, labels, scores)
     measured["odd_images"] = []
     assert list(results.verdict_lines(measured, "runs/a")) == [
         "thresholds by the scores of 100 normal training images:",
@@ -300,16 +303,16 @@ def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
         "                 5%         95                          50%            100%",
         "                10%         90                          50%            100%",
     ]
-    measured = results.threshold_results(0.1, normal_scores[:9], labels[:0], scores[:0])
+    measured = results.threshold_results(at_rate(0.1), normal_scores[:9], labels[:0], scores[:0])
     measured["odd_images"] = [f"{letter}.png" for letter in "abcdefg"]
     heading, columns, *rows, odd = results.verdict_lines(measured, "runs/a")
-    assert heading.endswith("of 9 normal training images, which vouch for 10% at best:")
+    assert "of 9 normal training images, which vouch for 10% at best, but for 7 that" in heading
     assert columns == "false-positive rate  threshold"
     assert rows[-1] == "                10%          8  (this run's)"
     assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; where" in odd
     assert "refit --run=runs/a --drop=NAME" in odd
     # Without a rate there are no normal scores, and nothing to say.
-    measured = results.threshold_results(0.0, normal_scores[:0], labels, scores)
+    measured = results.threshold_results(at_rate(0.0), normal_scores[:0], labels, scores)
     assert measured["thresholds"] == list(results.verdict_lines(measured, "runs/a")) == []
 
 
