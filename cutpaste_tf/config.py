@@ -195,9 +195,8 @@ class Config:
     )
     image_score: str = _maps(
         "pooled",
-        "--maps=features: pooled: by the pooled features; map: the map's largest; both: the mean "
-        "of the two, standardised",
-        one_of("pooled", "map", "both"),
+        "--maps=features: pooled: by pooled features; map: the mean of the map's largest places",
+        one_of("pooled", "map"),
     )
     patch_size: int = _maps(
         0,
@@ -307,8 +306,7 @@ class Config:
     @property
     def scores_are_distances(self) -> bool:
         """Whether images' scores are distances (Equation 2's root): a Gaussian's, or a map's."""
-        pooled = self.image_score == "pooled" and self.main_density in choices.GAUSSIANS
-        return pooled or self.image_score == "map"
+        return self.image_score == "map" or self.main_density in choices.GAUSSIANS
 
     @property
     def synthetic_tests(self) -> tuple[str, ...]:

@@ -255,7 +255,7 @@ def localized(request, tmp_path_factory):
     kinds = {
         "patch": ("--patch_size=32", "--dense_stride=16", "--image_size=64"),
         "gradcam": ("--maps=gradcam", "--image_size=64"),
-        "features": ("--maps=features", "--image_size=64", "--image_score=both"),
+        "features": ("--maps=features", "--image_size=64", "--image_score=map"),
     }
     return run_in_this_process(root, *TINY, *kinds[request.param])
 

@@ -26,8 +26,7 @@ from cutpaste_tf.scoring.scorer import Fit
 from cutpaste_tf.threshold import Threshold
 
 ALL = ("keras", "saved_model", "onnx", "tflite")
-MAPS = {"maps": "features", "map_levels": "conv3,conv4"}
-BOTH = MAPS | {"image_score": "both"}
+MAPS = {"maps": "features", "map_levels": "conv3,conv4", "image_score": "map"}
 WIDE = {"image_size": (32, 48)}
 PATCHES = {"image_size": 64, "patch_size": 32, "dense_stride": 16, "location_density": "shared"}
 # Runs, and the formats that each is exported to here; each takes seconds to convert.
@@ -40,19 +39,18 @@ KINDS = {
     "gradcam_gmm": ({"maps": "gradcam", "density": "gmm"}, ("keras", "onnx")),
     "patch": (PATCHES, ALL),
     "patch_separate": (PATCHES | {"location_density": "separate"}, ("keras", "onnx", "tflite")),
-    "maps_nearby": (BOTH, ALL),
+    "maps_nearby": (MAPS, ALL),
     "maps_of_two": (
         {
             **MAPS,
             "location_density": "separate",
-            "image_score": "map",
             "weights": "some.weights.h5",
             "keep_pretrained": True,
         },
         ("keras", "onnx", "tflite"),
     ),
-    "maps_shared": (MAPS | {"location_density": "shared"}, ("keras", "onnx")),
-    "wide": (WIDE | BOTH, ("keras", "onnx", "tflite")),
+    "maps_pooled": (MAPS | {"image_score": "pooled"}, ("keras", "onnx")),
+    "wide": (WIDE | MAPS, ("keras", "onnx", "tflite")),
     "wide_patch": (PATCHES | {"image_size": (48, 64)}, ("onnx",)),
     "padded": (WIDE | {"resize": "pad", "maps": "gradcam"}, ALL),
     "padded_region": (WIDE | MAPS | {"resize": "pad", "roi": "x"}, ("keras", "onnx")),
@@ -60,9 +58,9 @@ KINDS = {
         WIDE | MAPS | {"roi": "x", "location_density": "shared"},
         ("keras", "onnx", "tflite"),
     ),
-    "tiles": (WIDE | BOTH | {"tiles": (2, 2)}, ALL),
+    "tiles": (WIDE | MAPS | {"tiles": (2, 2)}, ALL),
     "tiles_padded": (
-        WIDE | BOTH | {"tiles": (1, 3), "resize": "pad"},
+        WIDE | MAPS | {"tiles": (1, 3), "resize": "pad"},
         ("keras", "onnx", "tflite"),
     ),
     "tiles_region": ({"tiles": (2, 2), "roi": "x"}, ("keras", "onnx", "tflite")),
@@ -129,8 +127,7 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
     close = CLOSE["onnx" if found.config.resize != "squash" else format]
     if close > 1e-5 and found.preparation.count > 1:
         close = 1e-3
-    near_zero = close if found.config.image_score == "both" else 0.0  # Those are standardised.
-    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=close, atol=near_zero)
+    np.testing.assert_allclose(outputs["score"], expected.scores, rtol=close)
     np.testing.assert_array_equal(outputs["verdict"], outputs["score"] > np.float32(value))
     if expected.maps:
         maps = expected.maps.read(range(3))
@@ -145,7 +142,7 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
     for array in (images[:1], images[:2, :50, :33], np.zeros([1, 64, 300, 3], np.uint8)):
         again = found.score(list(array))
         found_again = score(array)["score"]
-        np.testing.assert_allclose(found_again, again, rtol=20 * close, atol=20 * near_zero)
+        np.testing.assert_allclose(found_again, again, rtol=20 * close)
 
     if format == "onnx":
         check_prediction(found, value, path, images)
@@ -213,7 +210,7 @@ def test_two_real_networks_side_by_side_with_maps(format, maps, tmp_path):
         features="level7",
         keep_pretrained=True,
         maps=maps,
-        image_score="both" if maps == "features" else "pooled",
+        image_score="map" if maps == "features" else "pooled",
     )
     pretrained = backbones.build_backbone(config)
     trained = backbones.copy_network(pretrained)

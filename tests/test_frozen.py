@@ -23,7 +23,7 @@ RUNS = {
     "resnet18 with gradcam": ("--maps=gradcam", "--image_size=64", *conftest.TINY[1:]),
     "patches": ("--patch_size=64", "--dense_stride=16", "--image_size=96", *conftest.TINY[1:]),
     "tiles with a region": (
-        *("--tiles=1x2", "--image_size=64", "--maps=features", "--image_score=both"),
+        *("--tiles=1x2", "--image_size=64", "--maps=features", "--image_score=map"),
         *("--roi=ROI", *conftest.TINY[1:]),
     ),
 }

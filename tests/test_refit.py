@@ -90,7 +90,7 @@ KINDS = {
         *("--patch_size=32", "--dense_stride=16", "--image_size=64"),
         "--location_density=separate",
     ),
-    "tiles": ("--tiles=1x2", "--resize=pad", "--maps=features", "--image_score=both"),
+    "tiles": ("--tiles=1x2", "--resize=pad", "--maps=features", "--image_score=map"),
 }
 
 

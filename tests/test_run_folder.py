@@ -265,15 +265,15 @@ def test_runs_are_read_and_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("density", ["gde", "gmm", "kde", "gmm2", "kde,gde"])
-@pytest.mark.parametrize("image_score", ["pooled", "map", "both"])
+@pytest.mark.parametrize("image_score", ["pooled", "map"])
 def test_an_ensemble_averages_log_densities_or_half_squared_distances(
     tmp_path, image_score, density
 ):
-    """A map's score is a distance whatever density the pooled features have; both's is none."""
+    """A map's score is a distance whatever density the pooled features have."""
     flags = {"maps": "features", "image_score": image_score, "density": density}
     run = write_run(tmp_path, [1.0, 3.0], [2.0, 4.0, 6.0], **flags)
     _, scores = run_folder.ensemble_scores([run])
-    of_distances = {"pooled": density in ("gde", "gmm"), "map": True, "both": False}[image_score]
+    of_distances = image_score == "map" or density in ("gde", "gmm")
     expected = np.array([-0.5, 5.5, 15.5] if of_distances else [0.0, 2.0, 4.0])
     expected /= np.std([0.5, 4.5] if of_distances else [1.0, 3.0], ddof=1)
     np.testing.assert_allclose(scores, expected)

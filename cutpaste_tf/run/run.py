@@ -75,21 +75,17 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     scorer = make_scorer(config, model.backbone)
-    # A patch model scores thousands of patches an image: hours for a number that few ask for.
-    measured_before = not config.patch_size or not config.steps
-    validate, untrained = bool(config.false_positive_rate), None
-    if measured_before:
-        # By feature maps there is a score that needs it; else nobody asks for it of this network.
-        needed = not config.steps or config.maps == "features"
-        untrained = evaluate(scorer, train_images, test_images, validate and needed)
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
     )
     if digits is not None:
         log(f"test anomalies mnist: made of {digits}")
-    untrained_on_sets = {}
-    if untrained is not None:
+    validate, untrained, untrained_on_sets = bool(config.false_positive_rate), None, {}
+    # A patch model scores thousands of patches an image: hours for a number that few ask for.
+    if not config.patch_size or not config.steps:
+        # The run's threshold is that of its final network.
+        untrained = evaluate(scorer, train_images, test_images, validate and not config.steps)
         untrained_on_sets = synthetic_tests.measure_test_sets(
             scorer, untrained, category.test, test_sets
         )
@@ -113,10 +109,12 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     summary = loop.train(model, train_images, config, run_dir, aurocs if measurable else None, log)
 
     # 4. The density of the normal features, and the anomaly scores (Section 2.3).
-    trained = untrained
+    trained, trained_on_sets = untrained, untrained_on_sets
     if config.steps:
         trained = evaluate(scorer, train_images, test_images, validate)
-    trained_on_sets = synthetic_tests.measure_test_sets(scorer, trained, category.test, test_sets)
+        trained_on_sets = synthetic_tests.measure_test_sets(
+            scorer, trained, category.test, test_sets
+        )
     normal_scores = write_densities_and_scores(config, run_dir, category, trained)
 
     # 5. Pictures and results; results.json is last: its presence means that the run is finished.
@@ -158,9 +156,8 @@ def write_densities_and_scores(
       float64 [N], the cross-validated scores of the N normal images; none if no threshold is asked
       for.
     """
-    fit, normal_scores = evaluation.fit, np.zeros([0])
-    if config.false_positive_rate and fit.normal:
-        normal_scores = fit.normal.scores
+    fit = evaluation.fit
+    normal_scores = fit.normal.scores if fit.normal else np.zeros([0])
     fit.save(run_dir / run_folder.DENSITY)
     embeddings = fit.features[config.features].mean(axis=1)
     run_folder.write_embeddings(run_dir, category.train.names, embeddings)

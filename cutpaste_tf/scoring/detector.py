@@ -178,9 +178,8 @@ class Detector:
             if scorer.cells is not None:
                 inside = layers.from_both_sides(*scorer.cells)(regions) > 0.5
             in_region = ops.max(regions, axis=(2, 3)) > 0.5 if tiles > 1 else None
-        by_tile, places = scorer.by_tile(outputs, inside)
-        score = scorer.by_image(by_tile, in_region, self.fit.usual)[scorer.kind]
-        results = {"score": ops.cast(score, "float32")}
+        by_kind, places = scorer.by_image(outputs, inside, in_region)
+        results = {"score": ops.cast(by_kind[scorer.kind], "float32")}
         if places is not None:
             joined = preparation.join(scorer.enlarge(self.fit)(places, inside), ops.pad)
             results["map"] = joined if region is None else joined * ops.cast(region, "float32")

@@ -5,7 +5,6 @@ has maps of it, too, whose places see a part of it each; Gaussians of their vect
 the paper's do patches.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ from keras import ops
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import layers, upsample
 from cutpaste_tf.scoring.places import PlacesScorer
 from cutpaste_tf.scoring.scorer import Fit
@@ -34,7 +32,7 @@ DEVIATION = 1 / 64
 
 
 class FeatureMapScorer(PlacesScorer):
-    """Scores images by the places of feature maps, the density of pooled features, or both.
+    """Scores images by the places of feature maps, or by the density of pooled features.
 
     The vectors are those of the levels' maps side by side, fine ones averaged with those around
     them, at the places of the finest map; there is a map for each of the networks that are side by
@@ -79,7 +77,6 @@ class FeatureMapScorer(PlacesScorer):
         return head
 
     def _of_map(self, places):
-        """Scores of maps, [N, K, h, w]."""
         return layers.mean_of_largest(places, LARGEST)
 
     @functools.cached_property
@@ -98,31 +95,9 @@ class FeatureMapScorer(PlacesScorer):
     def _enlarge(self):
         return upsample.enlarger(self.config.size, self._places, DEVIATION)
 
-    def enlarge(self, fit: Fit) -> Callable:
-        """See `Scorer`."""
-        return self._enlarge
-
     def _fit(self, images, validate):
-        # The score "both" needs to know what is usual.
-        both = self.kind == "both" and images.count >= densities.LEAST_IMAGES
-        gaussians, features, maps = self._fit_places(images, validate or both)
-        scored, kind = features[self.config.features], self.config.main_density
-        fit = Fit(densities.fit(kind, scored[images.in_region]), gaussians, features=features)
-        if maps is None:
-            return fit
-        pooled = densities.cross_validated_scores(kind, scored, images.in_region)
-        outputs = {"pooled": pooled, "places": maps}
-        by_tile, _ = self.by_tile(outputs, self.inside(images))
-        usual = np.stack([_usual(by_tile[k], images.in_region) for k in ("pooled", "map")])
-        fit = dataclasses.replace(fit, usual=usual)
-        return dataclasses.replace(fit, normal=self._scores(fit, outputs, images))
-
-
-def _usual(scores, in_region):
-    """Mean and deviation of tiles' scores; the rounding of equal scores is no deviation."""
-    scores = np.asarray(scores, np.float64)[in_region]
-    mean = scores.mean()
-    return [mean, max(scores.std() + 1e-12, 1e-6 * abs(mean))]
+        gaussians, features, maps = self._fit_places(images, validate)
+        return self._fit_pooled(images, features, validate, gaussians, maps)
 
 
 def _averaged(maps, places):

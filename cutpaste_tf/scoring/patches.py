@@ -11,7 +11,7 @@ from keras import ops
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.scoring import upsample
+from cutpaste_tf.scoring import layers, upsample
 from cutpaste_tf.scoring.places import PlacesScorer
 from cutpaste_tf.scoring.scorer import Fit
 
@@ -103,6 +103,10 @@ class PatchScorer(PlacesScorer):
                 parts.append(vectors[:, :, first - start : min(first + height, end) - start])
             yield {"vectors": np.concatenate(parts, axis=2)[:count]}
 
+    def _of_map(self, places):
+        """The largest patch's (Figure 1)."""
+        return layers.largest(places, axis=(2, 3))
+
     def _features(self, batch):
         means = np.mean(batch["vectors"], axis=(1, 2, 3), dtype=np.float64)
         return {"pool": means.astype(np.float32)}
@@ -120,7 +124,7 @@ class PatchScorer(PlacesScorer):
         gaussians, features, maps = self._fit_places(images, validate)
         if len(self.bands) > 1:  # Those are of the last band's patches alone.
             features = {"pool": self.embed(images)[:, None]}
-        fit = Fit(None, gaussians, features=features)
+        fit = Fit(None, gaussians, features)
         if maps is None:
             return fit
         normal = self._scores(fit, {"places": maps}, images)

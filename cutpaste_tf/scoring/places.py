@@ -1,13 +1,11 @@
 """Images that are scored place by place: what patches and feature maps have in common.
 
 Each place of a map has a vector. Its anomaly score is the Mahalanobis distance by one Gaussian for
-all places, or by one for each (the two choices of Appendix A.5); an image's is its largest place's
-(Figure 1).
+all places, or by one for each (the two choices of Appendix A.5).
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from keras import ops
@@ -57,18 +55,6 @@ class PlacesScorer(Scorer):
         """See `Scorer`."""
         distances = self._distances(fit.places, dtype)
         return lambda embedded: {"places": distances(embedded["vectors"])}
-
-    def by_tile(self, outputs: Mapping, inside: Any = None) -> tuple[dict, Any]:
-        """See `Scorer`."""
-        places = outputs["places"]
-        if inside is not None:
-            places = places * ops.cast(inside, "float32")
-        by_tile = {name: outputs[name] for name in ("pooled",) if name in outputs}
-        return by_tile | {"map": self._of_map(places)}, places
-
-    def _of_map(self, places):
-        """Scores of maps, [N, K, h, w]: their largest places' (Figure 1)."""
-        return layers.largest(places, axis=(2, 3))
 
     def _distances(self, gaussians, dtype="float64"):
         """A function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].

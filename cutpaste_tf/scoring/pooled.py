@@ -7,7 +7,6 @@ anomalous, not what the proxy task's classifier takes for a pasted patch, and th
 anomalous it is: the distance's own gradient is as long for a normal image as for a defective one.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -17,7 +16,6 @@ from keras import ops
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
-from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring import upsample
 from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
 
@@ -66,10 +64,6 @@ class PooledScorer(Scorer):
         """See `Scorer`."""
         return upsample.cells(self.config.size, self._places) if self._gradcam else None
 
-    def enlarge(self, fit: Fit) -> Callable:
-        """See `Scorer`."""
-        return self._enlarge
-
     @functools.cached_property
     def _enlarge(self):
         return upsample.enlarger(self.config.size, self._places)
@@ -77,9 +71,4 @@ class PooledScorer(Scorer):
     def _fit(self, images, validate):
         features = collect(self._features(batch) for batch in self.embedded(images))
         features = {name: images.split_tiles(values) for name, values in features.items()}
-        scored, kind = features[self.config.features], self.config.main_density
-        fit = Fit(densities.fit(kind, scored[images.in_region]), features=features)
-        if not validate:
-            return fit
-        pooled = densities.cross_validated_scores(kind, scored, images.in_region)
-        return dataclasses.replace(fit, normal=self._scores(fit, {"pooled": pooled}, images))
+        return self._fit_pooled(images, features, validate)

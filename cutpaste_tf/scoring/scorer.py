@@ -54,8 +54,6 @@ class Fit:
     Attributes:
       density: of the pooled features; None of a patch model.
       places: the Gaussians of patches or of feature maps' places, where the run has them.
-      usual: float64 [2, 2], mean and standard deviation of normal images' scores, first those of
-        the pooled features, then those of maps; None where there are none.
       features: float32 [N, K, D] by name, of the normal images, as in `Scores`; none of a run that
         was loaded.
       normal: the normal images' scores, cross-validated, where `fit` was asked for them.
@@ -63,7 +61,6 @@ class Fit:
 
     density: Density | None
     places: Gaussians | None = None
-    usual: np.ndarray | None = None
     features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     normal: Scores | None = None
 
@@ -74,7 +71,6 @@ class Fit:
         return {
             **{f"pooled_{name}": array for name, array in pooled.items()},
             **{f"places_{name}": array for name, array in places.items()},
-            **({} if self.usual is None else {"usual": self.usual}),
         }
 
     def save(self, path: str | os.PathLike) -> None:
@@ -92,7 +88,6 @@ class Fit:
         return cls(
             Density(config.main_density, pooled) if pooled else None,
             Gaussians(**places) if places else None,
-            arrays.get("usual"),
         )
 
 
@@ -132,11 +127,13 @@ class Scorer(abc.ABC):
         These are `pooled`, [B], and `places`, the small maps, float32 [B, h', w'], if it has them.
         """
 
-    @abc.abstractmethod
     def enlarge(self, fit: Fit) -> Callable:
         """Returns what brings small maps to the inputs' size; see `Maps`."""
+        del fit
+        return self._enlarge
 
     cells = None  # of small maps' places, as `upsample.cells` returns them; None: no maps
+    _of_map = None  # scores tiles, [N, K], by small maps, [N, K, h', w']; None: these do not score
 
     @abc.abstractmethod
     def _fit(self, images: pipeline.Images, validate: bool) -> Fit:
@@ -220,6 +217,16 @@ class Scorer(abc.ABC):
         """Returns which places of small maps are in the region, bool [N, K, h', w']; None: all."""
         return None if self.cells is None else images.places(self.cells)
 
+    def _fit_pooled(self, images, features, validate, gaussians=None, maps=None):
+        """A `Fit` to pooled features, [N, K, D] by name; maps are those of images held out."""
+        scored, kind = features[self.config.features], self.config.main_density
+        fit = Fit(densities.fit(kind, scored[images.in_region]), gaussians, features)
+        if not validate:
+            return fit
+        pooled = densities.cross_validated_scores(kind, scored, images.in_region)
+        normal = self._scores(fit, {"pooled": pooled, "places": maps}, images)
+        return dataclasses.replace(fit, normal=normal)
+
     def _head_of(self, fit):
         """The head, which is made once for images that come one by one."""
         if self._latest is None or self._latest[0] is not fit:
@@ -229,8 +236,7 @@ class Scorer(abc.ABC):
     def _scores(self, fit, outputs, images):
         """Makes `Scores` of what the head and the embedding returned, [N, K, ...]."""
         inside = self.inside(images)
-        by_tile, places = self.by_tile(outputs, inside)
-        by_kind = self.by_image(by_tile, images.in_region, fit.usual)
+        by_kind, places = self.by_image(outputs, inside, images.in_region)
         by_kind = {kind: np.asarray(values, np.float64) for kind, values in by_kind.items()}
         maps = None
         if places is not None:
@@ -238,40 +244,26 @@ class Scorer(abc.ABC):
         features = {n: outputs[n] for n in self.network.output if n in outputs}
         return Scores(by_kind[self.kind], by_kind, maps, features)
 
-    def by_tile(self, outputs: Mapping, inside: Any = None) -> tuple[dict, Any]:
-        """Returns tiles' scores by kind, [N, K], and the small maps, zero outside the region.
+    def by_image(self, outputs: Mapping, inside: Any, in_region: Any) -> tuple[dict, Any]:
+        """Returns images' scores by kind, [N], and the small maps, zero outside the region.
 
         Args:
           outputs: what the head returns, [N, K, ...].
           inside: as `Maps` takes it.
+          in_region: which tiles show anything of the region, bool [N, K]; None: all.
         """
+        by_tile = {name: outputs[name] for name in ("pooled",) if name in outputs}
         places = outputs.get("places")
         if places is not None and inside is not None:
             places = places * ops.cast(inside, "float32")
-        return {"pooled": outputs["pooled"]}, places
-
-    @staticmethod
-    def by_image(by_tile: dict, in_region: Any, usual: np.ndarray | None) -> dict:
-        """Returns images' scores by kind, [N]: their largest tile's.
-
-        Args:
-          by_tile: tiles' scores by kind, [N, K].
-          in_region: which tiles show anything of the region, bool [N, K]; None: all.
-          usual: as in `Fit`; with it there is the kind "both", the mean of the pooled and the
-            map's score, each standardised.
-        """
-        if usual is not None:
-            (mean, deviation), (map_mean, map_deviation) = usual.tolist()
-            pooled = (by_tile["pooled"] - mean) / deviation
-            of_map = ops.cast(by_tile["map"], keras.backend.standardize_dtype(pooled.dtype))
-            both = (pooled + (of_map - map_mean) / map_deviation) / 2.0
-            by_tile = by_tile | {"both": both}
+        if places is not None and self._of_map:
+            by_tile["map"] = self._of_map(places)
         if in_region is not None:  # Where no tile shows any of it, all count.
             used = ops.logical_or(
                 in_region, ops.logical_not(ops.any(in_region, axis=1, keepdims=True))
             )
             by_tile = {kind: ops.where(used, x, -1e30) for kind, x in by_tile.items()}
-        return {kind: layers.largest(x, axis=1) for kind, x in by_tile.items()}
+        return {kind: layers.largest(x, axis=1) for kind, x in by_tile.items()}, places
 
     @contextlib.contextmanager
     def _precisely(self):
@@ -339,7 +331,7 @@ def evaluate(
     for name, features in fit.features.items():
         if name not in pooled:
             density = densities.fit(fit.density.kind, features[train_images.in_region])
-            by_tile = {"pooled": density.score(test.features[name])}
-            by_image = scorer.by_image(by_tile, test_images.in_region, None)
-            pooled[name] = np.asarray(by_image["pooled"])
+            outputs = {"pooled": density.score(test.features[name])}
+            by_kind, _ = scorer.by_image(outputs, None, test_images.in_region)
+            pooled[name] = np.asarray(by_kind["pooled"])
     return Evaluation(fit, test, {name: pooled[name] for name in fit.features})

@@ -119,6 +119,7 @@ def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
     # Normal images are scored by Gaussians that have not seen them.
     part = np.arange(8, 16)
     alone = scorer.fit(images.subset(np.setdiff1d(np.arange(40), part)))
+    assert alone.normal is None
     expected = scorer.score(alone, images.subset(part))
     np.testing.assert_allclose(fit.normal.maps.small[part], expected.maps.small, rtol=1e-3)
     np.testing.assert_allclose(fit.normal.by_kind["pooled"][part], expected.by_kind["pooled"])
@@ -126,17 +127,6 @@ def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
     own = scorer.score(fit, images).maps.small
     if locations != "nearby":
         assert scorer.level(fit) == pytest.approx(np.sqrt(np.mean(own**2)), rel=0.01)
-
-
-def test_nothing_is_cross_validated_that_nobody_asks_for(network, images, tests):
-    assert scorer_of(network).fit(images).normal is None
-    both = evaluate(scorer_of(network, image_score="both"), images, tests)
-    assert "both" in both.test.by_kind
-    # Of three images there is nothing to standardise by.
-    few = evaluate(scorer_of(network, image_score="map"), images.subset(range(3)), tests, True)
-    assert set(few.test.by_kind) == {"pooled", "map"}
-    assert few.fit.normal is None
-    assert np.isfinite(few.test.maps.read([0, 1])).all()
 
 
 def test_a_maps_score_is_the_mean_of_its_largest_places():
@@ -207,31 +197,17 @@ def test_where_one_spot_is_changed_the_map_has_its_peak(size):
     assert np.abs(off.mean(axis=0)).max() <= 3  # to no side
 
 
-def test_an_images_scores_are_of_its_features_of_its_map_and_of_both(network, images, tests):
-    found = evaluate(scorer_of(network, image_score="both"), images, tests)
+@pytest.mark.parametrize("kind", ["pooled", "map"])
+def test_an_images_score_is_of_its_features_or_of_its_map(kind, network, images, tests):
+    found = evaluate(scorer_of(network, image_score=kind), images, tests, True)
     test, normal = found.test, found.fit.normal
-    assert set(test.by_kind) == {"pooled", "map", "both"} == set(normal.by_kind)
+    assert set(test.by_kind) == {"pooled", "map"} == set(normal.by_kind)
     np.testing.assert_array_equal(test.by_kind["map"], test.maps.small.max(axis=(1, 2, 3)))
     fitted = densities.fit("gde", found.fit.features["pool"][:, 0])
     np.testing.assert_allclose(test.by_kind["pooled"], fitted.score(test.features["pool"][:, 0]))
     np.testing.assert_allclose(normal.by_kind["map"], normal.maps.small.max(axis=(1, 2, 3)))
-    expected = np.mean(
-        [
-            (test.by_kind[kind] - normal.by_kind[kind].mean()) / normal.by_kind[kind].std()
-            for kind in ("pooled", "map")
-        ],
-        axis=0,
-    )
-    np.testing.assert_allclose(test.by_kind["both"], expected)
-    np.testing.assert_array_equal(test.scores, test.by_kind["both"])
-    assert normal.scores.mean() == pytest.approx(0, abs=1e-9)
-
-
-def test_scores_that_are_all_alike_do_not_drown_the_other(network, images, monkeypatch):
-    alike = 20 * (1 + 1e-9 * np.random.default_rng(0).normal(size=[images.count, 1]))
-    monkeypatch.setattr(densities, "cross_validated_scores", lambda *_: alike)
-    (_, deviation), _ = scorer_of(network, image_score="both").fit(images).usual
-    assert deviation == pytest.approx(20e-6)
+    np.testing.assert_array_equal(test.scores, test.by_kind[kind])
+    np.testing.assert_array_equal(normal.scores, normal.by_kind[kind])
 
 
 # So that some places have a few pixels of it, and most none.
