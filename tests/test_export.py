@@ -41,12 +41,7 @@ KINDS = {
     "patch_separate": (PATCHES | {"location_density": "separate"}, ("keras", "onnx", "tflite")),
     "maps_nearby": (MAPS, ALL),
     "maps_of_two": (
-        {
-            **MAPS,
-            "location_density": "separate",
-            "weights": "some.weights.h5",
-            "keep_pretrained": True,
-        },
+        MAPS | {"location_density": "separate", "weights": "a.weights.h5", "keep_pretrained": True},
         ("keras", "onnx", "tflite"),
     ),
     "maps_pooled": (MAPS | {"image_score": "pooled"}, ("keras", "onnx")),
