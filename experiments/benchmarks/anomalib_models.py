@@ -15,7 +15,6 @@ cross-validation that scores are standardised by. Scoring is to maps of --image_
 """
 
 import argparse
-import functools
 import importlib.util
 import os
 import sys
@@ -104,7 +103,7 @@ def ours(config: Any, network: Any, train: Any, test: Any) -> tuple:
     return scores.scores, scores.maps, fitted, (time.perf_counter() - began) / test.count
 
 
-def theirs(ask: Callable, name: str, config: Any, network: Any, train: Any, test: Any) -> tuple:
+def theirs(name: str, coreset: float, config: Any, network: Any, train: Any, test: Any) -> tuple:
     """Has anomalib's model fit and score the same images; returns what `ours` does."""
     from cutpaste_tf.models import backbone as backbones
     from cutpaste_tf.models import lite_weights
@@ -112,17 +111,19 @@ def theirs(ask: Callable, name: str, config: Any, network: Any, train: Any, test
 
     (own,) = backbones.feature_maps(network)
     layers = {level: f"blocks.{int(level.removeprefix('block')) - 1}" for level in config.levels}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, common.Worker(WORKER) as worker:
         names = {"train": "train.npy", "test": "test.npy", "output": "output.npz"}
         paths = {part: os.path.join(folder, file) for part, file in names.items()}
         for part, images in (("train", train), ("test", test)):
             np.save(paths[part], images.canvases(range(images.count)))
-        fitted, seconds = ask(
+        fitted, seconds = worker.ask(
+            "measure",
             name=name,
             network=f"tf_{config.backbone}",
             layers=list(layers.values()),
             channels=sum(own.output[level].shape[-1] for level in layers),
             weights=str(lite_weights.find(config.backbone)),
+            coreset=coreset,
             **paths,
         )
         with np.load(paths["output"]) as found:
@@ -135,7 +136,7 @@ def theirs(ask: Callable, name: str, config: Any, network: Any, train: Any, test
     return results["scores"], maps, fitted, seconds
 
 
-def compare(config: Any, models: Sequence[str], ask: Callable) -> None:
+def compare(config: Any, models: Sequence[str], coreset: float) -> None:
     """Measures one category and prints a line of a table for each model."""
     from cutpaste_tf import data
     from cutpaste_tf.data import pipeline
@@ -155,7 +156,7 @@ def compare(config: Any, models: Sequence[str], ask: Callable) -> None:
         if name == "ours":
             scores, maps, fitted, seconds = ours(config, network, train, test)
         else:
-            scores, maps, fitted, seconds = theirs(ask, name, config, network, train, test)
+            scores, maps, fitted, seconds = theirs(name, coreset, config, network, train, test)
         found = pixel_metrics(maps, split)
         auroc = metrics.image_auroc(split.labels, scores)
         numbers = (auroc, found["pixel_auroc"], found["pixel_aupro"])
@@ -184,10 +185,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{machine}; PatchCore keeps {100 * own.coreset:g}% of the vectors")
     print("| images | model | image AUROC | pixel AUROC | AUPRO | fit, s | ms an image |")
     print("| --- " * 7 + "|", flush=True)
-    with common.Worker(WORKER) as worker:
-        ask = functools.partial(worker.ask, "measure", coreset=own.coreset)
-        for config in runs:
-            compare(config, models, ask)
+    for config in runs:
+        compare(config, models, own.coreset)
 
 
 if __name__ == "__main__":
