@@ -357,6 +357,7 @@ def test_a_command_replaces_what_was_exported_before(detector, tmp_path, capsys,
     monkeypatch.setattr(Detector, "load", lambda run_dir: found)
     run_dir, tmp_path = tmp_path / "run", tmp_path / "model"
     run_dir.mkdir()
+    (run_dir / run_folder.CONFIG).write_text(found.config.to_json())
     run_folder.write_results(run_dir, {"threshold": None})
     run_folder.write_normal_scores(run_dir, [], np.zeros([0]))
     scores = []

@@ -27,7 +27,6 @@ from cutpaste_tf import refit as refits
 from cutpaste_tf import run_folder
 from cutpaste_tf.app.__main__ import finished_runs
 from cutpaste_tf.app.inspector import Inspector
-from cutpaste_tf.config import Config
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.run import pictures
 from cutpaste_tf.scoring.detector import Detector

@@ -64,7 +64,7 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
         figures, "localization", lambda *given: drawn.append(localization(*given)) or drawn[0]
     )
     maps_by = "features" if has_maps else "none"
-    config = Config(dataset="textures", category="brick", maps=maps_by, false_positive_rate=0.5)
+    config = Config(dataset="textures", category="brick", maps=maps_by, false_positive_rate=0.1)
     split, evaluation = normal(names, arrays), Evaluation(fit, None, {})
     paths = pictures.draw_normal_images(config, tmp_path, split, images, evaluation, scores)
     assert paths["normal_images"].is_file()
@@ -73,7 +73,7 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
     rows = np.reshape(figure.axes, [-1, 6])
     assert len(rows) == (4 if has_maps else 2)
     titles = [axes.get_title() for axes in rows[:: len(rows) // 2].flat]
-    limit = threshold.by_normal(scores, 0.5)
+    limit = threshold.by_normal(scores, 0.1)
     order = [3, *range(19, 8, -1)]
     assert titles == [
         f"{names[i]}\n{scores[i]:.1f} (relative {limit.relative(scores[i]):.2f})" for i in order
