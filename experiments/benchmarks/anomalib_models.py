@@ -10,8 +10,8 @@ script ends where the two networks' maps differ by more than rounding. PyTorch h
 own.
 
 The metrics are ours, at the images' own sizes; AUPRO is to a false-positive rate of 0.3. A fit's
-time is from images in memory to what scores new ones: ours has TensorFlow's tracing in it, and the
-cross-validation that scores are standardised by. Scoring is to maps of --image_size.
+time is from images in memory to what scores new ones: TensorFlow's tracing is in ours, the
+cross-validation for the threshold is not. Scoring is to maps of --image_size.
 """
 
 import argparse
