@@ -184,7 +184,7 @@ def check_together(config) -> None:
 
 def _check_patches(config):
     """Refuses patches that do not fill the image."""
-    if config.location_density == "nearby":
+    if config.location_density in ("nearby", "nearest"):
         config.refuse("location_density", "a patch model has shared or separate")
     size = config.flag("image_size")
     if config.patch_size > min(config.size):

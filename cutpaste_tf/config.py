@@ -210,9 +210,10 @@ class Config:
     location_density: str = _maps(
         "auto",
         "density of maps; shared: one for all places; separate: one for each, for aligned "
-        "objects; nearby: one for each, of the places around it; auto: nearby, or shared with "
-        "--tiles; with --patch_size separate for MVTec AD's aligned categories, else shared",
-        one_of("auto", "shared", "nearby", "separate"),
+        "objects; nearby: one for each, of the places around it; nearest: the nearest of normal "
+        "vectors; auto: nearest for textures, nearby for parts, shared with --tiles; with "
+        "--patch_size separate for MVTec AD's aligned categories, else shared",
+        one_of("auto", "shared", "nearby", "nearest", "separate"),
     )
 
     augment: str = _machine(

@@ -74,7 +74,9 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     if roi is not None:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
-    scorer = make_scorer(config, model.backbone)
+    scorer = make_scorer(config, model.backbone, train_images)
+    if scorer.config.location_density == "nearest" != config.location_density:
+        log("no place is like itself in all images: maps are by --location_density=nearest")
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
@@ -93,7 +95,8 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     # 3. Self-supervised training on the proxy task (Section 2.1).
     if config.keep_pretrained:
         pretrained = _kept_pretrained(model.backbone, run_dir)
-        scorer = make_scorer(config, backbones.side_by_side(pretrained, model.backbone))
+        both = backbones.side_by_side(pretrained, model.backbone)
+        scorer = make_scorer(scorer.config, both)
     # While it trains, maps would take longer than they tell.
     quick_scorer = scorer
     if not config.patch_size:

@@ -17,8 +17,7 @@ from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
-from cutpaste_tf.scoring import canvas, layers
-from cutpaste_tf.scoring.feature_maps import FeatureMapScorer
+from cutpaste_tf.scoring import canvas, feature_maps, layers
 from cutpaste_tf.scoring.patches import PatchScorer
 from cutpaste_tf.scoring.pooled import PooledScorer
 from cutpaste_tf.scoring.scorer import Fit, Scorer, Scores
@@ -26,13 +25,21 @@ from cutpaste_tf.scoring.scorer import Fit, Scorer, Scores
 SCORERS = {  # by --maps
     "none": PooledScorer,
     "gradcam": PooledScorer,
-    "features": FeatureMapScorer,
+    "features": feature_maps.FeatureMapScorer,
     "patches": PatchScorer,
 }
 
 
-def make_scorer(config: Config, network: keras.Model) -> Scorer:
-    """Returns what fits densities and scores images as the settings have it; see `Scorer`."""
+def make_scorer(
+    config: Config, network: keras.Model, images: pipeline.Images | None = None
+) -> Scorer:
+    """Returns what fits densities and scores images as the settings have it; see `Scorer`.
+
+    By `images`, normal ones, --location_density=auto of feature maps is chosen.
+    """
+    if config.maps == "features" and images is not None:
+        locations = feature_maps.chosen_locations(config, network, images)
+        config = dataclasses.replace(config, location_density=locations)
     return SCORERS[config.maps](config, network)
 
 
@@ -62,6 +69,8 @@ class Detector:
     ):
         self.config, self.fit, self.network = config, fit, plain.in_float32(network)
         self.preparation = Preparation.of(config, roi, bits)
+        if fit.places and fit.places.nearest is not None:
+            config = dataclasses.replace(config, location_density="nearest")
         self.scorer = make_scorer(config, self.network)
 
     @classmethod

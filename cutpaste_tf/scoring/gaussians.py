@@ -23,11 +23,14 @@ class Gaussians:
       whitener: [L, D, D]; the length of (vector - mean) @ whitener is the Mahalanobis distance. It
         is float32 for several places: 57 x 57 of them with 512 dimensions take 3.4 GB so.
       level: float64 [L], the root mean square of the distances of what each was fitted to.
+      nearest: float32 [L, N, D] or None: normal vectors, whitened; distances are then to the
+        nearest of these instead of the mean.
     """
 
     mean: np.ndarray
     whitener: np.ndarray
     level: np.ndarray
+    nearest: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "Gaussians":
         """Returns those of some places, int [M], each as often as it is named."""
@@ -41,7 +44,8 @@ class Gaussians:
 
     def put(self, first: int, part: "Gaussians") -> None:
         """Writes those of some places, from the place `first` on."""
-        for name, values in vars(part).items():
+        for name in ("mean", "whitener", "level"):
+            values = getattr(part, name)
             getattr(self, name)[first : first + len(values)] = values
 
 

@@ -71,6 +71,27 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
     return whitened
 
 
+def nearest(stored: np.ndarray) -> Callable:
+    """Returns what finds squared distances, [B, L, n], of vectors, [B, L, n, D], to the nearest.
+
+    `stored` are L sets of N vectors, [L, N, D].
+    """
+    layers = []
+    for vectors in stored:
+        # |x - v|^2 is |x|^2, which all v share, and this.
+        layer = keras.layers.Dense(len(vectors), trainable=False, dtype="float32")
+        layer.build([None, vectors.shape[1]])
+        layer.set_weights([-2.0 * vectors.T, np.sum(np.square(vectors), axis=1)])
+        layers.append(layer)
+
+    def distances(vectors):
+        vectors = ops.cast(vectors, "float32")
+        least = [ops.min(layer(vectors[:, i]), axis=-1) for i, layer in enumerate(layers)]
+        return ops.maximum(ops.sum(ops.square(vectors), axis=-1) + ops.stack(least, axis=1), 0.0)
+
+    return distances
+
+
 def length(vectors: Any) -> Any:
     """Returns the lengths of vectors, [..., D]."""
     return ops.sqrt(ops.sum(ops.square(vectors), axis=-1))

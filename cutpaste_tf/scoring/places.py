@@ -4,14 +4,15 @@ Each place of a map has a vector. Its anomaly score is the Mahalanobis distance 
 all places, or by one for each (the two choices of Appendix A.5).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import numpy as np
 from keras import ops
 
+from cutpaste_tf.scoring import coreset, layers
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import layers
 from cutpaste_tf.scoring.gaussians import Gaussians, GaussianStatistics
 from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
 
@@ -25,8 +26,9 @@ class PlacesScorer(Scorer):
     The embedding has `vectors`, float32 [B, M, h, w, D], of M maps of the same places.
 
     Attributes:
-      locations: "shared", "separate", or "nearby": one Gaussian for each place, of its own vectors
-        and those around it.
+      locations: "shared"; "separate"; "nearby": one Gaussian for each place, of its own vectors
+        and those around it; or "nearest": the nearest of normal vectors of all places, by the
+        distance that their one Gaussian defines.
     """
 
     locations: str
@@ -63,13 +65,14 @@ class PlacesScorer(Scorer):
         """
         maps, dims = self.grid[0], self._shape[3]
         whiten = layers.whiten(gaussians.mean, gaussians.whitener, dtype)
+        nearest = None if gaussians.nearest is None else layers.nearest(gaussians.nearest)
         count = len(gaussians.mean)
 
         def distances(vectors):
             height, width = vectors.shape[2:4]
             each = maps * height * width // count  # vectors that have one Gaussian
             white = whiten(ops.reshape(vectors, (-1, count, each, dims)))
-            squared = ops.sum(ops.square(white), axis=-1)
+            squared = ops.sum(ops.square(white), axis=-1) if nearest is None else nearest(white)
             squared = ops.sum(ops.reshape(squared, (-1, maps, height, width)), axis=1)
             return ops.cast(ops.sqrt(squared), "float32")
 
@@ -95,15 +98,16 @@ class PlacesScorer(Scorer):
                 if hold:
                     held.append(batch)
             densities.check_variation(total.vary)
+            of_part = self._part_of(images, rows, collect(held) if hold else None)
             if several:
                 gaussians.put(rows[0] * width, self._gaussians(total))
             else:
-                gaussians = self._gaussians(total)
+                gaussians = self._gaussians(total, of_part, np.arange(images.count))
             if validate:
-                of_part = self._part_of(images, rows, collect(held) if hold else None)
                 maps.append(
                     densities.cross_validated(
-                        images.count, functools.partial(self._score_without, total, rows, of_part)
+                        images.count,
+                        functools.partial(self._score_without, total, rows, of_part, images.count),
                     )
                 )
         features = {n: images.split_tiles(x) for n, x in collect(features).items()}
@@ -121,12 +125,13 @@ class PlacesScorer(Scorer):
 
         return part_of
 
-    def _score_without(self, total, rows, part_of, part):
+    def _score_without(self, total, rows, part_of, count, part):
         """Scores some images by the Gaussians of all others; [n * K, ...], as `inputs` are."""
         own = self._statistics(rows, like=total)
         for batch in part_of(part):
             self._add(own, batch)
-        distances = self._distances(self._gaussians(total.without(own)))
+        others = np.setdiff1d(np.arange(count), part)
+        distances = self._distances(self._gaussians(total.without(own), part_of, others))
         return np.concatenate([np.asarray(distances(b["vectors"])) for b in part_of(part)])
 
     def _batches(self, images, rows):
@@ -143,22 +148,27 @@ class PlacesScorer(Scorer):
     def _statistics(self, rows, like=None):
         """Statistics, as yet of nothing, of some rows of places."""
         maps, _, width, dims = self._shape
-        count = maps if self.locations == "shared" else maps * (rows[1] - rows[0]) * width
+        count = maps if self._common else maps * (rows[1] - rows[0]) * width
         return GaussianStatistics(count, dims, like)
 
     def _add(self, statistics, batch):
         """Adds a batch's vectors; Gaussians of all places have those in the region alone."""
         vectors = batch["vectors"]
-        if self.locations != "shared":
+        if not self._common:
             statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
             return
-        vectors = np.moveaxis(vectors, 1, 3)
-        inside = batch.get("inside", np.ones(vectors.shape[:3], bool))
-        statistics.update(vectors[inside])
+        statistics.update(_inside(batch))
 
-    def _gaussians(self, statistics):
-        """The Gaussians of what was added."""
+    @property
+    def _common(self):
+        """Whether all places have one Gaussian."""
+        return self.locations in ("shared", "nearest")
+
+    def _gaussians(self, statistics, part_of=None, part=None):
+        """The Gaussians of what was added, which is of some images; see `_part_of`."""
         maps, height, width = self.grid
+        if self.locations == "nearest":
+            return self._with_nearest(statistics.fit(self.least_variance, maps), part_of(part))
         if self.locations != "nearby":
             return statistics.fit(self.least_variance, maps)
         reach = min(REACH, (min(height, width) - 1) // 2)
@@ -170,3 +180,23 @@ class PlacesScorer(Scorer):
         of_map = rows[:, None] * (width - 2 * reach) + columns
         each = np.arange(maps)[:, None, None] * (height - 2 * reach) * (width - 2 * reach)
         return fitted.take((each + of_map).ravel())
+
+    def _with_nearest(self, gaussians, batches):
+        """The Gaussian of all places of each map, with the vectors to search among."""
+        rng, keys = np.random.default_rng(0), np.zeros([0])
+        drawn = np.zeros([0, *gaussians.mean.shape], np.float32)
+        for batch in batches:
+            drawn = np.concatenate([drawn, _inside(batch)])
+            # Those with the smallest of random numbers are a fair draw of all so far.
+            keys = np.concatenate([keys, rng.random(len(drawn) - len(keys))])
+            kept = np.sort(np.argsort(keys)[: coreset.CANDIDATES])
+            drawn, keys = drawn[kept], keys[kept]
+        white = (drawn.transpose(1, 0, 2) - gaussians.mean[:, None]) @ gaussians.whitener
+        stored, levels = zip(*map(coreset.choose, white), strict=True)
+        return dataclasses.replace(gaussians, nearest=np.stack(stored), level=np.array(levels))
+
+
+def _inside(batch):
+    """The vectors of a batch's places that are in the region, [n, M, D]."""
+    vectors = np.moveaxis(batch["vectors"], 1, 3)
+    return vectors[batch.get("inside", np.ones(vectors.shape[:3], bool))]

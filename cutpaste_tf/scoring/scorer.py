@@ -70,7 +70,7 @@ class Fit:
         places = vars(self.places) if self.places else {}
         return {
             **{f"pooled_{name}": array for name, array in pooled.items()},
-            **{f"places_{name}": array for name, array in places.items()},
+            **{f"places_{name}": x for name, x in places.items() if x is not None},
         }
 
     def save(self, path: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import sklearn.covariance
+import sklearn.neighbors
 import tensorflow as tf
 from conftest import SETTINGS, pattern
 
@@ -14,9 +15,9 @@ from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models.resnet import resnet18
+from cutpaste_tf.scoring import coreset, layers, places
 from cutpaste_tf.scoring import density as densities
-from cutpaste_tf.scoring import layers, places
-from cutpaste_tf.scoring.feature_maps import FeatureMapScorer
+from cutpaste_tf.scoring.feature_maps import FeatureMapScorer, chosen_locations
 from cutpaste_tf.scoring.scorer import evaluate
 
 SMALL = {"width": 0.0625, "image_size": 64, "maps": "features", "map_levels": "conv3,conv4"}
@@ -127,6 +128,58 @@ def test_each_place_is_scored_by_the_gaussian_that_it_is_meant_to_have(
     own = scorer.score(fit, images).maps.small
     if locations != "nearby":
         assert scorer.level(fit) == pytest.approx(np.sqrt(np.mean(own**2)), rel=0.01)
+
+
+def padded_means(maps):
+    """Means over three by three places, zeros outside counted."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return windows.mean(axis=(-2, -1))
+
+
+@pytest.mark.parametrize("held", [places._HELD, 0])
+def test_places_are_as_far_as_the_nearest_normal_vector(held, network, images, tests, monkeypatch):
+    monkeypatch.setattr(places, "_HELD", held)
+    monkeypatch.setattr(coreset.choose, "__defaults__", (200,))
+    scorer = scorer_of(network, location_density="nearest")
+    fit = scorer.fit(images, validate=True)
+    maps = scorer.score(fit, tests).maps.small[:, 0]
+    normals, tested = (vectors_of(scorer, some)[:, 0] for some in (images, tests))
+    fine = keras.Model(network.input, network.get_layer("conv3").output)
+    expected = padded_means(fine(tests.stored[:, 0].numpy() / np.float32(255)).numpy())
+    np.testing.assert_allclose(tested[..., :8], expected, rtol=1e-4, atol=1e-5)
+
+    # All vectors have one Gaussian; by its distances scikit-learn searches.
+    flat = normals.reshape(-1, 24).astype(np.float64)
+    fitted = sklearn.covariance.LedoitWolf().fit(flat)
+    covariance = fitted.covariance_ + 0.03 * flat.var(axis=0).mean() * np.eye(24)
+    whitener = np.linalg.cholesky(np.linalg.inv(covariance))
+    stored, level = coreset.choose((flat - flat.mean(axis=0)) @ whitener)
+    assert len(stored) == 200
+    search = sklearn.neighbors.NearestNeighbors(n_neighbors=1).fit(stored)
+    expected, _ = search.kneighbors((tested.reshape(-1, 24) - flat.mean(axis=0)) @ whitener)
+    np.testing.assert_allclose(maps.ravel(), expected[:, 0], rtol=1e-3, atol=1e-3)
+    assert scorer.level(fit) == pytest.approx(level, rel=1e-3)
+    # Normal images are scored by vectors of others.
+    part = np.arange(8, 16)
+    alone = scorer.fit(images.subset(np.setdiff1d(np.arange(40), part)))
+    expected = scorer.score(alone, images.subset(part)).maps.small
+    np.testing.assert_allclose(fit.normal.maps.small[part], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("between", "locations"), [(0.05, "nearest"), (0.15, "nearby")])
+def test_nearest_is_chosen_where_places_are_alike(between, locations, network, images, monkeypatch):
+    rng = np.random.default_rng(0)
+    places_means = np.sqrt(between) * rng.normal(size=[2, 64, 64, 4])
+    vectors = 7.0 + places_means + np.sqrt(1 - between) * rng.normal(size=[30, 2, 64, 64, 4])
+    vectors[:, :, :8] += 100.0  # At the border places differ in any case.
+    batches = [{"vectors": vectors[:16]}, {"vectors": vectors[16:]}]
+    monkeypatch.setattr(FeatureMapScorer, "embedded", lambda *_: batches)
+    assert scorer_of(network).share_between_places(images) == pytest.approx(between, abs=0.01)
+    assert chosen_locations(Config(**SETTINGS, **SMALL), network, images) == locations
+    for settings in ({"location_density": "separate"}, {"tiles": (1, 2)}, {"resize": "pad"}):
+        config = Config(**SETTINGS, **(SMALL | settings))
+        assert chosen_locations(config, network, images) == config.map_locations
 
 
 def test_a_maps_score_is_the_mean_of_its_largest_places():

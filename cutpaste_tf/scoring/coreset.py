@@ -1,0 +1,32 @@
+"""A few normal vectors that are near to all others: what nearest neighbours are searched among.
+
+This is the coreset of PatchCore (Roth et al., CVPR 2022).
+"""
+
+import numpy as np
+
+CANDIDATES = 20_000  # vectors, drawn at random, that the stored ones are chosen from
+STORED = 1_000  # more find no more: on three textures 2,000 had half a point less of AUPRO
+
+
+def choose(vectors: np.ndarray, count: int = STORED) -> tuple[np.ndarray, float]:
+    """Chooses vectors one by one, each time the one that is farthest from those chosen.
+
+    Args:
+      vectors: [N, D].
+      count: how many to choose; no more than there are.
+
+    Returns:
+      The chosen ones, float32 [count, D], and the root mean square of all vectors' distances to the
+      nearest of them.
+    """
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    chosen, squared = [], np.full(len(vectors), np.inf, np.float32)
+    index = int(np.argmax(squares))
+    for _ in range(min(count, len(vectors))):
+        chosen.append(index)
+        to_it = squares - 2.0 * (vectors @ vectors[index]) + squares[index]
+        squared = np.minimum(squared, to_it)
+        index = int(np.argmax(squared))
+    return vectors[chosen], float(np.sqrt(np.mean(np.maximum(squared, 0.0))))
