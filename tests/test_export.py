@@ -38,6 +38,10 @@ KINDS = {
     "gradcam": ({"maps": "gradcam"}, ("keras", "onnx", "tflite")),
     "gradcam_gmm": ({"maps": "gradcam", "density": "gmm"}, ("keras", "onnx")),
     "patch": (PATCHES, ALL),
+    "maps_nearest": (
+        MAPS | {"location_density": "nearest"},
+        ("keras", "saved_model", "onnx", "tflite"),
+    ),
     "patch_separate": (PATCHES | {"location_density": "separate"}, ("keras", "onnx", "tflite")),
     "maps_nearby": (MAPS, ALL),
     "maps_of_two": (
