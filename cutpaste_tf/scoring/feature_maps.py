@@ -7,6 +7,7 @@ the paper's do patches.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import keras
@@ -29,8 +30,9 @@ LEAST_VARIANCE = 0.03
 # Of a map's places, those whose mean is the image's score: a defect covers more than one.
 LARGEST = 0.02
 # Of the vectors' variance, the share that lies between places, below which places are compared with
-# the nearest vectors. It is 0.06 to 0.07 on three textures, and 0.10 to 0.95 on nine sets of parts.
-PLACE_SHARE = 0.09
+# the nearest vectors: times the places along a side, as the border makes them differ. It is 0.8 to
+# 2.6 on three textures at 128x128 to 256x256, and 4.1 to 30 on nine sets of parts.
+PLACE_SHARE = 3.0
 # Of the Gaussian that a map's pixels are smoothed by, as a share of the image's smaller side: 4
 # pixels of 256, as is usual with such maps.
 DEVIATION = 1 / 64
@@ -139,7 +141,9 @@ def chosen_locations(config: Config, network: keras.Model, images: pipeline.Imag
         return locations
     few = images.subset(np.unique(np.linspace(0, images.count - 1, 100).astype(int)))
     scorer = FeatureMapScorer(dataclasses.replace(config, location_density="nearest"), network)
-    return "nearest" if scorer.share_between_places(few) < PLACE_SHARE else locations
+    _, height, width = scorer.grid
+    alike = scorer.share_between_places(few) * math.sqrt(height * width) < PLACE_SHARE
+    return "nearest" if alike else locations
 
 
 def _averaged(maps, places):

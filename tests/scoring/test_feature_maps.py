@@ -167,7 +167,7 @@ def test_places_are_as_far_as_the_nearest_normal_vector(held, network, images, t
     np.testing.assert_allclose(fit.normal.maps.small[part], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("between", "locations"), [(0.05, "nearest"), (0.15, "nearby")])
+@pytest.mark.parametrize(("between", "locations"), [(0.3, "nearest"), (0.45, "nearby")])
 def test_nearest_is_chosen_where_places_are_alike(between, locations, network, images, monkeypatch):
     rng = np.random.default_rng(0)
     places_means = np.sqrt(between) * rng.normal(size=[2, 64, 64, 4])
