@@ -373,7 +373,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # Settings that do not change the result, or that can be changed at any time.
 NOT_IN_RESULTS = {
     *("workdir", "data_dir", "eval_every", "augment", "distribution"),
-    *("false_positive_rate", "test_anomalies"),
+    *("false_positive_rate", "threshold_rule", "test_anomalies"),
 }
 
 

@@ -105,7 +105,7 @@ def test_where_a_threshold_comes_from(app_runs, inspector):
     normal = run_folder.read_normal_scores(folder)
     threshold, number, percent, text = view.threshold(IMAGE_RUN)
     assert threshold == run_folder.choose_threshold(folder)
-    assert (number, percent) == (pytest.approx(threshold.value, rel=1e-5), 1.0)
+    assert (number, percent) == (pytest.approx(threshold.value, rel=1e-5), 5.0)
     assert text == f'<p class="note">{threshold}: 0 of 8 normal training images are above it.</p>'
 
     threshold, number, percent, text = view.threshold(IMAGE_RUN, percent=20.0)
