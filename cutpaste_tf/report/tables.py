@@ -138,11 +138,13 @@ def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -
             values = [_ours(column, by_source.get(source, []), problems) for column in columns]
             if group != OWN or number == "cifar10" or any(values):
                 ours[row] = values
-                cells += _cells(group, row, columns, values)
-        shown = [ours[row] for row in sources if row in ours]
+                papers = [column.paper.get(row, {}) for column in columns]
+                cells += _cells(group, row, columns, values, papers)
+        shown = {row: ours[row] for row in sources if row in ours}
         if shown:
-            averages = [_average(values) for values in zip(*shown, strict=True)]
-            cells += _cells(group, f"average, {group}", columns, averages)
+            averages = [_average(values) for values in zip(*shown.values(), strict=True)]
+            papers = [_papers_average(*item, group, shown) for item in enumerate(columns)]
+            cells += _cells(group, f"average, {group}", columns, averages, papers)
     frame = pd.DataFrame(cells).astype({"mean": float, "stderr": float, "runs": "Int64"})
     return Table(number, title, frame)
 
@@ -170,10 +172,16 @@ def _rows(number: str, by_source: Mapping) -> dict[str, dict[str, tuple[str, str
     return {"texture": texture, "object": of_object, "all": mvtec, OWN: own}
 
 
-def _cells(group: str, row: str, columns: Sequence[Column], values: Sequence[Value | None]) -> list:
-    """The cells of a row, as records."""
+def _cells(
+    group: str,
+    row: str,
+    columns: Sequence[Column],
+    values: Sequence[Value | None],
+    papers: Sequence[Mapping],
+) -> list:
+    """The cells of a row, as records; `papers` are the paper's numbers, by what they are."""
     cells = []
-    for column, value in zip(columns, values, strict=True):
+    for column, value, paper in zip(columns, values, papers, strict=True):
         place = {"group": group, "row": row, "column": column.name}
         if column.experiment:
             value = value or Value(math.nan, runs=0)
@@ -181,8 +189,8 @@ def _cells(group: str, row: str, columns: Sequence[Column], values: Sequence[Val
             numbers = {"mean": value.mean, "stderr": value.stderr, "runs": value.runs}
             cells.append({**place, "source": "ours", **numbers, "notes": notes})
         if column.paper:
-            numbers = {"mean": math.nan, "stderr": None} | dict(column.paper.get(row, {}))
-            cells.append({**place, "source": "paper", **numbers, "runs": None, "notes": ()})
+            numbers = {"mean": math.nan, "stderr": None, "notes": ()} | dict(paper)
+            cells.append({**place, "source": "paper", **numbers, "runs": None})
     return cells
 
 
@@ -259,6 +267,32 @@ def _collapses(runs: Sequence[Run]) -> list[str]:
     flags = dict.fromkeys(f"--{one['flag']}={one['learning_rate']:g}" for one in collapsed)
     count = f"{len(collapsed)} of {len(runs)} runs" if len(runs) > 1 else "the run"
     return [f"{count} ended with a proxy accuracy at chance: lower {' and '.join(flags)}"]
+
+
+def _papers_average(
+    index: int, column: Column, group: str, ours: Mapping[str, Sequence[Value | None]]
+) -> Mapping:
+    """The paper's average in a column: over the categories that are averaged of ours, if not all.
+
+    `ours` are the values of all columns by category. A column that is the paper's alone has the
+    categories that any column of ours has.
+    """
+    measured = [
+        name
+        for name, values in ours.items()
+        if (values[index] if column.experiment else any(values))
+    ]
+    if len(measured) in (0, len(ours)):
+        return column.paper.get(f"average, {group}", {})
+    numbers = [column.paper.get(name, {}) for name in measured]
+    if not all(numbers):  # The paper has averages alone, of other categories too.
+        return {}
+    errors = [one.get("stderr") for one in numbers]
+    return {
+        "mean": float(np.mean([one["mean"] for one in numbers])),
+        "stderr": None if None in errors else float(np.mean(errors)),
+        "notes": (f"average of {len(measured)} of {len(ours)} categories",),
+    }
 
 
 def _average(values: Sequence[Value | None]) -> Value | None:

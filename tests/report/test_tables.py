@@ -80,6 +80,8 @@ def test_mean_and_standard_error_over_seeds_and_averages_of_these(tmp_path):
     everything = cell(table, "average, all", "CutPaste")
     assert everything.mean == pytest.approx((84 + 70 + 50) / 3)
     assert everything.notes == ("average of 3 of 15 categories",)
+    # The paper's Table 5 has averages alone, of all categories.
+    assert np.isnan(cell(table, "average, all", "CutPaste", "paper").mean)
 
 
 def test_own_data_have_rows_of_their_own_and_an_average(tmp_path):
@@ -95,6 +97,16 @@ def test_own_data_have_rows_of_their_own_and_an_average(tmp_path):
     expected |= {"screw": 30, "average, object": 30, "average, all": 30}
     assert {row: means(table, row)["Cutout"] for row in expected} == expected
     assert cell(table, "screw", "Cutout", "paper").mean == 17.6
+    add_run(tmp_path / "m", "pill", 0, 0.5, task="cutout")
+    partial = cell(fill("1", tmp_path), "average, all", "Cutout", "paper")
+    pill = cell(table, "pill", "Cutout", "paper").mean
+    assert partial.mean == pytest.approx((17.6 + pill) / 2)
+    assert partial.notes == ("average of 2 of 15 categories",)
+    # The columns of others' methods have the same categories.
+    others = [cell(table, name, "DOCC", "paper").mean for name in ("pill", "screw")]
+    average = cell(fill("1", tmp_path), "average, object", "DOCC", "paper").mean
+    assert average == pytest.approx(np.mean(others))
+    assert cell(fill("1", tmp_path), "average, texture", "Cutout", "paper").mean == 64.9
     for row in ("screw (/own)", "average, own data"):
         assert np.isnan(cell(table, row, "Cutout", "paper").mean)
     assert any("dataset folder (the paper's mvtec_ad)" in note for note in table.notes)
