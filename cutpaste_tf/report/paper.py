@@ -18,11 +18,10 @@ from cutpaste_tf.files import UserError
 PRINTED = json.loads((importlib.resources.files(__package__) / "paper.json").read_bytes())
 OWN = "own data"
 # Settings of the paper's flag files that differ from the flags' defaults: an MLP as the head, and
-# the companion code's augmentation of the input.
+# the input's augmentation.
 FLAGFILES = {
     "head_dims": (512, 128),
-    "translation": 0.125,
-    "view_jitter": (0.125, 0.4, 0.4),
+    "view_jitter": (0.1,),
     "independent_views": True,
 }
 # Settings of Table 3, Appendix A.4.
