@@ -92,8 +92,8 @@ def ours(config: Any, network: Any, train: Any, test: Any) -> tuple:
     """Fits and scores as a run does; returns scores, maps, and the seconds of both."""
     from cutpaste_tf.scoring.detector import make_scorer
 
-    scorer = make_scorer(config, network)
     began = time.perf_counter()
+    scorer = make_scorer(config, network, train)
     fit = scorer.fit(train)
     fitted = time.perf_counter() - began
     scorer.score(fit, test.subset(range(min(BATCH, test.count))))  # warms up
