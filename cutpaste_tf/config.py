@@ -211,8 +211,8 @@ class Config:
         "auto",
         "density of maps; shared: one for all places; separate: one for each, for aligned "
         "objects; nearby: one for each, of the places around it; nearest: the nearest of normal "
-        "vectors; auto: nearest for textures, nearby for parts, shared with --tiles; with "
-        "--patch_size separate for MVTec AD's aligned categories, else shared",
+        "vectors; auto: nearest for textures, else nearby; with --patch_size separate for MVTec "
+        "AD's aligned categories, else shared",
         one_of("auto", "shared", "nearby", "nearest", "separate"),
     )
 
@@ -287,10 +287,7 @@ class Config:
     @property
     def map_locations(self) -> str:
         """Which places of a feature map have a density in common."""
-        if self.location_density != "auto":
-            return self.location_density
-        # What a place of a tile shows is another thing in each tile.
-        return "shared" if self.tiles != (1, 1) else "nearby"
+        return "nearby" if self.location_density == "auto" else self.location_density
 
     @property
     def levels(self) -> tuple[str, ...]:

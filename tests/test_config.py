@@ -156,7 +156,7 @@ def test_sizes_of_two_sides_and_tiles_are_numbers_between_crosses():
     (settings,) = parse("--category=brick", "--image_size=64x96", "--tiles=2x3")
     assert (settings.size, settings.tiles) == ((64, 96), (2, 3))
     assert settings.input_shape == (64, 96)
-    assert (settings.map_locations, settings.masked) == ("shared", False)
+    assert (settings.map_locations, settings.masked) == ("nearby", False)
     padded = dataclasses.replace(settings, tiles=(1, 1), resize="pad")
     assert (padded.map_locations, padded.masked) == ("nearby", True)
     (square,) = parse("--category=brick", "--image_size=64")

@@ -136,14 +136,14 @@ def chosen_locations(config: Config, network: keras.Model, images: pipeline.Imag
       A value of --location_density other than auto. It is "nearest" where it hardly matters to a
       vector at which place it is, as in textures and where parts lie anywhere.
     """
-    locations = config.map_locations
-    if config.location_density != "auto" or locations != "nearby" or config.masked:
-        return locations
+    # In a region, and within tiles, places differ in any case.
+    if config.location_density != "auto" or config.masked or config.tiles != (1, 1):
+        return config.map_locations
     few = images.subset(np.unique(np.linspace(0, images.count - 1, 100).astype(int)))
     scorer = FeatureMapScorer(dataclasses.replace(config, location_density="nearest"), network)
     _, height, width = scorer.grid
     alike = scorer.share_between_places(few) * math.sqrt(height * width) < PLACE_SHARE
-    return "nearest" if alike else locations
+    return "nearest" if alike else config.map_locations
 
 
 def _averaged(maps, places):

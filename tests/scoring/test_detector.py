@@ -299,8 +299,7 @@ def staged():
 
 def test_tiles_that_share_densities_are_images_of_which_the_largest_counts(staged):
     settings = shaped(**OF_FEATURES, location_density="shared")
-    tiled = dataclasses.replace(settings, tiles=(1, 3), location_density="auto")
-    assert tiled.map_locations == "shared"
+    tiled = dataclasses.replace(settings, tiles=(1, 3))
     preparation, alone = Preparation.of(tiled), Preparation.of(settings)
     arrays, tests = photographs(24), photographs(5, first=100)
     scorer, single = make_scorer(tiled, staged), make_scorer(settings, staged)
