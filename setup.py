@@ -65,8 +65,13 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["cutpaste_tf", "cutpaste_tf.*"]),
-    package_data={"cutpaste_tf.app": ["page.css"], "cutpaste_tf.report": ["paper.json"]},
+    packages=[*find_packages(include=["cutpaste_tf", "cutpaste_tf.*"]), "cutpaste_tf.experiments"],
+    package_dir={"cutpaste_tf.experiments": "experiments"},
+    package_data={
+        "cutpaste_tf.app": ["page.css"],
+        "cutpaste_tf.report": ["paper.json"],
+        "cutpaste_tf.experiments": ["*.flags"],
+    },
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require={

@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import os
+import pathlib
 import sys
 import time
 import warnings
@@ -96,7 +97,8 @@ class Parser(argparse.ArgumentParser):
             "--flagfile",
             metavar="FILE",
             default=argparse.SUPPRESS,
-            help="read flags from a file; later flags override it",
+            help="read flags from a file, or from one of the package by its name, such as lite0; "
+            "later flags override it",
         )
 
     def add(
@@ -143,6 +145,30 @@ def _value(name, rule, parse, text):
     return value
 
 
+def find_flagfile(name: str, folder: str = "") -> str:
+    """Finds a flag file: one of the package by a bare name, such as "lite0", or any by its path.
+
+    Args:
+      name: a name without a folder and an ending, or a path.
+      folder: the folder that a path is relative to.
+
+    Returns:
+      The file's path. A UserError lists the names where a bare one is unknown.
+    """
+    package = pathlib.Path(__file__).resolve().parent
+    # A wheel has the files in the package, a checkout beside it.
+    files = [*package.glob("experiments/*.flags"), *package.parent.glob("experiments/*.flags")]
+    own = {file.stem: str(file) for file in reversed(files)}
+    path = os.path.join(folder, os.path.expanduser(name))
+    bare = name and name == os.path.basename(name) and not name.endswith(".flags")
+    if bare and name not in own and not os.path.isfile(path):
+        raise UserError(
+            f"--flagfile={name}: there is no such file, and none of the package by this name; it "
+            f"has {', '.join(sorted(own))}"
+        )
+    return own.get(name, path)
+
+
 def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
     """Puts flag files' lines in their places."""
     rest = iter(arguments)
@@ -152,7 +178,7 @@ def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> I
             yield argument
             continue
         folder = os.path.dirname(inside[-1]) if inside else ""  # of the file that names another
-        path = os.path.join(folder, os.path.expanduser(path if equals else next(rest, "")))
+        path = find_flagfile(path if equals else next(rest, ""), folder)
         if path in inside:
             raise UserError(f"--flagfile={path}: names itself")
         lines = [x for x in read_lines(path, "flagfile") if not x.startswith(("#", "//"))]

@@ -86,7 +86,7 @@ def problems(data_dir: str = "") -> list[str]:
     if not _keras_weights():
         result.append(
             f"no ImageNet weights of EfficientNet-B0 to B7 in {_keras_home()}: they are fetched at "
-            "first use, or put there by hand (docs/finetuning.md)"
+            "first use, or put there by hand"
         )
     if data_dir:
         try:

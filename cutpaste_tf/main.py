@@ -1,7 +1,7 @@
 """Trains and evaluates CutPaste: flags in, runs out.
 
-    python -m cutpaste_tf.main --flagfile=experiments/demo.flags
-    python -m cutpaste_tf.main --flagfile=experiments/lite0.flags --data_dir=PARTS --category=bolt
+    python -m cutpaste_tf.main --flagfile=demo
+    python -m cutpaste_tf.main --flagfile=lite0 --data_dir=PARTS --category=bolt
 
 The first needs no data; the second begins with images of good parts in PARTS/bolt/train/good. Each
 category and seed is a run, in WORKDIR/CATEGORY/seed_N. What was interrupted is resumed, what is

@@ -71,7 +71,7 @@ def listing() -> str:
     for table, rows in paper.EXPERIMENTS.items():
         lines.append(f"{table}:")
         for experiment in rows:
-            flags = " ".join([f"--flagfile=experiments/{experiment.flagfile}", *experiment.flags])
+            flags = " ".join([f"--flagfile={experiment.flagfile}", *experiment.flags])
             lines.append(f"  {experiment.name}: python -m cutpaste_tf.main {flags}")
     return "\n".join(lines) + "\n"
 
@@ -84,7 +84,7 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
     """
     jobs = []
     for experiment in paper.choose(names):
-        flagfile = f"--flagfile={paper.find_flagfile(experiment)}"
+        flagfile = f"--flagfile={experiment.flagfile}"
         folder = f"--workdir={pathlib.Path(workdir) / experiment.name}"
         configs = cli.parse_runs([flagfile, *flags, *experiment.flags, folder])
         jobs += [Job(experiment.name, config) for config in configs]

@@ -5,10 +5,11 @@ import io
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
-from conftest import command
+from conftest import ROOT, command
 from PIL import Image
 
 from cutpaste_tf import choices, cli
@@ -147,6 +148,35 @@ def test_a_flag_file_is_read_as_windows_writes_it(start, tmp_path):
         more = ["--dataset=folder", f"--data_dir={tmp_path}", "--width=0.5"]
         (run,) = cli.parse_runs([*flags, *more])
         assert (run.steps, run.category, run.width) == (7, "caf\xe9", 0.5)
+
+
+def test_a_bare_name_is_a_flag_file_of_the_package_and_a_path_stays_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lite0", "lite0.flags", "own", "c/d.flags"):
+        pathlib.Path(name).parent.mkdir(exist_ok=True)
+        pathlib.Path(name).write_text(f"--category={name}\n")
+    assert cli.find_flagfile("lite0") == str(ROOT / "experiments" / "lite0.flags")
+    assert [cli.find_flagfile(name, "c") for name in ("d.flags", "lite0.flags")] == [
+        os.path.join("c", "d.flags"),
+        os.path.join("c", "lite0.flags"),
+    ]
+    for name in ("lite0.flags", "own", "c/d.flags", str(tmp_path / "own")):
+        assert cli.find_flagfile(name) == name
+    with pytest.raises(UserError, match=r"--flagfile=lite9: there is no such .* demo, .* lite0, "):
+        cli.find_flagfile("lite9")
+
+
+def test_an_installed_package_has_the_flag_files(tmp_path):
+    build = ["egg_info", f"--egg-base={tmp_path}", "build_py", f"--build-lib={tmp_path}"]
+    subprocess.run([sys.executable, "setup.py", "-q", *build], cwd=ROOT, check=True)
+    (tmp_path / "own.flags").write_text("--flagfile=resnet18_scar\n")  # which names paper.flags
+    code = "from cutpaste_tf import cli; print(*cli._with_flagfiles(['--flagfile=own.flags']))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    python = [sys.executable, "-c", code]
+    lines = subprocess.check_output(python, cwd=tmp_path, env=environment, text=True).split()
+    assert {"--steps=65536", "--task=scar"} <= set(lines)
+    installed = {path.name for path in (tmp_path / "cutpaste_tf" / "experiments").glob("*.flags")}
+    assert installed == {path.name for path in (ROOT / "experiments").glob("*.flags")}
 
 
 @pytest.mark.parametrize(

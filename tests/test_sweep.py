@@ -58,7 +58,7 @@ def test_list_names_every_row_with_its_command(capsys):
     printed = call(capsys, sweep.main, "--list").stdout
     for part in ("table1:", "table8:", "resnet18_rotation", "resnet18_jitter_0.3: python -m "):
         assert part in printed
-    assert "--flagfile=experiments/resnet18_cutpaste_3way.flags --learning_rate=0.1\n" in printed
+    assert "--flagfile=resnet18_cutpaste_3way --learning_rate=0.1\n" in printed
 
 
 class FakeRay:

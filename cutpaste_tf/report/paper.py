@@ -66,7 +66,7 @@ class Run:
 class Experiment:
     """Runs of all categories and seeds; the name is also that of their folder.
 
-    `flagfile` is a file's name in `experiments/` or a whole path; `flags` come after it.
+    `flagfile` is what `--flagfile` takes, a bare name or a whole path; `flags` come after it.
     """
 
     name: str
@@ -111,7 +111,7 @@ def _printed(table: str, name: str) -> Numbers:
 
 
 def _of_file(name: str, *flags: str) -> Experiment:
-    return Experiment(name, f"{name}.flags", flags)
+    return Experiment(name, name, flags)
 
 
 def _resnet18(
@@ -317,16 +317,3 @@ def choose(names: Sequence[str]) -> list[Experiment]:
             if experiment.flags:  # The tests of Table 6 include those of Table 1.
                 experiments[experiment.name] = experiment
     return list(experiments.values())
-
-
-def find_flagfile(experiment: Experiment) -> str:
-    """Returns the path of an experiment's flag file; a UserError without a checkout of these."""
-    checkout = pathlib.Path(__file__).resolve().parents[2]
-    for folder in (pathlib.Path(), checkout):
-        path = folder / "experiments" / experiment.flagfile  # a whole path stays what it is
-        if path.is_file():
-            return str(path)
-    raise UserError(
-        f"experiments/{experiment.flagfile}: there is no such file; run this from a checkout of "
-        "cutpaste-tf, or name a file of your own ending in .flags"
-    )

@@ -78,8 +78,7 @@ def work(experiment: paper.Experiment) -> Work:
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.train import stages
 
-    flagfile = paper.find_flagfile(experiment)
-    runs = cli.parse_runs([f"--flagfile={flagfile}", *experiment.flags, "--data_dir=."])
+    runs = cli.parse_runs([f"--flagfile={experiment.flagfile}", *experiment.flags, "--data_dir=."])
     config = runs[0]
     views = config.batch_size * len(proxy.TASKS[config.task])
     forward = multiply_adds(config.backbone, config.input_shape, config.stem)

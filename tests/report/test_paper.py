@@ -22,7 +22,7 @@ def flags_of(file):
 
 
 def runs_of(experiment):
-    flagfile = paper.find_flagfile(experiment)
+    flagfile = experiment.flagfile
     packaged = flags_of(flagfile)["dataset"] == "elpv"
     data = [] if packaged else ["--data_dir=MVTEC_AD"]
     if flags_of(flagfile)["dataset"] == "folder":
@@ -135,8 +135,6 @@ def test_what_is_no_experiment_is_named(tmp_path):
         file.write_text("")
     with pytest.raises(UserError, match="share the folder"):
         paper.choose(list(map(str, files)))
-    with pytest.raises(UserError, match="checkout"):
-        paper.find_flagfile(paper.Experiment("gone", "gone.flags"))
 
 
 def test_experiments_are_found_from_any_folder_and_no_stray_file_takes_their_place(
@@ -145,8 +143,8 @@ def test_experiments_are_found_from_any_folder_and_no_stray_file_takes_their_pla
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.flags").write_text("--dataset=textures\n")
     (tmp_path / "paper.flags").write_text("--steps=1\n")
-    assert paper.find_flagfile(EXPERIMENTS["demo"]) == str(ROOT / "experiments" / "demo.flags")
+    assert flags_of(EXPERIMENTS["demo"].flagfile)["dataset"] == "elpv"
     (own,) = paper.choose(["demo.flags"])
-    assert paper.find_flagfile(own) == str(tmp_path / "demo.flags")
+    assert flags_of(own.flagfile) == {"dataset": "textures"}
     run = runs_of(EXPERIMENTS["resnet18_scar"])[0]  # whose file includes paper.flags
     assert (run.task, run.steps, run.batch_size) == ("scar", 65536, 32)
