@@ -75,7 +75,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     scorer = make_scorer(config, model.backbone, train_images)
-    if scorer.config.location_density == "nearest" != config.location_density:
+    if config.location_density == "auto" and scorer.config.location_density == "nearest":
         log("all places look alike, as in textures: maps are by --location_density=nearest")
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
