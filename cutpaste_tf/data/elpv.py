@@ -4,9 +4,9 @@
 CC BY-NC-SA 4.0. Each has a probability of being defective, 0, 1/3, 2/3 or 1, by expert judgement,
 and a type: mono- or polycrystalline, the two categories here.
 
-Cells of probability 0 are normal. A fixed four fifths of them are for training; the others and
-all cells of a higher probability are for testing, these as anomalous, with a defect type that
-gives the probability. There are no masks.
+Cells of probability 0 are normal: a fixed four fifths of them are for training, the others for
+testing. Cells of probability 1 are anomalous. Cells that the experts were unsure about (1/3, 2/3)
+have no part, since no verdict on them is right or wrong. There are no masks.
 """
 
 import numpy as np
@@ -32,12 +32,12 @@ def load(data_dir: str, category: str) -> Category:
         return Split(
             names=[f"images/cell{index + 1:04d}.png" for index in indices],
             images=list(images[indices]),
-            defect_types=[f"probability_{p:.2f}" if p else "good" for p in probabilities[indices]],
+            defect_types=["defective" if p else "good" for p in probabilities[indices]],
             masks=[None] * len(indices),
         )
 
     functional = np.flatnonzero((types == category) & (probabilities == 0.0))
-    defective = np.flatnonzero((types == category) & (probabilities > 0.0))
+    defective = np.flatnonzero((types == category) & (probabilities == 1.0))
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(functional))
     train, held_out = np.split(functional[order], [round(TRAIN_SHARE * len(functional))])
     return Category(split(np.sort(train)), split(np.concatenate([np.sort(held_out), defective])))
