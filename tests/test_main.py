@@ -419,13 +419,13 @@ def test_training_raises_the_auroc_on_magnetic_tiles(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "least", "gained"), [("demo", 0.85, -0.02), ("resnet18_demo", 0.76, 0.04)]
+    ("name", "least", "gained"), [("demo", 0.94, 0.0), ("resnet18_demo", 0.86, 0.02)]
 )
 def test_the_demos_tell_broken_cells_from_others(tmp_path, name, least, gained):
     pytest.importorskip("elpv_dataset", reason="the extra demo is not installed")
     results = train_for_minutes(tmp_path, f"--flagfile=experiments/{name}.flags")
     assert results["image_auroc"] > least
-    assert results["image_auroc"] > results["untrained_image_auroc"] + gained
+    assert results["image_auroc"] >= results["untrained_image_auroc"] + gained
 
 
 def test_twelve_bits_in_sixteen_are_as_bright_as_eight(run_here, tmp_path):
