@@ -1,7 +1,7 @@
 """Colour jitter: brightness, contrast, saturation and hue in random order (Appendix A.2).
 
-The four are those of torchvision's ColorJitter, to which the paper points, but values are clipped
-to [0, 1] before the hue is turned and at the end, not after each of the four.
+The four changes follow torchvision's ColorJitter, to which the paper points. Values are clipped to
+[0, 1] before the hue is turned and at the end; torchvision clips after each change.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def sample(
     """Draws a colour jitter for each image.
 
     The factors are uniform in [1 - maximum, 1 + maximum], the hue's turn in [-maximum, maximum].
-    There is one maximum for all, or, without hue, one for each of the other three.
+    `maximum` is one number for all, or, without hue, three: for brightness, contrast, saturation.
     """
     order_seed, factor_seed, hue_seed = random.split(seed, 3)
     # The order of four independent uniform numbers is a uniformly random permutation.
@@ -85,7 +85,7 @@ def _blend(rgb, jitter, active, weights):
     else:
         total = tf.reduce_sum(weights, axis=1)
         mean = tf.math.divide_no_nan(tf.reduce_sum(grey * weights, axis=1), total)
-    # The factor at each place in the order (1 for the hue), and which of the three has that place.
+    # The factor at each position in the order (1 for the hue), and which of the three is there.
     factors = tf.pad(tf.where(active, jitter.factors, 1.0), [[0, 0], [0, 1]], constant_values=1.0)
     kept = tf.gather(factors, jitter.order, axis=1, batch_dims=1)
     rest = 1.0 - kept

@@ -1,10 +1,10 @@
-"""Cutout and its variants: a patch of each image filled, or its colour changed (Section 5.1).
+"""Cutout and its variants fill a patch of each image, or change its colour (Section 5.1).
 
-The paper gives sizes for CutPaste alone (Appendix A.2). With one seed, these erase the pixels that
-CutPaste or CutPaste-Scar would paste over, so a table's columns differ by the filling alone.
+The paper gives sizes for CutPaste alone (Appendix A.2). Here a seed gives the same patches as for
+CutPaste or CutPaste-Scar, so that the columns of a table differ by the filling alone.
 
-Each function takes images, floating point [B, H, W, 3] in [0, 1], the patches, the most pixels that
-the upright box of a patch has, and random levels, float32 [B, 3] in [0, 1).
+Each function takes images, floating point [B, H, W, 3] in [0, 1], the patches, the largest number
+of pixels in a patch's upright box, and random levels, float32 [B, 3] in [0, 1).
 """
 
 import tensorflow as tf
@@ -30,7 +30,7 @@ def fill_with_mean(
 ) -> paste.Edit:
     """Cutout (Mean) of Table 4: the patch takes on the image's mean colour.
 
-    The paper's "mean pixel values" may also be the data set's: one colour for all, as grey is.
+    The paper's "mean pixel values" may also mean those of the data set: one colour for all images.
     """
     mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
     return _paint(images, patch, pixels, mean)

@@ -87,8 +87,8 @@ def sample_scar(
     """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError where they do not fit.
 
     Width and length (upright before turning) are uniform over whole pixels, the angle is uniform in
-    (-45, 45) degrees. Sizes do not depend on the image's, as in the paper, which has 256x256 images
-    and 64x64 patches.
+    (-45, 45) degrees. The sizes in pixels are the same for all images, as in the paper, which has
+    256x256 images and 64x64 patches.
     """
     if min(size) < SCAR_SIDE:
         raise ValueError(f"a scar's {SCAR_SIDE} pixels do not fit into {size}")
@@ -106,10 +106,10 @@ def sample_scar(
 def move_into(
     patch: Patch, counts: tf.Tensor, size: tuple[int, int], seed: random.Seed | tf.Tensor
 ) -> Patch:
-    """Moves patches into their images' regions; `counts` is what `count_pixels` returns of these.
+    """Moves patches into their images' regions of interest; `counts` is from `count_pixels`.
 
-    The middle of a patch, where it is cut and where it is pasted, is any pixel of the region, or as
-    near to that pixel as the border allows.
+    A patch is cut around a random pixel of the region and pasted around another, or as near to
+    these pixels as the image's border allows.
     """
 
     def around(height, width, place_seed):
@@ -132,7 +132,7 @@ def move_into(
 
 
 def count_pixels(region: tf.Tensor) -> tf.Tensor:
-    """Counts the pixels of regions, bool [B, H, W], up to and with each: int32 [B, H * W]."""
+    """Counts the pixels of regions, bool [B, H, W], up to and including each: int32 [B, H * W]."""
     flat = tf.reshape(region, [tf.shape(region)[0], region.shape[1] * region.shape[2]])
     return tf.cumsum(tf.cast(flat, tf.int32), axis=1)
 
@@ -150,8 +150,8 @@ def patch_pixels(size: tuple[int, int], area_ratio: tuple[float, float] = AREA_R
 def cut(images: tf.Tensor, patch: Patch, pixels: int, jitter: color.Jitter | None) -> Edit:
     """Cuts the patches out of their images, jitters them and turns them, ready to be pasted.
 
-    Each target pixel takes the nearest source pixel. `pixels` is the most that the upright box of a
-    patch has. The mean grey level that the jitter refers to is the patch's own.
+    Each target pixel takes the nearest source pixel. `pixels` is the largest number of pixels in a
+    patch's upright box. The jitter's contrast refers to the mean grey level of the patch.
     """
     source, target, inside = listed(patch, pixels, tf.shape(images)[2])
     values = read(images, source)
@@ -166,7 +166,7 @@ def listed(
     """Lists the pixels of patches, as positions y * W + x in their image.
 
     Returns where each pixel is cut and where it is pasted, int32 [B, P], and whether it belongs to
-    the patch, bool [B, P]. A pixel that does not belong to it repeats one that does.
+    the patch, bool [B, P]. A pixel outside the patch repeats one inside.
     """
     return (_upright_pixels if patch.angle is None else _turned_pixels)(patch, pixels, image_width)
 
@@ -282,7 +282,7 @@ def _turned_pixels(patch, pixels, image_width):
     h, w = tf.cast(p["height"], tf.float32), tf.cast(p["width"], tf.float32)
     y, x = dx * sin + dy * cos + h / 2.0, dx * cos - dy * sin + w / 2.0
     inside = (row < p["box_height"]) & (y >= 0) & (y < h) & (x >= 0) & (x < w)
-    # The clip concerns pixels outside, which are replaced below.
+    # Only pixels outside are clipped; they are replaced below.
     y = tf.clip_by_value(tf.cast(tf.floor(y), tf.int32), 0, p["height"] - 1)
     x = tf.clip_by_value(tf.cast(tf.floor(x), tf.int32), 0, p["width"] - 1)
     source = (p["source_y"] + y) * image_width + p["source_x"] + x

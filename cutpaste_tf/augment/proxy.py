@@ -1,7 +1,7 @@
 """The table of proxy tasks, and the views that a task shows the network.
 
-A task is a tuple of its classes, in the order of their labels. A class makes its view from the
-input view by an edit of a few pixels, by turning it, or leaves it as it is.
+A task is a tuple of its classes, in the order of their labels. A class edits a few pixels of the
+input view, turns it, or leaves it as it is.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ class Settings:
     jitter: float = paste.JITTER
     area_ratio: tuple[float, float] = paste.AREA_RATIO
     # The paper gives no range for the input's own augmentation (Appendix A.1);
-    # docs/reproduction.md says what others are worth.
+    # docs/reproduction.md compares some.
     translation: float = 0.0
     view_jitter: tuple[float, ...] = (0.0,)
     independent_views: bool = False
     patch_size: int = 0
 
 
-# What `draw_views` returns. What XLA compiles has no random numbers in it: fused with the pixels
-# they would be computed again for each, and generators take long to compile.
+# What `draw_views` returns. Random numbers are not drawn in what XLA compiles: XLA would draw them
+# again for each pixel, and would take long to compile the generators.
 Drawn = tuple[list, list, list]
 
 
@@ -72,7 +72,7 @@ THIN = Shape(
 
 
 def patch_kind(shape: Shape, draw: Callable, edit: Callable) -> Kind:
-    """Returns a kind that edits a patch of each image; `draw` draws what the edit takes besides."""
+    """Returns a kind that edits a patch of each image; `draw` draws the edit's last argument."""
 
     def drawn(batch, size, seed, settings, counts=None):
         patch_seed, other_seed, place_seed = random.split(seed, 3)
@@ -139,7 +139,7 @@ CUTPASTE = ViewClass("CutPaste", paste_kind(RECTANGLE))
 SCAR = ViewClass("CutPaste-Scar", paste_kind(THIN))
 
 TASKS: dict[str, tuple[ViewClass, ...]] = {
-    # Gidaris et al. (the paper's [19]): which of the four quarter turns is it?
+    # Gidaris et al. (the paper's [19]).
     "rotation": (NORMAL, *(ViewClass(f"turned by {90 * k} degrees", turns=k) for k in (1, 2, 3))),
     "cutout": (NORMAL, ViewClass("Cutout", erase_kind(RECTANGLE, erase.fill_with_grey))),
     "cutout_mean": (
@@ -154,7 +154,7 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
     "scar": (NORMAL, ViewClass("Scar", erase_kind(THIN, erase.fill_with_color))),
     "cutpaste": (NORMAL, CUTPASTE),
     "cutpaste_scar": (NORMAL, SCAR),
-    # Section 5.2: binary, so an image has one augmented view, as batches of 64 rather than 96 say.
+    # Section 5.2: a binary task, as the paper's batches of 64 views, not 96, show.
     "cutpaste_union": (NORMAL, ViewClass("CutPaste or -Scar", _either(CUTPASTE.kind, SCAR.kind))),
     "cutpaste_3way": (NORMAL, CUTPASTE, SCAR),
 }
@@ -173,8 +173,8 @@ def make_views(
     """Makes the views of a batch and their labels (Equation 1).
 
     Every image is first translated and jittered. Its views of all classes start from that one
-    input view, so that they differ in the proxy task's edit alone; with `independent_views`, each
-    class has an input view of its own.
+    input view, so that they differ in the proxy task's edit alone. With `independent_views`, each
+    class has its own input view.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8; H, W static, and equal for
@@ -182,15 +182,15 @@ def make_views(
       task: a name in `TASKS`, with K classes.
       seed: int32 [2], as in tf.random.stateless_uniform.
       settings: the ranges; the paper's by default.
-      jit_compile: whether XLA compiles what works on pixels. On a CPU that takes a second or two
-        once and doubles the rate or more; the views are the same but for rounding.
+      jit_compile: whether XLA compiles what works on pixels. On a CPU, compiling takes a second or
+        two and at least doubles the rate; the views are the same but for rounding.
 
     Returns:
-      Views [K * B, H, W, 3], class by class, in the images' dtype and range, or float32 in [0, 1]
-      for bytes, H and W those of the crops where there are any; labels int32 [K * B].
+      Views [K * B, H, W, 3], class by class, and labels, int32 [K * B]. Views keep the images'
+      dtype, but views of bytes are float32 in [0, 1]. With `patch_size`, H and W are the crop's.
 
     Raises:
-      ValueError: for an unknown task or images of another shape.
+      ValueError: if the task is unknown or the images have another shape.
     """
     settings = Settings() if settings is None else settings
     if task not in TASKS:
@@ -213,8 +213,8 @@ def draw_views(
 ) -> Drawn:
     """Draws what happens to each image of a batch; no pixel is touched.
 
-    Patches are cut and pasted in an image's region of interest, bool [B, H, W], which moves with
-    the image; None: anywhere. Patch models have no regions. Returns the input views, the edit of
+    Patches are cut and pasted in the images' regions of interest, bool [B, H, W], which move with
+    the images; None: anywhere. Patch models have no regions. Returns the input views, the edit of
     each class or None, and the input views' regions, if any: all tensors are [B, ...].
     """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size

@@ -1,18 +1,18 @@
 """Stateless random numbers: the same seed gives the same numbers, eagerly, in a graph or in XLA.
 
-Two uses of one seed, draws or splits, share their numbers, so what `split` returns has one use.
+Two draws or splits by the same seed would share their numbers, so a `Seed` can be used only once.
 """
 
 import numpy as np
 import tensorflow as tf
 
-# With which tf.random.stateless_uniform mixes the two halves of a seed.
+# The key by which tf.random.stateless_uniform mixes the two halves of a seed.
 _MIXING_KEY = np.array([0x02461E293EC8F720], np.uint64)
 _ZERO = np.zeros([1], np.uint64)
 
 
 class Seed:
-    """A part of a split seed; to use it a second time is a ValueError."""
+    """A part of a split seed; a second use raises a ValueError."""
 
     def __init__(self, numbers: tf.Tensor):
         self._numbers = numbers
@@ -21,14 +21,14 @@ class Seed:
         """Returns the seed as int32 [2]."""
         numbers, self._numbers = self._numbers, None
         if numbers is None:
-            raise ValueError("this seed was used before; split it into as many as are needed")
+            raise ValueError("this seed was used before; split one into as many as are needed")
         return numbers
 
 
 def _unit(shape: list, seed: Seed | tf.Tensor) -> tf.Tensor:
     """Draws float32 numbers uniformly from the multiples of 2**-24 in [0, 1).
 
-    They are made of random integers, which are the same everywhere; TensorFlow's random floats
+    They come from random integers, which are the same everywhere; TensorFlow's random floats
     differ under XLA.
     """
     bits = _bits(shape, seed)
@@ -41,8 +41,8 @@ def _bits(shape, seed):
     """Draws what tf.random.stateless_uniform(..., alg="philox") draws of all int32, bit for bit.
 
     That function puts the key and the counter together by shifts; this one reads the same bytes as
-    longer integers (on little-endian machines), in a quarter of the operations. A step takes some
-    forty draws, which would else be three in four of the operations that its views trace.
+    longer integers (on little-endian machines), in a quarter of the operations. A training step
+    draws some forty times, which would otherwise be three quarters of its views' operations.
     """
     seed = tf.cast(seed.take() if isinstance(seed, Seed) else seed, tf.uint64)
     mixed = _full_range([4], _MIXING_KEY, seed, tf.uint32)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cutpaste_tf.augment import paste, random
 
-_ELLIPSE = 0.6  # its shorter axis, as a share of the longer
+_ELLIPSE = 0.6  # the shorter axis, as a share of the longer
 _HEART = (1.2, 0.1)  # scale and shift that fit the heart's curve into the square
 
 
@@ -68,7 +68,7 @@ def masks(
 
 
 def _digit(digits, u, v):
-    """Where digits, [B, h, w], are bright: u, [B, 1, W], and v, [B, H, 1], are in [-1, 1] there."""
+    """Where digits, [B, h, w], are bright; u, [B, 1, W], and v, [B, H, 1], span them by [-1, 1]."""
 
     def weights(at, size):
         """Bilinear interpolation along one axis as products: [B, n, size]."""
@@ -80,12 +80,12 @@ def _digit(digits, u, v):
 
 
 def random_color(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws a colour for each of images, [B, H, W, 3]: float32 [B, 1, 1, 3] in [0, 1]."""
+    """Draws a colour for each image, [B, H, W, 3]: float32 [B, 1, 1, 3] in [0, 1]."""
     return random.uniform([tf.shape(images)[0], 1, 1, 3], seed, 0.0, 1.0)
 
 
 def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Cuts for each image, [B, H, W, 3], a piece as large from anywhere in the photographs."""
+    """Cuts a random piece of the photographs, as large as an image, for each, [B, H, W, 3]."""
     which_seed, row_seed, column_seed = random.split(seed, 3)
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]
     total, rows, columns = photographs.shape[:3]
@@ -98,5 +98,5 @@ def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Te
 
 
 def fill(images: tf.Tensor, mask: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
-    """Fills what a mask, bool [B, H, W], covers of images, [B, H, W, 3]."""
+    """Fills the pixels of images, [B, H, W, 3], where a mask, bool [B, H, W], is True."""
     return tf.where(mask[..., None], filling, images)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from cutpaste_tf.augment import color, random
 
-Corner = tuple[tf.Tensor, tf.Tensor]  # two of int32 [B]: a row and a column of each image
+Corner = tuple[tf.Tensor, tf.Tensor]  # int32 [B] each: a row and a column of each image
 
 
 class View(NamedTuple):
@@ -46,7 +46,7 @@ def draw(
 ) -> View:
     """Draws views of a size; `translation` is the largest shift as a share of their side.
 
-    Crops that take the images' place are shifted within the images.
+    `crops` take the images' place, and are shifted within the images.
     """
     translate_seed, jitter_seed = random.split(seed, 2)
     corner = crops
@@ -59,7 +59,7 @@ def draw(
 
 
 def apply(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
-    """Makes views that were drawn; the images' reflection fills what lies beyond their borders.
+    """Makes the drawn views; beyond an image's border lies its reflection.
 
     Floating point in [0, 1] keeps its dtype; bytes become float32 in [0, 1].
     """
@@ -92,7 +92,7 @@ def move(images: tf.Tensor, view: View, size: tuple[int, int]) -> tf.Tensor:
 
 
 def move_region(region: tf.Tensor, view: View, size: tuple[int, int]) -> tuple[View, tf.Tensor]:
-    """Moves regions, [B, H, W], as views do; an image whose region would leave its view stays."""
+    """Moves regions, [B, H, W], as views do; an image stays if its region would leave the view."""
     moved = move(region, view, size)
     if view.corner is None:
         return view, moved
