@@ -1,7 +1,7 @@
 """Data sets, and the way of their images to the network.
 
-In go the name of a data set, its folder and a category. Out come a `Category`, the images that
-there are, and `pipeline.Images`, the network's inputs.
+`load` takes the name of a data set, its folder and a category, and returns a `Category`: which
+images there are. `pipeline.prepare` makes of these `Images`, the network's inputs.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def load(config: Config) -> Category:
     Raises:
       UserError: naming what is missing or unreadable.
     """
-    # A data set is a module of this room. Each needs packages that the others do without.
+    # Each data set is a module of this package, and needs packages that the others do not.
     dataset = importlib.import_module(f"cutpaste_tf.data.{config.dataset}")
     category = dataset.load(config.data_dir, config.category)
     train = category.train

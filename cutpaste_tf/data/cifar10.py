@@ -21,8 +21,8 @@ def load(data_dir: str, category: str) -> Category:
     if splits is None:
         where = data_dir or "~/tensorflow_datasets"
         raise UserError(
-            f"--dataset=cifar10: not in {where}, and {_SERVER} could not be reached; fetch it "
-            "where you can, with tfds build cifar10, and name its folder by --data_dir"
+            f"--dataset=cifar10: CIFAR-10 is not in {where}, and {_SERVER} could not be reached; "
+            "run tfds build cifar10 on another machine, copy its folder, and name it by --data_dir"
         )
     train, test = (_split(features, category) for features in splits)
     return Category(train.subset(np.flatnonzero(train.labels == 0)), test)

@@ -1,4 +1,4 @@
-"""From a file to pixels: the one rule for training, prediction, masks and pages.
+"""Decodes image files, in the same way for training, prediction, masks and pages.
 
 Only colour images of 16 bits need TensorFlow.
 """
@@ -19,9 +19,9 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
     *(".jp2", ".heic", ".avif", ".exr", ".pgm", ".ppm"),
 )
-# What Pillow may take a file for, whatever its name: no formats that start other programs.
+# The formats that Pillow looks for, whatever a file's name: none that starts other programs.
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM")
-BITS = (8, 10, 12, 14, 16)  # that cameras have
+BITS = (8, 10, 12, 14, 16)  # the bit depths of cameras
 # Pixels of the largest image that is read, Pillow's own limit: 13,000 x 13,000.
 LARGEST = 178_956_970
 # Bytes of the largest file that is read: such an image with 16 bits a colour, uncompressed.
@@ -36,12 +36,12 @@ _REASONS = {
     # Pillow's decoders raise almost anything on a damaged file.
     Exception: "a damaged or truncated image; remove it or save it again",
 }
-# Pillow warns from half of its limit on.
+# Pillow warns of images above half of its limit.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read(path: str | os.PathLike, bits: int = 16) -> np.ndarray:
-    """Reads an image file, of several frames the first, as `decode` decodes its bytes."""
+    """Reads an image file, or the first of its frames, as `decode` does."""
     return decode(contents(path), str(path), bits)
 
 
@@ -57,13 +57,12 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
 
     Args:
       data: a file's bytes.
-      name: what to call it in messages.
+      name: the image's name in messages.
       bits: how many of 16 bits the camera fills, from 8 to 16: the largest number that they hold
         becomes white. Images of 8 bits are taken as they are.
 
     Returns:
-      uint8 [H, W, 3], turned as its EXIF orientation has it; grey is repeated, an alpha channel
-      dropped.
+      uint8 [H, W, 3], turned by its EXIF orientation; grey is repeated, an alpha channel dropped.
 
     Raises:
       UserError: naming the image and what is wrong with it.
@@ -80,7 +79,7 @@ def decode(data: bytes, name: str, bits: int = 16) -> np.ndarray:
 def filled_bits(path: str | os.PathLike) -> int:
     """Returns how many of an image's 16 bits are filled, one of `BITS`; 0 for 8-bit images."""
     with _naming(path), _opened(path) as file:
-        # A ppm or pgm file says itself what is white.
+        # A ppm or pgm file names its largest level, white.
         is_grey = file.mode.startswith("I") and file.format != "PPM"
         if not is_grey and not _has_deep_colours(file):
             return 0
@@ -91,10 +90,10 @@ def filled_bits(path: str | os.PathLike) -> int:
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """Reads a defect's mask at its own size, bool [H, W], turned as its EXIF orientation has it.
+    """Reads a defect's mask at its own size, bool [H, W], turned by its EXIF orientation.
 
-    It is True where any channel is not zero. Where all colours are zero, it is True where an alpha
-    channel is not zero, unless that is the same everywhere.
+    The mask is True where a colour is not zero. An alpha channel counts if it varies: transparent
+    pixels are False, and if all colours are zero, the other pixels are True.
     """
     data = contents(path)
     with _naming(path), _opened(io.BytesIO(data)) as file:
@@ -104,33 +103,33 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
             return pixels.any(axis=-1) if pixels.ndim == 3 else pixels != 0
         colours = np.asarray(file.convert("RGBA"))
     defect, alpha = colours[..., :3].any(axis=-1), colours[..., 3]
-    # A mask may be drawn in an alpha channel alone, or on a transparent sheet.
+    # A mask may be drawn in the alpha channel alone, or on a transparent background.
     if alpha.min() != alpha.max():
         return alpha > 0 if not defect.any() else defect & (alpha > 0)
     return defect
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
-    """Returns an image's height and width in pixels, as `read` turns it; reads its header alone."""
+    """Returns the height and width that `read` gives an image; reads the file's header alone."""
     with _naming(path), _opened(path) as file:
         width, height = file.size
-        # EXIF's orientations from 5 on are turned by a quarter.
+        # EXIF's orientations from 5 on are quarter turns.
         return (width, height) if file.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
 
 
 class _UnreadableError(Exception):
-    """An image or file that may be sound, but cannot be taken; the message says why."""
+    """A file that cannot be used, though it may be sound; the message says why."""
 
 
 @contextlib.contextmanager
 def _naming(name):
-    """Makes a UserError, which names an image, of what its reading raises."""
+    """Turns an error in reading an image into a UserError that names the image."""
     try:
         yield
     except Exception as error:
         if isinstance(error, _UnreadableError):
             reason = str(error)
-        elif isinstance(error, OSError) and error.strerror:  # Pillow's own have no strerror.
+        elif isinstance(error, OSError) and error.strerror:  # Pillow's errors have no strerror.
             reason = error.strerror
         else:
             reason = next(text for kind, text in _REASONS.items() if isinstance(error, kind))
@@ -149,7 +148,7 @@ def _check_file(path):
 
 
 def _opened(source):
-    """A file, or its bytes, as Pillow sees it: its header is read alone."""
+    """Opens a file, or its bytes, with Pillow, which reads the header alone."""
     if not isinstance(source, io.BytesIO):
         _check_file(source)
     Image.init()
@@ -160,18 +159,18 @@ def _opened(source):
 
 
 def _ends_in_zeros(data, kind):
-    """Whether a file's end is zeros in place of the image, where its format can tell."""
-    if kind == "WEBP":  # What follows the length that it gives is not the image.
+    """Whether a file ends in zeros instead of the image, as far as its format tells."""
+    if kind == "WEBP":  # Its header gives the image's length.
         data = data[: 8 + int.from_bytes(data[4:8], "little")]
     elif kind not in ("JPEG", "MPO", "AVIF"):
         return False
     image = data.rstrip(b"\0")
-    # Cameras fill a jpeg up behind its end marker; a webp of one colour has zeros too, but few.
+    # Cameras may put zeros behind a jpeg's end marker; a webp of one colour ends in a few zeros.
     return len(data) - len(image) > max(64, len(data) // 8) and not image.endswith(b"\xff\xd9")
 
 
 def _has_deep_colours(file):
-    """Whether an image has 16 bits a colour, which Pillow halves."""
+    """Whether an image has 16 bits a colour, of which Pillow keeps 8."""
     if file.mode not in ("RGB", "RGBA"):
         return False
     if file.format == "PNG":
@@ -180,7 +179,7 @@ def _has_deep_colours(file):
 
 
 def _levels(data, bits):
-    """uint8 or, of files with 16 bits, uint16; [H, W] or [H, W, 3]."""
+    """Decodes to uint8 or, from files with 16 bits, uint16; [H, W] or [H, W, 3]."""
     with _opened(io.BytesIO(data)) as file:
         if _ends_in_zeros(data, file.format):
             raise _UnreadableError("its end is not written yet, or lost")
@@ -190,7 +189,7 @@ def _levels(data, bits):
         turned = ImageOps.exif_transpose(file)
         if file.mode.startswith("I") or file.mode == "F":
             pixels = np.asarray(turned)
-            # Pillow opens 16 bits as I in some formats; 32 bits and fractions have no known range.
+            # Pillow's mode I has 16 or 32 bits; 32 bits and fractions have no known range.
             if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
                 raise _UnreadableError("its pixels have more than 16 bits; save it with 8 or 16")
             if file.format == "PPM":
@@ -210,7 +209,7 @@ def _deep_png(data, orientation):
         import tensorflow as tf
     except ImportError as error:
         raise _UnreadableError(
-            "a png with 16 bits a colour takes TensorFlow; save it with 8"
+            "a png with 16 bits a colour needs TensorFlow; save it with 8"
         ) from error
     with tf.device("/CPU:0"):
         pixels = tf.io.decode_png(data, channels=3, dtype=tf.uint16).numpy()

@@ -7,16 +7,16 @@ import numpy as np
 
 
 def read(name: str, server: str, data_dir: str, *splits: str) -> list[dict[str, np.ndarray]] | None:
-    """Reads a data set, fetched from a server where it is not there yet.
+    """Reads a data set, which is fetched from a server the first time.
 
-    Returns for each split, such as "train", the values of each feature, [N, ...]; None where the
-    data set cannot be had, for any reason.
+    Returns for each split, such as "train", the values of each feature, [N, ...]; None if the data
+    set cannot be had, for any reason.
     """
     import tensorflow_datasets as tfds
 
     with contextlib.suppress(Exception):
         builder = tfds.builder(name, data_dir=data_dir or None)
-        # TensorFlow Datasets tries for minutes where nobody answers.
+        # TensorFlow Datasets tries for minutes if the server does not answer.
         if builder.data_path.exists() or is_reachable(server):
             builder.download_and_prepare()
             return [_arrays(builder.as_dataset(split=split, batch_size=1000)) for split in splits]
@@ -30,7 +30,7 @@ def _arrays(data):
 
 
 def is_reachable(server: str, seconds: float = 5.0) -> bool:
-    """Returns whether a server takes connections, for HTTPS."""
+    """Returns whether a server accepts HTTPS connections."""
     try:
         socket.create_connection((server, 443), timeout=seconds).close()
     except OSError:

@@ -6,7 +6,7 @@ and a type: mono- or polycrystalline, the two categories here.
 
 Cells of probability 0 are normal: a fixed four fifths of them are for training, the others for
 testing. Cells of probability 1 are anomalous. Cells that the experts were unsure about (1/3, 2/3)
-have no part, since no verdict on them is right or wrong. There are no masks.
+are left out, since no verdict on them is right or wrong. There are no masks.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _SPLIT_SEED = 0
 
 
 def load(data_dir: str, category: str) -> Category:
-    """Loads the cells of one type; the package has them, wherever `data_dir` is."""
+    """Loads the cells of one type from the package; `data_dir` is not used."""
     try:
         from elpv_dataset.utils import load_dataset
     except ImportError as error:

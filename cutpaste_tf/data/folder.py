@@ -6,7 +6,7 @@
     ROOT/ground_truth/TYPE/STEM_mask.*           their masks, not zero on the defect (optional)
 
 Images have any format of `decode.FORMATS` and any size, and may lie in further folders below these.
-Hidden files and folders are no data.
+Hidden files and folders are ignored.
 """
 
 import os
@@ -17,7 +17,7 @@ from cutpaste_tf.data.split import Category, Split, normal
 from cutpaste_tf.files import UserError
 
 _FOLDERS = ("train", "test", "ground_truth")
-# What follows an image's stem in the name of its mask; the first that there is counts.
+# A mask is named by its image's stem and one of these; the first that exists counts.
 _MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
 
 
@@ -29,7 +29,7 @@ def training_folders(root: pathlib.Path) -> list[pathlib.Path]:
 def categories(data_dir: str) -> tuple[str, ...]:
     """Returns the names of the categories in a folder in MVTec layout, sorted.
 
-    They are the subfolders that hold `train/good`; or the folder itself, if that holds it.
+    They are the subfolders that hold `train/good`, or the folder itself if it holds `train/good`.
     """
     root = pathlib.Path(data_dir)
     if not root.is_dir():
@@ -49,7 +49,7 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     """Finds the images in DATA_DIR/CATEGORY, or in DATA_DIR if that is a category; reads masks.
 
     The category's notes name what is left out or does not fit. An image whose mask marks nothing
-    has None, as one without a mask.
+    counts as one without a mask, None.
     """
     root = pathlib.Path(data_dir)
     if not _is_category(root):
@@ -76,20 +76,20 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     for folder, images in _by_folder(root, "test"):
         test += images
         empty += [] if images else [folder]
-    note(empty, "folders of test/ hold no image", f"files that end in {search.endings()} are")
+    note(empty, "folders of test/ hold no image", f"images end in {search.endings()}")
     folders, others = search.inside(root)
     for folder in folders:
         if folder.name.lower() not in _FOLDERS:
             others += search.walk(folder)
     note(others, "images are left out", "only train/ and test/ are read")
-    places = [_place(file, root) for file in test]
-    masks = _checked(_masks(root, test, places, note), test, note)
+    paths = [_path_in_part(file, root) for file in test]
+    masks = _checked(_masks(root, test, paths, note), test, note)
     return Category(
         train=normal([name(file) for file in train], [str(file) for file in train]),
         test=Split(
             names=[name(file) for file in test],
             images=[str(file) for file in test],
-            defect_types=["good" if _is_good(x) else x.partition("/")[0] for x in places],
+            defect_types=["good" if _is_good(x) else x.partition("/")[0] for x in paths],
             masks=[str(mask) if mask else None for mask in masks],
         ),
         notes=tuple(notes),
@@ -97,12 +97,12 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
 
 
 def _named(folder, name):
-    """The folders in a folder that have a name in upper or lower case."""
+    """The folders in a folder that have a name, in upper or lower case."""
     return [path for path in search.inside(folder)[0] if path.name.lower() == name]
 
 
 def _is_category(root):
-    """Whether images to train on are here; `load` refuses those that lie in train/ itself."""
+    """Whether a folder has images to train on; `load` refuses those in train/ itself."""
     return any(_named(train, "good") or search.inside(train)[1] for train in _named(root, "train"))
 
 
@@ -119,41 +119,41 @@ def _by_folder(root, part):
             yield folder, list(search.walk(folder))
 
 
-def _place(file, root):
-    """Where a file lies in test/ or ground_truth/, such as scratch/further/017 for 017.png."""
+def _path_in_part(file, root):
+    """A file's path in test/ or ground_truth/ without its ending, such as scratch/further/017."""
     return file.relative_to(root).with_suffix("").as_posix().partition("/")[2]
 
 
-def _is_good(place):
-    return place.lower().startswith("good/")
+def _is_good(path):
+    return path.lower().startswith("good/")
 
 
-def _masks(root, images, places, note):
-    """Returns the mask of each test image, or None; notes what does not fit together."""
-    # Upper and lower case count alike, unless images differ in it alone.
-    fold = str.lower if len(set(map(str.lower, places))) == len(set(places)) else str
+def _masks(root, images, paths, note):
+    """Returns the mask of each test image, or None; notes images without masks, and the reverse."""
+    # Upper and lower case count alike, unless names of images differ by case alone.
+    fold = str.lower if len(set(map(str.lower, paths))) == len(set(paths)) else str
     folders = _named(root, "ground_truth")
     files = {}
     for folder in folders:
         for mask in search.walk(folder):
-            files.setdefault(fold(_place(mask, root)), mask)
+            files.setdefault(fold(_path_in_part(mask, root)), mask)
     masks, missing = [], []
-    for image, place in zip(images, places, strict=True):
-        keys = [] if _is_good(place) else [fold(place + ending) for ending in _MASK_ENDINGS]
+    for image, path in zip(images, paths, strict=True):
+        keys = [] if _is_good(path) else [fold(path + ending) for ending in _MASK_ENDINGS]
         masks.append(next((files[key] for key in keys if key in files), None))
         if folders and keys and masks[-1] is None:
             missing.append(image)
     note(missing, "anomalous images have no mask", "they count for detection alone")
     used = set(masks)
-    # Masks of good images, black all over, are often there.
-    unused = [mask for place, mask in files.items() if mask not in used and not _is_good(place)]
+    # Data sets often have black masks of good images.
+    unused = [mask for path, mask in files.items() if mask not in used and not _is_good(path)]
     advice = "the mask of test/TYPE/NAME.png is ground_truth/TYPE/NAME_mask.png"
     note(unused, "masks belong to no image", advice)
     return masks
 
 
 def _checked(masks, images, note):
-    """Returns masks, with None for those that mark nothing; reads all, so that damage is found."""
+    """Returns masks, None for those that mark nothing; reads all, so that damage is found."""
     given = [i for i, mask in enumerate(masks) if mask is not None]
 
     def read(i):

@@ -24,7 +24,7 @@ _GET_IT = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 class MvtecAd(tfds.core.GeneratorBasedBuilder):
     """MVTec AD as a TensorFlow data set, one configuration a category.
 
-    The archive, or the folder that it unpacks to, belongs into the manual directory of tfds.
+    The archive, or the folder that it unpacks to, belongs in the manual directory of tfds.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -115,7 +115,7 @@ def load(data_dir: str, category: str) -> Category:
     if find_archive(pathlib.Path(data_dir), category) is None:
         raise UserError(_missing(data_dir, category))
     builder = MvtecAd(config=category, data_dir=os.environ.get("TFDS_DATA_DIR"))
-    # Runs side by side share what is extracted.
+    # Runs at the same time share what is extracted.
     with locked(pathlib.Path(builder.data_dir).parents[2] / "mvtec_ad.lock"):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
@@ -128,7 +128,7 @@ def load(data_dir: str, category: str) -> Category:
             names=[example["path"].decode() for example in examples],
             images=[example["image"] for example in examples],
             defect_types=[example["defect_type"].decode() for example in examples],
-            # The mask of an image without one is empty there.
+            # The data set has an empty mask for an image without one.
             masks=[e["mask"][..., 0] > 0 if e["mask"].any() else None for e in examples],
         )
 

@@ -14,12 +14,12 @@ from cutpaste_tf.data.split import Category, Split
 from cutpaste_tf.data.stream import in_order
 from cutpaste_tf.files import warn
 
-# Decoded sets up to this size are kept in memory, as uint8; larger ones are decoded again at
-# every use. MVTec AD's largest category takes 77 MB at 256x256.
+# Bytes of a decoded set, as uint8, that is kept in memory; a larger set is decoded again at every
+# use. MVTec AD's largest category takes 77 MB at 256x256.
 MEMORY_LIMIT = 6 * 2**30
 
 
-# Where decoded images lie: on a GPU bytes cannot be gathered, and a read would copy the whole set.
+# Decoded images stay on the host: a GPU cannot gather bytes, and a read would copy the whole set.
 _on_host = functools.partial(tf.device, "/CPU:0")
 
 
@@ -28,12 +28,12 @@ class Images:
     """Images that have been decoded once and found sound, prepared for a network.
 
     Attributes:
-      count: how many there are, N; a network's inputs are N * K, K tiles of each.
+      count: the number of images, N; a network's inputs are N * K, K tiles of each.
       preparation: how they become inputs.
-      stored: uint8 [N, K, h, w, 3], or None where they do not fit into memory.
-      paths: the N images' files, where `stored` is None.
-      sizes: int [N, 2], the images' own heights and widths; None: as the canvas is.
-      contents: of each image the SHA-256 of its inputs; None but from `prepare`.
+      stored: uint8 [N, K, h, w, 3], or None if they do not fit into memory.
+      paths: the N images' files, if `stored` is None.
+      sizes: int [N, 2], the images' own heights and widths; None: the canvas's.
+      contents: the SHA-256 of each image's inputs; only `prepare` gives it.
     """
 
     count: int
@@ -57,7 +57,7 @@ class Images:
         """Reads inputs, in a graph or eagerly.
 
         Args:
-          numbers: int64 [B]; those of image n are n * K to n * K + K - 1.
+          numbers: int64 [B], the inputs' numbers; image n has n * K to n * K + K - 1.
 
         Returns:
           uint8 [B, h, w, 3].
@@ -77,7 +77,7 @@ class Images:
         return tf.ensure_shape(images, [None, *self.size, 3])
 
     def canvases(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Returns some images whole, uint8 [n, H, W, 3], their tiles put together again."""
+        """Returns some images whole, uint8 [n, H, W, 3], their tiles joined."""
         tiles = self.split_tiles(self.read(tf.constant(self.numbers(indices))).numpy())
         return np.round(self.preparation.join(tiles)).astype(np.uint8)
 
@@ -96,7 +96,7 @@ class Images:
         return int(size[0]), int(size[1])
 
     def region(self, index: int) -> np.ndarray | None:
-        """Returns what of an image's canvas is in the region, bool [H, W]; None: all."""
+        """Returns which pixels of an image's canvas are in the region, bool [H, W]; None: all."""
         return self.preparation.region(*self.own_size(index))
 
     def numbers(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -105,32 +105,32 @@ class Images:
         return (np.asarray(indices, np.int64).reshape(-1, 1) * tiles + np.arange(tiles)).ravel()
 
     def split_tiles(self, values: np.ndarray) -> np.ndarray:
-        """Returns what belongs to inputs, [n * K, ...], by image, [n, K, ...]."""
+        """Groups values of inputs, [n * K, ...], by image, [n, K, ...]."""
         tiles = self.preparation.count
         return values.reshape(len(values) // tiles, tiles, *values.shape[1:])
 
     @functools.cached_property
     def regions(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The region of interest without borders; None: all of all images.
+        """The region of interest, without the border of --resize=pad; None: all of all images.
 
-        Two arrays: bool [R, K, h, w], the different regions, cut as images are; and int64 [N],
-        which of them each image has.
+        Two arrays: bool [R, K, h, w], the different regions, cut into tiles as images are; and
+        int64 [N], which of them each image has.
         """
         if not self.preparation.masked:
             return None
         sizes = [self.own_size(index) for index in range(self.count)]
-        places = [self.preparation.place(*size) for size in sizes]
-        # Of thousands of sizes not many lie differently.
-        different = dict(zip(places, sizes, strict=True))
+        boxes = [self.preparation.box(*size) for size in sizes]
+        # Thousands of sizes share a few boxes.
+        different = dict(zip(boxes, sizes, strict=True))
         regions = np.zeros([len(different), self.preparation.count, *self.size], bool)
         for number, size in enumerate(different.values()):
             regions[number] = self.preparation.cut(self.preparation.region(*size)[None])[0]
-        numbers = {place: number for number, place in enumerate(different)}
-        return regions, np.array([numbers[place] for place in places], np.int64)
+        numbers = {box: number for number, box in enumerate(different)}
+        return regions, np.array([numbers[box] for box in boxes], np.int64)
 
     @functools.cached_property
     def in_region(self) -> np.ndarray:
-        """Which inputs show anything of the region, bool [N, K]."""
+        """Which inputs show a part of the region, bool [N, K]."""
         if self.regions is None:
             return np.ones([self.count, self.preparation.count], bool)
         regions, which = self.regions
@@ -152,10 +152,10 @@ class Images:
         return (rows @ regions.astype(np.float32) @ columns.T > 0.5)[which]
 
     def regions_of(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Returns what of some inputs is in the region, bool [B, h, w], in a graph or eagerly.
+        """Returns which pixels of inputs are in the region, bool [B, h, w]; `regions` is not None.
 
         Args:
-          numbers: int64 [B], as in `read`. There must be regions.
+          numbers: int64 [B], as in `read`; in a graph or eagerly.
         """
         regions, which = self.regions
         tiles = self.preparation.count
@@ -178,7 +178,7 @@ class Images:
 
 
 def of_arrays(images: Sequence[np.ndarray], preparation: Preparation | int) -> Images:
-    """Prepares images, uint8 [H, W, 3], that are in memory; see `prepare`."""
+    """Prepares images in memory, uint8 [H, W, 3], as `prepare` does."""
     preparation = as_preparation(preparation)
     return of_prepared(
         [preparation.apply(image) for image in images],
@@ -190,15 +190,12 @@ def of_arrays(images: Sequence[np.ndarray], preparation: Preparation | int) -> I
 def of_prepared(
     tiles: Sequence[np.ndarray], preparation: Preparation, sizes: Sequence[tuple[int, int]]
 ) -> Images:
-    """Makes images of what is prepared already.
+    """Makes `Images` of prepared ones.
 
     Args:
       tiles: N times uint8 [K, h, w, 3], as `Preparation.apply` returns them.
       preparation: how they were prepared.
       sizes: the images' own heights and widths.
-
-    Returns:
-      The images.
     """
     stored = np.array(tiles, np.uint8).reshape(-1, preparation.count, *preparation.size, 3)
     with _on_host():
@@ -207,7 +204,7 @@ def of_prepared(
 
 
 def prepare(split: Split, preparation: Preparation | int) -> Images:
-    """Decodes and prepares every image once, and keeps them where they fit into memory.
+    """Decodes and prepares every image once, and keeps them if they fit into memory.
 
     Args:
       split: the images.
@@ -244,7 +241,7 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
 
 
 def same(images: Images, others: Images) -> dict[int, int]:
-    """Returns, for each of the images that is among others too, the first one that it is."""
+    """Maps each image that is among `others` too to its first copy there, by their indices."""
     first = {}
     for index, content in enumerate(others.contents):
         first.setdefault(content, index)
@@ -256,13 +253,13 @@ def without_copies(
 ) -> tuple[Category, Images]:
     """Leaves out training images that are copies of earlier ones; warns of copies on stderr.
 
-    A copy in another part of a cross-validation would be scored by a density that was fitted to it,
-    and every copy would count as one more image that the threshold is from.
+    In a cross-validation, a copy would be scored by a density that was fitted to the same image.
+    And the threshold would count each copy as one more image.
 
     Args:
       category: the images.
       train_images: the training images, by `prepare`.
-      test_images: the test images, by `prepare` too; none of them is left out.
+      test_images: the test images, by `prepare`; none of them is left out.
 
     Returns:
       The category and the training images, without copies.
@@ -289,13 +286,13 @@ def without_copies(
 
 
 def filled_bits(split: Split) -> int:
-    """Returns how many of 16 bits the camera fills, of `decode.BITS`; 16 of images with 8 alone."""
+    """Returns how many of 16 bits the camera fills, one of `decode.BITS`; 16 for 8-bit images."""
     files = split.images if split.from_files else ()
     return max(in_order(decode.filled_bits, files), default=0) or 16
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Makes [H, W, 3] of [H, W], [H, W, 1] (grey), [H, W, 2] (and alpha), [H, W, 3] or [..., 4]."""
+    """Makes an image [H, W, 3]; it may be grey, [H, W] or [H, W, 1], and have an alpha channel."""
     if image.ndim == 2:
         image = image[..., None]
     return np.repeat(image[..., :1], 3, axis=-1) if image.shape[-1] < 3 else image[..., :3]
@@ -310,27 +307,24 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Makes the endless stream of training batches.
 
-    The order is a function of the seed alone: a stream that starts at step `start` goes on exactly
-    as one that started at 0 does from there.
+    The order depends on the seed alone: a stream that starts at step `start` has the same batches
+    as one that started at 0 has from there on.
 
     Args:
-      images: what to draw from; every input that shows anything of the region comes once before
-        one comes again.
-      batch_size: inputs a batch, B.
-      seed: of the order.
+      images: what to draw from; every input that shows a part of the region comes once before any
+        comes again.
+      batch_size: inputs in a batch, B.
+      seed: the seed of the order.
       start: the step of the first batch.
-      views: where given, a function of a step (int64 scalar), images (uint8 [B, h, w, 3]) and, if
-        parts of some are outside the region, what is in it (bool [B, h, w]), that makes what the
-        stream yields; it runs on the host, in parallel.
-
-    Returns:
-      A data set of what `views` makes, or of what it takes.
+      views: a function that makes what the stream yields, in parallel on the host. It takes a step
+        (int64 scalar), images (uint8 [B, h, w, 3]) and, if the images have regions, which pixels
+        are in them (bool [B, h, w]). None: the stream yields these three.
     """
     usable = np.flatnonzero(images.in_region)
     whole = images.regions is None
 
-    # Numbers are shuffled instead of images. Dataset.shuffle would keep a state from one iterator
-    # to the next, and Keras makes as many as it likes.
+    # Numbers are shuffled, not images. Dataset.shuffle would keep a state from one iterator to the
+    # next, and Keras makes several.
     def shuffled(epoch):
         numbers = tf.range(len(usable), dtype=tf.int64) if whole else tf.constant(usable, tf.int64)
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -345,7 +339,8 @@ def training_batches(
 
     epochs, rest = divmod(start * batch_size, len(usable))
     order = tf.data.Dataset.counter(epochs).flat_map(shuffled).skip(rest)
-    order = order.batch(batch_size, drop_remainder=True)  # There is none: shapes become static.
+    # An endless stream has no remainder; to drop it makes shapes static.
+    order = order.batch(batch_size, drop_remainder=True)
     steps = tf.data.Dataset.zip(tf.data.Dataset.counter(start), order)
     data = steps.map(read, tf.data.AUTOTUNE)
     if views is not None:
@@ -356,7 +351,7 @@ def training_batches(
 def evaluation_batches(images: Images, batch_size: int) -> Iterator[tf.Tensor]:
     """Yields all images in order, un-augmented: uint8 [B, K, h, w, 3], the last batch smaller.
 
-    Of no images there is one batch, an empty one.
+    Without images, it yields one empty batch.
     """
     for first in range(0, max(images.count, 1), batch_size):
         indices = np.arange(first, min(first + batch_size, images.count))

@@ -1,4 +1,4 @@
-"""How an image of any size becomes what the network sees, and how maps find their way back.
+"""Turns images of any size into the network's inputs, and brings maps back to the images' sizes.
 
 Nothing here imports TensorFlow before an image is resized.
 """
@@ -17,11 +17,11 @@ from cutpaste_tf.data import decode
 
 # The grey outside the region of interest: about the zero of a network's normalised input.
 FILL = 127
-_OVERLAP = 8  # Tiles beside each other have one part of so many in common.
+_OVERLAP = 8  # Neighbouring tiles overlap by one part in so many of their side.
 
 
-class Place(NamedTuple):
-    """Where on the canvas an image lies, in pixels."""
+class Box(NamedTuple):
+    """The part of the canvas where an image lies, in pixels."""
 
     top: int
     left: int
@@ -37,11 +37,11 @@ class Preparation:
 
     Args:
       size: height and width of a network's input, in pixels.
-      resize: "squash": the image fills the canvas, its shape gives way; "pad": it keeps its shape
-        and lies in the middle, its border is repeated around it and is no part of it.
+      resize: "squash" stretches the image over the canvas; "pad" keeps the image's shape, puts it
+        in the middle and repeats its border around it, and maps leave this border out.
       tiles: rows and columns of tiles.
       bits: as in `decode.decode`.
-      roi: bool [h, w], True on the region of interest, in the frame of every image; None: all.
+      roi: bool [h, w], True on the region of interest, stretched over every image; None: all.
     """
 
     size: tuple[int, int]
@@ -57,7 +57,7 @@ class Preparation:
 
     @functools.cached_property
     def count(self) -> int:
-        """Inputs that an image becomes, K."""
+        """The number of tiles, K."""
         return self.tiles[0] * self.tiles[1]
 
     @functools.cached_property
@@ -73,12 +73,12 @@ class Preparation:
         """Whether parts of a canvas may lie outside the region."""
         return self.roi is not None or self.resize == "pad"
 
-    def place(self, height: int, width: int) -> Place:
+    def box(self, height: int, width: int) -> Box:
         """Returns where on the canvas an image of some height and width lies."""
-        return Place(*map(int, self.placed(height, width)))
+        return Box(*map(int, self.box_values(height, width)))
 
-    def placed(self, height: Any, width: Any, xp: Any = np) -> tuple[Any, Any, Any, Any]:
-        """Returns `place` as numbers of any kind: `xp` is the module that computes with them."""
+    def box_values(self, height: Any, width: Any, xp: Any = np) -> tuple[Any, Any, Any, Any]:
+        """Returns the values of `box`, computed by a module such as numpy or keras.ops."""
         if self.resize == "squash":
             return 0.0 * height, 0.0 * width, *map(float, self.canvas)
         scale = xp.minimum(self.canvas[0] / height, self.canvas[1] / width)
@@ -86,37 +86,37 @@ class Preparation:
         top, left = (self.canvas[0] - high) / 2.0, (self.canvas[1] - wide) / 2.0
         return xp.floor(top), xp.floor(left), high, wide
 
-    def _margins(self, place):
+    def _margins(self, box):
         """Rows above and below an image on the canvas, and columns left and right of it."""
         below, right = (
             side - first - length
-            for side, first, length in zip(self.canvas, place[:2], place[2:], strict=True)
+            for side, first, length in zip(self.canvas, box[:2], box[2:], strict=True)
         )
-        return (place.top, below), (place.left, right)
+        return (box.top, below), (box.left, right)
 
     def region(self, height: int, width: int) -> np.ndarray | None:
-        """Returns what of the canvas is in the region, bool, for an image of a size; None: all."""
+        """Returns which pixels of the canvas of an image are in the region, bool; None: all."""
         if not self.masked:
             return None
-        place = self.place(height, width)
-        inside = np.ones(place[2:], bool) if self.roi is None else self.own_region(*place[2:])
-        return np.pad(inside, self._margins(place))
+        box = self.box(height, width)
+        inside = np.ones(box[2:], bool) if self.roi is None else self.own_region(*box[2:])
+        return np.pad(inside, self._margins(box))
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Prepares an image, uint8 [H, W, 3]: its tiles, uint8 [K, h, w, 3]; grey outside --roi."""
+        """Cuts an image, uint8 [H, W, 3], into tiles, uint8 [K, h, w, 3], grey outside --roi."""
         return self.cut(self.on_canvas(image)[None])[0]
 
     def on_canvas(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image, uint8 [H, W, 3], onto the canvas, uint8."""
-        place = self.place(*image.shape[:2])
-        if self.roi is not None:  # Nor has what lies outside a part in pixels at the border.
+        box = self.box(*image.shape[:2])
+        if self.roi is not None:  # Resizing would mix pixels from outside into the region's border.
             inside = self.own_region(*image.shape[:2])
             image = np.where(inside[..., None], image, np.uint8(FILL))
-        resized = resize(image, place[2:])
+        resized = resize(image, box[2:])
         if self.roi is not None:
-            resized[~self.own_region(*place[2:])] = FILL
-        # What is left over goes on as the image's border, where an edge would be a feature.
-        return np.pad(resized, [*self._margins(place), (0, 0)], mode="edge")
+            resized[~self.own_region(*box[2:])] = FILL
+        # The image's border is repeated, since an edge around the image would be a feature.
+        return np.pad(resized, [*self._margins(box), (0, 0)], mode="edge")
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """Reads and prepares a file, as `apply` does; a UserError names what cannot be read."""
@@ -124,7 +124,7 @@ class Preparation:
 
     @functools.cached_property
     def common(self) -> tuple[int, int]:
-        """Rows and columns that tiles beside each other have in common."""
+        """Rows and columns by which neighbouring tiles overlap."""
         return tuple(round(side / _OVERLAP) for side in self.size)
 
     @functools.cached_property
@@ -138,7 +138,7 @@ class Preparation:
         ]
 
     def cut(self, canvases: Any, stack: Callable = np.stack) -> Any:
-        """Cuts what is as high and wide as canvases, [n, H, W, ...], into tiles, [n, K, h, w, ...].
+        """Cuts arrays of the canvas's size, [n, H, W, ...], into tiles, [n, K, h, w, ...].
 
         Another library's tensors need that library's `stack`.
         """
@@ -147,10 +147,10 @@ class Preparation:
         return stack(tiles, axis=1)
 
     def join(self, tiles: Any, pad: Callable = np.pad) -> Any:
-        """Puts tiles, float32 [n, K, h, w, ...], together again, [n, H, W, ...], without seams.
+        """Joins tiles, float32 [n, K, h, w, ...], to [n, H, W, ...] without seams.
 
-        Where tiles have pixels in common, the nearer to a tile's edge, the less it counts. Another
-        library's tensors need that library's `pad`.
+        Where tiles overlap, a tile counts less towards its edge. Another library's tensors need
+        that library's `pad`.
         """
         if self.count == 1:
             return tiles[:, 0]
@@ -169,7 +169,10 @@ class Preparation:
         return joined
 
     def over_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Returns a map of the whole of an image, of its shape or squashed, from the canvas's."""
+        """Returns a map of the image alone: the canvas's, or, with --resize=pad, a part of it.
+
+        A part is brought to the image's own size.
+        """
         if self.resize == "squash":
             return canvas_map
         return self.to_image(canvas_map, height, width)
@@ -180,14 +183,14 @@ class Preparation:
 
     def image_part(self, canvas: np.ndarray, height: int, width: int) -> np.ndarray:
         """Returns the part of a canvas, [H, W, ...], that shows an image of some size."""
-        top, left, *sides = self.place(height, width)
+        top, left, *sides = self.box(height, width)
         return canvas[top : top + sides[0], left : left + sides[1]]
 
     def to_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
         """Brings a map from the canvas to an image's own size.
 
         Args:
-          canvas_map: float32 [H, W], as high and wide as the canvas.
+          canvas_map: float32 [H, W], of the canvas's size.
           height: the image's height in pixels.
           width: the image's width in pixels.
 
@@ -225,7 +228,7 @@ def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def stretched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Brings a mask, [H, W], to a height and width: a pixel is as the one that its middle is in."""
+    """Stretches a mask, [H, W], to a height and width, by the nearest pixels."""
     rows, columns = (
         ((np.arange(side) + 0.5) * pixels / side).astype(np.int64)
         for side, pixels in zip(size, mask.shape, strict=True)
@@ -249,16 +252,16 @@ def mask_of_size(mask: str | np.ndarray | None, size: tuple[int, int]) -> np.nda
 
 
 def as_preparation(size: "Preparation | int | tuple[int, int]") -> Preparation:
-    """Returns a preparation; of a size, or the side of a square, the one that squashes to it."""
+    """Returns a preparation as it is; for a size, or the side of a square, squashes to that."""
     if isinstance(size, Preparation):
         return size
     return Preparation((size, size) if isinstance(size, int) else tuple(size))
 
 
 def _ramps(side, count, common):
-    """The weights of each of `count` tiles along an axis: they fall to nothing over what is common.
+    """The weights of each of `count` tiles along an axis, which fall to zero over the overlap.
 
-    Returns float32 [count, side]; those of a pixel add up to one.
+    Returns float32 [count, side]; the weights of a canvas's pixel add up to one.
     """
     ramps = np.ones([count, side], np.float32)
     rising = (np.arange(common, dtype=np.float32) + 0.5) / common

@@ -11,20 +11,20 @@ from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError
 
-_SIDE = 256  # pixels of the frame in which a background is looked for
-_IMAGES = 100  # training images, at most, that it is looked for in
-# A fixed background is smooth and steady: a pixel differs by no more levels of 256 from the pixel
-# beside it, and by no more from one image to another (its standard deviation). Where one image
-# differs from the mean by four times that, an object lies in that image.
+_SIDE = 256  # the side, in pixels, to which images are squashed to find a background
+_IMAGES = 100  # the most training images that are looked at
+# A fixed background is smooth and steady: a pixel's difference to the next pixel, and its standard
+# deviation over the images, are at most so many levels of 256. Where one image differs by more than
+# four times that from the mean, an object lies in that image.
 _LEVELS = 8.0
-_MARGIN = 5  # pixels of the frame around the rest
+_MARGIN = 5  # pixels, of the squashed images, that the region is extended by
 
 
 def find(config: Config, train: Split, bits: int = 16) -> np.ndarray | None:
     """Finds the region of interest that --roi asks for; `bits` is as in `decode.decode`.
 
-    Returns bool [h, w], in the frame of every image, True everywhere where no background is found;
-    None for --roi=none. A UserError says that a file cannot be read or holds no region.
+    Returns bool [h, w], to be stretched over every image, True everywhere if no background is
+    found; None for --roi=none. A file that cannot be read or holds no region is a UserError.
     """
     if config.roi == "none":
         return None
@@ -37,7 +37,7 @@ def find(config: Config, train: Split, bits: int = 16) -> np.ndarray | None:
         raise UserError(f"--roi={config.roi}: there is no such file")
     region = decode.read_mask(config.roi)
     if not region.any():
-        raise UserError(f"--roi={config.roi}: is black all over; the region of interest is not")
+        raise UserError(f"--roi={config.roi}: is black all over; the region must not be black")
     return region
 
 
@@ -45,7 +45,7 @@ def without_background(images: np.ndarray) -> np.ndarray | None:
     """Finds what is not a fixed background in normal images, uint8 [N, H, W, 3].
 
     Returns bool [H, W], False on pixels that are smooth, the same in all images, and connected to
-    the images' border; None where those are less than a twentieth of all, or nearly all.
+    the images' border; None if those are less than a twentieth of all pixels, or nearly all.
     """
     values = images.astype(np.float32)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
@@ -55,7 +55,7 @@ def without_background(images: np.ndarray) -> np.ndarray | None:
     labels, _ = scipy.ndimage.label(steady & (np.maximum(*steps) <= _LEVELS))
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     background = np.isin(labels, np.unique(border[border > 0]))
-    # Specks are noise; a margin stays, as an object is not always in the same place to the pixel.
+    # Specks are noise. The region has a margin, since an object's position varies by some pixels.
     region = scipy.ndimage.binary_opening(~background, np.ones([3, 3]))
     region = scipy.ndimage.binary_dilation(region, np.ones([3, 3]), iterations=_MARGIN)
     return region if 0.01 < region.mean() < 0.95 else None

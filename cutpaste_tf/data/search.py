@@ -1,4 +1,4 @@
-"""Finding files in folders: hidden files are no data. Nothing here imports TensorFlow."""
+"""Finds images in folders, and ignores hidden files. Nothing here imports TensorFlow."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from cutpaste_tf.data import decode
 from cutpaste_tf.files import UserError
 
-# What systems leave in folders, besides names that begin with a dot; in lower case.
+# What operating systems leave in folders, besides names that begin with a dot; in lower case.
 _SYSTEMS = (
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
     *("lost+found", "thumbs.db", "desktop.ini"),
@@ -32,9 +32,9 @@ def walk(
     """Finds the images in a folder and all folders in it, but for what is hidden.
 
     Each folder is searched once, whatever links lead to it; folders for which `skip` is true are
-    passed over, and so are pipes and devices. Images come in the order of their names, those of a
-    folder before those of the folders in it. `warn` takes a line about a folder that may not be
-    read; without it that is a UserError, and for `folder` itself it always is.
+    left out, and so are pipes and devices. Images come in the order of their names, those of a
+    folder before those of its subfolders. `warn` takes a line about a subfolder that may not be
+    read; without `warn`, and for `folder` itself, that is a UserError.
     """
 
     def on_error(error):
@@ -52,7 +52,7 @@ def walk(
         searched.add(real)
         folders[:] = [path.name for path in _visible(parent, folders) if not skip(path)]
         for path in filter(is_image, _visible(parent, files)):
-            # A link to nowhere is an image that cannot be read, as its reader says.
+            # A link to nowhere is listed, and its reader reports that it cannot be read.
             if os.path.isfile(path) or not os.path.exists(path):
                 yield path
 
@@ -60,7 +60,7 @@ def walk(
 def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Returns the folders and the images that lie in a folder itself, but for what is hidden.
 
-    There are none in a folder that is not there; one that may not be read is a UserError.
+    A folder that does not exist has none; one that may not be read is a UserError.
     """
     try:
         paths = list(_visible(folder, os.listdir(folder))) if folder.is_dir() else []
@@ -76,7 +76,7 @@ def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]
 
 
 def _visible(folder, names):
-    """The paths of what is not hidden, nor a system's own, in the order of their names."""
+    """Yields the paths that are neither hidden nor the system's, in the order of their names."""
     for name in sorted(names):
         if not name.startswith(".") and name.lower() not in _SYSTEMS:
             yield pathlib.Path(folder, name)

@@ -10,11 +10,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images with their labels, in a fixed order.
+    """N images with their labels, in a fixed order.
 
     Attributes:
-      names: what to call each image in tables; a file's path within its data set, or made up.
-      images: the N images: paths of files, or uint8 arrays [H, W] or [H, W, C].
+      names: the images' names in tables: a file's path in its data set, or a made-up one.
+      images: paths of files, or uint8 arrays [H, W] or [H, W, C].
       defect_types: "good" for normal images, else the type of the defect.
       masks: for each image None, a mask's path, or a bool array [H, W] that is True on the
         defect; None for normal images.
@@ -41,7 +41,7 @@ class Split:
     def examples(self, count: int) -> np.ndarray:
         """Selects at most `count` images to show, int64 [n], type by type, the normal ones last.
 
-        They are anomalous ones, of each type alike, and normal ones where these are too few.
+        They are anomalous images, equally many of each type, filled up with normal ones.
         """
         ranked, earlier = [], dict.fromkeys(self.defect_types, 0)
         for i, kind in enumerate(self.defect_types):

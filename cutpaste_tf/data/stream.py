@@ -1,4 +1,4 @@
-"""New images to score: any number, of any size and format, one batch in memory at a time.
+"""Reads new images to score: any number, of any size and format, two batches in memory.
 
 Nothing here imports TensorFlow.
 """
@@ -18,15 +18,15 @@ from cutpaste_tf.data import decode, search
 from cutpaste_tf.files import UserError
 
 T, R = TypeVar("T"), TypeVar("R")
-_PIXELS = 2**26  # of images in memory at a time, but for one that is larger: 200 MB
+_PIXELS = 2**26  # the most pixels in memory, 200 MB, unless a single image has more
 
 
 class Read(NamedTuple):
     """A file that was read, or why it could not be."""
 
     path: pathlib.Path
-    prepared: Any = None  # what `prepare` has made of it; None where there is an error
-    image: np.ndarray | None = None  # uint8 [H, W, 3], where images are kept
+    prepared: Any = None  # what `prepare` returned; None with an error
+    image: np.ndarray | None = None  # uint8 [H, W, 3], if images are kept
     size: tuple[int, int] | None = None  # the image's height and width in pixels
     error: str | None = None
 
@@ -42,12 +42,12 @@ def find(
 
     Args:
       sources: files, taken as they are, and folders, searched as by `search.walk`.
-      outside: a folder that is not searched, as it is written to. Nor is one of its name that
-        lies beside one of `tables`: it was written to earlier.
+      outside: the folder of overlays, which is not searched. A folder of the same name beside a
+        file of `tables` has earlier overlays, and is not searched either.
       tables: names of files.
       flag: the flag that names the sources, for messages.
-      warn: takes a line about a folder in a source that may not be read, which is then passed
-        over; None: that is a UserError.
+      warn: takes a line about a folder in a source that may not be read and is left out; None:
+        such a folder is a UserError.
 
     Yields:
       The files, those of a folder in the order of their names.
@@ -79,18 +79,18 @@ def batches(
     workers: int | None = None,
     keep: bool = False,
 ) -> Iterator[list[Read]]:
-    """Reads files in threads, ahead of who takes them and in their order.
+    """Reads files in threads, ahead of the caller and in order.
 
     Args:
       paths: the files; may be endless.
-      prepare: makes of an image, uint8 [H, W, 3], what is to be scored; called in threads.
-      batch_size: files a batch, M.
+      prepare: turns an image, uint8 [H, W, 3], into what is scored; called in threads.
+      batch_size: files in a batch, M.
       bits: as in `decode.decode`.
       workers: threads; one for each core by default.
       keep: whether batches have the images too.
 
     Yields:
-      M files; fewer at the end, and where images are large. Two batches are in memory at a time.
+      M files; fewer at the end, and if images are large.
     """
 
     def read(path):
@@ -120,14 +120,14 @@ def batches(
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Does some work on items in threads, and yields the results in the items' order."""
+    """Works on items in threads, and yields the results in the items' order."""
     with _threads() as pool:
         yield from pool.map(work, items)
 
 
 @contextlib.contextmanager
 def _threads(count=None):
-    """A pool of threads; who leaves early does not wait for work that nobody wants."""
+    """A pool of threads; leaving it early cancels work that has not begun."""
     pool = concurrent.futures.ThreadPoolExecutor(count or os.cpu_count())
     try:
         yield pool
@@ -136,7 +136,7 @@ def _threads(count=None):
 
 
 def _count_pixels(path):
-    """An image's pixels by its header; 0 for a file whose reading will say what is wrong."""
+    """An image's pixels by its header; 0 for a file that cannot be read."""
     with contextlib.suppress(UserError):
         return math.prod(decode.size(path))
     return 0

@@ -1,9 +1,9 @@
 """Test sets of synthetic anomalies, made from the normal test images (Section 5.3, Table 6).
 
-Seven kinds: a digit, a square, an ellipse or a heart of one random colour, and the last three cut
-out of a photograph. Digits are MNIST's, the paper's [29], where TensorFlow Datasets has or can get
-them, and otherwise scikit-learn's of 8x8 pixels; the results tell which. The photographs are the
-two that scikit-learn brings along: the paper does not say which natural images it takes.
+There are seven kinds: a digit, a square, an ellipse or a heart of one random colour, and the last
+three cut out of a photograph. Digits are MNIST's, the paper's [29], if TensorFlow Datasets has or
+can get them, and otherwise scikit-learn's of 8x8 pixels; the results say which. The photographs are
+the two that come with scikit-learn: the paper does not say which natural images it takes.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ def make(
     """
     if not images.count:
         raise UserError(
-            f"--test_anomalies={kind}: is made of normal test images, and there are none; put some "
-            "into test/good"
+            f"--test_anomalies={kind}: needs normal test images, and there are none; put some into "
+            "test/good"
         )
     shape, natural = kind.removesuffix(_NATURAL), kind.endswith(_NATURAL)
     photographs = _photographs(images.size) if natural else None
@@ -70,7 +70,7 @@ def make(
 
     stored = np.empty([images.count, *images.size, 3], np.uint8)
     masks = np.empty(stored.shape[:3], bool)
-    # TensorFlow takes a function for each kind for one that is traced anew all the time, and warns.
+    # TensorFlow would warn of one function that is traced again and again, once for each kind.
     paste = paste.get_concrete_function()
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
@@ -99,7 +99,7 @@ def digits() -> tuple[tf.Tensor, str]:
 
 
 def _photographs(size):
-    """scikit-learn's photographs, float32 [2, h, w, 3] in [0, 1], at least of a size."""
+    """scikit-learn's photographs, float32 [2, h, w, 3] in [0, 1], at least as large as `size`."""
     import sklearn.datasets
 
     photographs = []

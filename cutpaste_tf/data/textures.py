@@ -1,10 +1,10 @@
 """Photographs of brick, grass and gravel from scikit-image, with drawn defects (extra `demo`).
 
-Each photograph is 512x512, grey. Random crops of its left and right parts are for training; crops
-of its middle, disjoint from both, are for testing: half of them as they are, half with a defect
-drawn on: a scratch, a blotch or a blur, with its mask. Light and slant change from side to side of
-a photograph, so that crops of one side alone would make the whole of the other an anomaly. The
-defects are synthetic and differ from CutPaste's own edits; the crops are the same at every call.
+Each photograph is 512x512, grey. Random crops of its left and right parts are for training. Crops
+of its middle, disjoint from both, are for testing: half of them as they are, half with a drawn
+defect and its mask: a scratch, a blotch or a blur. Light and slant change across a photograph, so
+after a training on one side the whole other side would be anomalous. The defects are synthetic and
+differ from CutPaste's own edits; the crops are the same at every call.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ DEFECTS = ("scratch", "blotch", "blur")
 
 
 def load(data_dir: str, category: str) -> Category:
-    """Cuts the crops of one texture, uint8 [96, 96]; the package has it, wherever `data_dir` is."""
+    """Cuts the crops of one texture, uint8 [96, 96], from the package; `data_dir` is not used."""
     try:
         import skimage.data
     except ImportError as error:

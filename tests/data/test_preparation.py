@@ -33,17 +33,17 @@ def noise(*shape, seed=0):
 def test_an_image_lies_in_the_middle_as_large_as_it_may_and_in_its_shape(
     preparation, height, width
 ):
-    place, canvas = preparation.place(height, width), np.array(preparation.canvas)
-    sides = np.array(place[2:])
+    box, canvas = preparation.box(height, width), np.array(preparation.canvas)
+    sides = np.array(box[2:])
     if preparation.resize == "squash":
-        assert place == (0, 0, *canvas)
+        assert box == (0, 0, *canvas)
         return
     assert (sides <= canvas).all()
     assert (sides == canvas).any()
     # In its shape, but for a rounded pixel.
     exact = np.array([height, width]) * (canvas / (height, width)).min()
     assert np.abs(sides - exact).max() <= 0.5 or sides.min() == 1
-    before, after = np.array(place[:2]), canvas - sides - place[:2]
+    before, after = np.array(box[:2]), canvas - sides - box[:2]
     assert np.abs(before - after).max() <= 1
 
 
@@ -51,7 +51,7 @@ def test_an_image_lies_in_the_middle_as_large_as_it_may_and_in_its_shape(
 @given(preparation=preparations(("pad",)), height=SIDES, width=SIDES)
 def test_pixels_are_where_pillow_has_them(preparation, height, width):
     image = noise(height, width, 3)
-    (top, left, *sides), (high, wide) = preparation.place(height, width), preparation.canvas
+    (top, left, *sides), (high, wide) = preparation.box(height, width), preparation.canvas
     found = preparation.on_canvas(image).astype(int)
     assert found.shape == (high, wide, 3)
     expected = Image.fromarray(image).resize(sides[::-1], Image.Resampling.BILINEAR)
@@ -71,20 +71,18 @@ def test_a_map_comes_back_to_where_the_image_has_it(preparation, height, width, 
     def linear(rows, columns):  # of an image's share of its height and width
         return 3.0 + slopes[0] * rows[:, None] + slopes[1] * columns[None]
 
-    place, canvas = preparation.place(height, width), preparation.canvas
+    box, canvas = preparation.box(height, width), preparation.canvas
     on_canvas = linear(
         *(
             (np.arange(of) + 0.5 - first) / side
-            for of, first, side in zip(canvas, place[:2], place[2:], strict=True)
+            for of, first, side in zip(canvas, box[:2], box[2:], strict=True)
         )
     ).astype(np.float32)
     rows, columns = ((np.arange(side) + 0.5) / side for side in (height, width))
     found = preparation.to_image(on_canvas, height, width)
     assert found.shape == (height, width)
     # Half a pixel of the canvas is lost at a border, and half a pixel of the image to rounding.
-    slack = np.abs(slopes) @ [
-        1 / s + 1 / o for s, o in zip(place[2:], (height, width), strict=True)
-    ]
+    slack = np.abs(slopes) @ [1 / s + 1 / o for s, o in zip(box[2:], (height, width), strict=True)]
     np.testing.assert_allclose(found, linear(rows, columns), atol=slack + 1e-5)
 
 
@@ -135,10 +133,10 @@ def test_a_region_is_where_the_image_has_it(preparation, height, width):
     roi = roi_of(30, 30)
     masked = Preparation(preparation.size, preparation.resize, preparation.tiles, roi=roi)
     region = masked.region(height, width)
-    place = preparation.place(height, width)
+    box = preparation.box(height, width)
     for y, x in np.ndindex(*preparation.canvas):
-        row = (y + 0.5 - place.top) / place.height
-        column = (x + 0.5 - place.left) / place.width
+        row = (y + 0.5 - box.top) / box.height
+        column = (x + 0.5 - box.left) / box.width
         inside = 0 <= row < 1 and 0 <= column < 1 and roi[int(row * 30), int(column * 30)]
         assert region[y, x] == inside
 

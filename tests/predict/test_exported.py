@@ -104,7 +104,7 @@ def test_scores_need_numpy_pillow_and_the_runtime(images, tmp_path):
     for row in read_rows(output):
         if row["path"] in (str(black), str(deep)):
             assert row["score"] is row["verdict"] is None
-            assert ("takes TensorFlow" in row["error"]) == (row["path"] == str(deep))
+            assert ("needs TensorFlow" in row["error"]) == (row["path"] == str(deep))
             continue
         levels = np.asarray(Image.open(row["path"]))
         mean = 40000 >> 8 if row["path"] == str(grey) else levels.mean()
