@@ -1,4 +1,4 @@
 """All drawing: figures, heat maps over images, and TensorBoard's projector.
 
-Arrays and names go in; matplotlib's figures, images and files come out.
+The functions take arrays and names, and return matplotlib's figures and images, or write files.
 """

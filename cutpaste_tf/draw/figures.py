@@ -1,4 +1,4 @@
-"""Figures by matplotlib: arrays and names in, figures out."""
+"""Draws figures of arrays and names by matplotlib."""
 
 import contextlib
 import warnings
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from cutpaste_tf.draw import overlay
 from cutpaste_tf.files import warn
 
-# Names of categories, defects and files may have "$" and "_", which mean no mathematics there.
+# Names of categories, defects and files may have "$" and "_", which are not mathematics.
 matplotlib.rcParams.update({"text.parse_math": False, "text.usetex": False})
 
 # Blue, red, green and yellow after Okabe and Ito, which colour-blind people tell apart, and each
@@ -35,14 +35,14 @@ MASK_COLOR = "#e61e1e"
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Warns in one line of letters that the font lacks, in figures that the block saves."""
+    """Warns in one line if the font lacks letters of the figures that the block saves."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     if any("missing from font" in str(warning.message) for warning in caught):
         warn(
             "warning: figures: matplotlib's font lacks some of their letters, which are drawn as "
-            "boxes; name one that has them as font.family in a matplotlibrc"
+            "boxes; set font.family in a matplotlibrc to a font that has them"
         )
 
 
@@ -60,7 +60,7 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
 
 
 def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draws ROC curves of labels, [N] of 0 and 1, for [N] scores by the stage's name.
+    """Draws a ROC curve of labels, [N] of 0 and 1, for each stage's scores, [N], by its name.
 
     The last stage of the training comes first.
     """
@@ -86,7 +86,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, title: str) -> Figur
     figure = _figure(6, 3.5)
     axes = figure.subplots()
     bins = np.histogram_bin_edges(scores, bins=40)
-    # Normal images, mostly the fewer, stand in front.
+    # Normal images, usually fewer, are drawn in front.
     for label, name, color, hatch in ((1, "anomalous", RED, "////"), (0, "normal", BLUE, "")):
         values = scores[labels == label]
         if len(values):
@@ -135,9 +135,9 @@ def localization(
 ) -> Figure:
     """Shows N images, uint8 [H, W, 3], their masks and their anomaly maps (Figures 4, 7 to 21).
 
-    Masks are bool, of any size. Of each method there are N maps, float32 [H, W], and the scores
-    that the darkest and the brightest colour stand for. Each method has a row below input and mask.
-    Captions, of two lines, stand over the images.
+    Masks are bool, of any size. `maps` has, for each method, N maps, float32 [H, W], and the scores
+    of the darkest and of the brightest colour. Each method has a row below input and mask. Captions
+    of two lines stand above the images.
     """
     columns = min(columns, len(images))
     names = ["input", *(["mask"] if masks is not None else []), *maps]
@@ -156,7 +156,7 @@ def localization(
             axes_of["input"].set_title(captions[number], fontsize=7)
         if masks is not None:
             axes_of["mask"].imshow(image)
-            # In grey, red alone may be as dark as what is around it.
+            # Printed in grey, red may be as dark as its surroundings.
             _outline(axes_of["mask"], masks[number], "white", 0.6, fill=MASK_COLOR)
         for name, (values, low, high) in maps.items():
             shown = np.clip((values[number] - low) / max(high - low, 1e-12), 0.0, 1.0)
@@ -166,7 +166,7 @@ def localization(
 
 
 def _outline(axes: Axes, mask: np.ndarray, color: str, width: float, fill: str = "") -> None:
-    """Draws the outline of a mask of any size over the image that axes show."""
+    """Draws the outline of a mask of any size over the image in `axes`."""
     if not mask.any():
         return
     over = {"origin": "upper", "extent": axes.images[0].get_extent()}
@@ -217,7 +217,7 @@ def _point_to(axes: Axes, changed: np.ndarray) -> None:
     if not changed.any():
         return
     width = changed.shape[1]
-    y, x = (float(places.mean()) for places in np.nonzero(changed))
+    y, x = (float(indices.mean()) for indices in np.nonzero(changed))
     side = 1.0 if x < width / 2 else -1.0
     outline = matplotlib.patheffects.withStroke(linewidth=4.0, foreground="white")
     arrow = {"arrowstyle": "-|>", "color": RED, "linewidth": 2.0, "mutation_scale": 14}
@@ -228,8 +228,8 @@ def _point_to(axes: Axes, changed: np.ndarray) -> None:
 def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Shows embeddings in two dimensions, by t-SNE (Figure 3), a panel for each title.
 
-    A panel has embeddings, float32 [N, D], by the kind of images: "normal", "anomaly", "CutPaste"
-    and "CutPaste-Scar", or some of these, of 4 images at least.
+    A panel has embeddings, float32 [N, D], of at least 4 images, by their kind: "normal",
+    "anomaly", "CutPaste" and "CutPaste-Scar", or some of these.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -249,7 +249,7 @@ def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
                 handles[kind] = axes.scatter(
                     *points[kind_of == kind].T, s=26, linewidths=0.4, alpha=0.85, **style
                 )
-    # A single panel has no room for all beside each other.
+    # Below a single panel, the legend needs two lines.
     across = min(len(handles), 2 * columns)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across)
     return figure
@@ -258,9 +258,9 @@ def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def averages(
     names: Sequence[str], series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str
 ) -> Figure:
-    """Plots AUCs in percent, [C] with NaN for none, with their errors, [C], beside each other.
+    """Plots AUCs in percent, [C] with NaN for none, and their errors, [C], side by side.
 
-    `names` are of the C columns; the series are the paper's and at most two of ours.
+    `names` are those of the C columns; the series are the paper's and at most two of ours.
     """
     figure = _figure(1.9 + 0.95 * len(names), 3.8)
     axes = figure.subplots()
@@ -268,9 +268,9 @@ def averages(
         zip(series.items(), _SERIES, strict=False)
     ):
         if not np.isnan(means).all():
-            places = np.arange(len(names)) + 0.18 * (number - 1)
+            positions = np.arange(len(names)) + 0.18 * (number - 1)
             style = {"color": color, "marker": marker, "linestyle": "none", "capsize": 3}
-            axes.errorbar(places, means, np.nan_to_num(errors), label=label, **style)
+            axes.errorbar(positions, means, np.nan_to_num(errors), label=label, **style)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set(xlim=(-0.6, len(names) - 0.4), ylabel="AUC [%]")
     axes.grid(axis="y", alpha=0.3)

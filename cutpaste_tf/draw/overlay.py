@@ -1,4 +1,4 @@
-"""Anomaly maps as colours over their images."""
+"""Draws anomaly maps as colours over their images."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from cutpaste_tf.threshold import Threshold
 
-OUTLINE = (90, 220, 255)  # Inferno has no blue as light as this.
+OUTLINE = (90, 220, 255)  # a light blue that the colours of inferno lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Scale:
     """Brings a model's anomaly maps to colours, on one scale for all images.
 
     Attributes:
-      low: the score that is dark: a usual one of normal images or patches.
-      high: the score from which on a map is at its brightest: the threshold, of pixels where the
-        model has one.
-      absolute: whether maps are on the scores' scale. Values of GradCAM compare only within a map,
-        so a map is as bright as its image's score at its brightest. Scores of patches are
-        heavy-tailed, and shown by their logarithm.
-      outlined: whether `high` is a threshold of pixels, and a line is to go around what is above.
+      low: the score of the darkest colour: a usual score of normal images or patches.
+      high: the score of the brightest colour: the threshold of pixels, or that of images if the
+        model has none of pixels.
+      absolute: whether maps are on the scores' scale. Such maps are shown by their logarithm, since
+        scores of patches are heavy-tailed. GradCAM's values compare only within a map, so the
+        image's score gives the brightness of the map's maximum.
+      outlined: whether `high` is a threshold of pixels, and a line surrounds what is above it.
     """
 
     low: float
@@ -39,10 +39,10 @@ class Scale:
         pixel_threshold: float | None,
         threshold: Threshold,
     ) -> "Scale":
-        """Finds the scale of a model's maps, by its thresholds of pixels, if any, and of images.
+        """Finds the scale of a model's maps by its thresholds of pixels, if any, and of images.
 
-        `level` is the usual score of normal patches; where maps are not on the scores' scale it is
-        None, and `normal_scores`, [n], tell what is usual, if there are any.
+        `level` is the usual score of normal patches. If maps are not on the scores' scale, it is
+        None, and the median of `normal_scores`, [n], if there are any, is the usual score.
         """
         low = level
         if low is None:
@@ -50,12 +50,12 @@ class Scale:
             low = float(np.median(normal_scores)) if scored else 0.0
         low = max(low, 1e-6)
         high = threshold.value if pixel_threshold is None else pixel_threshold
-        # A threshold below what is usual calls everything anomalous, and says nothing of colours.
+        # A threshold below a usual score gives no scale of colours.
         high = high if high > low else 2.0 * low
         return cls(low, high, level is not None, pixel_threshold is not None)
 
     def __call__(self, anomaly_map: np.ndarray, score: float) -> np.ndarray:
-        """Returns what to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""
+        """Returns values to draw, [H, W] in [0, 1], for a map, [H, W], and its image's score."""
         if self.absolute:
             ratio = np.maximum(anomaly_map, self.low) / self.low
             return np.minimum(np.log(ratio) / np.log(self.high / self.low), 1.0)
@@ -66,7 +66,7 @@ class Scale:
 def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np.ndarray:
     """Lays values, [h, w] as a `Scale` returns them, over an image, uint8 [H, W, 3].
 
-    With `outlined` a line goes around where the values are 1.
+    With `outlined`, a line surrounds the areas where the values are 1.
     """
     size = image.shape[1::-1]
     resized = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
@@ -74,7 +74,7 @@ def overlay(image: np.ndarray, values: np.ndarray, outlined: bool = False) -> np
     result = heat_map(image, values)
     if outlined:
         inside = values >= 1.0 - 1e-6
-        # The line must show when a large photograph is made small, too.
+        # The line must still show when a large photograph is scaled down.
         width = 1 + min(image.shape[:2]) // 400
         # No line is drawn along the image's border.
         inner = scipy.ndimage.binary_erosion(inside, iterations=width, border_value=1)

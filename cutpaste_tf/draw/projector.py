@@ -1,4 +1,4 @@
-"""Embeddings for TensorBoard's projector: points, what is said of each, and its image."""
+"""Writes embeddings for TensorBoard's projector: points, with values and an image for each."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from tensorboard.plugins import projector
 
-MOST = 2000  # images: beyond that a browser's t-SNE crawls
-_SPRITE_SIDE = 8192  # pixels; what browsers take
+MOST = 2000  # images; with more, a browser's t-SNE is slow
+_SPRITE_SIDE = 8192  # pixels; the most that browsers accept
 _IMAGE_SIDE = 64  # pixels, at most
 
 
@@ -20,8 +20,8 @@ def write(
 ) -> None:
     """Writes embeddings, [N, D], into a folder of events, where TensorBoard's projector finds them.
 
-    `columns` say of each N values by name, two at least; the images are N, uint8 [H, W, 3], all of
-    one size, at most `MOST`.
+    `columns` are two or more columns of N values, by name; `images` are N images, uint8 [H, W, 3],
+    of one size. N is at most `MOST`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.savetxt(folder / "embeddings.tsv", embeddings, fmt="%.6g", delimiter="\t")
@@ -29,7 +29,7 @@ def write(
     text = "\n".join("\t".join(_cell(value) for value in line) for line in lines)
     (folder / "embeddings_images.tsv").write_text(text + "\n", encoding="utf-8")
 
-    # The images lie in the rows of a square.
+    # The images fill a square row by row.
     across = int(np.ceil(np.sqrt(len(images))))
     side = min(_IMAGE_SIDE, images[0].shape[0], _SPRITE_SIDE // across)
     sprite = Image.new("RGB", (across * side, across * side), "white")
