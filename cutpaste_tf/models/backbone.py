@@ -1,4 +1,4 @@
-"""Builds a backbone by its name, and takes it apart into feature maps."""
+"""Builds a backbone by its name, and finds its feature maps."""
 
 import pathlib
 from typing import NamedTuple
@@ -21,13 +21,13 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
 
     Args:
       config: names the network, its size, its weights and the seed.
-      initial_weights: whether to load what --weights names; else the weights are random.
+      initial_weights: whether to load the weights that --weights names; else they are random.
 
     Returns:
       A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, float32 [B, D].
 
     Raises:
-      UserError: if the weights cannot be had, or are another network's.
+      UserError: if the weights cannot be had, or belong to another network.
     """
     shared = {"seed": config.seed, "synchronized": config.distribution != "none"}
     if config.backbone == "resnet18":
@@ -45,7 +45,7 @@ def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Mod
         path = pathlib.Path(config.weights)
         if not path.is_file():
             raise UserError(f"--weights={path}: there is no such file")
-        # EfficientNet's inner model has the layers of keras.applications' own.
+        # EfficientNet's inner model has the layers of keras.applications' model.
         parts = [backbone, *(m for m in backbone.layers if isinstance(m, keras.Model))]
         if not any(weights.try_load(part, path) for part in parts):
             size = f" with --width={config.width:g} and --stem={config.stem}"
@@ -64,11 +64,10 @@ def copy_network(backbone: keras.Model) -> keras.Model:
 def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
     """Puts a network's features beside those of the same network with other weights.
 
-    The model makes of the same images the same features, of twice the length. It shares the
-    networks' weights.
+    The model has the same inputs, and features of twice the length. It shares the weights.
     """
     images = keras.Input(trained.input_shape[1:], name="images")
-    # Maps are joined, not features: GradCAM and the exported scorer take a feature's one map.
+    # Maps are joined, not features: GradCAM and the exported scorer need one map for a feature.
     networks = zip(_BESIDE, (pretrained, trained), strict=True)
     maps = [_with_all_maps(network, name)(images) for name, network in networks]
     features = {}
@@ -79,11 +78,11 @@ def side_by_side(pretrained: keras.Model, trained: keras.Model) -> keras.Model:
 
 
 def feature_maps(network: keras.Model) -> list[keras.Model]:
-    """Takes a network apart into models of its feature maps; two of networks side by side.
+    """Returns a model of a network's feature maps; two for networks side by side.
 
-    They make of images, float32 [B, H, W, 3] in [0, 1], a dict of maps, [B, h, w, C]: those that
-    the features are means of, and those of the stages, by their names in `MAP_LEVELS`. They share
-    the network's weights.
+    A model turns images, float32 [B, H, W, 3] in [0, 1], into a dict of maps, [B, h, w, C]: those
+    whose means are the features, and those of the stages, by their names in `MAP_LEVELS`. It
+    shares the network's weights.
     """
     names = {layer.name for layer in network.layers}
     if names >= set(_BESIDE):
@@ -100,9 +99,9 @@ class Places(NamedTuple):
 
 
 def places(maps: keras.KerasTensor) -> tuple[Places, Places]:
-    """Finds where along the image's two axes the places of a feature map, [B, h, w, C], lie.
+    """Finds where the places of a feature map, [B, h, w, C], lie along the image's two axes.
 
-    They follow from the layers that make the map of images of one size, and may lie beside these.
+    This follows from the layers between image and map. Places may lie outside the image.
     """
     return tuple(Places(*_first_and_stride(maps, axis), maps.shape[axis]) for axis in (1, 2))
 
@@ -112,16 +111,16 @@ def _first_and_stride(maps, axis):
     first, stride = 0.0, 1
     while not isinstance(maps._keras_history.operation, keras.layers.InputLayer):
         layer, node, index = maps._keras_history
-        # Where branches join, their places are the same but for those of squeeze and excitation,
-        # which is not the first branch.
+        # Where branches join, the first one tells the places: squeeze and excitation, which has
+        # none, is never the first.
         before = layer._inbound_nodes[node].input_tensors[0]
         if isinstance(layer, keras.Model):
             offset, step = _first_and_stride(layer.outputs[index], axis)
             if layer.name == _EFFICIENTNET:
-                # ImageNet's kernels have learnt that the zeros are on one side at even sizes: a
-                # kernel with a stride answers most to what lies half a pixel before its middle.
-                # Where one spot was changed, Lite0's maps changed within 2.5 pixels of this, and 4
-                # to 14 before the receptive fields' middles; at odd sizes they moved as the zeros.
+                # At even sizes Keras pads on one side. Kernels with a stride, trained so on
+                # ImageNet, respond most half a pixel before their middle. When one spot of an image
+                # was changed, Lite0's maps changed within 2.5 pixels of these places, and 4 to 14
+                # pixels before the receptive fields' middles; at odd sizes they followed the zeros.
                 offset -= (step - 1) / 2.0
         elif isinstance(layer, keras.layers.ZeroPadding2D):
             offset, step = -layer.padding[axis - 1][0], 1
@@ -138,7 +137,7 @@ def _first_and_stride(maps, axis):
 
 
 def _with_all_maps(network, name):
-    """A model of all maps of one network."""
+    """Returns a model of all maps of one network."""
     if any(layer.name == _EFFICIENTNET for layer in network.layers):
         images = keras.Input(network.input_shape[1:], name="images")
         maps = network.get_layer(_EFFICIENTNET)(network.get_layer("normalize")(images))
@@ -151,5 +150,5 @@ def _with_all_maps(network, name):
 
 
 def set_precision(config: Config) -> None:
-    """Sets the precision of the layers that are built from now on."""
+    """Sets the precision of layers that are built afterwards."""
     keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")

@@ -1,23 +1,23 @@
-"""ResNet-18's convolutions, with kernel gradients that are quick on small feature maps too."""
+"""ResNet-18's convolutions, with kernel gradients that are quick on small feature maps."""
 
 import keras
 import tensorflow as tf
 
-# Height and width of the maps. On two CPU cores oneDNN took 100 ms and more for the gradient of a
-# 3x3 kernel from 512 to 512 channels on 96 maps of 2x2, and nine products of matrices 21 ms; from
-# 16x16 on there is nothing to gain.
+# The largest side of small maps. On two CPU cores oneDNN took 100 ms and more for the gradient of a
+# 3x3 kernel from 512 to 512 channels on 96 maps of 2x2, and nine products of matrices 21 ms. From
+# 16x16 on, products gain nothing.
 SMALL = 8
 
 
 @keras.saving.register_keras_serializable("cutpaste_tf")
 class Convolution(keras.layers.Conv2D):
-    """Keras's convolution; on a CPU, products make the gradient of a 3x3 kernel on small maps."""
+    """Keras's convolution, but on a CPU, products make a 3x3 kernel's gradient on small maps."""
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves inputs, [B, H, W, C], with a kernel, [h, w, C, D]."""
         small = all(side is not None and side <= SMALL for side in inputs.shape[1:3])
         plain = (self.kernel_size, self.strides) == ((3, 3), (1, 1))
-        # cuDNN has no such weakness, and half precision would be summed in half precision.
+        # cuDNN is quick on small maps, and the products would add half precision imprecisely.
         precise = inputs.dtype == tf.float32 and not tf.config.list_logical_devices("GPU")
         if small and plain and precise:
             return _convolve(inputs, tf.convert_to_tensor(kernel))
@@ -26,7 +26,7 @@ class Convolution(keras.layers.Conv2D):
 
 @tf.custom_gradient
 def _convolve(inputs, kernel):
-    """A convolution of stride 1 with zeros around the maps."""
+    """Convolves with stride 1 and zeros around the maps."""
 
     def gradients(upstream):
         input_gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1, "SAME")
@@ -36,20 +36,20 @@ def _convolve(inputs, kernel):
 
 
 def _kernel_gradient(inputs, upstream, shape):
-    """Multiplies, for each place in the kernel, the inputs that it met by their gradients."""
+    """Multiplies the inputs under each position of the kernel by the outputs' gradients."""
     height, width = inputs.shape[1:3]
     products = []
     for row in range(shape[0]):
         for column in range(shape[1]):
-            # The place's distance from the kernel's middle; beyond the border there are zeros.
+            # The position's distance from the kernel's middle; beyond the border there are zeros.
             down, right = row - shape[0] // 2, column - shape[1] // 2
             top, left = max(0, -down), max(0, -right)
             bottom, end = min(height, height - down), min(width, width - right)
             if top >= bottom or left >= end:
                 products.append(tf.zeros(shape[2:], inputs.dtype))
                 continue
-            met = inputs[:, top + down : bottom + down, left + right : end + right]
-            met = tf.reshape(met, [-1, shape[2]])
+            covered = inputs[:, top + down : bottom + down, left + right : end + right]
+            covered = tf.reshape(covered, [-1, shape[2]])
             gradients = tf.reshape(upstream[:, top:bottom, left:end], [-1, shape[3]])
-            products.append(tf.matmul(met, gradients, transpose_a=True))
+            products.append(tf.matmul(covered, gradients, transpose_a=True))
     return tf.reshape(tf.stack(products), shape)

@@ -7,7 +7,7 @@ import pathlib
 
 import keras
 
-# The builder that keras.applications' own B0 to B7 are made by; it is not exported.
+# keras.applications builds B0 to B7 by a function of this module that it does not export.
 from keras.src.applications import efficientnet as keras_efficientnet
 
 from cutpaste_tf.files import UserError, locked
@@ -23,8 +23,8 @@ _LITE = {
     "efficientnet_lite3": (1.2, 1.4),
     "efficientnet_lite4": (1.4, 1.8),
 }
-# Statistics of ImageNet's images in [0, 1], which Keras's weights were trained with. Keras's model
-# keeps them in the weights' file; here they are part of the network, whatever its weights are.
+# Statistics of ImageNet's images in [0, 1], with which Keras's weights were trained. Keras's model
+# has them in the weights' file; here they are part of the network, whatever its weights are.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_DEVIATION = (0.229, 0.224, 0.225)
 _ADDRESS = "https://storage.googleapis.com/keras-applications/"
@@ -40,17 +40,17 @@ def efficientnet(
 ) -> keras.Model:
     """Builds an EfficientNet up to its features, for images of one size in pixels (Section 4.3).
 
-    The model makes of images, float32 [B, H, W, 3] in [0, 1], three features, float32 [B, D], all
+    The model turns images, float32 [B, H, W, 3] in [0, 1], into three features, float32 [B, D], all
     averaged over space: `pool`, after the top convolution (1,792 values for B4), `level7`, the
     output of block 6 (272 for B4), and `level8`, that of block 7 (448 for B4). Its inner model,
-    `trunk`, has keras.applications' layers by their names and makes the maps of the features and of
-    blocks 1 to 5. B0 to B7 have Keras's stochastic depth; Lite has none.
+    `trunk`, has keras.applications' layers by their names and returns the maps of the features and
+    of blocks 1 to 5. B0 to B7 have Keras's stochastic depth; Lite has none.
 
-    The paper takes "level-7" from Rippel et al. (its [43]), who number EfficientNet's stages from
-    the stem: level 1. So block 6 is level 7, and block 7 level 8.
+    The paper takes "level-7" from Rippel et al. (its [43]), who count EfficientNet's stages from
+    the stem, level 1. So block 6 is level 7, and block 7 is level 8.
 
-    ImageNet's weights are Keras's, from its cache or the network, or, for Lite0 to Lite2, those of
-    an installed package; a UserError where they cannot be had. Synchronized batch statistics are
+    ImageNet's weights are Keras's, from its cache or the internet, or, for Lite0 to Lite2, those of
+    an installed package; it is a UserError if they cannot be had. Synchronized batch statistics are
     those of all devices' images under tf.distribute.
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -68,19 +68,19 @@ def efficientnet(
         "level7": whole.get_layer("block7a_expand_conv").input,
         "level8": whole.get_layer("top_conv").input,
     }
-    # A block's last layers differ; the next block begins with its output.
+    # Blocks end in different layers, but each block begins with the output of the one before.
     maps = {f"block{n}": whole.get_layer(f"block{n + 1}a_expand_conv").input for n in range(1, 6)}
-    # Keras's layers from the first after its own input scaling on.
+    # Keras's layers after its own scaling of the input.
     first = whole.get_layer("stem_conv_pad").input
     trunk = keras.Model(first, {**feature_maps, **maps}, name="trunk")
     images = keras.Input(shape, name="images")
-    if name in _LITE:  # trained with (x - 127) / 128 of bytes
+    if name in _LITE:  # trained on (x - 127) / 128 of bytes
         scale, offset = 255.0 / 128.0, -127.0 / 128.0
     else:
         scale = [1.0 / deviation for deviation in PIXEL_DEVIATION]
         offset = [-m / d for m, d in zip(PIXEL_MEAN, PIXEL_DEVIATION, strict=True)]
     outputs = trunk(keras.layers.Rescaling(scale, offset, name="normalize")(images))
-    # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
+    # Features are float32 also under mixed precision: densities are sensitive to rounding.
     average = keras.layers.GlobalAveragePooling2D
     features = {
         feature: average(dtype="float32", name=feature)(outputs[feature])
@@ -105,7 +105,7 @@ def lite(name: str, shape: tuple[int, int, int], *, classifier: bool = False) ->
         if 0 < number < len(blocks) - 1:
             block["repeats"] = math.ceil(block["repeats"] * depth)
     return keras_efficientnet.EfficientNet(
-        # The builder's own factors would scale stem and top, too.
+        # The builder's own factors would also scale the stem and the top.
         width_coefficient=1.0,
         depth_coefficient=1.0,
         default_size=224,
@@ -138,15 +138,15 @@ def _keras_model(name, shape, imagenet):
     file_name = f"efficientnetb{name[-1]}_notop.h5"
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     try:
-        # One of many runs that begin at once fetches the weights.
+        # Of several runs that start at once, one fetches the weights.
         with locked(home / "models" / f"{file_name}.lock"):
             return make(include_top=False, weights="imagenet", input_shape=shape)
     # Keras raises bare Exceptions where a download fails.
     except Exception as error:
         raise UserError(
-            f"--weights=imagenet: {_ADDRESS}{file_name} could not be fetched; fetch it where you "
-            f"can, put it at {home / 'models' / file_name} and give --weights=imagenet again, or "
-            "name other weights by --weights=FILE"
+            f"--weights=imagenet: {_ADDRESS}{file_name} could not be fetched; fetch it on another "
+            f"machine, put it at {home / 'models' / file_name} and run again, or name other "
+            "weights by --weights=FILE"
         ) from error
 
 

@@ -17,14 +17,14 @@ def projection_head(
 ) -> keras.Model:
     """Builds the head of the authors' companion code (their reference [52]) at any depth.
 
-    The model makes of features, float32 [B, features], logits, float32 [B, classes]. All of `dims`
-    but the last are Dense without bias, batch normalisation and ReLU; the last is linear; the
-    logits follow. The companion code's rotation script has 512 units eight times.
+    The model turns features, float32 [B, features], into logits, float32 [B, classes]. Each of
+    `dims` but the last is a Dense layer without bias, batch normalisation and ReLU; the last is
+    linear; the logits follow. The companion code's rotation script has eight layers of 512 units.
     """
     # The backbone's seeds count from `seed`.
     seeds = keras.random.SeedGenerator(seed + 1)
 
-    # The convolutions' fan_out scaling would give three logits a standard deviation of about nine.
+    # Scaled by fan_out, as convolutions are, three logits would have a standard deviation of nine.
     def dense(units, name, **options):
         initial = keras.initializers.GlorotUniform(seed=seeds)
         return keras.layers.Dense(units, kernel_initializer=initial, name=name, **options)

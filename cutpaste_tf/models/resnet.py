@@ -2,7 +2,7 @@
 
 Where the paper leaves details open, this follows the authors' companion code (their reference
 [52]): batch normalisation with momentum 0.9 and epsilon 1e-5, kernels drawn from
-VarianceScaling(2, fan_out), and zeros on all sides alike around what has a stride.
+VarianceScaling(2, fan_out), and layers with a stride padded by zeros on all sides alike.
 """
 
 import keras
@@ -14,12 +14,12 @@ BLOCKS = (2, 2, 2, 2)
 CHANNELS = (64, 128, 256, 512)
 BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-5
-# Images in [0, 1] are brought to about zero mean and unit variance.
+# With these, images in [0, 1] are normalised to about zero mean and unit variance.
 PIXEL_MEAN = 0.5
 PIXEL_DEVIATION = 0.25
 # With fewer input channels than a vector has lanes, oneDNN 3 returns a wrong kernel gradient for a
-# 1x1 convolution with a stride (uxlfoundation/oneDNN#6035). Such a convolution takes every second
-# pixel, so these pixels are picked first, and the convolution needs no stride.
+# 1x1 convolution with a stride (uxlfoundation/oneDNN#6035). Such a convolution sees every second
+# pixel, so a pooling picks these pixels first, and the convolution needs no stride.
 NARROW = 16
 
 
@@ -33,18 +33,18 @@ def resnet18(
 ) -> keras.Model:
     """Builds ResNet-18 up to `pool`, the last block's output averaged over space.
 
-    The model makes of images, float32 [B, H, W, 3] in [0, 1], of any size where none is given, a
-    dict of one feature, float32 [B, 512 * width]. The "large" stem is 7x7 with stride 2 and 3x3
-    max-pooling with stride 2; the "small" one is 3x3 with stride 1. Synchronized batch statistics
-    are those of all devices' images under tf.distribute.
+    The model turns images, float32 [B, H, W, 3] in [0, 1], into a dict of one feature, float32
+    [B, 512 * width]. Without `image_size` it takes images of any size. The "large" stem is 7x7 with
+    stride 2 and 3x3 max-pooling with stride 2; the "small" one is 3x3 with stride 1. Synchronized
+    batch statistics are those of all devices' images under tf.distribute.
     """
     seeds = keras.random.SeedGenerator(seed)
     initial = keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seeds)
     stages = [max(1, round(channels * width)) for channels in CHANNELS]
 
     def padded(x, size, name):
-        # "same" would put more zeros below and on the right, and strided maps would lie a pixel
-        # beside those of their shortcuts.
+        # "same" would put more zeros below and on the right, and would shift strided maps by a
+        # pixel against their shortcuts.
         return keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x) if size > 1 else x
 
     def convolution(x, channels, size, stride, name):
@@ -92,6 +92,6 @@ def resnet18(
             y = normalisation(y, f"{name}_2_bn")
             x = keras.layers.Add(name=f"{name}_add")([shortcut, y])
             x = relu(x, f"conv{stage}" if block + 1 == blocks else f"{name}_out")
-    # Features leave in float32 also under mixed precision: densities are sensitive to rounding.
+    # Features are float32 also under mixed precision: densities are sensitive to rounding.
     x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
     return keras.Model(images, {"pool": x}, name="resnet18")

@@ -30,9 +30,9 @@ def load(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
-    """Reads a `.weights.h5` or `.keras` file; False where its weights do not fit the model.
+    """Reads a `.weights.h5` or `.keras` file; False if its weights do not fit the model.
 
-    The model's weights may have any value then.
+    If False, some of the model's weights may have changed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of each layer that does not fit.
@@ -40,14 +40,14 @@ def try_load(model: keras.Model, path: str | os.PathLike) -> bool:
             if not _is_plain(path):
                 return False
             model.load_weights(path)
-        # h5py, zipfile and Keras raise almost anything for a file that is no model's.
+        # h5py, zipfile and Keras raise almost anything for a file that has no model's weights.
         except Exception:
             return False
     return True
 
 
 def _is_plain(path):
-    """Whether a file's arrays are as large as the file, so that reading it unpacks nothing."""
+    """Whether a file's arrays are no larger than the file, so that reading it unpacks nothing."""
     size = os.path.getsize(path) + 2**20  # Empty and short arrays may take less than they declare.
     with contextlib.ExitStack() as stack:
         source = path

@@ -39,5 +39,5 @@ def test_one_class_is_normal_and_the_others_are_not(monkeypatch, tmp_path):
 
 def test_without_a_network_it_says_where_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "is_reachable", lambda server: False)
-    with pytest.raises(UserError, match=f"--dataset=cifar10: CIFAR-10 is not in {tmp_path}, and www"):
+    with pytest.raises(UserError, match=f"CIFAR-10 is not in {tmp_path}, and www"):
         cifar10.load(str(tmp_path), "cat")
