@@ -1,5 +1,5 @@
 """Training of the proxy classifier (Section 2.1, Appendix A.1).
 
-In go the normal images and the settings; out come the weights of backbone and head in a run's
-`checkpoints/`, TensorBoard's files, and a summary of what the training took.
+`loop.train` takes the normal images and the settings, writes the weights of backbone and head to a
+run's `checkpoints/`, and TensorBoard's files, and returns a summary of the training.
 """

@@ -1,4 +1,4 @@
-"""What is done beside the steps: backups, the clock, TensorBoard, the progress bar."""
+"""Callbacks of a training: backups, a record of epochs, TensorBoard, the progress bar."""
 
 import math
 import pathlib
@@ -23,7 +23,7 @@ _GALLERY_IMAGES = 4
 class SparseLogs(keras.callbacks.CallbackList):
     """Callbacks that read the logs of every 32nd step alone.
 
-    To read a step's logs is to wait for the step, and an accelerator then waits for the next one.
+    Reading a step's logs waits for the step's end, and meanwhile the accelerator gets no work.
     """
 
     EVERY = 32  # steps
@@ -34,7 +34,7 @@ class SparseLogs(keras.callbacks.CallbackList):
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves after each epoch, whole or not at all, all that a step changes."""
+    """Saves all that a step changes, after each epoch, whole or not at all."""
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
@@ -68,7 +68,7 @@ class EpochRecord(keras.callbacks.Callback):
         self.epochs: list[Epoch] = []
 
     def on_train_begin(self, logs=None) -> None:
-        """Reads the epochs of an interrupted training, but for those that its backup lacks."""
+        """Reads the epochs of an interrupted training, as far as its backup has them."""
         self.epochs = epochs.until(epochs.read(self._path), self.model.steps_done)
 
     def on_epoch_begin(self, epoch, logs=None) -> None:
@@ -76,14 +76,14 @@ class EpochRecord(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Adds the epoch, and its images_per_second to the logs, for TensorBoard."""
+        """Records the epoch, and adds images_per_second to TensorBoard's logs."""
         seconds, steps = time.perf_counter() - self._start, self.params["steps"]
         logs["images_per_second"] = steps * self._config.batch_size / seconds
         before = epochs.collapse(self.epochs, self._config)
         self.epochs.append(Epoch(steps, seconds, float(logs["accuracy"])))
         epochs.write(self._path, self.epochs)
         after = epochs.collapse(self.epochs, self._config)
-        # A network that has learnt nothing yet may still begin to; only the summary judges that.
+        # A network that has learnt nothing yet may still learn; only the summary warns of that.
         if after is not None and before is None and after.since and math.isfinite(logs["loss"]):
             self._log(f"warning: {after}")
 
@@ -103,7 +103,7 @@ class PeriodicEvaluation(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras's callback, which warns of the first fault of its files and then writes no more."""
+    """Keras's callback, which warns of the first error in writing and then writes no more."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(str(folder), write_graph=False)
@@ -138,7 +138,7 @@ class StepProgress(keras.callbacks.Callback):
         self._stages = stages(config)
 
     def on_train_begin(self, logs=None) -> None:
-        """Begins at the steps that are done already."""
+        """Opens the bar at the steps that are done already."""
         done = self.model.steps_done
         self.progress = cli.Progress(self._steps, "step", self._log, done=done)
 

@@ -20,10 +20,10 @@ MOMENTUM = 0.9  # Appendix A.1
 class ProxyClassifier(keras.Model):
     """Backbone, projection head and softmax over the proxy task's classes.
 
-    `backbone` makes of images, [B, H, W, 3] in [0, 1], a dict of features, [B, D]; `head` makes of
-    `pool` logits, [B, K]. `views` makes views and labels inside the train step, on the accelerator;
-    None where the data set yields them. `weight_decay` is the L2 coefficient of half the squares
-    of all weights that are trained, batch normalisation's and biases included, as in the authors'
+    `backbone` turns images, [B, H, W, 3] in [0, 1], into a dict of features, [B, D]; `head` turns
+    `pool` into logits, [B, K]. `views` makes views and labels inside the train step, on the
+    accelerator; None if the data set yields them. The loss has `weight_decay` times half the
+    squares of all trained weights, batch normalisation's and biases included, as in the authors'
     companion code ([52]).
     """
 
@@ -38,13 +38,13 @@ class ProxyClassifier(keras.Model):
         self.backbone, self.head = backbone, head
         self._weight_decay = weight_decay
         self._views = views
-        # Counts the steps over restarts. The optimiser's own count leaves out those whose gradients
-        # overflowed under mixed precision.
+        # Counts the steps over restarts. The optimiser's own count leaves out steps whose gradients
+        # overflow under mixed precision.
         self.step = self.add_weight(
             (), "zeros", "int64", trainable=False, aggregation="only_first_replica", name="step"
         )
-        # Made here rather than by compile, which makes it in the first step: every variable that a
-        # step creates has the step traced a second time.
+        # Made here, because compile would make it in the first step, and TensorFlow traces a step
+        # that creates variables twice.
         self._accuracy = keras.metrics.Mean(name="accuracy")
         self._trains_backbone = True
         self.built = True  # as backbone and head are
@@ -57,7 +57,7 @@ class ProxyClassifier(keras.Model):
 
     @property
     def steps_done(self) -> int:
-        """The number of train steps, those before an interruption included."""
+        """The number of train steps so far, also those before an interruption."""
         return int(tf.convert_to_tensor(self.step.value))
 
     def begin(self, stage: Stage, config: Config) -> None:
@@ -79,8 +79,8 @@ class ProxyClassifier(keras.Model):
     def compute_loss(self, x, y, y_pred, sample_weight=None, training=True) -> tf.Tensor:
         """Returns a device's part of Equation 1's loss on views and the weights' L2 penalty.
 
-        Under tf.distribute, Keras builds the losses that `compile` takes on what the data set
-        yields, which may be images and no views.
+        `compile` takes no loss: under tf.distribute Keras would build it for what the data set
+        yields, which may be images instead of views.
         """
         entropy = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
         squares = tf.add_n([tf.nn.l2_loss(weight.value) for weight in self.trainable_weights])
@@ -89,12 +89,12 @@ class ProxyClassifier(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict:
         """Counts the proxy task's accuracy."""
-        # Keras's own accuracy takes the logits to the host, as all do that compare int32.
+        # Keras's own accuracy compares int32, for which TensorFlow copies the logits to the host.
         self._accuracy.update_state(tf.equal(tf.argmax(y_pred, axis=1), tf.cast(y, tf.int64)))
         return self.get_metrics_result()
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict:
-        """One step on images and what was drawn for them, or on views and labels."""
+        """Takes one step on images and what was drawn for them, or on views and labels."""
         if self._views is not None:
             data = self._views.make(*data)
         self.step.assign_add(1)
@@ -106,10 +106,10 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
 
     Args:
       config: names backbone, head, task and optimiser.
-      initial_weights: whether to load what --weights names, as in `backbone.build_backbone`.
+      initial_weights: whether to load the weights that --weights names.
 
     Raises:
-      UserError: if the weights cannot be had or are another network's, or if the devices cannot
+      UserError: if the weights cannot be had or belong to another network, or if the devices cannot
         share a batch equally.
     """
     backbones.set_precision(config)
@@ -130,7 +130,7 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
 
 
 def _strategy(config):
-    """How --distribution shares a batch among this machine's GPUs, or its logical CPU devices."""
+    """Returns how --distribution shares a batch among this machine's GPUs, or logical CPUs."""
     if config.distribution == "none":
         return tf.distribute.get_strategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -144,7 +144,7 @@ def _strategy(config):
     return strategy
 
 
-# One for all runs of a process: each numbers the messages between devices from the same number on.
+# All runs of a process share one: two would give the messages between devices the same numbers.
 @functools.cache
 def _mirrored(*devices):
     return tf.distribute.MirroredStrategy(devices)

@@ -1,4 +1,4 @@
-"""What each epoch took and its proxy accuracy, kept over restarts."""
+"""Each epoch's time and proxy accuracy, kept over restarts, and whether a training collapsed."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.files import replacing
 from cutpaste_tf.train.stages import stages
 
-# The accuracy of an epoch of fewer steps says little where there are longer ones.
+# Shorter epochs do not count if there are longer ones: their accuracy says little.
 _ENOUGH_STEPS = 64
 _DEVIATIONS = 3.0  # by chance alone one epoch in 700 is further above the accuracy of guessing
 
@@ -30,18 +30,19 @@ class Epoch:
 class Collapse:
     """A training that ended with a proxy accuracy no better than chance."""
 
-    since: int  # the step from which on it was no better; 0 if it never was
+    since: int  # the step from which on it was no better; 0 if it never was better
     accuracy: float  # of the last epoch
     chance: float  # the accuracy of guessing
-    flag: str  # the flag of the learning rate of the stage in which the training ended
+    flag: str  # the learning rate's flag in the stage in which the training ended
     learning_rate: float
 
     def __str__(self) -> str:
-        came = f"has come back to it by step {self.since}" if self.since else "never was better"
+        since = f"since step {self.since}" if self.since else "and never was"
         longer = "" if self.since else ", or train longer"
         return (
-            f"the proxy accuracy, {self.accuracy:.3f}, is no better than chance and {came}: the "
-            f"network tells nothing apart; lower --{self.flag}={self.learning_rate:g}{longer}"
+            f"the proxy accuracy, {self.accuracy:.3f}, is no better than chance {since}: the "
+            "network does not tell the classes apart; lower "
+            f"--{self.flag}={self.learning_rate:g}{longer}"
         )
 
 
@@ -61,7 +62,7 @@ def write(path: pathlib.Path, epochs: Sequence[Epoch]) -> None:
 
 
 def until(epochs: Sequence[Epoch], step: int) -> list[Epoch]:
-    """Returns the first epochs, those that ended at a step or before it."""
+    """Returns the epochs that ended at a step or before it."""
     ends = itertools.accumulate(epoch.steps for epoch in epochs)
     return [epoch for epoch, end in zip(epochs, ends, strict=True) if end <= step]
 
@@ -69,8 +70,8 @@ def until(epochs: Sequence[Epoch], step: int) -> list[Epoch]:
 def collapse(epochs: Sequence[Epoch], config: Config) -> Collapse | None:
     """Finds out whether a network has died with a finite loss; None if the last epoch beats chance.
 
-    A dead network gives all views the same answer. As a batch has as many views of each class, its
-    accuracy is that of guessing. The epochs are all of a training's so far.
+    A dead network gives all views the same answer. A batch has equally many views of each class, so
+    the accuracy is that of guessing. `epochs` are all epochs of the training so far.
     """
     classes = len(proxy.TASKS[config.task])
     chance, done, since, last = 1.0 / classes, 0, None, None

@@ -1,4 +1,4 @@
-"""Trains the proxy classifier, stage by stage, and goes on where it was interrupted."""
+"""Trains the proxy classifier, stage by stage, and continues an interrupted training."""
 
 import dataclasses
 import math
@@ -22,12 +22,12 @@ from cutpaste_tf.train.views import batches
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSummary:
-    """What a training took, and how well it told the proxy task's classes apart."""
+    """How long a training took, and how well it told the proxy task's classes apart."""
 
-    seconds: float = 0.0  # of all epochs, those before an interruption included
-    images_per_second: float = 0.0  # normal images, each of them seen once per class
+    seconds: float = 0.0  # of all epochs, also those before an interruption
+    images_per_second: float = 0.0  # normal images, each with a view for each class
     proxy_accuracy: float | None = None  # of the last epoch, in [0, 1]; None without epochs
-    collapse: epochs.Collapse | None = None  # None where the network tells the classes apart
+    collapse: epochs.Collapse | None = None  # None if the network tells the classes apart
 
 
 def train(
@@ -38,15 +38,15 @@ def train(
     evaluate: Callable[[], dict[str, float]] | None = None,
     log: Callable[[str], None] = print,
 ) -> TrainingSummary:
-    """Trains, or goes on with a training that was interrupted, and saves the final weights.
+    """Trains, or continues a training that was interrupted, and saves the final weights.
 
     Args:
-      model: what `classifier.build_classifier` made.
+      model: from `classifier.build_classifier`.
       images: the normal training images.
       config: the settings.
-      run_dir: the run's folder; `checkpoints/` and `tensorboard/` in it are written.
-      evaluate: returns the present image AUROCs by their names, for TensorBoard; the weights do
-        not depend on them.
+      run_dir: the run's folder, where `checkpoints/` and `tensorboard/` are written.
+      evaluate: returns the current image AUROCs by name, for TensorBoard; the weights do not
+        depend on them.
       log: prints a line.
 
     Raises:
@@ -68,8 +68,8 @@ def train(
         callbacks.StepProgress(config, log),
     ]
     planned, epoch = stages(config), 0
-    # Each stage has an optimiser and so a backup of its own. An interrupted training goes on in the
-    # last stage with a backup; the stage before it left one at its end.
+    # Each stage has its own optimiser, and so its own backup. An interrupted training goes on in
+    # the last stage with a backup; the stage before left one at its end.
     files = {stage: backup_dir / f"{stage.name}.npz" for stage in planned}
     backed_up = [stage for stage in planned if files[stage].is_file()]
     for stage in planned:
@@ -93,20 +93,20 @@ def train(
         if not _train_stage(model, images, config, stage, first_epoch, [*throughout, backup]):
             shutil.rmtree(backup_dir, ignore_errors=True)
             raise UserError(
-                f"{run_dir}: the training diverged (its loss is no longer a number); lower "
+                f"{run_dir}: the training diverged (its loss is not finite); lower "
                 f"--{stage.flag}={stage.learning_rate:g}"
             )
 
-    # 3. The final weights are what is evaluated: no selection on test data.
+    # 3. Save the final weights. No others are kept, so none are selected on test data.
     save_weights(model, run_dir)
     shutil.rmtree(backup_dir, ignore_errors=True)
     return _summary(record.epochs, config)
 
 
 def _train_stage(model, images, config, stage, first_epoch, called):
-    """Trains the steps that a stage has left; returns whether the loss has stayed finite.
+    """Trains the steps that remain of a stage; returns whether the loss stayed finite.
 
-    An epoch has 256 steps; the rest of a stage's steps is an epoch of its own.
+    An epoch has 256 steps; what remains of a stage's steps is a shorter epoch.
     """
     full, rest = divmod(stage.steps, EPOCH_STEPS)
     for first, last, steps in (
@@ -132,7 +132,7 @@ def _train_stage(model, images, config, stage, first_epoch, called):
 
 
 def _fit(model, data, *, callbacks, **options):
-    """Keras's fit, whose loop does not wait for each step here."""
+    """Calls Keras's fit with `SparseLogs`, so that its loop does not wait for each step."""
     counts = {"epochs": options["epochs"], "steps": options["steps_per_epoch"]}
     listed = SparseLogs(callbacks, add_history=True, model=model, verbose=0, **counts)
     return model.fit(data, callbacks=listed, shuffle=False, verbose=0, **options)
@@ -140,7 +140,7 @@ def _fit(model, data, *, callbacks, **options):
 
 def has_weights(run_dir: pathlib.Path) -> bool:
     """Returns whether a run's training has ended."""
-    # The head is written first, so the backbone's presence means that both are there.
+    # The head is written first, so where the backbone is, the head is too.
     return (run_dir / run_folder.BACKBONE_WEIGHTS).is_file()
 
 

@@ -7,12 +7,12 @@ from cutpaste_tf.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of the training with an optimiser and a cosine cycle of its own.
+    """A part of the training with its own optimiser and cosine cycle.
 
-    `freezes_norms`: the backbone's batch normalisation stays as it is, in inference mode.
+    With `freezes_norms`, the backbone's batch normalisation stays as it is, in inference mode.
     """
 
-    name: str  # "training" where it is the only one, or "head" and "finetune"
+    name: str  # "training" for the only stage, else "head" or "finetune"
     first_step: int
     steps: int
     learning_rate: float
@@ -21,7 +21,7 @@ class Stage:
 
     @property
     def end(self) -> int:
-        """The number of steps when the stage has ended."""
+        """The number of the training's steps at the stage's end."""
         return self.first_step + self.steps
 
     @property

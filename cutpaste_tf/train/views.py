@@ -1,4 +1,4 @@
-"""What a training step works on: batches of images, and the proxy task's views of them."""
+"""What a training step takes: batches of images, and the proxy task's views of them."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from cutpaste_tf.data import pipeline
 
 
 def view_settings(config: Config) -> proxy.Settings:
-    """Returns the ranges of the views that the flags ask for."""
+    """Returns the views' ranges that the flags ask for."""
     fields = (field.name for field in dataclasses.fields(proxy.Settings))
     return proxy.Settings(**{name: getattr(config, name) for name in fields})
 
@@ -20,8 +20,8 @@ class StepViews:
     """Makes a step's views in two halves, so that no accelerator waits for random numbers.
 
     `draw` draws what happens to each image, on the host and ahead of the step; `make` makes the
-    views' pixels, where the network runs. A call does both at once. The views depend on the seed,
-    the step and the images alone, so any step can be made again.
+    views' pixels, where the network runs. A call does both. The views depend on the seed, the step
+    and the images alone, so any step can be made again.
 
     For a patch model a random crop takes the image's place (Equation 3). The paper gives no ranges
     for patches, so those of Appendix A.2 apply to the crop: 2% to 15% of the crop's area are
@@ -32,7 +32,7 @@ class StepViews:
         self._task, self._settings = task or config.task, view_settings(config)
         self._seed, self._size = config.seed, config.size
         self._jit_compile = jit_compile
-        # Data sets and tf.distribute take tensors alone; this is the structure that they come from.
+        # Data sets and tf.distribute take only tensors; these dtypes restore what was drawn.
         example = tf.ones([1, *self._size], tf.bool) if config.masked else None
         drawn = self._draw(0, 1, example)
         self._dtypes = tf.nest.map_structure(lambda part: getattr(part, "dtype", None), drawn)
@@ -51,7 +51,7 @@ class StepViews:
         # On the CPU, so that the numbers are the same bits on every machine.
         with tf.device("/CPU:0"):
             drawn = tf.nest.flatten(self._draw(step, count, region))
-            # tf.distribute adds up batches of several devices, and cannot add booleans.
+            # tf.distribute sums batches of several devices, and cannot add booleans.
             drawn = [x if x is None or x.dtype != tf.bool else tf.cast(x, tf.uint8) for x in drawn]
         return tuple(part for part in drawn if part is not None)
 
@@ -76,10 +76,10 @@ class StepViews:
 
 
 def device_views(config: Config) -> StepViews | None:
-    """Returns what makes views inside a step, of what `batches` yields; None where that is views.
+    """Returns what makes views inside a step from what `batches` yields; None if that is views.
 
-    The pixels' half is compiled where there is a GPU, as some of its operations have no GPU kernel.
-    Inside a step on a CPU, views are too small a share of the step to pay for compiling.
+    With a GPU, XLA compiles `make`, since some of its operations have no GPU kernel. On a CPU,
+    views are too small a share of the step to pay for compiling.
     """
     if config.augment == "pipeline":
         return None
@@ -89,7 +89,7 @@ def device_views(config: Config) -> StepViews | None:
 def batches(images: pipeline.Images, config: Config, start: int) -> tf.data.Dataset:
     """Makes the endless training batches from step `start` on.
 
-    They are views and labels with --augment=pipeline, else what the `make` of `device_views` takes.
+    They are views and labels with --augment=pipeline, else what `StepViews.make` takes.
     """
     views = StepViews(config)
 

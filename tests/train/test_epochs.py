@@ -96,7 +96,7 @@ def test_the_log_says_when_a_network_has_died(tmp_path):
         record.on_epoch_end(number, {"accuracy": accuracy, "loss": 1.1})
         counts.append(len(lines))
     assert counts == [0, 0, 1, 1, 1]  # once, when it has learnt something before
-    assert "come back to it by step 768" in lines[0]
+    assert "no better than chance since step 768" in lines[0]
     # A training that goes on from its second epoch has the first two.
     record.set_model(types.SimpleNamespace(steps_done=512))
     record.on_train_begin()
