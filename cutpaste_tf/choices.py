@@ -1,4 +1,4 @@
-"""What settings can be: the names to choose from, and rules for each value and for all together."""
+"""What settings can be: names to choose from, rules for single values, rules for several."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ MVTEC_OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
-# Appendix A.5: the objects in the same pose in all images, scored by a density for each location.
+# Appendix A.5: objects in the same pose in all images, scored by a density for each place.
 MVTEC_ALIGNED = tuple(name for name in MVTEC_OBJECTS if name not in ("hazelnut", "screw"))
-# Section 5.4; in TensorFlow Datasets' order.
+# Section 5.4, in the order of TensorFlow Datasets.
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-# Categories of each data set; a folder's are whatever the user has there.
+# The categories of each data set. Those of "folder" are the folders that the user has.
 CATEGORIES: dict[str, tuple[str, ...] | None] = {
     "mvtec_ad": MVTEC_TEXTURES + MVTEC_OBJECTS,
     "folder": None,
@@ -29,14 +29,14 @@ PACKAGED = ("elpv", "textures")
 _EFFICIENTNETS = tuple(f"efficientnet_b{number}" for number in range(8))
 _LITES = tuple(f"efficientnet_lite{number}" for number in range(5))
 BACKBONES = ("resnet18", *_EFFICIENTNETS, *_LITES)
-# Those that --weights=imagenet has weights for: Keras's, or a package's.
+# The backbones for which Keras or the extra "lite" has ImageNet weights.
 WITH_IMAGENET_WEIGHTS = (*_EFFICIENTNETS, *_LITES[:3])
-FEATURES = ("pool", "level7", "level8")  # pool: the last; the others are EfficientNet's before it
-# The networks' stages, whose maps --maps=features takes.
+FEATURES = ("pool", "level7", "level8")  # level7 and level8 are EfficientNet's blocks 6 and 7
+# The blocks of each backbone whose feature maps --maps=features can use.
 MAP_LEVELS = dict.fromkeys(BACKBONES, tuple(f"block{number}" for number in range(1, 8))) | {
     "resnet18": tuple(f"conv{number}" for number in range(2, 6))
 }
-# The proxy tasks, and which of the settings of an edit each uses.
+# The proxy tasks, and which settings of a changed area each of them uses.
 TASKS: dict[str, tuple[str, ...]] = {
     "rotation": (),
     "cutout": ("area_ratio",),
@@ -49,7 +49,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "cutpaste_union": ("jitter", "area_ratio"),
     "cutpaste_3way": ("jitter", "area_ratio"),
 }
-GAUSSIANS = ("gde", "gmm")  # a single one each: their score is a distance
+GAUSSIANS = ("gde", "gmm")  # densities of one Gaussian, whose score is a distance
 _MOST_COMPONENTS = 32
 _DENSITIES = (*GAUSSIANS, "kde", *(f"gmm{count}" for count in range(2, _MOST_COMPONENTS + 1)))
 # Section 5.3's synthetic test sets: shapes of random colour, or filled with natural images.
@@ -59,7 +59,7 @@ TEST_ANOMALIES = ("mnist", *_SHAPES, *(f"{shape}_natural" for shape in _SHAPES))
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a setting accepts: in words, for messages, and as a test."""
+    """What a setting accepts: in words for messages, and as a test."""
 
     allowed: str
     test: Callable[[Any], bool]
@@ -76,7 +76,7 @@ def one_of(*names: str) -> Rule:
 
 
 def some_of(names: Sequence[str], *alone: str) -> Rule:
-    """Accepts one of the last texts by itself, or some of the names, separated by commas."""
+    """Accepts some of the names, separated by commas, or one of the texts `alone`."""
     return Rule(
         f"{', '.join(alone)}, or some of {', '.join(names)}, separated by commas",
         lambda text: text in alone or set(text.split(",")) <= set(names),
@@ -133,48 +133,49 @@ DENSITY = Rule(
 
 
 def _for_tasks(name):
-    """The row of a setting that some of the tasks use."""
+    """The row in `_ONLY_FOR` of a setting that some proxy tasks use."""
     tasks = [task for task, names in TASKS.items() if name in names]
     return name, f"--task={', '.join(tasks)}", lambda config: config.task in tasks
 
 
-# Settings that only some runs use: those runs in words, and the test for them.
+# Settings that only some runs use; these runs in words; the test for them.
 _ONLY_FOR = (
-    ("data_dir", "data sets that are no packages", lambda c: c.dataset not in PACKAGED),
+    ("data_dir", "data sets without a package", lambda c: c.dataset not in PACKAGED),
     ("width stem patch_size", "--backbone=resnet18", lambda c: c.backbone == "resnet18"),
     ("features", "EfficientNets", lambda c: c.backbone != "resnet18"),
     ("finetune_learning_rate", "--finetune_steps", lambda c: c.finetune_steps > 0),
     ("keep_pretrained", "--weights", lambda c: c.weights != "none"),
-    ("keep_pretrained", "trainings", lambda c: c.steps > 0),
+    ("keep_pretrained", "runs with --steps above 0", lambda c: c.steps > 0),
     ("keep_pretrained resize tiles roi density", "whole images", lambda c: not c.patch_size),
     ("test_anomalies", "runs without --tiles", lambda c: c.tiles == (1, 1)),
     ("test_anomalies", "runs without --roi and --resize=pad", lambda c: not c.masked),
     ("dense_stride", "--patch_size", lambda c: c.patch_size > 0),
     ("map_levels image_score", "--maps=features", lambda c: c.maps == "features"),
-    ("location_density", "--maps=features, patches", lambda c: c.maps in ("features", "patches")),
+    ("location_density", "--maps=features or patches", lambda c: c.maps in ("features", "patches")),
     _for_tasks("area_ratio"),
     _for_tasks("jitter"),
-    # Keras's loss scaling does not agree between devices, and XLA cannot compile what they send.
+    # With several GPUs, Keras's loss scaling differs from one to the other, and XLA cannot compile
+    # their communication.
     ("mixed_precision jit_compile", "--distribution=none", lambda c: c.distribution == "none"),
 )
 
 
 def check_together(config) -> None:
-    """Refuses values of a `config.Config` that are right by themselves and not together."""
+    """Refuses values of a `config.Config` that are allowed alone but not together."""
     for names, words, uses in _ONLY_FOR:
         for name in names.split():
             if getattr(config, name) != getattr(type(config), name) and not uses(config):
                 config.refuse(name, f"is only for {words}; leave it out")
     if config.weights == "imagenet" and config.backbone not in WITH_IMAGENET_WEIGHTS:
-        config.refuse("weights", f"there are none for --backbone={config.backbone}")
+        config.refuse("weights", f"has no weights for --backbone={config.backbone}")
     if (config.maps == "patches") != bool(config.patch_size):
-        config.refuse("maps", "patches are for --patch_size, which has no other maps")
+        config.refuse("maps", "--maps=patches needs --patch_size, which allows no other maps")
     if config.maps == "gradcam" and config.main_density not in GAUSSIANS:
-        config.refuse("density", "GradCAM needs a Gaussian's distance; begin with gde")
+        config.refuse("density", "--maps=gradcam needs gde or gmm as the first density")
     if config.tiles != (1, 1) and "," in config.density:
-        config.refuse("density", "tiles have a single one")
+        config.refuse("density", "--tiles allows only one density")
     if config.task == "rotation" and len(set(config.input_shape)) > 1:
-        config.refuse("image_size", "--task=rotation needs squares")
+        config.refuse("image_size", "--task=rotation needs a square")
     levels = MAP_LEVELS[config.backbone]
     if not set(config.levels) <= set(levels):
         config.refuse("map_levels", f"--backbone={config.backbone} has {', '.join(levels)}")
@@ -183,9 +184,9 @@ def check_together(config) -> None:
 
 
 def _check_patches(config):
-    """Refuses patches that do not fill the image."""
+    """Refuses settings that a patch model cannot use."""
     if config.location_density in ("nearby", "nearest"):
-        config.refuse("location_density", "a patch model has shared or separate")
+        config.refuse("location_density", "with --patch_size must be auto, shared or separate")
     size = config.flag("image_size")
     if config.patch_size > min(config.size):
         config.refuse("patch_size", f"must fit into {size}")

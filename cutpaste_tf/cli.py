@@ -1,4 +1,4 @@
-"""What all commands share: flags, the line of a user's error, full disks, Ctrl-C, progress.
+"""What all commands share: flags, error lines, full disks, Ctrl-C and progress.
 
 Nothing here imports TensorFlow.
 """
@@ -30,11 +30,11 @@ _HELP = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_positio
 
 
 def command(interrupted: str = "interrupted") -> Callable:
-    """Makes a command's `main` of a function of its flags, which returns an exit status or None.
+    """Makes a command's `main` from a function of its arguments.
 
-    `main` takes sys.argv by default and returns the exit status: 2 after a user's mistake, which is
-    one line on stderr; 130 after Ctrl-C, which prints the line `interrupted`, unless the
-    KeyboardInterrupt has one of its own.
+    The function returns an exit status, or None for 0. `main` takes sys.argv by default and returns
+    the exit status. A UserError becomes one line on stderr and the status 2. Ctrl-C becomes the
+    line `interrupted`, or the KeyboardInterrupt's own text, and the status 130.
     """
 
     def decorate(work: Callable[[Sequence[str]], int | None]) -> Callable[..., int]:
@@ -50,7 +50,7 @@ def command(interrupted: str = "interrupted") -> Callable:
             except KeyboardInterrupt as error:
                 warn(str(error.args[0]) if error.args else interrupted)
                 return 130
-            except BrokenPipeError:  # Who reads the output has left, as `| head` does.
+            except BrokenPipeError:  # The reader of the output has ended, as `| head` does.
                 return 0
             finally:
                 _flush_streams()
@@ -62,9 +62,9 @@ def command(interrupted: str = "interrupted") -> Callable:
 
 def _prepare_streams():
     for name in ("stdout", "stderr"):
-        # A service of Windows has neither, and libraries write to them all the same.
+        # A Windows service has neither stream, and libraries write to both.
         stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        # Names of files may hold what a terminal cannot show; see `files.as_text`.
+        # File names may hold characters that a terminal cannot show; see `files.as_text`.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, stream)
@@ -74,21 +74,21 @@ def _flush_streams():
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # Python flushes once more at its end, and must not stumble again.
+        except OSError:  # Python flushes again at its exit, and must not fail there.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def prepare_libraries() -> None:
-    """Sets what libraries read when they are imported, and keeps their own notes from stderr."""
+    """Sets the variables that libraries read at import, and keeps their notes off stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # Pillow warns of large images, of palettes, of tags; the commands say what is wrong with one.
+    # Pillow warns of large images, palettes and tags. The commands say what is wrong with an image.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It tells that it looks for fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It reports its search for fonts.
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's flags. What it complains of is a `UserError`; --flagfile is a file's lines."""
+    """A parser of flags that raises `UserError`, and reads the flags in a --flagfile."""
 
     def __init__(self, name: str, description: str | None, **options):
         options |= {"allow_abbrev": False, "formatter_class": _HELP}
@@ -97,8 +97,8 @@ class Parser(argparse.ArgumentParser):
             "--flagfile",
             metavar="FILE",
             default=argparse.SUPPRESS,
-            help="read flags from a file, or from one of the package by its name, such as lite0; "
-            "later flags override it",
+            help="a file of flags, or the name of one in the package, such as lite0; later flags "
+            "override it",
         )
 
     def add(
@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         group: Any = None,
         **options,
     ) -> None:
-        """Adds a flag, in one of the groups or in none, whose values a rule allows."""
+        """Adds a flag, to a group if one is given, whose values must pass a rule."""
         if rule not in (choices.ANY, choices.NOT_EMPTY, choices.BOOLEAN):
             help_text += f" ({rule.allowed})"
         value = functools.partial(_value, name, rule, parse)
@@ -119,14 +119,14 @@ class Parser(argparse.ArgumentParser):
 
     def add_threshold(self) -> None:
         """Adds --threshold and --false_positive_rate."""
-        text = "scores above it are anomalous; the run's by default"
+        text = "call images with a higher score anomalous; default: the run's threshold"
         self.add("threshold", choices.Rule("a finite number", math.isfinite), text, parse=float)
         rate = choices.Rule("above 0 and below 1", lambda share: 0.0 < share < 1.0)
-        text = "choose the threshold that this share of normal images is above, such as 0.01"
+        text = "choose the threshold by the share of normal images above it, such as 0.01"
         self.add("false_positive_rate", rate, text, parse=float)
 
     def parse_known_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None):  # noqa: ANN201
-        """Parses flags, those of flag files in their places."""
+        """Parses flags, with each --flagfile replaced by the flags in the file."""
         return super().parse_known_args(list(_with_flagfiles(args)), namespace)
 
     def error(self, message: str) -> None:
@@ -135,7 +135,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _value(name, rule, parse, text):
-    """A flag's text as a value."""
+    """The value in a flag's text; a UserError if the rule does not allow it."""
     try:
         value = parse(text)
     except ValueError:
@@ -146,52 +146,55 @@ def _value(name, rule, parse, text):
 
 
 def find_flagfile(name: str, folder: str = "") -> str:
-    """Finds a flag file: one of the package by a bare name, such as "lite0", or any by its path.
+    """Finds a flag file: by a path, or by a bare name such as "lite0" in the package.
 
     Args:
-      name: a name without a folder and an ending, or a path.
+      name: a path, or a name without folder and ending.
       folder: the folder that a path is relative to.
 
     Returns:
-      The file's path. A UserError lists the names where a bare one is unknown.
+      The file's path.
+
+    Raises:
+      UserError: if the package has no file by a bare name.
     """
     package = pathlib.Path(__file__).resolve().parent
-    # A wheel has the files in the package, a checkout beside it.
+    # A wheel has the files inside the package; a checkout has them beside the package.
     files = [*package.glob("experiments/*.flags"), *package.parent.glob("experiments/*.flags")]
-    own = {file.stem: str(file) for file in reversed(files)}
+    packaged = {file.stem: str(file) for file in reversed(files)}
     path = os.path.join(folder, os.path.expanduser(name))
     bare = name and name == os.path.basename(name) and not name.endswith(".flags")
-    if bare and name not in own and not os.path.isfile(path):
+    if bare and name not in packaged and not os.path.isfile(path):
         raise UserError(
-            f"--flagfile={name}: there is no such file, and none of the package by this name; it "
-            f"has {', '.join(sorted(own))}"
+            f"--flagfile={name}: there is no such file; the package has "
+            f"{', '.join(sorted(packaged))}"
         )
-    return own.get(name, path)
+    return packaged.get(name, path)
 
 
 def _with_flagfiles(arguments: Sequence[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
-    """Puts flag files' lines in their places."""
+    """Replaces each --flagfile by the lines of its file."""
     rest = iter(arguments)
     for argument in rest:
         name, equals, path = argument.partition("=")
         if name != "--flagfile":
             yield argument
             continue
-        folder = os.path.dirname(inside[-1]) if inside else ""  # of the file that names another
+        folder = os.path.dirname(inside[-1]) if inside else ""
         path = find_flagfile(path if equals else next(rest, ""), folder)
         if path in inside:
-            raise UserError(f"--flagfile={path}: names itself")
+            raise UserError(f"--flagfile={path}: includes itself")
         lines = [x for x in read_lines(path, "flagfile") if not x.startswith(("#", "//"))]
         yield from _with_flagfiles(lines, (*inside, path))
 
 
 def parse_runs(arguments: Sequence[str], description: str | None = None) -> list[Config]:
-    """Parses `main`'s flags, by absl, into the settings of the runs that they ask for.
+    """Parses the flags of `main` into the settings of runs.
 
-    Returns one `Config` for each category, which exists, and each seed, in the order given. --help,
-    which begins with the description, raises SystemExit.
+    Returns a `Config` for each category and each seed, in the order given. A UserError says that a
+    category does not exist. --help prints the description and the flags, and raises SystemExit.
     """
-    from absl import flags  # Prediction with an ONNX file does without.
+    from absl import flags  # Imported here: prediction with an ONNX file needs no absl.
 
     values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "show this help", short_name="h", flag_values=values)
@@ -227,7 +230,7 @@ def parse_runs(arguments: Sequence[str], description: str | None = None) -> list
 
 
 def _settings_help(description):
-    """The help of all settings, by groups; absl's own takes several lines for each."""
+    """The help of all settings, by groups; absl's own help has several lines for each flag."""
     parser = Parser("main", description, usage="%(prog)s [--flagfile=FILE] [--FLAG=VALUE ...]")
     for group, meaning in GROUPS.items():
         options = parser.add_argument_group(group, meaning)
@@ -259,7 +262,7 @@ def _categories(config: Config) -> list[str]:
 
 @contextlib.contextmanager
 def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
-    """Makes a UserError of a disk that is full or may not be written, naming a folder's flag."""
+    """Turns the error of a full or write-protected disk into a UserError that names a flag."""
     try:
         yield
     except Exception as error:
@@ -270,17 +273,17 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
         if reason is None or isinstance(error, UserError):
             raise
         raise UserError(
-            f"{flag}={folder}: cannot be written ({reason}); make room or mend its permissions, "
+            f"{flag}={folder}: cannot be written ({reason}); free space or change the permissions, "
             "and start again"
         ) from error
 
 
 @contextlib.contextmanager
 def faults_as_warnings(what: str) -> Iterator[None]:
-    """Makes a warning of what a run's decoration has wrong: hours of training do not end by it.
+    """Turns errors into warnings, as a picture that fails must not end hours of training.
 
-    A full disk is raised all the same, as the run's results would not be written either. `what`
-    names the thing and what has become of it, such as "figures/roc.png: not drawn".
+    A full disk still raises an error, as the run's results could not be written either. `what`
+    says what is missing, such as "figures/roc.png: not drawn".
     """
     try:
         yield
@@ -292,15 +295,20 @@ def faults_as_warnings(what: str) -> Iterator[None]:
 
 
 def _disk_fault(error):
-    """What is wrong with the disk, if that is what an error is about; else None."""
-    # h5py and TensorFlow give the reason in the message alone.
+    """The system's text for what is wrong with the disk, or None for any other error."""
+    # h5py and TensorFlow give the reason only in the message.
     return next((reason for reason in _DISK_FAULTS if reason in str(error)), None)
 
 
 class Progress:
-    """How far a command is: a bar in a terminal; elsewhere a line to `log` every few seconds.
+    """A command's progress: a bar in a terminal, elsewhere a line to `log` every few seconds.
 
-    There are `total` units of work, such as "image"s, of which some may be done already.
+    Args:
+      total: the number of units of work.
+      unit: what they are called, such as "image".
+      log: takes a line of text.
+      done: how many units are done already.
+      seconds: from one line of the log to the next.
     """
 
     def __init__(
@@ -314,7 +322,7 @@ class Progress:
     ):
         import tqdm
 
-        # Without a terminal it is disabled, and counts nothing.
+        # Without a terminal the bar is disabled, and counts nothing.
         self._bar = tqdm.tqdm(
             total=total, initial=done, unit=unit, dynamic_ncols=True, leave=False, disable=None
         )
@@ -329,12 +337,12 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """Counts units that are done."""
+        """Counts further units as done."""
         self.done += count
         self._bar.update(count)
 
     def tell(self, text: str = "", *, now: bool = False) -> None:
-        """Shows a text beside the bar; in the log if it is time for a line, or `now`."""
+        """Shows a text beside the bar, or in the log if a line is due or `now` is true."""
         self._bar.set_postfix_str(escaped(text))
         if self._bar.disable and (now or time.monotonic() - self._last >= self._seconds):
             self.say(text)

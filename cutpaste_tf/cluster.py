@@ -1,4 +1,4 @@
-"""Ray, for the commands that share work out: started here or reached, and what fits on it.
+"""Ray, for the commands that distribute work: starting it, and how many workers fit on it.
 
 Nothing here imports TensorFlow.
 """
@@ -21,14 +21,14 @@ _GPUS = choices.Rule(
 
 def add_flags(parser: cli.Parser, unit: str) -> None:
     """Adds --cpus_per_UNIT and --gpus_per_UNIT to a command's flags."""
-    text = "CPU cores; default 1, or with GPUs their share"
+    text = "CPU cores; default 1, or with GPUs an equal share of the cores"
     parser.add(f"cpus_per_{unit}", _CPUS, text, parse=float)
     text = "GPUs, such as 0.5; default 1 if there are any, else 0"
     parser.add(f"gpus_per_{unit}", _GPUS, text, parse=float)
 
 
 def load(name: str, flag: str) -> ModuleType:
-    """Imports a module of the extra `cluster`; a UserError where the flag's package is missing."""
+    """Imports a module of the extra `cluster`; a UserError says that `flag` needs a package."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -39,20 +39,20 @@ def load(name: str, flag: str) -> ModuleType:
 
 
 def start(address: str | None, flag: str) -> ModuleType:
-    """Starts Ray on this machine, or joins the cluster at the address that a flag names.
+    """Starts Ray on this machine, or joins the cluster at an address; messages name the flag.
 
-    Returns the module ray; `ray.shutdown` ends what was begun.
+    Returns the module ray, whose `shutdown` ends the connection.
     """
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        # Ray takes this for a machine that no cluster can reach, and listens on loopback alone.
+        # With this variable Ray expects no cluster, and listens only on the loopback address.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         options["include_dashboard"] = False
     ray = load("ray", flag)
     where = flag if address is None else f"{flag}={address}"
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
-        if host and port.isdigit():  # Ray itself would try for minutes.
+        if host and port.isdigit():  # Ray itself tries for minutes.
             socket.create_connection((host, int(port)), timeout=10).close()
         # "local" starts Ray here even where RAY_ADDRESS names a cluster.
         ray.init("local" if address is None else address, **options)
@@ -67,13 +67,14 @@ def share_out(
 ) -> tuple[float, float, int]:
     """Returns the CPU cores and GPUs of each unit, and how many units fit on the machines.
 
-    Where `gpus` is None, a unit has one if a machine has any; where `cpus` is, the GPU's share.
+    By default (None) a unit has one GPU if a machine has any; and one core, or the same share of a
+    machine's cores as of its GPUs.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
     if gpus is None:
         gpus = 1.0 if any(all_gpus >= 1.0 for _, all_gpus in machines) else 0.0
-    if cpus is None:  # Images must be decoded for a GPU.
+    if cpus is None:  # A GPU needs cores that decode its images.
         shares = [
             all_cpus * gpus // all_gpus for all_cpus, all_gpus in machines if gpus and all_gpus
         ]
@@ -89,23 +90,23 @@ def share_out(
 
 
 def prepare_worker(cpus: float, gpus: float) -> int:
-    """Keeps libraries to a worker's share of its machine; returns the number of threads.
+    """Limits libraries to a worker's share of its machine; returns the number of threads.
 
-    They read this when they are imported.
+    Call this before the libraries are imported.
     """
     cli.prepare_libraries()
     threads = max(1, math.ceil(cpus))
-    # Each library would have a thread for each core, and so would every worker beside this one.
+    # By default each library of each worker has a thread for every core of the machine.
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif gpus < 1:  # TensorFlow would take all of a GPU that it shares.
+    elif gpus < 1:  # By default TensorFlow takes all memory of a GPU.
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     return threads
 
 
 def reason(error: Exception) -> str:
-    """Returns the last line of an error of Ray's: of a traceback, what was raised."""
+    """Returns the last line of a Ray error, which names what was raised."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason given'}"

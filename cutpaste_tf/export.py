@@ -2,22 +2,21 @@
 
     python -m cutpaste_tf.export --run=RUNDIR --output=DIR --format=keras|saved_model|onnx|tflite
 
-In: `images`, uint8 [B, H, W, 3], RGB, of any size, the same within a batch. Out: `score`, float32
-[B], the anomaly score; `verdict`, bool [B], whether it is above the threshold; and of a run that
-makes anomaly maps `map`, float32 [B, H', W'], at the run's --image_size, or that of its tiles put
-together. Resizing, the network, the density and the threshold are all in the graph, and no format
-needs cutpaste_tf to run.
+Input: `images`, uint8 [B, H, W, 3], RGB. Images may have any size; all images of a batch have the
+same size. Output: `score`, float32 [B], the anomaly score; `verdict`, bool [B], whether the score
+is above the threshold; and, if the run makes anomaly maps, `map`, float32 [B, H', W'], at the run's
+--image_size, or with --tiles at the size of all tiles together. The model contains resizing, the
+network, the density and the threshold, and runs without cutpaste_tf.
 
-    keras        DIR/model.keras; loads in Keras's safe mode.
+    keras        DIR/model.keras; Keras loads it in safe mode.
     saved_model  DIR/saved_model/; its signature is serving_default.
-    onnx         DIR/model.onnx. Needs the extra onnx. Its metadata have all that `predict --model`
-                 takes.
-    tflite       DIR/model.tflite; TensorFlow Lite's own operations.
+    onnx         DIR/model.onnx; needs the extra onnx; `predict --model` reads it.
+    tflite       DIR/model.tflite; uses only operations of TensorFlow Lite.
 
-All formats compute in float32, those of a run with --mixed_precision too. After writing, the file
-is loaded and its scores are compared with the run's. In keras and saved_model they are the same; in
-the others a pixel may be rounded the other way when an image is resized, which its score shows in
-the third digit or after.
+All formats compute in float32, also for a run with --mixed_precision. After writing, the command
+loads the file and compares its scores with the run's. With keras and saved_model the scores are the
+same. With onnx and tflite they may differ from the third digit on, as resizing rounds some pixels
+differently.
 """
 
 import contextlib
@@ -48,12 +47,12 @@ FILES = {
     "onnx": "model.onnx",
     "tflite": "model.tflite",
 }
-# Packages that a format needs besides the core ones, and the extra that has them.
+# Packages that a format needs in addition, and the extra that installs them.
 PACKAGES = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}
 _EXTRA = "onnx"
 _OPSET = 18
-_LARGEST = 2**31 - 2**26  # bytes of weights: ONNX's and TensorFlow Lite's files end at 2 GiB
-# A larger difference of scores is a fault of the conversion.
+_LARGEST = 2**31 - 2**26  # bytes of weights: ONNX and TensorFlow Lite files hold at most 2 GiB
+# The largest relative difference of scores that rounding explains.
 _TOLERANCES = {"keras": 1e-4, "saved_model": 1e-4, "onnx": 5e-3, "tflite": 5e-3}
 
 
@@ -63,7 +62,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = cli.Parser("export", __doc__)
     parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
     parser.add_argument("--output", required=True, help="the folder to write to")
-    parser.add_argument("--format", default="keras", help=f"one of {', '.join(FILES)}; keras")
+    parser.add_argument(
+        "--format", default="keras", help=f"one of {', '.join(FILES)}; default keras"
+    )
     parser.add_threshold()
     arguments = parser.parse_args(arguments)
     with cli.writing("--output", arguments.output):
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
             false_positive_rate=arguments.false_positive_rate,
             log=say,
         )
-    say(f"written to {path}; its scores are the run's within {difference:.1e} (relative)")
+    say(f"written to {path}; its scores differ from the run's by {difference:.1e} (relative)")
 
 
 def export(
@@ -87,11 +88,22 @@ def export(
     false_positive_rate: float | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> tuple[pathlib.Path, float]:
-    """Writes a run as one self-contained model, "keras", "saved_model", "onnx" or "tflite".
+    """Exports a finished run as one self-contained model.
 
-    A model of the same format in the folder `output` is replaced when all is done; a UserError
-    leaves it. A threshold, or the share of normal images above it, takes the place of the run's.
-    Returns where the model is, and the largest relative difference of its scores from the run's.
+    Args:
+      run_dir: the run's folder.
+      output: the folder to write to. A model of the same format there is replaced at the end.
+      format: "keras", "saved_model", "onnx" or "tflite".
+      threshold: replaces the run's threshold.
+      false_positive_rate: replaces the run's threshold by the one that this share of normal images,
+        in (0, 1), is above.
+      log: takes a line of text.
+
+    Returns:
+      The model's path, and the largest relative difference of its scores from the run's.
+
+    Raises:
+      UserError: if the run cannot be exported in this format; an earlier model stays.
     """
     if format not in FILES:
         raise UserError(f"--format={format}: must be one of {', '.join(FILES)}")
@@ -119,7 +131,7 @@ def export(
     ours = target / "saved_model.pb" if format == "saved_model" else target
     if target.exists() and not ours.is_file():
         raise UserError(f"--output={output}: {target} is there and no such model; name another")
-    # Beside the target, so that it takes its name at once and whole.
+    # In the same folder as the target, so that a rename puts the whole model in place.
     with scratch(output, ".export-") as temporary:
         written = temporary / FILES[format]
         with _quiet():
@@ -128,10 +140,10 @@ def export(
             difference = compare(detector, load(written, format))
         if not difference <= _TOLERANCES[format]:
             raise UserError(
-                f"--format={format}: the exported scores are off by {difference:.1e} (relative); "
+                f"--format={format}: the exported scores are wrong by {difference:.1e} (relative); "
                 "choose another format"
             )
-        if target.is_dir():  # The earlier one goes with the temporary folder.
+        if target.is_dir():  # The earlier model is removed with the temporary folder.
             target.rename(temporary / "earlier")
         written.rename(target)
     return target, difference
@@ -158,11 +170,11 @@ def write(
     format: str,
     description: Description | None = None,
 ) -> None:
-    """Writes a detector as one self-contained model; an ONNX file also holds the description."""
+    """Writes a detector as one self-contained model; an ONNX file also gets the description."""
     import keras
     from keras import ops
 
-    # TensorFlow Lite multiplies no float64 matrices.
+    # TensorFlow Lite cannot multiply float64 matrices.
     portable = format in ("onnx", "tflite")
     model = detector.model(portable=portable, precise=format != "tflite")
     verdict = ops.greater(model.output["score"], float(np.float32(threshold)))
@@ -207,11 +219,13 @@ def _write_onnx(model, path, canvas, description):
 
 
 def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
-    """Returns the largest relative difference of a model's scores from its run's, on made ones."""
+    """Returns the largest relative difference of a model's scores from its run's.
+
+    The images are synthetic: smooth like photographs, with some grain.
+    """
     rng = np.random.default_rng(0)
     height, width = detector.preparation.canvas
     height, width = height * 2 - 7, width * 3 // 2 + 5
-    # Smooth ones, as photographs are, with some grain.
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     images = []
     for _ in range(4):
@@ -222,15 +236,15 @@ def compare(detector: "Detector", score: Callable[[np.ndarray], dict]) -> float:
     images = np.stack(images).astype(np.uint8)
     expected = detector.score(list(images))
     exported = np.asarray(score(images)["score"], np.float64)
-    # Scores that are no distances may be near zero.
+    # Scores that are not distances may be near zero.
     least = 1e-12 if detector.config.scores_are_distances else 1.0
     return float(np.max(np.abs(exported - expected) / np.maximum(np.abs(expected), least)))
 
 
 def load(path: str | os.PathLike, format: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Loads an exported model by its users' library.
+    """Loads an exported model with the library of its format.
 
-    Returns a function of images, uint8 [B, H, W, 3], that returns the outputs by their names.
+    Returns a function from images, uint8 [B, H, W, 3], to the outputs by name.
     """
     path = str(path)
     if format == "keras":
@@ -240,7 +254,7 @@ def load(path: str | os.PathLike, format: str) -> Callable[[np.ndarray], dict[st
     elif format == "saved_model":
         import tensorflow as tf
 
-        loaded = tf.saved_model.load(path)  # Its functions live as long as it does.
+        loaded = tf.saved_model.load(path)  # Its functions need it to stay alive.
 
         def score(images):
             return loaded.signatures["serving_default"](images=tf.constant(images))
@@ -265,9 +279,9 @@ def load(path: str | os.PathLike, format: str) -> Callable[[np.ndarray], dict[st
 
 
 def _fold_shapes(graph):
-    """Puts numbers in the place of constants that are there for their shape alone.
+    """Replaces constants of which the graph uses only the shape.
 
-    The converter leaves a copy of the places' Gaussians, half of the file, to ask it for its shape.
+    The converter keeps a copy of the Gaussians of all places, half of the file, for its shape.
     """
     from onnx import numpy_helper
 
@@ -285,7 +299,7 @@ def _fold_shapes(graph):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the converters' notes off the terminal."""
+    """Keeps the messages of the converters off the terminal."""
     levels = {name: logging.getLogger(name).level for name in ("tf2onnx", "tensorflow", "absl")}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

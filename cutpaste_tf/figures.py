@@ -3,15 +3,15 @@
     python -m cutpaste_tf.figures --figure=2 --run=RUNDIR [--run=RUNDIR ...] [--output=DIR]
     python -m cutpaste_tf.figures --figure=2,3,5,6 --run=RUNDIR
 
-Figure 2: normal and anomalous images, and the views of Cutout, Scar, CutPaste and CutPaste-Scar of
-the normal ones. Figure 3: t-SNE of the embeddings of normal images, of anomalous ones and of the
-normal ones with a patch or a scar pasted. Both take runs of several categories. Figure 4, and 7 to
-21 in the paper's appendix: test images, their masks, and the anomaly maps of the runs, such as a
-patch model's and GradCAM's, side by side. Figure 5: the views of all proxy tasks, Cutout's variants
-and CutPaste's among them, on the run's own normal images and by its ranges. Figure 6: the kinds of
-synthetic anomalies that --test_anomalies tests on, on the run's own normal test images.
+    2  normal images, their views by Cutout, Scar, CutPaste and CutPaste-Scar, and anomalous images
+    3  t-SNE of the embeddings of normal images, of anomalous images, and of normal images with a
+       pasted patch or scar
+    4  test images, their masks, and the anomaly maps of several runs side by side, such as a patch
+       model's and GradCAM's; the paper's figures 7 to 21 show the same
+    5  the views of all proxy tasks, with the run's normal images and settings
+    6  the synthetic anomalies of --test_anomalies, made from the run's normal test images
 
-All are written as PNG and PDF, into the first run's figures/ unless --output is given.
+Figures 2 and 3 take runs of several categories. Each figure is written as PNG and PDF.
 """
 
 import os
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from cutpaste_tf import choices, cli
 from cutpaste_tf.files import UserError, say
 
-# How many images each figure shows, and figure 3 embeds of each kind and run.
+# How many images each figure shows; figure 3 embeds so many images of each kind and run.
 COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
 
 
@@ -29,15 +29,19 @@ COUNTS = {"2": 5, "3": 200, "4": 24, "5": 6, "6": 6}
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     parser = cli.Parser("figures", __doc__)
-    parser.add_argument("--figure", required=True, help=f"{', '.join(COUNTS)}; several by commas")
+    parser.add_argument(
+        "--figure", required=True, help=f"one or more of {', '.join(COUNTS)}, separated by commas"
+    )
     parser.add_argument(
         "--run", action="append", required=True, help="a finished run's folder; may be repeated"
     )
-    parser.add_argument("--data_dir", help="where the images are now, if they have been moved")
+    parser.add_argument("--data_dir", help="where the images are, if they have moved")
     counts = ", ".join(f"{count} in figure {number}" for number, count in COUNTS.items())
-    text = f"how many images; by default {counts}"
+    text = f"how many images; default {counts}"
     parser.add("count", choices.whole(1), text, parse=int)
-    parser.add_argument("--output", help="where to write; figures/ in the first run by default")
+    parser.add_argument(
+        "--output", help="the folder to write to; default figures/ in the first run"
+    )
     arguments = parser.parse_args(arguments)
     numbers, runs = arguments.figure.split(","), arguments.run
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, locks among commands, the user's error, lines of a log."""
+"""Files that are written whole or not at all, locks, the user's error, lines of a log."""
 
 import contextlib
 import errno
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """A user's mistake: a flag's value, a missing folder, a broken image.
+    """A mistake that the user can correct: a flag's value, a missing folder, a broken image.
 
-    A command prints its message, which names the thing and the mend, as one line and exits with 2.
+    The message names the thing and the remedy. A command prints it as one line and exits with 2.
     """
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives the path of a file to write, which takes the place of `path` when the block is done.
+    """Yields the path of a file to write, which replaces `path` at the end of the block.
 
-    Where the block raises, what was at `path` stays.
+    If the block raises, the file at `path` stays as it was.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -44,9 +44,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
-    """Holds a lock while the block lasts; the system lets it go where the process is killed.
+    """Holds a lock during the block; the system releases the lock of a process that is killed.
 
-    Where another process holds the lock, `busy` is the UserError's text; None waits for its end.
+    If another process holds the lock, raises a UserError with the text `busy`; None waits instead.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
@@ -58,9 +58,10 @@ def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
 
 
 def read_text(path: str | os.PathLike, most: int = 2**26) -> str:
-    """Returns the text of a file, UTF-8 with a byte-order mark or without, of at most `most` bytes.
+    """Returns the text of a UTF-8 file, without its byte-order mark if it has one.
 
-    Raises OSError or ValueError where that is not what the file is.
+    Raises ValueError for more than `most` bytes or another encoding, and OSError if there is no
+    such file.
     """
     check_regular(path)
     with open(path, "rb") as file:
@@ -71,7 +72,7 @@ def read_text(path: str | os.PathLike, most: int = 2**26) -> str:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Raises an OSError for what is no regular file: a pipe would be waited for, without end."""
+    """Raises an OSError if a path is no regular file, as reading a pipe might never end."""
     if not os.path.isfile(path):
         raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
 
@@ -85,14 +86,14 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, "np.ndarray"]) -> No
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, "np.ndarray"]:
-    """Reads what `write_npz` wrote: finite numbers and names; a UserError for a damaged file."""
+    """Reads what `write_npz` wrote; a UserError if the file is damaged or a number not finite."""
     import numpy as np
 
     try:
         check_regular(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            # What is not compressed cannot be larger than its file.
+            # A compressed member may be far larger than the file.
             if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
                 sum(member.file_size for member in members) > os.path.getsize(path)
             ):
@@ -107,7 +108,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, "np.ndarray"]:
 
 
 def read_lines(path: str, flag: str) -> list[str]:
-    """Reads the lines of a text file that a flag names, stripped, without those that are empty."""
+    """Reads the lines of a text file that a flag names, stripped, without empty ones."""
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
@@ -119,9 +120,9 @@ def read_lines(path: str, flag: str) -> list[str]:
 
 @contextlib.contextmanager
 def scratch(parent: str | os.PathLike, prefix: str) -> Iterator[pathlib.Path]:
-    """Makes a new folder in `parent`, by a name with a prefix, and removes it when the block ends.
+    """Makes a folder in `parent`, with a name that begins with a prefix, and removes it at the end.
 
-    Folders that killed processes have left are removed now: nobody holds their locks.
+    First removes the folders of processes that were killed, which nobody has locked.
     """
     parent = pathlib.Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -136,14 +137,14 @@ def scratch(parent: str | os.PathLike, prefix: str) -> Iterator[pathlib.Path]:
 
 
 def as_text(name: str | os.PathLike) -> str:
-    r"""Returns a name as UTF-8, in which a byte XX that is none becomes the text `\udcXX`."""
+    r"""Returns a file's name, in which a byte XX that is not UTF-8 becomes the text `\udcXX`."""
     return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def cell(value: object) -> object:
-    """Returns a value for a CSV: ' is put before a text that a spreadsheet takes for a formula.
+    """Returns a value for a CSV, with ' before a text that a spreadsheet takes for a formula.
 
-    Apostrophes in front of such a text get one more, so that taking one away gives any text back.
+    A text with apostrophes before such a formula gets one more, so that it can be read back.
     """
     is_formula = isinstance(value, str) and value.lstrip("'").startswith(
         ("=", "+", "-", "@", "\t", "\r")
@@ -152,14 +153,14 @@ def cell(value: object) -> object:
 
 
 def escaped(text: str) -> str:
-    """Returns a text with Python's escapes for what a terminal obeys: names may hold such codes."""
+    """Returns a text with escapes for control codes, which may be in file names."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 
 def say(text: str) -> None:
-    """Prints a line of a log; it is dropped where the disk is full, or who reads it has left."""
+    """Prints a line of a log; drops it if the disk is full or the reader has ended."""
     with contextlib.suppress(OSError, ValueError):
         print(escaped(text), flush=True)
 

@@ -1,4 +1,4 @@
-"""The machine: what it computes on, and the versions of what computes."""
+"""The machine: its device, its cores, and the versions of the packages."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ _PACKAGES = ("tensorflow", "keras", "scikit-learn", "numpy")
 
 
 def device() -> str:
-    """Returns what the computation runs on, such as "CPU (2 cores)" or the GPUs' names."""
+    """Returns the names of the GPUs, or a text such as "CPU (2 cores)"."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -27,6 +27,6 @@ def cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what the result depends on."""
+    """Returns the versions of Python and of the packages that results depend on."""
     versions = {"python": platform.python_version(), "cutpaste-tf": cutpaste_tf.__version__}
     return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}

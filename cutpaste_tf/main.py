@@ -3,9 +3,9 @@
     python -m cutpaste_tf.main --flagfile=demo
     python -m cutpaste_tf.main --flagfile=lite0 --data_dir=PARTS --category=bolt
 
-The first needs no data; the second begins with images of good parts in PARTS/bolt/train/good. Each
-category and seed is a run, in WORKDIR/CATEGORY/seed_N. What was interrupted is resumed, what is
-finished is skipped. The values below are the defaults.
+The first command needs no data. The second needs images of good parts in PARTS/bolt/train/good.
+Each category and seed is a run, in WORKDIR/CATEGORY/seed_N. An interrupted run is resumed, and a
+finished run is skipped. The list below shows each flag with its default.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def do_runs(runs: Sequence[Config]) -> list[dict]:
-    """Trains and evaluates what is not finished of some runs; returns the results of all."""
+    """Trains and evaluates the runs that are not finished; returns the results of all runs."""
     states, load = check(runs)
     results = []
     with contextlib.ExitStack() as locks:
-        # All at once: who comes to a run hours later must not find another command at it.
+        # All locks at once: no other command can take a run that has its turn hours later.
         for config, state in zip(runs, states, strict=True):
             if state != "finished":
                 locks.enter_context(run_folder.locked(config))
@@ -50,9 +50,9 @@ def do_runs(runs: Sequence[Config]) -> list[dict]:
 
 
 def check(runs: Sequence[Config]) -> tuple[list[str], Callable[[Config], Category]]:
-    """Checks that runs that were begun have the same settings and images now.
+    """Checks that the settings and images of earlier runs have not changed.
 
-    Returns the states of the runs, and what loads a run's images, those of a category once.
+    Returns the states of the runs, and a function that loads a run's images, once per category.
     """
     states = [run_folder.state(config) for config in runs]
     categories = {}
@@ -69,7 +69,7 @@ def check(runs: Sequence[Config]) -> tuple[list[str], Callable[[Config], Categor
 
 
 def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
-    """Prints a line for each of several runs, for each category's ensemble, and their mean."""
+    """Prints a line for each run, a line for each category's ensemble, and the mean of the runs."""
     from cutpaste_tf.scoring import metrics
 
     def percent(value):
@@ -84,7 +84,7 @@ def print_summary(results: Sequence[dict], runs: Sequence[Config]) -> None:
         run_dirs = [config.run_dir for config in runs if config.category == category]
         try:
             averaged = run_folder.ensemble_scores(run_dirs) if len(run_dirs) > 1 else None
-        except UserError as error:  # The runs are good without it.
+        except UserError as error:  # The runs are complete without an ensemble.
             warn(f"warning: no ensemble: {error}")
             continue
         if averaged is not None:

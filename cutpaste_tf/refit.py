@@ -1,15 +1,14 @@
-"""Takes further normal images into a finished run, or some out of it, without any training.
+"""Adds normal images to a finished run, or removes some, without any training.
 
     python -m cutpaste_tf.refit --run=RUNDIR --add=NEW_GOOD --output=RUNDIR2
     python -m cutpaste_tf.refit --run=RUNDIR --drop=train/good/017.png --output=RUNDIR2
 
-For another batch of material, a moved lamp, or a bad part among the good ones. The network stays;
-densities, scores of normal images and threshold are those of a run on these images, and the run's
-test images are scored again. RUNDIR2 is a run as any other, to predict with, to export, or to be
-refitted again; RUNDIR stays as it is.
+Use this for another batch of material, a moved lamp, or a bad part among the good ones. The network
+stays. The command fits the density and the threshold to the new set of images, and scores the run's
+test images again. RUNDIR2 becomes a run for all commands; RUNDIR stays as it is.
 
---add takes images and folders, --drop what is to go: names as in the run's normal_scores.csv (its
-worst are on top), images' paths, or a .txt file with a name or path on each line.
+--add takes images and folders. --drop takes names as in the run's normal_scores.csv, which has the
+highest scores on top; paths of images; or a .txt file with a name or path on each line.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from cutpaste_tf.data import search, stream
 from cutpaste_tf.data.split import Category, natural, normal
 from cutpaste_tf.files import UserError, read_lines, say, scratch
 
-# The entries of results.json on the training, which other normal images leave as they are.
+# Entries of results.json that refit copies, as they describe the training.
 _TRAINING_RESULTS = (
     *("dataset", "category", "seed", "task", "backbone", "features", "steps", "bit_depth"),
     *("proxy_accuracy", "collapse", "train_seconds", "images_per_second", "device", "versions"),
@@ -44,20 +43,18 @@ def main(arguments: Sequence[str]) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="further normal images, or folders to search for them",
+        help="more normal images, or folders of them",
     )
     parser.add_argument(
         "--drop",
         nargs="+",
         action="extend",
         default=[],
-        help="images of the run to take out: names as in its normal_scores.csv, paths, or a .txt "
+        help="training images to remove: names as in the run's normal_scores.csv, paths, or a .txt "
         "file with one on each line",
     )
-    parser.add_argument("--data_dir", help="where the run's data set is now, if it has moved")
-    parser.add_argument(
-        "--output", required=True, help="the folder of the run to write, which is not there yet"
-    )
+    parser.add_argument("--data_dir", help="where the run's images are, if they have moved")
+    parser.add_argument("--output", required=True, help="the folder of the new run; must not exist")
     arguments = parser.parse_args(arguments)
     with cli.writing("--output", arguments.output):
         refit(
@@ -79,20 +76,30 @@ def refit(
     data_dir: str | os.PathLike | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> dict:
-    """Writes a run with a finished one's network and other normal images; returns its results.
+    """Writes a run with the network of a finished run, fitted to other normal images.
 
-    `add` has images and folders to search; `drop` has names as in normal_scores.csv, paths, or .txt
-    files of them. `data_dir` is for a data set that has moved. `output` must not be there; it is
-    when all is done, and not after a UserError.
+    Args:
+      run_dir: the finished run's folder.
+      output: the new run's folder, which must not exist. It appears when all is done.
+      add: images to add, or folders of them.
+      drop: training images to remove: names as in normal_scores.csv, paths, or .txt files of these.
+      data_dir: where the run's images are, if they have moved.
+      log: takes a line of text.
+
+    Returns:
+      The new run's results.
+
+    Raises:
+      UserError: for a mistake that the user can correct; nothing is written then.
     """
-    # 1. The images: the run's, without the dropped, with the added.
+    # 1. The images of the run, without the dropped ones, with the added ones.
     run_dir, output = pathlib.Path(run_dir), pathlib.Path(output)
     if not add and not drop:
-        raise UserError("nothing to add or drop; give --add, --drop or both")
+        raise UserError("no images to add or drop; give --add, --drop or both")
     config, before = Config.load(run_dir), run_folder.read_results(run_dir)
     if os.path.lexists(output):
-        raise UserError(f"--output={output}: is there already; name another, or remove it")
-    # The threshold stays at the rate that the run was evaluated with.
+        raise UserError(f"--output={output}: exists already; name another, or remove it")
+    # The false-positive rate of the run's evaluation stays.
     config = dataclasses.replace(
         config,
         false_positive_rate=before["false_positive_rate"],
@@ -101,7 +108,7 @@ def refit(
     category = run_folder.load_images(config, run_dir, _expanded(drop))
     kept = category.train
     if add and not kept.from_files:
-        raise UserError(f"--add: the images of --dataset={config.dataset} are no files")
+        raise UserError(f"--add: the images of --dataset={config.dataset} are not files")
     added = _added(add, output)
     for path in added:
         if path in kept.images:
@@ -109,7 +116,7 @@ def refit(
     train = normal([*kept.names, *added], [*kept.images, *added])
     category = all_images = Category(train, category.test)
 
-    # 2. The network, as it is.
+    # 2. The network, unchanged.
     from cutpaste_tf.data import pipeline
     from cutpaste_tf.run import pictures, results, run
     from cutpaste_tf.scoring.detector import Detector
@@ -136,7 +143,7 @@ def refit(
     scorer = detector.scorer
     del detector  # Its densities may take gigabytes.
 
-    # 3. Densities, scores and threshold, as after a training. The folder is there when all is done.
+    # 3. Densities, scores and threshold, as after a training.
     trained = evaluate(scorer, train_images, test_images, bool(config.false_positive_rate))
     with scratch(output.parent, ".refit-") as temporary:
         folder = temporary / "run"
@@ -147,7 +154,7 @@ def refit(
             shutil.copyfile(run_dir / run_folder.ROI, folder / run_folder.ROI)
         run_folder.write_settings(folder, config, all_images)
         scores = run.write_densities_and_scores(config, folder, category, trained)
-        # The network before its training has no density of these images.
+        # Only the trained network is fitted to these images.
         untrained = None if config.steps else trained
         collected = {name: before[name] for name in _TRAINING_RESULTS} | {"num_train": len(train)}
         collected |= results.measure(config, category, trained, untrained, scores)
@@ -164,14 +171,14 @@ def refit(
         collected["sha256"] = run_folder.checksums(folder, config)
         run_folder.write_results(folder, collected)
         folder.rename(output)
-    for line in [*_lines(before, collected), *results.verdict_lines(collected, output)]:
+    for line in [*_change_lines(before, collected), *results.verdict_lines(collected, output)]:
         log(line)
     log(f"written to {output}")
     return collected
 
 
 def _added(sources, output):
-    """The absolute paths of images that --add names, in natural order."""
+    """The absolute paths of the images that --add names, in natural order."""
     paths = set()
     for text in map(str, sources):
         images = list(stream.find([text], output, flag="add"))
@@ -184,13 +191,13 @@ def _added(sources, output):
 
 
 def _expanded(names):
-    """Yields what --drop names, the lines of .txt files in place of these."""
+    """Yields the names and paths of --drop, with the lines of .txt files in their place."""
     for name in map(str, names):
         yield from read_lines(name, "drop") if name.lower().endswith(".txt") else [name]
 
 
-def _lines(before, after):
-    """What has changed, in lines of text."""
+def _change_lines(before, after):
+    """Lines of text: how the results have changed."""
     refitted = after["refit"]
     yield (
         f"{before['num_train']} normal images, {refitted['added']} added, {refitted['dropped']} "

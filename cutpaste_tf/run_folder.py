@@ -1,6 +1,6 @@
-"""A run's folder, WORKDIR/CATEGORY/seed_N: only this module writes and reads the files in it.
+"""A run's folder, WORKDIR/CATEGORY/seed_N: the names of its files, writing and reading them.
 
-A file that was altered is refused by its SHA-256. Only some data sets need TensorFlow here.
+A SHA-256 shows whether a file was altered. Only some data sets import TensorFlow here.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ ROI = "roi.png"  # with --roi
 NORMAL_SCORES = "normal_scores.csv"
 SCORES = "scores.csv"
 RESULTS = "results.json"  # written last: its presence means that the run is finished
-_LOCK = "lock"  # held while a command is at the run
-# What scores and the page depend on, besides the settings.
+_LOCK = "lock"  # held while a command works on the run
+# The files that scores and the page depend on.
 _SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, EMBEDDINGS, ROI, NORMAL_SCORES)
 
 
 def state(config: Config) -> str:
     """Returns what a run's folder holds: "new", "interrupted" or "finished".
 
-    A run without all densities and test anomalies that are asked for is "interrupted": it is
-    evaluated again. A UserError says that the folder holds a run with other settings, or one by
-    refit that lacks what is asked for.
+    A finished run that lacks one of the wanted densities or test anomalies is "interrupted", so
+    that it is evaluated again. A UserError says that the folder holds a run with other settings, or
+    a run by refit that lacks one of these.
     """
     run_dir = config.run_dir
     if not (run_dir / CONFIG).is_file():
@@ -65,36 +65,36 @@ def state(config: Config) -> str:
         return "finished"
     if "refit" in read_results(run_dir):
         raise UserError(
-            f"{run_dir}: was made by refit, of other images than those of its training, and is not "
-            "evaluated again; name another --workdir or remove it"
+            f"{run_dir}: was made by refit and cannot be evaluated again; name another --workdir "
+            "or remove it"
         )
     return "interrupted"
 
 
 def has_trained(config: Config) -> bool:
-    """Returns whether a run has left anything of its training, or is finished."""
+    """Returns whether a run's training has begun, or the run is finished."""
     return any((config.run_dir / name).exists() for name in ("checkpoints", RESULTS))
 
 
 def evaluated_by(config: Config, what: str) -> list[str]:
-    """Returns the kinds of "density" or "test_anomalies" that a finished run has results of."""
+    """Returns the kinds of "density" or "test_anomalies" in the results of a finished run."""
     if not (config.run_dir / RESULTS).is_file():
         return []
     return list(read_results(config.run_dir).get(f"image_auroc_by_{what}") or {})
 
 
 def locked(config: Config) -> contextlib.AbstractContextManager:
-    """Keeps other commands from a run while a block lasts; a UserError if one is at it."""
+    """Keeps other commands off a run during a block; a UserError if one works on it already."""
     busy = (
-        f"{config.run_dir}: another command is at this run; wait for its end, or name another "
+        f"{config.run_dir}: another command works on this run; wait for its end, or name another "
         "--workdir"
     )
     return files.locked(config.run_dir / _LOCK, busy)
 
 
 def begin(config: Config, category: Category) -> None:
-    """Writes a run's settings and what its images are, unless its training has begun before."""
-    if not has_trained(config):  # What was refused before its training may have been mended.
+    """Writes a run's settings and the stamps of its images, unless its training has begun."""
+    if not has_trained(config):  # A run that failed before its training may have other ones now.
         write_settings(config.run_dir, config, category)
 
 
@@ -112,10 +112,10 @@ def write_settings(run_dir: pathlib.Path, config: Config, category: Category) ->
 
 
 def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
-    """Compares a run's images, by `load`, with those that the run was begun with.
+    """Compares the images that `load` returns with those that the run began with.
 
-    `earlier` is the run's `state`. A UserError says that an interrupted run's images have changed
-    or are gone. For a finished run that is a warning: its results can be shown all the same.
+    `earlier` is the run's `state`. If images have changed or are gone, an interrupted run raises a
+    UserError. A finished run prints a warning, as its results are still valid.
     """
     if earlier == "finished" and "refit" in read_results(config.run_dir):
         return
@@ -134,19 +134,18 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
 
 
 def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] = ()) -> Category:
-    """Finds the images of a finished run: those of its densities, and those that it was tested on.
+    """Finds the training and test images of a finished run.
 
     Args:
-      config: the run's settings; `data_dir` is where its data set is now.
+      config: the run's settings, with the present `data_dir`.
       run_dir: the run's folder.
-      drop: names or paths of training images that are left out; they may be gone.
+      drop: names or paths of training images to leave out, which need not exist any more.
 
     Returns:
-      The images, without what the data set has besides. Images that refit has added are called by
-      their paths.
+      The run's images. Images that were added by refit have their paths as names.
 
     Raises:
-      UserError: if an image is gone or has changed, or `drop` names none of the run's.
+      UserError: if an image is gone or has changed, or `drop` names an image of another run.
     """
     run_dir, category = pathlib.Path(run_dir), data.load(config)
     images = dict(zip(category.train.names, category.train.images, strict=True))
@@ -158,10 +157,10 @@ def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] 
         matches = [name for name in (text, path, by_path.get(path)) if name in recorded["train"]]
         if not matches:
             table = run_dir / NORMAL_SCORES
-            raise UserError(f"--drop={text}: is none of the run's images; {table} lists them")
+            raise UserError(f"--drop={text}: is no image of the run; {table} lists its images")
         train.pop(matches[0], None)
     if gone := [name for name in train if name not in images and not os.path.isfile(name)]:
-        raise UserError(f"{gone[0]}: is no longer there, and the run {run_dir} needs it")
+        raise UserError(f"{gone[0]}: does not exist, and the run {run_dir} needs it")
     tested = [i for i, name in enumerate(category.test.names) if name in recorded["test"]]
     category = Category(
         normal(list(train), [images.get(name, name) for name in train]),
@@ -173,7 +172,7 @@ def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] 
 
 
 def _first_change(run_dir, recorded, category):
-    """One line on the first image that is not as it was when a run was begun; None if all are."""
+    """A line about the first image that has changed since the run began; None if none has."""
     for part, split in (("train", category.train), ("test", category.test)):
         then, now = recorded[part], dict(_named_files(split))
         for name in {**now, **then}:
@@ -185,18 +184,18 @@ def _first_change(run_dir, recorded, category):
                 change = "has changed"
             else:
                 continue
-            return f"{run_dir}: was begun with other images: {name} {change}"
+            return f"{run_dir}: began with other images: {name} {change}"
     return None
 
 
 def _is_same(file, size, time, content):
-    """Whether a file or array is as `write_settings` has recorded it."""
-    # The content of files that were copied or touched, and of arrays, has to be read.
+    """Whether a file or array is as `write_settings` recorded it."""
+    # The content decides for arrays, and for files that were copied or touched.
     return (size is not None and [size, time] == _stamp(file)) or content == _content(file)
 
 
 def _named_files(split):
-    """Pairs of a name and an image, then those of the masks; each is a path or an array."""
+    """Yields names with images, then names with masks; an image or mask is a path or an array."""
     yield from zip(split.names, split.images, strict=True)
     for name, mask in zip(split.names, split.masks, strict=True):
         if mask is not None:
@@ -222,21 +221,21 @@ def _content(file):
 
 
 def write_results(run_dir: pathlib.Path, results: dict) -> None:
-    """Writes results.json, whole or not at all; its presence means that the run is finished."""
+    """Writes results.json, whole or not at all, which makes the run a finished one."""
     _write_json(run_dir / RESULTS, results)
 
 
 def write_scores(run_dir: pathlib.Path, split: Split, scores: np.ndarray) -> None:
-    """Writes scores.csv, of the N test images and their scores, [N]."""
+    """Writes scores.csv: the N test images and their scores, [N]."""
     columns = (split.names, split.labels.tolist(), split.defect_types, map(float, scores))
     names = ["path", "label", "defect_type", "score"]
     _write_csv(run_dir / SCORES, names, zip(*columns, strict=True))
 
 
 def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.ndarray) -> None:
-    """Writes normal_scores.csv, of the training images and their cross-validated scores, if any.
+    """Writes normal_scores.csv: the training images and their cross-validated scores, if any.
 
-    The images that look least normal are on top: a bad one that has slipped in is found there.
+    The highest scores are on top, where a bad part among the good ones is found.
     """
     worst_first = np.argsort(-scores, kind="stable")
     rows = [(names[i], float(scores[i])) for i in worst_first]
@@ -244,12 +243,12 @@ def write_normal_scores(run_dir: pathlib.Path, names: Sequence[str], scores: np.
 
 
 def write_embeddings(run_dir: pathlib.Path, names: Sequence[str], embeddings: np.ndarray) -> None:
-    """Writes the embeddings, float32 [N, D], of the N training images but copies."""
+    """Writes the embeddings, float32 [N, D], of the N training images without copies."""
     files.write_npz(run_dir / EMBEDDINGS, {"names": np.array(names), "embeddings": embeddings})
 
 
 def read_embeddings(run_dir: str | os.PathLike) -> tuple[list[str], np.ndarray]:
-    """Reads the names of a run's training images but copies, and their embeddings, [N, D]."""
+    """Reads the names and embeddings, [N, D], of a run's training images without copies."""
     arrays = files.read_npz(pathlib.Path(run_dir) / EMBEDDINGS)
     return arrays["names"].tolist(), arrays["embeddings"]
 
@@ -267,13 +266,13 @@ def finished_results(config: Config) -> dict:
     results = read_results(config.run_dir)
     rate, note = results["false_positive_rate"], ""
     if rate != config.false_positive_rate:
-        note = f"; its threshold stays that of --false_positive_rate={rate:g}"
+        note = f"; its threshold stays at --false_positive_rate={rate:g}"
     say(f"{config.run_dir}: finished already, skipped{note}")
     return results
 
 
 def read_normal_scores(run_dir: str | os.PathLike) -> np.ndarray:
-    """Reads the cross-validated scores of a run's normal training images, float64 [M] or none."""
+    """Reads the cross-validated scores of a run's training images, float64 [M]; may be empty."""
     rows = _read_csv(run_dir, NORMAL_SCORES, path=str, score=float)
     return np.array([row["score"] for row in rows], np.float64)
 
@@ -283,7 +282,7 @@ def choose_threshold(
     threshold: float | None = None,
     false_positive_rate: float | None = None,
 ) -> Threshold:
-    """Finds a finished run's threshold, or another in its place; see `threshold.choose`."""
+    """Finds a finished run's threshold, or its replacement; see `threshold.choose`."""
     results = read_results(run_dir)
     names = ("threshold", "false_positive_rate", "num_normal_scores")
     with _reading(pathlib.Path(run_dir) / RESULTS):
@@ -294,11 +293,11 @@ def choose_threshold(
 
 
 def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Averages the negative log densities of the same test images by finished runs.
+    """Averages the scores of finished runs that have the same test images.
 
-    Returns the labels, int64 [N], and the ensemble's scores, float64 [N]; None where a run has left
-    no scores of normal images, or only one. A UserError says that a file cannot be read, or that
-    the runs' test images differ.
+    Returns the labels, int64 [N], and the ensemble's scores, float64 [N]; None if a run has fewer
+    than two scores of normal images. A UserError says that a file cannot be read, or that the test
+    images of the runs differ.
     """
     scores, normal_scores, images = [], [], []
     for run_dir in run_dirs:
@@ -308,9 +307,9 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
             return None
         images.append([(row["path"], row["label"]) for row in rows])
         if images[-1] != images[0]:
-            raise UserError(f"{run_dir}: was tested on other images than the runs beside it")
+            raise UserError(f"{run_dir}: was tested on other images than {run_dirs[0]}")
         tested = np.array([row["score"] for row in rows])
-        if Config.load(run_dir).scores_are_distances:  # Equation 2 has half their squares.
+        if Config.load(run_dir).scores_are_distances:  # Equation 2 has half the squared distance.
             tested, normal = 0.5 * np.square(tested), 0.5 * np.square(normal)
         scores.append(tested)
         normal_scores.append(normal)
@@ -319,7 +318,7 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
 
 
 def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
-    """Returns the SHA-256, in hexadecimal, of settings and files that scores and the page need."""
+    """Returns the SHA-256, in hexadecimal, of the settings and of the files of `_SUMMED`."""
     paths = [pathlib.Path(run_dir) / name for name in _SUMMED]
     sums = {
         name: checksum(path) for name, path in zip(_SUMMED, paths, strict=True) if path.is_file()
@@ -328,9 +327,9 @@ def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
 
 
 def checked(run_dir: str | os.PathLike) -> Config:
-    """Reads a finished run's settings, after all its files were checked.
+    """Checks the files of a finished run, and returns its settings.
 
-    A UserError says that the run is not finished, or that a file is not the one that it wrote.
+    A UserError says that the run is not finished, or that a file was damaged or altered.
     """
     run_dir, config = pathlib.Path(run_dir), Config.load(run_dir)
     results, actual = read_results(run_dir), checksums(run_dir, config)
@@ -343,8 +342,8 @@ def checked(run_dir: str | os.PathLike) -> Config:
             path = run_dir / (CONFIG if name == "settings" else name)
             problem = "damaged or altered" if path.is_file() else "missing"
             raise UserError(
-                f"{path}: {problem} (its SHA-256 is not the one in {RESULTS}); copy the run again, "
-                "or train it again"
+                f"{path}: {problem} (its SHA-256 differs from the one in {RESULTS}); copy the run "
+                "again, or train it again"
             )
     return config
 
@@ -359,7 +358,7 @@ def checksum(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def _reading(path):
-    """Makes a UserError, which names a file, of what its reading raises."""
+    """Turns the errors of reading a file into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -381,7 +380,7 @@ def _read_json(path):
 
 
 def _read_csv(run_dir, name, **types):
-    """The rows of a table, each with the columns that `types` names."""
+    """The rows of a table, with the columns that `types` names."""
     path = pathlib.Path(run_dir) / name
     with _reading(path):
         rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))

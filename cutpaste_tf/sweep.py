@@ -2,14 +2,14 @@
 
     python -m cutpaste_tf.sweep --experiments=table1 --workdir=DIR --data_dir=MVTEC_AD
 
-Each run of each experiment is one of `cutpaste_tf.main`'s, in WORKDIR/EXPERIMENT/CATEGORY/seed_N,
-with what it prints in `log.txt` there. Flags of `main` hold for all runs: `--category=bottle,screw
---seed=0,1` takes a part of a table; `--steps=800` shortens all runs but those that the paper's
-table compares by their steps. Ray shares out this machine, or the cluster at `--ray_address`, whose
-machines need cutpaste-tf and see the same folders.
+Each run is made as by `cutpaste_tf.main`, in WORKDIR/EXPERIMENT/CATEGORY/seed_N; `log.txt` there
+has what the run prints. Flags of `main` apply to all runs: `--category=bottle,screw --seed=0,1`
+takes a part of a table, and `--steps=800` shortens all runs but those that the paper's table
+compares by their steps. Ray distributes the runs over this machine, or over the cluster at
+`--ray_address`, whose machines need cutpaste-tf and the same folders.
 
-What was interrupted is resumed, what is finished is skipped; so Ctrl-C loses an epoch at most.
-`python -m cutpaste_tf.report --workdir=DIR --table=1` shows what has been reached.
+An interrupted run is resumed, and a finished run is skipped, so Ctrl-C loses one epoch at most.
+`python -m cutpaste_tf.report --workdir=DIR --table=1` shows the results so far.
 """
 
 import argparse
@@ -45,15 +45,15 @@ class Job:
 
 @cli.command(interrupted="interrupted; start again to resume")
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command line, sys.argv by default; returns the exit status, 1 where runs failed."""
+    """Runs a command line, sys.argv by default; returns the exit status, 1 if a run failed."""
     parser = cli.Parser("sweep", __doc__)
     add = parser.add_argument
-    add("--experiments", help="tables (table1), experiments or .flags files, by commas")
+    add("--experiments", help="tables (table1), experiments or .flags files, comma-separated")
     add("--list", action="store_true", help="list the experiments and their command lines")
-    add("--workdir", default="runs/sweep", help="where the runs go; default %(default)s")
-    add("--ray_address", help="a Ray cluster's address; without, this machine alone")
+    add("--workdir", default="runs/sweep", help="the folder of the runs; default %(default)s")
+    add("--ray_address", help="a Ray cluster's address; default: only this machine")
     cluster.add_flags(parser, "run")
-    tries = "tries after a failure; default 2"
+    tries = "further tries of a run that fails; default 2"
     parser.add("retries", choices.whole(0), tries, parse=int, default=2)
     arguments, rest = parser.parse_known_args(arguments)
     if arguments.list:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def listing() -> str:
-    """Returns the experiments by table, each with its command line."""
+    """Returns text: the experiments by table, each with its command line."""
     lines = []
     for table, rows in paper.EXPERIMENTS.items():
         lines.append(f"{table}:")
@@ -77,10 +77,11 @@ def listing() -> str:
 
 
 def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[Job]:
-    """Finds the runs of experiments, with flags of `main` for all of them.
+    """Finds the runs of experiments, by name, with flags of `main` for all of them.
 
-    They do not override what an experiment is about, such as the learning rate of one of Table 7's.
-    A seed's runs come before the next one's: a sweep that is stopped has tables of fewer seeds.
+    The flags do not override those of an experiment, such as a learning rate of Table 7. All runs
+    of a seed come before those of the next seed, so a sweep that is stopped has whole tables, of
+    fewer seeds.
     """
     jobs = []
     for experiment in paper.choose(names):
@@ -92,7 +93,7 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
 
 
 def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
-    """Runs jobs on Ray, by the command's arguments; returns the exit status, 0 or 1."""
+    """Runs jobs on Ray; returns the exit status, 0 or 1."""
     states, _ = check([job.config for job in jobs])
     left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
     finished = len(jobs) - len(left)
@@ -107,10 +108,10 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
             ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
         )
         with cli.writing("--workdir", arguments.workdir):
-            for job in left:  # All workers must see the folders.
+            for job in left:  # The workers write their logs there.
                 job.config.run_dir.mkdir(parents=True, exist_ok=True)
         say(f"{counts}, {min(slots, len(left))} at a time")
-        # Each run has a process of its own, which gives all memory back at its end.
+        # Each run has a process of its own, whose end frees all memory.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
         train = ray.remote(max_retries=arguments.retries, retry_exceptions=True, **options)(_train)
         running = {train.remote(job.config.to_json(), os.getcwd(), cpus, gpus): job for job in left}
@@ -124,7 +125,7 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
 
 
 def _train(text, folder, cpus, gpus):
-    """Does one run, in a Ray worker; returns its results, or the line of a mistake."""
+    """Does one run in a Ray worker; returns its results, or the text of a UserError."""
     cluster.prepare_worker(cpus, gpus)
     config = Config.from_json(text)
     try:
@@ -145,7 +146,7 @@ def _train(text, folder, cpus, gpus):
 
 
 def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
-    """Waits for all runs; returns what failed and why."""
+    """Waits for all runs; returns those that failed, with the reasons."""
     running, failed = dict(running), []
     with cli.Progress(len(running), "run", say, seconds=60.0) as progress:
         while running:
@@ -162,14 +163,14 @@ def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
                     failed.append((job, outcome))
                     progress.say(f"{job}: failed: {outcome}")
                 elif outcome["image_auroc"] is None:
-                    progress.say(f"{job}: not measurable")
+                    progress.say(f"{job}: no image AUROC, as test images of one kind are missing")
                 else:
                     progress.say(f"{job}: image AUROC {100 * outcome['image_auroc']:.1f}")
     return failed
 
 
 if __name__ == "__main__":
-    # By its own name, so that Ray's workers import what they are to run.
+    # Imported by the module's name, by which Ray's workers find the functions that they run.
     from cutpaste_tf.sweep import main as imported
 
     sys.exit(imported())

@@ -182,7 +182,7 @@ def test_an_installed_package_has_the_flag_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"--flagfile=own.flags\n", "--flagfile=own.flags: names itself"),
+        (b"--flagfile=own.flags\n", "--flagfile=own.flags: includes itself"),
         (b"--data_dir=caf\xe9\n", r"--flagfile=own.flags: cannot be read \(not UTF-8\)"),
         (None, "--flagfile=own.flags: cannot be read"),
     ],

@@ -1,4 +1,4 @@
-"""What the machine has, and what is amiss with it."""
+"""What the machine has, and what is missing."""
 
 import tensorflow as tf
 from conftest import assert_user_error, call
@@ -19,7 +19,7 @@ def test_a_report_has_what_a_bug_report_needs(tmp_path, capsys, monkeypatch):
     assert not any("B0 to B7" in problem for problem in doctor.problems())
 
 
-def test_what_is_amiss_comes_with_its_mend(tmp_path, monkeypatch):
+def test_a_problem_comes_with_its_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_driver", lambda: "NVIDIA 580")
     problems = "\n".join(doctor.problems(str(tmp_path / "nowhere")))
     assert 'pip install "cutpaste-tf[gpu]"' in problems

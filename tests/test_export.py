@@ -369,7 +369,7 @@ def test_a_command_replaces_what_was_exported_before(detector, tmp_path, capsys,
         arguments = [f"--run={run_dir}", f"--output={tmp_path}", "--format=saved_model", *options]
         done = main(capsys, *arguments)
         assert done.returncode == 0, done.stderr
-        assert f"written to {tmp_path / 'saved_model'}; its scores are the run's" in done.stdout
+        assert f"written to {tmp_path / 'saved_model'}; its scores differ from the run's" in done.stdout
         outputs = export.load(tmp_path / "saved_model", "saved_model")(
             np.zeros([1, 8, 8, 3], np.uint8)
         )
@@ -417,5 +417,5 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_a_model_that_is_off_is_not_left(finished, load_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "compare", lambda *_: 0.1)
     done = main(capsys, f"--run={finished[0]}", f"--output={tmp_path}", "--format=keras")
-    assert_user_error(done, "the exported scores are off by 1.0e-01")
+    assert_user_error(done, "the exported scores are wrong by 1.0e-01")
     assert list(tmp_path.iterdir()) == []

@@ -192,7 +192,7 @@ def test_images_that_are_gone_or_changed_are_named(finished, new, tmp_path, refi
     add = {"run": run_dir, "add": new, "data_dir": moved, "output": tmp_path / "out"}
     gone = moved / "part" / GOOD[3]
     gone.unlink()
-    assert_user_error(refit(**add), "003.png: is no longer there")
+    assert_user_error(refit(**add), "003.png: does not exist")
     shutil.copyfile(new / "0.png", gone)
     assert_user_error(refit(**add), "003.png has changed")
     shutil.copyfile(folder / GOOD[3], gone)
@@ -222,7 +222,7 @@ def test_main_leaves_a_refitted_run_as_it_is(finished, new, tmp_path, capsys, re
     assert_user_error(more, "was made by refit")
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     (output / "results.json").unlink()
-    assert_user_error(train(workdir=tmp_path / "runs"), "was begun with other images")
+    assert_user_error(train(workdir=tmp_path / "runs"), "began with other images")
 
 
 def test_mistakes_are_one_line_and_write_nothing(finished, new, tmp_path, refit, refitted):
@@ -239,13 +239,13 @@ def test_mistakes_are_one_line_and_write_nothing(finished, new, tmp_path, refit,
     for arguments, given, parts in (
         ((), add | {"run": tmp_path / "none"}, ["config.json", "a run's folder"]),
         ((), add | {"run": unfinished}, ["has the run finished?"]),
-        ((), flags, ["nothing to add or drop"]),
-        ((), add | {"output": run_dir}, ["is there already"]),
-        ((), add | {"output": tmp_path / "there"}, ["is there already"]),
+        ((), flags, ["no images to add or drop"]),
+        ((), add | {"output": run_dir}, ["exists already"]),
+        ((), add | {"output": tmp_path / "there"}, ["exists already"]),
         ((), add | {"add": tmp_path / "no"}, ["no such file or folder"]),
         ((), add | {"add": tmp_path / "empty"}, ["no images there"]),
         ((), add | {"add": tmp_path / "broken"}, [tmp_path / "broken" / "b.png"]),
-        ((), flags | {"drop": "999.png"}, ["999.png", "none of the run's"]),
+        ((), flags | {"drop": "999.png"}, ["999.png", "no image of the run"]),
         ((), flags | {"drop": tmp_path / "no.txt"}, ["no.txt", "cannot be read"]),
         (("--drop", *GOOD[:5]), flags, ["normal training images: 3", "at least 4"]),
         (("--drop", *GOOD), flags, ["normal training images: 0"]),

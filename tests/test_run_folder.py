@@ -82,7 +82,9 @@ def test_a_run_belongs_to_one_command_at_a_time_and_to_its_images(
     for seeds in ("0", "1,0"):
         assert main.main([*base, f"--seed={seeds}"]) == 2
         printed = capsys.readouterr().err
-        assert printed.startswith(f"error: {first.run_dir}: another command is at this run; wait ")
+        assert printed.startswith(
+            f"error: {first.run_dir}: another command works on this run; wait "
+        )
         assert printed.count("\n") == 1
         assert not (second.run_dir / "config.json").exists()  # nor is the other begun
     process.send_signal(signal.SIGKILL)
@@ -93,7 +95,7 @@ def test_a_run_belongs_to_one_command_at_a_time_and_to_its_images(
     add_image(mvtec, "test/hole")
     capsys.readouterr()
     assert main.main(base) == 0
-    warning = f"warning: {first.run_dir}: was begun with other images"
+    warning = f"warning: {first.run_dir}: began with other images"
     assert capsys.readouterr().err.startswith(warning)
     assert results.read_text() == before
     results.unlink()
@@ -132,7 +134,7 @@ def test_images_that_are_new_gone_or_changed_are_named(begun, mvtec, tmp_path, c
             continue
         with pytest.raises(UserError) as error:
             run_folder.check_images(begun, "interrupted", data.load)
-        problem = f"{begun.run_dir}: was begun with other images: {problem}"
+        problem = f"{begun.run_dir}: began with other images: {problem}"
         assert str(error.value) == f"{problem}; put it back as it was, or name another --workdir"
         run_folder.check_images(begun, "finished", data.load)
         assert capsys.readouterr().err == f"warning: {problem}\n"
@@ -168,7 +170,7 @@ def test_arrays_are_known_by_values_shapes_and_masks(config):
         category([zeros, zeros], [None, ~mask]),
         category([zeros, zeros], [None, None]),
     ):
-        with pytest.raises(UserError, match="was begun with other images"):
+        with pytest.raises(UserError, match="began with other images"):
             run_folder.check_images(config, "interrupted", lambda _, other=other: other)
 
 
@@ -182,7 +184,7 @@ def test_a_runs_images_are_found_again(begun, mvtec, tmp_path):
     assert (found.train.names, found.train.images) == (train.names, train.images)
     assert found.test.names == category.test.names
     os.remove(added)
-    with pytest.raises(UserError, match="new.png: is no longer there"):
+    with pytest.raises(UserError, match="new.png: does not exist"):
         run_folder.load_images(begun, refitted)
 
 

@@ -89,7 +89,7 @@ def test_how_each_run_ended_is_told(capsys):
     assert failed == [("mistaken", "a wrong folder"), ("lost", "RayError: the worker died")]
     printed = capsys.readouterr().out
     assert "fine: image AUROC 75.0" in printed
-    assert "unmeasured: not measurable" in printed
+    assert "unmeasured: no image AUROC" in printed
     assert "run 4/4: lost: failed: RayError: the worker died, 0:00:00 left" in printed
 
 

@@ -59,7 +59,7 @@ def test_a_threshold_is_given_or_the_runs_own_or_at_a_rate():
     assert at_rate == Threshold(96.0, 0.05, 100, 50.5) == threshold.by_normal(scores, 0.05)
     assert "given" in str(given)
     assert "0.05" in str(at_rate)
-    assert "vouch for 0.0099 at best" in str(Threshold(1.0, 0.001, 100))
+    assert "too few for rates below 0.0099" in str(Threshold(1.0, 0.001, 100))
 
 
 def test_relative_scores_are_0_at_the_normal_median_and_1_at_the_threshold():

@@ -1,4 +1,4 @@
 """A local web page on which finished runs inspect images.
 
-An image and a threshold go in; out come verdict, score, heat map and the nearest normal images.
+For an image and a threshold, the page shows verdict, score, heat map and nearest normal images.
 """

@@ -1,11 +1,11 @@
-"""A local web page that scores images with finished runs, for those who inspect parts.
+"""Serves a local web page on which finished runs score images, for those who inspect parts.
 
     python -m cutpaste_tf.app --workdir=DIR [--host=127.0.0.1] [--port=7860]
     python -m cutpaste_tf.app --run=RUNDIR
 
-The page shows an image's anomaly score, its verdict, where in the image the score comes from, and
-the normal training images that are most like it. The threshold can be changed on the page. Needs
-Gradio, the extra `app`, and no internet: nothing is fetched from or sent to anywhere.
+The page shows an image's verdict, its anomaly score, a heat map of where the score comes from, and
+the most similar normal training images. The threshold can be changed on the page. The command needs
+Gradio (extra `app`) and works without internet.
 """
 
 import contextlib
@@ -30,38 +30,39 @@ def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns the exit status, 0 after Ctrl-C."""
     parser = cli.Parser("app", __doc__)
     runs = parser.add_mutually_exclusive_group(required=True)
-    runs.add_argument("--workdir", help="offer all finished runs below this folder")
+    runs.add_argument("--workdir", help="offer all finished runs in this folder and below it")
     runs.add_argument("--run", help="offer one finished run: WORKDIR/CATEGORY/seed_N")
-    parser.add_argument("--data_dir", help="where the training images are now, if they were moved")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; 127.0.0.1")
+    parser.add_argument("--data_dir", help="where the training images are, if they have moved")
+    host = "the address to listen on; default %(default)s"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
     port = choices.whole(1, 65535)
-    parser.add("port", port, "the port to listen on; 7860", parse=int, default=7860)
+    parser.add("port", port, "the port to listen on; default 7860", parse=int, default=7860)
     arguments = parser.parse_args(arguments)
     runs = finished_runs(arguments.run or arguments.workdir)
     if importlib.util.find_spec("gradio") is None:
         raise UserError('the web page needs gradio: pip install "cutpaste-tf[app]"')
-    with contextlib.suppress(KeyboardInterrupt):  # That is how a server ends.
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to end the server.
         serve(Inspector(runs, arguments.data_dir), arguments.host, arguments.port)
 
 
 def finished_runs(folder: str) -> dict[str, pathlib.Path]:
-    """Returns the finished runs in a folder, which may be one itself, by CATEGORY/seed_N."""
+    """Returns the finished runs in a folder, or the folder itself if it is one, by name."""
     root = pathlib.Path(os.path.abspath(folder))
     paths = sorted(path.parent for path in root.rglob(run_folder.RESULTS))
     if not paths:
-        raise UserError(f"{folder}: no finished run is there, with a results.json")
+        raise UserError(f"{folder}: has no finished run (a folder with {run_folder.RESULTS})")
     own_name = "/".join(root.parts[-2:])
     return {own_name if path == root else path.relative_to(root).as_posix(): path for path in paths}
 
 
 def serve(inspector: Inspector, host: str, port: int) -> None:
-    """Serves the page until Ctrl-C, which raises KeyboardInterrupt."""
+    """Serves the page until Ctrl-C or SIGTERM, which raise KeyboardInterrupt."""
     if host not in ("localhost", "127.0.0.1", "::1"):
-        warn(f"warning: --host={host}: anyone who reaches it can use the page")
-    # Gradio asks its own server whether it is up, and must not ask by way of a proxy.
+        warn(f"warning: --host={host}: anyone who reaches this address can use the page")
+    # Gradio asks its own server whether it is up, which must not go through a proxy.
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost,127.0.0.1", host]
     os.environ["no_proxy"] = ",".join(filter(None, direct))
-    # What was uploaded and shown goes when the server ends, by whichever signal.
+    # The uploads are removed when the server ends, by Ctrl-C or SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with scratch(tempfile.gettempdir(), "cutpaste_tf_app_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)

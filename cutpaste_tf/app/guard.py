@@ -1,4 +1,4 @@
-"""Whom the page's server answers: a site in another tab of the browser is not to reach it."""
+"""A guard for the page's server: sites in other tabs of the browser must not reach it."""
 
 import ipaddress
 import pathlib
@@ -10,15 +10,15 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 LARGEST = 200 * 10**6  # bytes of an upload
-_MOST = 2 * 2**30  # bytes of all uploads that are kept or on their way
+_MOST = 2 * 2**30  # bytes of all uploads together
 
 
 class Guard:
-    """ASGI middleware that answers requests to the server's own names, from its own page alone.
+    """ASGI middleware that refuses requests for other host names, and from other pages.
 
-    A foreign name can be made to point to this machine (DNS rebinding), so the name decides. An
-    address cannot, so a server that listens on all of them answers to each. `host` is what --host
-    names, `folder` where uploads are kept.
+    A foreign site can make its own name point to this machine (DNS rebinding), so the host name of
+    a request must be the server's. Addresses have no such risk, so a server that listens on all
+    addresses answers to each of them. `host` is the value of --host; `folder` keeps the uploads.
     """
 
     def __init__(self, app: Any, host: str, folder: pathlib.Path):
@@ -44,18 +44,18 @@ class Guard:
             self._coming -= length
 
     def _refusal(self, headers):
-        """The text and the status for a request that is not answered; None where it is."""
+        """The text and status that refuse a request; None if the request is allowed."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_own_name(host):
-            return "This server has another name.", 400
+            return "This server has another host name.", 400
         if origin is not None and origin.partition("://")[2] != host:
-            return "Other sites may not ask this server.", 403
+            return "Other sites may not use this server.", 403
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers or not (length.isascii() and length.isdecimal()):
-            return "How long is it?", 411
+            return "The request needs a Content-Length.", 411
         kept = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
         if int(length) > LARGEST + 2**16 or kept + self._coming + int(length) > _MOST:
-            return "Too large, or too much is kept already.", 413
+            return "The upload is too large, or the uploads together are.", 413
         return None
 
     def _is_own_name(self, host):

@@ -1,4 +1,4 @@
-"""What finished runs say of an image, without a user interface."""
+"""Inspects images with finished runs, without a user interface."""
 
 import contextlib
 import dataclasses
@@ -18,48 +18,48 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.threshold import Drift, Threshold
 
-NEAREST = 5  # normal images that are shown beside one
-_KEPT_RUNS = 3  # in memory
-_SIDE, _THUMBNAIL = 800, 320  # pixels, at most, of what is shown
+NEAREST = 5  # how many nearest normal images are shown
+_KEPT_RUNS = 3  # how many runs are held in memory
+_SIDE, _THUMBNAIL = 800, 320  # pixels of a picture's longer side, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a run says of an image, whatever the threshold."""
+    """The answers of a run about an image, for any threshold."""
 
     run: str
     name: str  # the image's
     score: float
-    drift: bool | None  # as the latest images' scores have it
-    embedding: np.ndarray  # float32 [D], as `Detector.embed` has it
+    drift: bool | None  # see `Drift.add`
+    embedding: np.ndarray  # float32 [D], as from `Detector.embed`
     picture: np.ndarray  # the image, uint8 [h, w, 3], no larger than the page needs
-    map: np.ndarray | None  # float32 [H, W], of the whole image; None where the run makes none
+    map: np.ndarray | None  # float32 [H, W], of the whole image; None if the run makes no maps
     scale: Callable[[Threshold], Any]  # makes the map's `draw.overlay.Scale` at a threshold
 
 
 class Inspector:
-    """Finished runs, by name, which are loaded when they are first needed.
+    """Inspects images with finished runs, by name, which are loaded at first use.
 
-    The methods may be called from several threads: one of them works at a time. They raise
-    UserErrors where an image, a run or its training images cannot be read. `data_dir` is where
-    training images are, if not where the runs read them.
+    The methods may be called from several threads, and work one at a time. They raise a UserError
+    if an image, a run or its training images cannot be read. `data_dir` is where the training
+    images are, if they have moved.
     """
 
     def __init__(self, runs: dict[str, pathlib.Path], data_dir: str | None = None):
         self.runs, self._data_dir = runs, data_dir
         self._lock = threading.Lock()
-        # The page has thresholds of its own.
+        # The page chooses the threshold, so any value will do here.
         load = functools.partial(RunModel, threshold=0.0, maps=None)
         self._model = functools.lru_cache(_KEPT_RUNS)(lambda run: load(runs[run]))
         self._drift = functools.cache(lambda run: Drift(run_folder.read_normal_scores(runs[run])))
         self._normal = functools.lru_cache(_KEPT_RUNS)(self._read_normal)
 
     def load(self, run: str) -> None:
-        """Gets a run ready, so that its first image does not have to wait for that."""
+        """Loads a run and scores a grey image, so that the first real image is fast."""
         with self._lock:
             model = self._model(run)
             model.score([model.prepare(np.full([64, 64, 3], 128, np.uint8))], [(64, 64)])
-            with contextlib.suppress(UserError):  # `neighbours` tells of it.
+            with contextlib.suppress(UserError):  # `neighbours` raises it again.
                 self._normal(run)
 
     def inspect(self, run: str, path: str) -> Inspection:
@@ -69,15 +69,15 @@ class Inspector:
             model = self._model(run)
             try:
                 image = decode.read(path, model.bits)
-            except UserError as error:  # Where uploads are kept says nothing to anyone.
+            except UserError as error:  # The folder of uploads means nothing to the user.
                 raise UserError(str(error).replace(path, name)) from error
             size = image.shape[:2]
             scores = model.evaluate([model.prepare(image)], [size])
             (score,) = scores.scores.tolist()
             if not math.isfinite(score):
-                raise UserError(f"{name}: the network's features of it are not finite")
+                raise UserError(f"{name}: the network's features of the image are not finite")
             drift = self._drift(run).add(score)
-            # As `Detector.embed` has it.
+            # As in `Detector.embed`: the mean over tiles.
             (embedding,) = scores.features[model.detector.config.features].mean(axis=1)
             anomaly_map = None
             if scores.maps is not None:
@@ -88,8 +88,8 @@ class Inspector:
     def neighbours(self, inspection: Inspection) -> list[tuple[np.ndarray, str, float]]:
         """Returns the nearest normal training images: uint8 [h, w, 3], name, distance.
 
-        Distances are Mahalanobis's where the density is one Gaussian of whole images, and Euclidean
-        otherwise.
+        Distances are Mahalanobis distances if the density is one Gaussian of whole images, else
+        Euclidean.
         """
         from cutpaste_tf.data import pipeline
 
@@ -106,7 +106,7 @@ class Inspector:
         return result
 
     def _read_normal(self, run):
-        """Returns a run's normal training images by name, and names and embeddings of all."""
+        """Returns a run's training images by name, and names and whitened embeddings."""
         model = self._model(run)
         config = model.detector.config
         if self._data_dir:
@@ -114,13 +114,13 @@ class Inspector:
         try:
             split = run_folder.load_images(config, self.runs[run]).train
         except UserError as error:
-            raise UserError(f"{error}; --data_dir says where the run's images are now") from error
+            raise UserError(f"{error}; if the images have moved, give --data_dir") from error
         names, embeddings = run_folder.read_embeddings(self.runs[run])
         return dict(zip(split.names, split.images, strict=True)), names, _whiten(model, embeddings)
 
 
 def _whiten(model, embeddings):
-    """Brings embeddings, [..., D], to where distances are those of the model's density."""
+    """Transforms embeddings, [..., D], so that Euclidean distances are those of the density."""
     embeddings, density = embeddings.astype(np.float64), model.detector.fit.density
     is_gaussian = density and density.is_gaussian
     return embeddings @ density.arrays["whitener"] if is_gaussian else embeddings

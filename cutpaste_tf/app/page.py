@@ -1,4 +1,4 @@
-"""The page: what an inspector says, as Gradio's components show it."""
+"""The web page, built from Gradio's components."""
 
 import html
 import pathlib
@@ -14,12 +14,12 @@ from cutpaste_tf.draw.overlay import overlay
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Drift, Threshold
 
-_PERCENT = (0.1, 20.0)  # the ends of the slider
+_PERCENT = (0.1, 20.0)  # the ends of the slider of false alarms
 _PROMPT = "Drop an image into the field to see how anomalous it looks."
 
 
 class View:
-    """What the page shows of an inspector's answers: arrays, numbers and HTML; never an error."""
+    """An inspector's answers as arrays, numbers and HTML; errors become text."""
 
     def __init__(self, inspector: Inspector):
         self._inspector = inspector
@@ -27,9 +27,9 @@ class View:
     def threshold(
         self, run: str, value: float | None = None, percent: float | None = None
     ) -> tuple[Threshold | None, float | None, float, str]:
-        """Takes a threshold, or the one at a false-positive rate in per cent, or else the run's.
+        """Chooses a threshold: by a value, by a false-positive rate in percent, or the run's own.
 
-        Returns it, or None; its number and its rate in per cent, to show; and HTML about it.
+        Returns the threshold or None, its value, its rate in percent, and HTML about it.
         """
         folder = self._inspector.runs[run]
         rate = None if percent is None else percent / 100.0
@@ -37,7 +37,7 @@ class View:
             threshold = run_folder.choose_threshold(folder, value, rate)
             scores = run_folder.read_normal_scores(folder)
         except UserError as error:
-            text = str(error).replace("give --threshold", "type one in")
+            text = str(error).replace("give --threshold", "type a threshold")
             return None, None, _PERCENT[0], _paragraph(f"No threshold: {text}", "problem")
         above, count = int((scores > threshold.value).sum()), len(scores)
         text = f"{threshold}: {above} of {count} normal training images are above it."
@@ -46,9 +46,9 @@ class View:
         return threshold, float(f"{threshold.value:.6g}"), percent, _paragraph(text)
 
     def inspect(self, run: str, path: str | None) -> Inspection | str | None:
-        """Returns the inspection of an image, or in words why there is none.
+        """Returns the inspection of an image, or the text of an error.
 
-        Without an image the run gets ready for one, and None is returned.
+        Without an image, loads the run and returns None.
         """
         if path:
             return self._or_message(self._inspector.inspect, run, path)
@@ -76,18 +76,18 @@ class View:
         if not isinstance(inspection, Inspection):
             return None, ""
         if inspection.map is None:
-            why = "This model makes no heat map: its density cannot tell where."
+            why = "This model makes no heat maps. A run with --maps=features does."
             return None, _paragraph(why)
         if threshold is None:
             return None, _paragraph("The colours of a heat map need a threshold.")
         scale = inspection.scale(threshold)
         values = scale(inspection.map, inspection.score)
-        legend = "Heat map: dark where the image is as usual, brightest where most of the score is."
+        legend = "Heat map: dark where the image is normal, bright where the score comes from."
         heat = overlay(inspection.picture, values, scale.outlined)
         return heat, _paragraph(legend)
 
     def neighbours(self, inspection: Inspection | str | None) -> tuple[list, str]:
-        """Returns the nearest normal images with their captions, and HTML to put below them."""
+        """Returns the nearest normal images with captions, and HTML to put below them."""
         if not isinstance(inspection, Inspection):
             return [], ""
         nearest = self._or_message(self._inspector.neighbours, inspection)
@@ -98,18 +98,18 @@ class View:
             (image, f"{pathlib.PurePosixPath(name).name}\ndistance {distance:.4g}")
             for image, name, distance in nearest
         ]
-        text = "The smaller the distance, the more alike the model finds them."
+        text = "The smaller the distance, the more similar the images are to the model."
         return captioned, _paragraph(text)
 
     def _or_message(self, function, *arguments):
-        """Returns what a function returns, or what is wrong, in words."""
+        """Returns the value of a function, or the text of its error."""
         try:
             return function(*arguments)
         except UserError as error:
             return " ".join(str(error).split())
-        except Exception as error:  # The server goes on, and its terminal has the traceback.
+        except Exception as error:  # The server goes on.
             traceback.print_exc()
-            return f"This failed, and should not have ({type(error).__name__})."
+            return f"Internal error ({type(error).__name__}); the server's terminal has details."
 
 
 def _paragraph(text, kind="note"):
@@ -127,35 +127,35 @@ def _box(kind, text, facts=None):
 
 
 def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
-    """Loads the first run, makes the page, and returns it with further options of its `launch`."""
-    # Without the button that shares.
+    """Loads the first run; returns the page and options for its method `launch`."""
+    # Without the button that shares the image.
     shows = {"buttons": ["fullscreen", "download"], "format": "png", "interactive": False}
     shows_one = {"height": 330, "elem_classes": "picture", **shows}
-    # Whatever sets the verdict waits for what does so already, so that the last one stays.
+    # One event at a time sets the verdict, so that the latest verdict stays.
     in_turn = {"concurrency_id": "verdict", "concurrency_limit": 1}
     quick = {"show_progress": "hidden", "trigger_mode": "always_last", **in_turn}
     view, runs = View(inspector), list(inspector.runs)
     first, first_number, first_percent, first_text = view.threshold(runs[0])
-    problem = view.inspect(runs[0], None)  # None, if it can be loaded
+    problem = view.inspect(runs[0], None)  # None if the run can be loaded
 
     with gr.Blocks(
         title="Anomaly inspection", fill_width=True, delete_cache=(3600, 86400)
     ) as blocks:
         inspection, threshold, path = gr.State(), gr.State(first), gr.State()
         gr.HTML(
-            "<h1>Anomaly inspection</h1>How unlike normal parts an image looks, where in it, and "
-            "which normal images are most like it."
+            "<h1>Anomaly inspection</h1>How much an image differs from normal parts, where it "
+            "differs, and which normal images are most similar."
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 run = gr.Dropdown(runs, value=runs[0], label="Model")
                 file = gr.File(label="Image to inspect", type="filepath", height=150)
                 info = (
-                    "Scores above it are anomalous. As a relative score it is 1, and the median of "
-                    "normal images 0."
+                    "Images with a higher score are anomalous. Relative scores are 1 at the "
+                    "threshold, and 0 at the median of normal images."
                 )
                 number = gr.Number(first_number, label="Threshold", info=info)
-                info = "Normal images above the threshold."
+                info = "The share of normal images above the threshold."
                 slider = {"label": "False alarms, %", "step": 0.1, "info": info}
                 percent = gr.Slider(*_PERCENT, value=first_percent, **slider)
                 origin = gr.HTML(first_text)
@@ -183,7 +183,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
             if value is None:
                 return [gr.skip()] * len(choice + shown)
             values = choose(run, inspection, value=value)
-            return values[0], gr.skip(), *values[2:]  # What is being typed stays.
+            return values[0], gr.skip(), *values[2:]  # The number that the user types stays.
 
         def slide(run, inspection, percent):
             values = choose(run, inspection, percent=percent)
@@ -193,15 +193,15 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
             return _box("empty", f"Scoring {pathlib.Path(path).name} …" if path else _PROMPT)
 
         def tell(inspection, threshold):
-            """Shows the verdict, and takes away all else: it belongs to another image."""
-            wait = _paragraph("Looking for them …") if isinstance(inspection, Inspection) else ""
+            """Shows the verdict, and clears the rest, which belongs to the image before."""
+            wait = _paragraph("Searching …") if isinstance(inspection, Inspection) else ""
             return view.verdict(inspection, threshold), None, "", None, [], wait
 
         def show(inspection, threshold):
             picture = inspection.picture if isinstance(inspection, Inspection) else None
             return *view.heat_map(inspection, threshold), picture
 
-        inspect, neighbours = view.inspect, view.neighbours  # one object each, and so one queue
+        inspect, neighbours = view.inspect, view.neighbours  # Gradio has a queue for each object.
 
         def follow(event):
             event = event.then(announce, path, verdict, **quick)
@@ -211,7 +211,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
             event = event.then(show, judged, [heat, legend, picture], **quick)
             event.then(neighbours, inspection, [gallery, below])
 
-        # The field is emptied, ready for the next image.
+        # An upload empties the field for the next image.
         follow(file.upload(lambda uploaded: (uploaded, None), file, [path, file]))
         follow(run.change(lambda run: view.threshold(run), run, choice, **in_turn))
         number.input(type_in, [run, inspection, number], [*choice, *shown], **quick)

@@ -1,5 +1,5 @@
 """Scores new images: with a finished run, or with an ONNX file that was exported from one.
 
-In go images: files, folders, or a folder in which they arrive. Out come tables with a row for each
-image and, with --maps, overlays and maps. Nothing but `model.py` imports TensorFlow.
+Takes images as files, as folders, or as they arrive in a folder. Writes tables with a row for each
+image and, with --maps, overlays and maps. Only `model.py` imports TensorFlow.
 """

@@ -3,26 +3,25 @@
     python -m cutpaste_tf.predict --run=RUNDIR --images=DIR_OR_FILES --output=DIR [--maps]
     python -m cutpaste_tf.predict --model=model.onnx --images=DIR_OR_FILES --output=DIR [--maps]
 
-Writes predictions.csv and predictions.jsonl: path, anomaly score, verdict and threshold of each
-image, and the score relative to normal images: 0 at their median, 1 at the threshold. With --maps
-also an overlay of its anomaly map in maps/, the map itself beside it as .npy, and, for runs with
---maps=features, areas.csv: each area above the pixels' threshold.
-Images may be of any size and format and any number; one that cannot be read is a row with its
-error, and the exit status is then 2.
+Writes predictions.csv and predictions.jsonl, with a row for each image: path, anomaly score,
+verdict, threshold, and the score relative to normal images, with 0 at their median and 1 at the
+threshold. --maps also writes, into maps/, the overlay of each image's anomaly map and the map
+itself as .npy; and for runs with --maps=features, areas.csv, which lists each area above the
+threshold of pixels.
 
-An exported file needs ONNX Runtime, and neither the run nor TensorFlow.
+An image with a score above the threshold is anomalous. The threshold is the run's, unless
+--threshold or --false_positive_rate gives another. The column drift and one printed line say
+whether images as a whole are unlike the training images. An image that cannot be read has a row
+with its error, and the exit status is then 2.
 
-With --watch images are scored as they arrive in a folder, until SIGTERM or Ctrl-C, and their rows
-are added to those of an earlier watch.
+--model needs ONNX Runtime, but neither the run nor TensorFlow.
 
-With --ray, for millions of images, Ray's workers (extra `cluster`) write the rows to parts in
-Parquet, and the same command goes on where it was interrupted. --ray=ADDRESS joins a cluster, whose
-machines need cutpaste-tf and see the same folders.
+--watch scores images as they arrive in a folder, until SIGTERM or Ctrl-C, and adds their rows to
+those of an earlier watch.
 
-Where images as a whole are unlike those trained on, the column drift and one line say so.
-
-The threshold is the run's unless --threshold or --false_positive_rate gives another: an image whose
-score is above it is anomalous.
+--ray is for millions of images: Ray's workers (extra `cluster`) write the rows to Parquet files,
+and the same command resumes an interrupted job. --ray=ADDRESS joins a cluster, whose machines need
+cutpaste-tf and the same folders.
 """
 
 import functools
@@ -38,31 +37,33 @@ from cutpaste_tf.predict.exported import OnnxModel
 from cutpaste_tf.predict.model import RunModel
 from cutpaste_tf.threshold import Drift
 
-# ONNX Runtime gains nothing by more images at a time, and images are held at their own size.
+# ONNX Runtime is no faster with more images at a time, and holds images at their own size.
 _BATCH_SIZE, _BATCH_SIZE_OF_ONNX = 32, 8
 
 
 @cli.command(interrupted="interrupted; nothing was written")
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command line, sys.argv by default; returns 2 also if images could not be read."""
+    """Runs a command line, sys.argv by default; returns 2 even if only single images failed."""
     arguments = _parser().parse_args(arguments)
     images, output = arguments.images, pathlib.Path(arguments.output)
     model, path, batch_size = RunModel, arguments.run, _BATCH_SIZE
     if arguments.run is None:
         model, path, batch_size = OnnxModel, arguments.model, _BATCH_SIZE_OF_ONNX
     threshold = arguments.threshold, arguments.false_positive_rate
-    # The path is absolute, as Ray's workers are in another folder.
+    # The path is absolute, as Ray's workers run in another folder.
     make_model = functools.partial(model, os.path.abspath(path), *threshold, arguments.maps)
     options = {"batch_size": arguments.batch_size or batch_size, "log": say}
     with cli.writing("--output", output):
         if arguments.watch:
             if len(images) > 1 or not os.path.isdir(images[0]) or arguments.ray is not None:
-                raise UserError("--watch: needs one folder of --images, and no --ray")
-            # A mistake is told before the model loads; there may be no image yet.
+                raise UserError("--watch: needs a single folder as --images, and no --ray")
+            # Finds mistakes before the model loads; there may be no image yet.
             next(rows.find_images(images, output, say), None)
             return watch.watch(images[0], output, make_model(), **options)
         if (output / watch.LOCK).exists():
-            raise UserError(f"--output={output}: has the tables of a --watch; name another folder")
+            raise UserError(
+                f"--output={output}: holds the tables of a --watch; name another folder"
+            )
         if arguments.ray is not None:
             summary, table = _predict_parts(arguments, make_model, options), rows.PARTS
         else:
@@ -76,13 +77,13 @@ def main(arguments: Sequence[str]) -> int:
     if summary.failed:
         raise UserError(
             f"{summary.failed} of {summary.images} images have an error, the first: "
-            f"{summary.first_error}; see the column error of {output / table}"
+            f"{summary.first_error}; see the column error in {output / table}"
         )
     return 0
 
 
 def _predict_parts(arguments, make_model, options):
-    """Predicts on Ray. Mistakes are told before anything is written."""
+    """Predicts on Ray; finds mistakes before anything is written."""
     cluster.load("pyarrow.parquet", "--ray")
     from cutpaste_tf.predict import parallel
 
@@ -106,16 +107,16 @@ def _parser():
     parser = cli.Parser("predict", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", help="a finished run: WORKDIR/CATEGORY/seed_N")
-    source.add_argument("--model", help="an ONNX file that was exported from one")
+    source.add_argument("--model", help="an ONNX file that was exported from a run")
     add = parser.add_argument
     add("--images", nargs="+", action="extend", required=True, help="images, or folders of images")
     add("--output", required=True, help="the folder to write to")
     add("--watch", action="store_true", help="score images as they arrive in a folder")
-    add("--maps", action="store_true", help="draw anomaly maps over the images")
+    add("--maps", action="store_true", help="write anomaly maps, and overlays of them")
     parser.add_threshold()
-    text = f"images at a time; {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
+    text = f"images at a time; default {_BATCH_SIZE}, with --model {_BATCH_SIZE_OF_ONNX}"
     parser.add("batch_size", choices.whole(1), text, parse=int)
-    text = "share the images out among Ray's workers, here or on the cluster at an address"
+    text = "distribute the images over Ray's workers, on this machine or the cluster at an address"
     add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
     cluster.add_flags(parser, "worker")
     return parser

@@ -1,6 +1,6 @@
-"""An exported ONNX file: what it says of its run, and how ONNX Runtime scores images with it.
+"""An exported ONNX file: the description of its run, and scoring images by ONNX Runtime.
 
-All that predicting needs besides the graph is one JSON text in the file's metadata.
+The description is a JSON text in the file's metadata.
 """
 
 import base64
@@ -22,29 +22,29 @@ from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
-KEY = "cutpaste_tf"  # in the file's metadata
-FORMAT = 3  # raised when the text's meaning changes
-_LARGEST = 2**25  # characters: the scores of a million normal images
-# Pixels of images that are resized at a time. The graph has them as floats, several times over.
+KEY = "cutpaste_tf"  # of the description in the file's metadata
+FORMAT = 3  # Raise this when the meaning of the text changes.
+_LARGEST = 2**25  # characters, enough for the scores of a million normal images
+# Pixels of images that are resized at a time. The graph holds several copies of them as floats.
 _PIXELS = 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Description:
-    """What an exported file says of its run."""
+    """The description of a run in an exported file."""
 
     run: str  # the run's name, CATEGORY/seed_N
     config: Config
     bits: int  # as in `decode.decode`
-    threshold: Threshold  # the one that the run was exported with
-    normal_scores: np.ndarray  # float64 [n], of normal images; empty where the run has none
+    threshold: Threshold  # as chosen at export
+    normal_scores: np.ndarray  # float64 [n], of normal images; may be empty
     level: float | None  # see `draw.overlay.Scale`
     pixel_threshold: float | None
     roi: np.ndarray | None  # the region of interest, bool [h, w]
-    versions: Mapping[str, str]  # of the packages that it was exported with
+    versions: Mapping[str, str]  # of the packages at export
 
     def to_json(self) -> str:
-        """Returns the JSON text; numbers are read back to the last bit."""
+        """Returns the description as JSON text, which keeps every bit of its numbers."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {
             "format": FORMAT,
@@ -58,13 +58,13 @@ class Description:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], source: str) -> "Description":
-        """Reads the metadata of the file that messages call `source`."""
+        """Reads the description in a file's metadata; messages name the `source`."""
         try:
             if len(metadata[KEY]) > _LARGEST:
                 raise ValueError("too large")
             values = json.loads(metadata[KEY])
             if values.pop("format") != FORMAT:
-                raise ValueError("another version's")
+                raise ValueError("written by another version")
             if values["roi"] is not None:
                 png = base64.b64decode(values["roi"])
                 values["roi"] = decode.decode(png, "roi")[..., 0] > 0
@@ -78,11 +78,12 @@ class Description:
                 or description.normal_scores.ndim != 1
                 or not np.isfinite([*numbers, *description.normal_scores]).all()
             ):
-                raise ValueError("no export's")
+                raise ValueError("not written by an export")
             return description
-        except Exception as error:  # A text from elsewhere may fail anywhere.
+        except Exception as error:  # A text from another program may fail anywhere.
             raise UserError(
-                f"{source}: says nothing of a run that this version can read; export the run again"
+                f"{source}: has no description of a run that this version can read; export the run "
+                "again"
             ) from error
 
 
@@ -95,7 +96,7 @@ def _png(mask):
 class OnnxModel:
     """An exported run; see `model.Model`. A UserError says what is wrong with the file.
 
-    A threshold, or the share of normal images above it, takes the place of the file's.
+    A threshold, or the share of normal images above it, replaces the file's threshold.
     """
 
     def __init__(
@@ -109,8 +110,8 @@ class OnnxModel:
         self._session = _load(path, source)
         if maps and "map" not in (node.name for node in self._session.get_outputs()):
             raise UserError(
-                f"--maps: {path} makes none; leave it out, or export a run that does, such as one "
-                "with --maps=features"
+                f"--maps: {path} makes no maps; leave --maps out, or export a run that makes maps, "
+                "such as one with --maps=features"
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
         run = self.description = Description.read(metadata, source)
@@ -129,7 +130,7 @@ class OnnxModel:
         self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image, which is resized in the graph; see `Model`."""
+        """Returns the image itself, as the graph resizes it; see `Model`."""
         return image
 
     def score(
@@ -148,9 +149,9 @@ class OnnxModel:
             scores, *maps = self._session.run(self._outputs, {"images": np.stack(images)})
             maps = maps[0] if maps else [None] * len(images)
             return [(float(x), one) for _, x, one in zip(images, scores, maps, strict=True)]
-        except Exception as error:  # ONNX Runtime's exceptions have no class in common.
+        except Exception as error:  # ONNX Runtime's exceptions share no base class.
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self._source}: its graph fails ({reason})") from error
+            raise UserError(f"{self._source}: the graph fails ({reason})") from error
 
 
 def _load(path, source):
@@ -162,18 +163,18 @@ def _load(path, source):
         ) from error
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # The errors that are raised say what is wrong.
+    options.log_severity_level = 4  # The exceptions say what is wrong.
     # A worker of --ray has its share of the cores in this variable.
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else machine.cores()
-    # Between two batches its threads would wait in a loop, on the cores that decode images.
+    # Otherwise the threads wait in a loop between two batches, on the cores that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # It would keep a plan for each size that an image ever had.
+    # Otherwise ONNX Runtime keeps a memory plan for each size of image.
     options.enable_mem_pattern = False
     try:
         return onnxruntime.InferenceSession(
             os.fspath(path), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # ONNX Runtime's exceptions have no class in common.
+    except Exception as error:  # ONNX Runtime's exceptions share no base class.
         reason = str(error).splitlines()[0]
-        raise UserError(f"{source}: no ONNX file, or a damaged one ({reason})") from error
+        raise UserError(f"{source}: not an ONNX file, or damaged ({reason})") from error

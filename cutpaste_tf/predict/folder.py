@@ -1,4 +1,4 @@
-"""A prediction of files and folders, from the first image to the last."""
+"""Prediction of files and folders."""
 
 import os
 import pathlib
@@ -22,8 +22,8 @@ def predict(
 ) -> rows.Summary:
     """Scores images and writes predictions.csv, predictions.jsonl and, with maps, overlays.
 
-    `count` is the number of images. The tables take their names at the end, or at
-    Ctrl-C, which is then raised. Until then, and after an error, earlier tables stay as they are.
+    `count` is the number of images. The tables replace earlier ones at the end or at Ctrl-C, which
+    raises KeyboardInterrupt. After an error the earlier tables stay.
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
     output.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def predict(
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
-        raise KeyboardInterrupt(f"interrupted; what was scored is in {output}")
+        raise KeyboardInterrupt(f"interrupted; the scores so far are in {output}")
     seconds = time.perf_counter() - began
     log(
         f"{summary.anomalous} of {summary.scored} images anomalous; {summary.scored} images in "

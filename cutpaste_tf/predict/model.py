@@ -1,4 +1,4 @@
-"""What scores images: a finished run, by TensorFlow."""
+"""The interface of models that score images, and a finished run as such a model."""
 
 import os
 from collections.abc import Sequence
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What scores images, by a threshold, from files of `bits` as in `decode.decode`.
+    """A model that scores images.
 
-    `normal_scores` are the run's, float64 [n], or none. `scale` brings maps to colours; None where
-    no maps are asked for. An image is `inputs` inputs of the network.
+    Attributes:
+      threshold: above which an image is anomalous.
+      normal_scores: float64 [n], the run's scores of normal images; may be empty.
+      scale: from maps to colours; None if no maps are wanted.
+      bits: of the image files, as in `decode.decode`.
+      inputs: how many inputs of the network an image makes, one for each tile.
+      device: the name of the hardware.
     """
 
     threshold: Threshold
@@ -30,35 +35,36 @@ class Model(Protocol):
     device: str
 
     def prepare(self, image: np.ndarray) -> Any:
-        """Makes of an image, uint8 [H, W, 3], what `score` takes; called in threads."""
+        """Makes the input of `score` from an image, uint8 [H, W, 3]; called in threads."""
 
     def score(
         self, prepared: Sequence[Any], sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[float, np.ndarray | None]]:
-        """Scores images that `prepare` has prepared; sizes are their heights and widths in pixels.
+        """Scores images from `prepare`; `sizes` are the heights and widths of the images in pixels.
 
-        Returns of each the anomaly score, NaN where there is none, and, if maps are asked for, the
-        anomaly map, float32 [h, w].
+        Returns, for each image, the anomaly score, which may be NaN, and the anomaly map, float32
+        [h, w], or None if no maps are wanted.
         """
 
     def over_image(self, anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Returns a map of the whole of an image of some height and width, float32 [h', w']."""
+        """Returns the map of a whole image, without a border, float32 [h', w']."""
 
 
 class RunModel:
-    """A finished run.
+    """A finished run as a model, by TensorFlow.
 
     Args:
-      run_dir: its folder.
-      threshold: takes the place of the run's.
-      false_positive_rate: chooses the threshold that this share of normal images is above.
-      maps: whether maps are asked for; None: where the run makes any.
+      run_dir: the run's folder.
+      threshold: replaces the run's threshold.
+      false_positive_rate: replaces the run's threshold by the one that this share of normal images
+        is above.
+      maps: whether maps are wanted; None: if the run makes any.
 
     Attributes:
       detector: the run's `detector.Detector`.
 
     Raises:
-      UserError: if the run cannot be loaded, makes no maps, or the threshold is none.
+      UserError: if the run cannot be loaded, makes no maps, or has no threshold.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class RunModel:
         self.scale = self.scale_at(self.threshold) if wanted else None
 
     def scale_at(self, threshold: Threshold) -> "Scale":
-        """Returns how maps become colours at a threshold."""
+        """Returns the scale from maps to colours at a threshold."""
         from cutpaste_tf.draw.overlay import Scale
 
         pixel_threshold = run_folder.read_results(self._run_dir)["pixel_threshold"]
@@ -108,7 +114,7 @@ class RunModel:
     def evaluate(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
     ) -> "Scores":
-        """Returns all that the detector says of images; the arguments are those of `score`."""
+        """Returns the detector's scores, features and maps of images; arguments as in `score`."""
         from cutpaste_tf.data import pipeline
 
         images = pipeline.of_prepared(prepared, self._preparation, sizes)

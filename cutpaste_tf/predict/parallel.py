@@ -1,8 +1,8 @@
-"""A prediction of millions of files by Ray's workers (extra `cluster`), in parts.
+"""Prediction of millions of files by Ray's workers (extra `cluster`), in parts.
 
 The output folder has the list of files, with a row group for each part; the rows of each part; and
-the job's settings. A part takes its name when it is whole, so whatever ends the job, the same
-command writes the parts that are missing.
+the job's settings. The file of a part appears when it is complete. So the same command writes the
+missing parts, whatever ended the job before.
 """
 
 import functools
@@ -24,9 +24,9 @@ from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
 
-SHARD = 1000  # files of a part; a worker that is lost loses its work on one
+SHARD = 1000  # files of a part, which is what is lost with a worker
 _FILES, _LOCK = "_files.parquet", "_lock"
-_RETRIES = 3  # where a part ends its worker
+_RETRIES = 3  # of a part whose worker was lost
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
 _NUMBERS = ("score", "relative_score", "threshold")
 _TYPES = dict.fromkeys(_NUMBERS, pa.float64()) | {"drift": pa.bool_()}
@@ -44,16 +44,26 @@ def predict(
     log: Callable[[str], None],
     **resources: Any,
 ) -> rows.Summary:
-    """Scores images and writes their rows to parts in Parquet, or goes on with that.
+    """Scores images and writes their rows to parts in Parquet, or resumes such a job.
 
-    `make_model` is called in each worker, so its paths are absolute. `settings` are what rows
-    depend on besides the images, by flags' names. `resources` are the address, CPUs and GPUs of
-    `_score`. The summary counts the rows of all parts.
+    Args:
+      make_model: makes the model in each worker, so its paths are absolute.
+      settings: what the rows depend on, apart from the images, by flag.
+      sources: images, and folders of images.
+      output: the folder to write to.
+      batch_size: images at a time.
+      log: takes a line of text.
+      **resources: address, cpus and gpus as in `_score`.
+
+    Returns:
+      The counts of all parts' rows.
     """
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
     if not any(output.glob(rows.PARTS)):
-        next(rows.find_images(sources, output))  # A mistake is told before anything is written.
-    busy = f"--output={output}: another command is at it; wait for its end, or name another folder"
+        next(rows.find_images(sources, output))  # Finds mistakes before anything is written.
+    busy = (
+        f"--output={output}: another command writes there; wait for its end, or name another folder"
+    )
     with locked(output / _LOCK, busy):
         _begin(output, settings)
         files = pq.read_metadata(output / _FILES)
@@ -61,7 +71,7 @@ def predict(
         missing = [(number, part) for number, part in enumerate(parts) if not part.exists()]
         count = sum(files.row_group(number).num_rows for number, _ in missing)
         done = len(parts) - len(missing)
-        there = f", {done} are there already" if done else ""
+        there = f", {done} of them written already" if done else ""
         log(f"{files.num_rows} images in {len(parts)} parts{there}")
         rate = ""
         if missing:
@@ -71,7 +81,7 @@ def predict(
                 with cli.Progress(count, "image", log) as progress:
                     seconds = _score(missing, worker, progress, log, **resources)
             except KeyboardInterrupt as error:
-                raise KeyboardInterrupt("interrupted; start again to go on") from error
+                raise KeyboardInterrupt("interrupted; start again to resume") from error
             rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second"
         summary = rows.Summary()
         for part in parts:
@@ -83,7 +93,7 @@ def predict(
 
 
 def _begin(output, settings):
-    """Writes the list of files, unless this very job has been begun before."""
+    """Writes the job's settings and its list of files, unless the job is resumed."""
     try:
         earlier = json.loads((output / rows.JOB).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,7 +103,7 @@ def _begin(output, settings):
     if any(output.glob(rows.PARTS)):
         others = [f"--{name}" for name in settings if earlier.get(name) != settings[name]]
         raise UserError(
-            f"--output={output}: holds a prediction with other {', '.join(others)}; name another "
+            f"--output={output}: holds a prediction with another {', '.join(others)}; name another "
             "folder"
         )
     paths = map(as_text, rows.find_images(settings["images"], output))
@@ -105,7 +115,7 @@ def _begin(output, settings):
 
 
 def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
-    """Has workers write the parts that are missing, and returns the seconds; see `cluster`."""
+    """Writes the missing parts by Ray's workers; returns the seconds."""
     ray = cluster.start(address, "--ray")
     try:
         cpus, gpus, slots = cluster.share_out(ray, "worker", cpus, gpus)
@@ -126,15 +136,15 @@ def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
     except ray.exceptions.RayError as error:
         raise UserError(
             f"--ray: {1 + _RETRIES} workers were lost at one part ({cluster.reason(error)}); if "
-            "they lacked memory, take fewer by a larger --cpus_per_worker, or a smaller "
-            "--batch_size, and start again to go on"
+            "memory was short, set a larger --cpus_per_worker, for fewer workers, or a smaller "
+            "--batch_size, and start again to resume"
         ) from error
     finally:
         ray.shutdown()
 
 
 class Worker:
-    """An actor of Ray, which scores the files of parts and writes their rows."""
+    """A Ray actor that scores the files of parts and writes their rows."""
 
     def __init__(self, make_model, output, root, batch_size, cpus, gpus):
         self._make_model, self._output, self._root = make_model, output, root
@@ -142,13 +152,13 @@ class Worker:
 
     @functools.cached_property
     def _model(self):
-        # Not made by the constructor: what is wrong there does not reach the user.
+        # Not in the constructor, whose errors do not reach the user.
         if not self._root.is_dir():
-            raise UserError(f"--images: there is no folder {self._root} on {platform.node()}")
+            raise UserError(f"--images: {platform.node()} has no folder {self._root}")
         return self._make_model()
 
     def write(self, number: int, part: pathlib.Path) -> int:
-        """Writes the part of a number to its file, and returns how many images it has."""
+        """Writes a part, by its number, to its file; returns the number of images."""
         model, output = self._model, self._output
         schema = _SCHEMA.append(pa.field("areas", _AREAS)) if rows.has_areas(model) else _SCHEMA
         with cli.writing("--output", output):

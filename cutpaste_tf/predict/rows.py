@@ -1,4 +1,4 @@
-"""Rows of a prediction, one for each image: how they are made, counted and written to tables."""
+"""The rows of a prediction, one for each image: making, counting and writing them."""
 
 import concurrent.futures
 import contextlib
@@ -20,7 +20,7 @@ from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import VERDICTS, Drift
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
-JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, in the place of the tables
+JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, instead of the tables
 COLUMNS = ("path", "score", "relative_score", "verdict", "threshold", "drift", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 
@@ -30,9 +30,9 @@ def find_images(
     output: pathlib.Path,
     warn: Callable[[str], None] | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Finds the images of files and folders, but for overlays; see `stream.find`.
+    """Finds the images of files and folders, without overlays; see `stream.find`.
 
-    A UserError says if a source is missing and, without `warn`, if there are no images.
+    A UserError says that a source is missing or, without `warn`, that there are no images.
     """
     empty = True
     for path in stream.find(sources, output / MAPS, CSV, JOB, warn=warn):
@@ -46,7 +46,7 @@ def find_images(
 
 
 def has_areas(model: Model) -> bool:
-    """Whether there are areas above a threshold of pixels to list."""
+    """Whether the model has a threshold of pixels, and so areas above it."""
     return model.scale is not None and model.scale.outlined
 
 
@@ -61,11 +61,11 @@ def score_files(
 ) -> Iterator[list[dict[str, Any]]]:
     """Scores files, and yields their rows batch by batch, in the order of the files.
 
-    A row has `COLUMNS`, and `areas`: a list of dicts by `AREA_COLUMNS[1:]`. Scores
-    are added to `drift`. Overlays are written before the rows are yielded, and lie below `MAPS` as
-    the images lie below `root`.
+    Each row has `COLUMNS` and `areas`, a list of dicts with `AREA_COLUMNS[1:]`. The scores are
+    added to `drift`. Overlays are written before their rows are yielded, into the same folders
+    below `MAPS` as the images have below `root`.
     """
-    # Tiles are the network's images, so that a batch has the same memory with tiles.
+    # A tile counts as an image, so that batches need the same memory with and without tiles.
     batch_size = max(1, batch_size // model.inputs)
     options = batch_size, model.bits, threads, model.scale is not None
     batches = stream.batches(paths, model.prepare, *options)
@@ -79,7 +79,7 @@ def score_files(
             for row in rows:
                 if row["score"] is not None:
                     row["drift"] = drift.add(row["score"])
-            del batch, sound, results  # Their images need not stay in memory any longer.
+            del batch, sound, results  # Frees the images' memory.
             yield rows
 
 
@@ -90,7 +90,7 @@ def _make_row(model, maps, root, file, result):
     if score is None:
         return row
     if not math.isfinite(score):
-        row["error"] = "the network's features of it are not finite"
+        row["error"] = "the network's features of the image are not finite"
         return row
     row["score"], row["relative_score"] = score, model.threshold.relative(score)
     (row["verdict"],) = model.threshold.verdicts([score])
@@ -102,7 +102,7 @@ def _make_row(model, maps, root, file, result):
 
 
 def _write_map(target, model, file, score, anomaly_map):
-    """Writes an image's overlay and its map; returns the areas above the pixels' threshold."""
+    """Writes an image's overlay and map; returns the areas above the threshold of pixels."""
     from PIL import Image
 
     from cutpaste_tf.draw.overlay import overlay
@@ -112,7 +112,7 @@ def _write_map(target, model, file, score, anomaly_map):
     anomaly_map = model.over_image(anomaly_map, *file.size)
     picture = overlay(file.image, scale(anomaly_map, score), scale.outlined)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The smallest file would take ten times as long.
+    # The best compression takes ten times as long.
     Image.fromarray(picture).save(target, compress_level=1)
     np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
     if not scale.outlined:
@@ -127,7 +127,7 @@ def common_root(sources: Sequence[str | os.PathLike]) -> pathlib.Path:
 
 
 def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Returns an overlay's name: the image's, below the root, and a png; no two are the same."""
+    """Returns an overlay's unique name: the image's path below the root, with the ending png."""
     name = pathlib.Path(os.path.abspath(path)).relative_to(root)
     if not name.name.lower().endswith(decode.SUFFIXES):
         return name.with_name(name.name + ".image.png")
@@ -139,7 +139,7 @@ def map_name(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
 
 @dataclasses.dataclass
 class Summary:
-    """Counts of rows; the images without a score have an error."""
+    """Counts of rows. Each image has either a score or an error."""
 
     images: int = 0
     scored: int = 0
@@ -167,9 +167,9 @@ class Summary:
 
 @contextlib.contextmanager
 def open_tables(output: pathlib.Path, model: Model, *, resume: bool = False) -> Iterator["Tables"]:
-    """Opens the tables in a folder, which take the places of earlier ones when all is written.
+    """Opens the tables in a folder, which replace earlier ones at the end of the block.
 
-    With `resume` lines are added to predictions.jsonl, and the other tables are begun at once.
+    With `resume`, predictions.jsonl gets further lines, and the other tables begin anew at once.
     """
     with contextlib.ExitStack() as stack:
         files = []
@@ -187,26 +187,26 @@ def open_tables(output: pathlib.Path, model: Model, *, resume: bool = False) -> 
 
 @dataclasses.dataclass
 class Tables:
-    """Writes rows to files that are open: predictions.jsonl, predictions.csv, maybe areas.csv."""
+    """Writes rows to the open tables: predictions.jsonl, predictions.csv and perhaps areas.csv."""
 
     files: Sequence[TextIO]
     spreadsheets: Sequence[csv.DictWriter]  # of all files but the first
 
     def write(self, row: dict[str, Any], **more: Any) -> None:
-        """Writes a row everywhere; `more` is only for its line of predictions.jsonl."""
+        """Writes a row to all tables; `more` goes only into predictions.jsonl."""
         line = {name: row[name] for name in COLUMNS} | more
         self.files[0].write(json.dumps(line, allow_nan=False) + "\n")
         self.write_spreadsheets(row)
 
     def write_spreadsheets(self, row: dict[str, Any]) -> None:
-        """Writes a row to predictions.csv, and its areas; texts are as `cell` has them."""
+        """Writes a row to predictions.csv and its areas to areas.csv, escaped by `cell`."""
         row = {name: cell(value) for name, value in row.items()}
         self.spreadsheets[0].writerow(row)
         for spreadsheet in self.spreadsheets[1:]:
             spreadsheet.writerows({"path": row["path"], **area} for area in row["areas"])
 
     def flush(self) -> None:
-        """Brings the lines of predictions.jsonl to the disk, then shows the other tables' rows."""
+        """Flushes all tables, and brings predictions.jsonl to the disk."""
         for file in self.files:
             file.flush()
         os.fsync(self.files[0].fileno())

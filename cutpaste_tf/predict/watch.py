@@ -1,8 +1,8 @@
-"""A folder that is watched: images are scored as they arrive, until a signal ends it.
+"""Watching a folder: images are scored as they arrive, until a signal ends the watch.
 
-predictions.jsonl is the table that counts: a row is on the disk there before the log shows it. The
-other tables are written from it at the start. So whatever ends a watch, the next one with the same
-output goes on where it was.
+A row is on the disk, in predictions.jsonl, before the log shows it. At the start, the other tables
+are written anew from predictions.jsonl. So the next watch with the same output continues the last
+one, whatever ended it.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
 
-LOCK = "watch.lock"  # stays in the output folder, whose tables are then a watch's
+LOCK = "watch.lock"  # stays in the output folder, and marks its tables as those of a watch
 PERIOD = 0.2  # seconds from one look at the folder to the next
-_DRIFT_PERIOD = 60.0  # seconds at least from one line about drift to the next
-_RETRY = 5.0  # seconds after which a file that is no image is read again: it may have been written
+_DRIFT_PERIOD = 60.0  # seconds, at least, from one line about drift to the next
+_RETRY = 5.0  # seconds until a broken file is read again, as it may have been incomplete
 
-Stamp = tuple[int, int]  # a file's size and time of modification, by which it is the same or new
+Stamp = tuple[int, int]  # a file's size and time of modification, which show whether it changed
 
 
 def watch(
@@ -39,15 +39,15 @@ def watch(
 ) -> int:
     """Scores images as they arrive in a folder, until SIGTERM (returns 0) or Ctrl-C (raises).
 
-    Images that are there already are the first. Those that have a row from an earlier watch with
-    the same output are passed over, unless they have changed.
+    The first images are those in the folder at the start. An image that has a row from an earlier
+    watch with the same output is skipped, unless the image has changed.
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     # Absolute, so that the next watch recognises the files wherever it is started.
     root = pathlib.Path(os.path.abspath(folder))
     if (output / rows.JSONL).exists() and not (output / LOCK).exists():
         raise UserError(
-            f"--output={output}: has tables that --watch would add to; name another folder"
+            f"--output={output}: holds the tables of a predict without --watch; name another folder"
         )
     busy = f"--output={output}: another --watch writes there; end it, or name another folder"
     summary, done = rows.Summary(), {}
@@ -65,7 +65,7 @@ def watch(
             while not signals:
                 began = time.monotonic()
                 arrivals = inbox.look()
-                # Half of the time at most goes into long looks.
+                # At most half of the time goes into looks at a large folder.
                 due = began + max(PERIOD, 2.0 * (time.monotonic() - began))
                 paths, waiting = (path for path, _ in arrivals), iter(arrivals)
                 for batch in rows.score_files(paths, model, drift, output, root, batch_size):
@@ -84,7 +84,7 @@ def watch(
                     if is_due and known and known[-1] != told:
                         told, told_at = known[-1], time.monotonic()
                         log(f"drift: {Drift.ADVICE}" if told else "drift has ended")
-                    if signals:  # The rest arrives again at the next start.
+                    if signals:  # The next watch scores the rest.
                         break
                 time.sleep(max(0.0, due - time.monotonic()))
     line = f"{summary.images} images, {summary.anomalous} anomalous, {summary.failed} with an error"
@@ -95,7 +95,7 @@ def watch(
 
 
 def _earlier_rows(path):
-    """Yields the rows of earlier watches; cuts off half a line at the end, left by a kill."""
+    """Yields the rows of earlier watches; removes an incomplete last line, which a kill leaves."""
     whole = 0
     with open(path, "r+b") as lines:
         for line in lines:
@@ -107,7 +107,7 @@ def _earlier_rows(path):
 
 
 def _line(row, path):
-    """A line about an image."""
+    """The log's line about an image."""
     if row["score"] is None:
         return f"{'error':9} {'':>17}  {path}: {row['error']}"
     relative = "" if row["relative_score"] is None else f"{row['relative_score']:.2f}"
@@ -116,15 +116,15 @@ def _line(row, path):
 
 @contextlib.contextmanager
 def _signals():
-    """Yields a list of the signals that ask for the end; a second one does not wait."""
+    """Yields a list that receives the first signal to end; a second signal raises at once."""
     received = []
 
     def receive(number, frame):
         if received:
-            raise KeyboardInterrupt("interrupted; start again to go on")
+            raise KeyboardInterrupt("interrupted; start again to resume")
         received.append(number)
 
-    # A shell has what it starts in the background ignore Ctrl-C.
+    # A shell makes commands in the background ignore Ctrl-C.
     numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
     before = [signal.signal(number, receive) for number in numbers]
     try:
@@ -135,9 +135,14 @@ def _signals():
 
 
 class Inbox:
-    """A folder that is watched, with all folders in it; it may vanish for a time, as a share does.
+    """A watched folder with all folders in it. It may vanish for a time, as network shares do.
 
-    `done` has the stamps of files that have rows, by their paths as text; `clock` returns seconds.
+    Args:
+      folder: the watched folder.
+      output: the folder of the tables.
+      done: the stamps of files that have rows, by path.
+      log: takes a line of text.
+      clock: returns seconds.
     """
 
     def __init__(
@@ -154,7 +159,7 @@ class Inbox:
         self._broken = {}  # stamps by paths, and when to read the files again
 
     def look(self) -> list[tuple[pathlib.Path, Stamp]]:
-        """Returns the files that are new, and as they were at the last look, oldest first."""
+        """Returns the new files that have not changed since the last look, oldest first."""
         stamps, arrivals, unreadable = {}, [], []
         try:
             for path in rows.find_images([self._folder], self._output, unreadable.append):
@@ -176,10 +181,10 @@ class Inbox:
         return [(path, stamp) for _, path, stamp in sorted(arrivals)]
 
     def finish(self, path: pathlib.Path, stamp: Stamp, scored: bool) -> bool:
-        """Marks a file that was read as done, and returns True, if its row is to be kept.
+        """Marks a file as done and returns True, if its row should be kept.
 
-        Otherwise the file has changed meanwhile or may still be written, and arrives again; or it
-        has gone before it could be scored.
+        Returns False if the file changed while it was read or may be incomplete, as it will arrive
+        again; or if it vanished before it was scored.
         """
         now, _ = _stat(path)
         still_broken = now == stamp == self._broken.get(path, (None, 0.0))[0]
@@ -192,10 +197,10 @@ class Inbox:
 
 
 def _stat(path):
-    """Returns a file's stamp and when it took its name, in ns; None and 0 if there is no file."""
+    """Returns a file's stamp and its time of arrival in ns; None and 0 if there is no file."""
     try:
         status = os.stat(path)
     except OSError:
         return None, 0
-    # A rename changes the third time, and no other.
+    # A rename, which may end a transfer, changes only st_ctime.
     return (status.st_size, status.st_mtime_ns), status.st_ctime_ns

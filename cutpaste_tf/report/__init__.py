@@ -1,4 +1,4 @@
-"""The paper's experiments and tables, and reports of what runs have reached of them.
+"""The paper's experiments and tables, and reports of runs beside the paper's numbers.
 
-A work directory of finished runs goes in; tables as text, Markdown, CSV, LaTeX or a page come out.
+Takes a folder of finished runs; writes tables as text, Markdown, CSV, LaTeX or an HTML page.
 """

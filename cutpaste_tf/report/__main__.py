@@ -1,4 +1,4 @@
-"""Prints the paper's tables, filled from the runs in a work directory.
+"""Prints the paper's tables, with the numbers of finished runs beside the paper's.
 
     python -m cutpaste_tf.report --workdir=DIR --table=1 [--format=markdown] [--output=FILE]
     python -m cutpaste_tf.report --workdir=DIR --table=all
@@ -23,12 +23,14 @@ def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     parser = cli.Parser("report", __doc__)
     numbers, forms = ", ".join(paper.TABLES), choices.one_of(*formats.FORMATS, "html")
-    parser.add_argument("--workdir", required=True, help="the runs: this folder and all below it")
-    parser.add_argument("--table", required=True, help=f"{numbers}, several by commas, or all")
-    parser.add("format", forms, "text by default, and html for all")
-    parser.add_argument("--density", help="show image AUROC by this one of several, such as gmm")
     parser.add_argument(
-        "--output", help=f"a file; standard output, or DIR/{PAGE} for all in html, by default"
+        "--workdir", required=True, help="read the runs in this folder and below it"
+    )
+    parser.add_argument("--table", required=True, help=f"{numbers}, separated by commas, or all")
+    parser.add("format", forms, "default text, or html with --table=all")
+    parser.add_argument("--density", help="for runs with several densities: show this one's AUROC")
+    parser.add_argument(
+        "--output", help=f"the file to write; default stdout, or DIR/{PAGE} with --table=all"
     )
     arguments = parser.parse_args(arguments)
     everything = arguments.table == "all"

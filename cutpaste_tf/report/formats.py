@@ -18,7 +18,7 @@ LEGEND = (
 
 
 def render(tables: Sequence[Table], form: str, width: int = 110) -> str:
-    """Returns tables in one of `FORMATS`, below each other; texts are at most so wide."""
+    """Returns tables in one of `FORMATS`, below each other; `width` limits the lines of "text"."""
     if form == "csv":
         return comma_separated(tables)
     write = {"text": lambda table: text(table, width), "markdown": markdown, "latex": latex}[form]
@@ -26,9 +26,9 @@ def render(tables: Sequence[Table], form: str, width: int = 110) -> str:
 
 
 def _texts(table: Table) -> pd.DataFrame:
-    """The cells as texts such as "92.0 ± 1.0 [1,2]", with marks of their notes.
+    """The cells as texts such as "92.0 ± 1.0 [1,2]", with the numbers of their notes.
 
-    Its columns have two levels: the name, and "ours" or "paper".
+    The columns have two levels: the name, and "ours" or "paper".
     """
 
     def text(cell):
@@ -50,11 +50,11 @@ def _notes(table: Table) -> list[str]:
 
 
 def text(table: Table, width: int = 110) -> str:
-    """Returns a table for a terminal, in as many blocks of columns as the width asks for."""
+    """Returns a table for a terminal, in several blocks of columns if it is too wide."""
     frame = _texts(table)
     names = list(dict.fromkeys(frame.columns.get_level_values(0)))
     blocks = [[]]
-    for name in names:  # The paper's column stays beside ours.
+    for name in names:  # A block has both columns of a name: ours and the paper's.
         wider = frame[[*blocks[-1], name]].to_string()
         if blocks[-1] and len(wider.partition("\n")[0]) > width:
             blocks.append([])
@@ -110,7 +110,7 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """Returns tables as one CSV with a line for each number, ours and the paper's."""
+    """Returns tables as one CSV, with a line for each number."""
     frames = []
     for table in tables:
         cells = table.cells[(table.cells["source"] == "ours") | table.cells["mean"].notna()]

@@ -1,4 +1,4 @@
-"""One HTML page of a work directory: the paper's tables, and plots against the paper."""
+"""One HTML page of a folder of runs: the paper's tables, and plots beside the paper's numbers."""
 
 import base64
 import html
@@ -40,7 +40,7 @@ img { max-width: 100%; height: auto; }
 def build(
     tables: Sequence[Table], runs: Sequence[Run], problems: Sequence[str], base: pathlib.Path
 ) -> str:
-    """Makes the page, which needs no other file; its links to runs are relative to `base`.
+    """Makes the page, which needs no other file. Links to runs are relative to `base`.
 
     `problems` are lines about folders that could not be read.
     """
@@ -55,7 +55,7 @@ def build(
 <h1>CutPaste: the paper's tables from these runs</h1>
 <p>{len(runs)} finished runs of {len(categories)} categories{": " if categories else ""}\
 {html.escape(", ".join(categories))}. The paper is Li et al., CVPR 2021; its numbers are as printed.
-A missing run is shown as missing, and what differs from the paper's settings is noted.</p>
+A cell without runs says missing, and notes list the settings that differ from the paper's.</p>
 <p>{" · ".join(contents)}</p>
 <ul>{"".join(f"<li>{html.escape(problem)}</li>" for problem in problems)}</ul>
 {"".join(sections)}
@@ -65,7 +65,7 @@ A missing run is shown as missing, and what differs from the paper's settings is
 
 
 def _section(table: Table) -> str:
-    """A table, and its averages as an image where there are any."""
+    """A table, and a plot of its averages if there are any."""
     figure, picture = averages(table), ""
     if figure is not None:
         buffer = io.BytesIO()
@@ -79,14 +79,14 @@ def _section(table: Table) -> str:
 
 
 def _link(run: Run, base: pathlib.Path) -> str:
-    """An item of a list: a run's folder."""
+    """A list item with a link to a run's folder."""
     address = pathlib.Path(os.path.relpath(run.path, base)).as_posix()
     quoted = urllib.parse.quote(os.fsencode(address))
     return f'<li><a href="./{quoted}/">{html.escape(address)}</a></li>'
 
 
 def averages(table: Table) -> Figure | None:
-    """Plots a table's averages beside the paper's; None where there are no runs."""
+    """Plots a table's averages beside the paper's; None if there are no runs."""
     cells = table.cells
     ours = cells[cells["source"] == "ours"]
     names = ours["column"].unique()

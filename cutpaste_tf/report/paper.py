@@ -1,6 +1,6 @@
-"""The paper's tables: for each column the experiment that makes it, and the paper's numbers.
+"""The paper's tables: the experiment of each column, and the paper's numbers.
 
-An experiment is a file of `experiments/`, or one with a flag more. All numbers are percent.
+An experiment is a flag file of `experiments/`, perhaps with further flags. All numbers are percent.
 Nothing here imports TensorFlow.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 from cutpaste_tf.config import EPOCH_STEPS, FIELDS, Config, as_flag
 from cutpaste_tf.files import UserError
 
-# The tables as printed, as data.
+# The numbers of the tables, as the paper prints them.
 PRINTED = json.loads((importlib.resources.files(__package__) / "paper.json").read_bytes())
 OWN = "own data"
-# Settings of the paper's flag files that differ from the flags' defaults: an MLP as the head, and
-# the input's augmentation.
+# What all flag files of the paper's experiments change: the head is an MLP, and the input is
+# augmented.
 FLAGFILES = {
     "head_dims": (512, 128),
     "view_jitter": (0.1,),
@@ -34,7 +34,7 @@ FINETUNED = {
     "steps": 74 * EPOCH_STEPS,
 }
 _3WAY = "cutpaste_3way"
-# The proxy tasks by what the paper's tables call them.
+# The proxy tasks by their names in the paper's tables.
 _TASKS = {
     "Rotation": "rotation",
     "Cutout": "cutout",
@@ -49,12 +49,12 @@ _TASKS = {
     "3-Way": _3WAY,
     "Ensemble": _3WAY,
 }
-Numbers = Mapping[str, Mapping[str, float]]  # by row, each a "mean" and perhaps a "stderr"
+Numbers = Mapping[str, Mapping[str, float]]  # by row, a "mean" and perhaps a "stderr"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run; `scored`: its scores.csv belong to the density of its results."""
+    """A finished run; `scored` is whether scores.csv belongs to the density of `results`."""
 
     path: pathlib.Path
     config: Config
@@ -64,9 +64,9 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Runs of all categories and seeds; the name is also that of their folder.
+    """Runs of all categories and seeds, in a folder of the experiment's name.
 
-    `flagfile` is what `--flagfile` takes, a bare name or a whole path; `flags` come after it.
+    `flagfile` is a value of `--flagfile`, a bare name or a path; `flags` come after it.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Column:
     Attributes:
       name: as in the paper.
       paper: the paper's numbers.
-      experiment: what makes it; None for other people's methods, of which there are no runs here.
-      required: the settings that a run must have to belong here.
-      settings: the paper's settings besides, where the flags' defaults and `FLAGFILES` differ.
-      measure: takes from a run what the column shows, as a fraction, or None.
-      ensemble: whether it shows all seeds' averaged scores, rather than the mean over seeds.
-      untrained: whether it shows a network before the training.
+      experiment: whose runs fill the column; None for methods that this project does not have.
+      required: the settings that a run needs to belong to the column.
+      settings: the paper's other settings, where these differ from the defaults and `FLAGFILES`.
+      measure: returns the number of a run that the column shows, as a fraction, or None.
+      ensemble: whether the column shows the ensemble of all seeds, not the mean over seeds.
+      untrained: whether the column shows a network before the training.
     """
 
     name: str
@@ -122,7 +122,7 @@ def _resnet18(
     result: str = "image_auroc",
     **options: Any,
 ) -> Column:
-    """A column of one of the results of ResNet-18s that are trained from scratch."""
+    """A column that shows one result of ResNet-18s trained from scratch."""
     required = {"backbone": "resnet18", "weights": "none", "task": _3WAY} | required
     if required.get("maps") != "patches":  # whole images
         required["patch_size"] = 0
@@ -131,7 +131,7 @@ def _resnet18(
 
 
 def _detection(table: str) -> list[Column]:
-    """The columns that a table prints: methods of others, and a proxy task's image-level models."""
+    """The columns of a table: other methods, and image-level models of the proxy tasks."""
     columns = []
     for name in PRINTED.get(f"{table}_average", PRINTED[table])["all"]:
         column = Column(name, _printed(table, name))
@@ -143,7 +143,7 @@ def _detection(table: str) -> list[Column]:
 
 
 def _localization() -> list[Column]:
-    """Section 4.2 compares a patch model with GradCAM; Figure 1 detects by patches, too."""
+    """The columns of Table 2: a patch model and GradCAM (Section 4.2)."""
     printed = _printed("table2_pixel_auc", "CutPaste (3-way)")
     whole = _printed("table1", "CutPaste (3-way)")
     gradcam = {"average, all": {"mean": PRINTED["text"]["gradcam_pixel_auc"]}}
@@ -165,7 +165,7 @@ def _localization() -> list[Column]:
 
 
 def _efficientnet(feature: str, stage: str) -> Column:
-    """A column of Table 3: a feature's AUROC before or after fine-tuning."""
+    """A column of Table 3: image AUROC by a feature, before or after fine-tuning."""
     untrained = stage == "Pretrain"
 
     def measure(run):
@@ -186,7 +186,7 @@ def _efficientnet(feature: str, stage: str) -> Column:
 
 
 def _synthetic(group: str) -> list[Column]:
-    """Columns of Table 6: a training of Table 1, tested on synthetic anomalies (Section 5.3)."""
+    """Columns of Table 6: models of Table 1, tested on synthetic anomalies (Section 5.3)."""
     task = _TASKS[group]
     experiment = _of_file(f"resnet18_{task}", "--test_anomalies=all")
     printed = PRINTED["table6_synthetic"][group.removesuffix(" (3-way)")]
@@ -207,7 +207,7 @@ def _synthetic(group: str) -> list[Column]:
     return list(map(column, printed))
 
 
-# What Appendix A.3 varies, as the tables call it: a heading, a setting, and its value by name.
+# What Appendix A.3 varies, by key in the tables: heading, setting, and the value from its name.
 _ABLATIONS = {
     "lr": ("Learning rate", "learning_rate", float),
     "epochs": ("Number of epochs", "steps", lambda name: int(name) * EPOCH_STEPS),
@@ -217,9 +217,9 @@ _ABLATIONS = {
 
 
 def _ablation(table: str) -> list[Column]:
-    """Columns of CutPaste (3-way) with each value of one setting.
+    """Columns of CutPaste (3-way), each with another value of one setting.
 
-    The bold-faced values, which the other ablations keep, are the flags' defaults.
+    The defaults are the values in bold face, which the other ablations keep.
     """
     usual = {name: FIELDS[name].default for name in ("learning_rate", "jitter", "area_ratio")}
     columns = []
@@ -272,8 +272,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         [_cifar10(name) for name in ("Rotation", "Cutout", "CutPaste")],
     ),
 }
-# The experiments of each table, and those that no table needs: the pretrained columns of Table 3
-# without fine-tuning, the recipes for one's own images, the demo, and a small one from scratch.
+# The experiments of each table, and others: Table 3's network without fine-tuning, recipes for your
+# own images, the demo, and a small network from scratch.
 EXPERIMENTS: dict[str, list[Experiment]] = {
     number if number == "cifar10" else f"table{number}": list(
         dict.fromkeys(column.experiment for column in columns if column.experiment)
@@ -282,14 +282,14 @@ EXPERIMENTS: dict[str, list[Experiment]] = {
 }
 _OTHERS = ("effnet_b4_pretrained", "lite0", "lite0_pretrained", "demo", "resnet18_demo")
 EXPERIMENTS["others"] = list(map(_of_file, _OTHERS))
-# Those of Table 1 take the place of Table 6's, which have further tests.
+# Tables 1 and 6 have experiments of the same name; here the name means Table 1's.
 BY_NAME = {e.name: e for experiments in reversed(EXPERIMENTS.values()) for e in experiments}
 
 
 def choose(names: Sequence[str]) -> list[Experiment]:
-    """Finds experiments by names, of tables or of their own, or by paths of flag files, each once.
+    """Finds experiments by name, by table or by the path of a flag file, each once.
 
-    A UserError names what is none of these.
+    A UserError names an entry that is none of these.
     """
     experiments = {}
     for name in names:
@@ -314,6 +314,6 @@ def choose(names: Sequence[str]) -> list[Experiment]:
                     f"--experiments: {other.flagfile} and {experiment.flagfile} would share the "
                     f"folder {experiment.name}; rename one"
                 )
-            if experiment.flags:  # The tests of Table 6 include those of Table 1.
+            if experiment.flags:  # Table 6's runs have the results of Table 1 as well.
                 experiments[experiment.name] = experiment
     return list(experiments.values())

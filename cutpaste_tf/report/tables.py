@@ -1,9 +1,9 @@
-"""The paper's tables, filled from the runs in a work directory and set beside the paper's numbers.
+"""The paper's tables, with the numbers of finished runs beside the paper's.
 
-A run belongs to a column by its settings, not by its folder's name: Table 1's "Scar" is every
-ResNet-18 trained on whole images with `--task=scar`. Settings other than the paper's, such as fewer
-steps, do not keep a run out; they are noted at each of its cells. Where runs of one category and
-column differ in their settings, those nearest to the paper's are shown.
+A run belongs to a column by its settings: Table 1's "Scar" takes every ResNet-18 that was trained
+on whole images with `--task=scar`. A run with other settings than the paper's, such as fewer steps,
+belongs to the column too, and a note at its cell lists these settings. If the runs of one category
+and column differ in their settings, the table shows those nearest to the paper's.
 
 All numbers are percent. Nothing here imports TensorFlow.
 """
@@ -24,11 +24,11 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.report.paper import FLAGFILES, OWN, TABLES, Column, Run
 from cutpaste_tf.scoring import metrics
 
-# What changes a number by rounding alone, or tells which of a table's rows a run belongs to.
+# Settings that change a number only by rounding, or decide the row that a run belongs to.
 _NOT_COMPARED = {"category", "seed", "jit_compile", "map_levels", "maps", "features"}
-# All that matters to a network that has not been trained.
+# The only settings that matter to an untrained network.
 _UNTRAINED = {"dataset", "backbone", "weights", "image_size", "density"}
-# What the paper does not give: this project's choice.
+# Settings that the paper does not give.
 _NOT_IN_THE_PAPER = {
     *("head_dims", "independent_views", "location_density", "mixed_precision", "stem"),
     *("translation", "view_jitter"),
@@ -38,9 +38,9 @@ _NOT_IN_THE_PAPER = {
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A number of ours: a mean over runs, and its standard error where there are several seeds.
+    """A number of ours: a mean over runs, and its standard error if there are several seeds.
 
-    `settings` says how the runs' settings differ from the paper's.
+    `settings` lists the settings that differ from the paper's.
     """
 
     mean: float
@@ -52,11 +52,11 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the paper, by its number there, with ours beside the paper's.
+    """A table of the paper, with our numbers beside the paper's.
 
-    `cells` has a row for each number, printed line by line: its group ("texture", "object", "all"
-    or "own data"), row, column, source ("ours" or "paper"), mean, stderr, runs and notes. Means
-    that are missing are NaN.
+    `number` is the table's number in the paper. `cells` has a row for each number, in the order of
+    printing, with the columns group ("texture", "object", "all" or "own data"), row, column, source
+    ("ours" or "paper"), mean, stderr, runs and notes. A missing mean is NaN.
     """
 
     number: str
@@ -65,14 +65,14 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """The notes of all cells, each once; a cell's marks are their places from 1."""
+        """The notes of all cells, each once; cells refer to them by number, from 1."""
         return list(dict.fromkeys(note for notes in self.cells["notes"] for note in notes))
 
 
 def collect(workdir: str) -> tuple[list[Run], list[str]]:
-    """Returns the finished runs in a folder and all below it, in the order of their folders' names.
+    """Returns the finished runs in a folder and below it, ordered by path.
 
-    Also a line for each folder that looks like a run but cannot be read.
+    Also returns a line for each folder that looks like a run but cannot be read.
     """
     root = pathlib.Path(workdir)
     if not root.is_dir():
@@ -83,12 +83,12 @@ def collect(workdir: str) -> tuple[list[Run], list[str]]:
             config = Config.load(path.parent)
             runs.append(Run(path.parent, config, run_folder.read_results(path.parent)))
         except UserError as error:
-            problems.append(f"{path.parent}: left out: {' '.join(str(error).split())}")
+            problems.append(f"{path.parent}: skipped: {' '.join(str(error).split())}")
     return runs, problems
 
 
 def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
-    """Returns the runs that were measured by a density, with its image AUROC as theirs."""
+    """Returns the runs that were measured by a density, with the image AUROC of this density."""
     measured = []
     for run in runs:
         value = (run.results.get("image_auroc_by_density") or {}).get(kind)
@@ -97,11 +97,11 @@ def of_density(runs: Sequence[Run], kind: str) -> list[Run]:
             measured.append(run)
         elif value is not None:
             config = dataclasses.replace(run.config, density=kind)
-            # All else was measured by the run's own density, or by its maps.
+            # All other results belong to the run's own density, or to its maps.
             results = {"collapse": run.results.get("collapse"), "image_auroc": value}
             measured.append(Run(run.path, config, results, scored=False))
     if not measured:
-        raise UserError(f"--density={kind}: no run there was measured by it")
+        raise UserError(f"--density={kind}: no run was measured by this density")
     return measured
 
 
@@ -113,17 +113,18 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     for name, value in config.compared().items():
         compared = name in _UNTRAINED if column.untrained else name not in _NOT_COMPARED
         if compared and value != expected[name]:
-            expected_by = "here usually" if name in _NOT_IN_THE_PAPER else "the paper's"
+            whose = "our default" if name in _NOT_IN_THE_PAPER else "the paper's"
             usual = as_flag(name, expected[name])
-            differing.append(f"{name} {as_flag(name, value)} ({expected_by} {usual})")
+            differing.append(f"{name} {as_flag(name, value)} ({whose} {usual})")
     return tuple(differing)
 
 
 def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -> Table:
-    """Fills a table by its number in the paper, from finished runs of this table and of others.
+    """Fills the table of a number in the paper from finished runs.
 
-    MVTec AD's categories come first, with averages over textures, objects and all, then other data
-    sets' with theirs. Lines about what cannot be read are added to `problems`.
+    MVTec AD's categories come first, with averages over textures, objects and all; then the
+    categories of other data sets, with their average. Runs that belong to no column are ignored.
+    Lines about files that cannot be read are added to `problems`.
     """
     title, columns = TABLES[number]
     problems = [] if problems is None else problems
@@ -134,7 +135,7 @@ def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -
     for group, sources in _rows(number, by_source).items():
         for row, source in sources.items():
             if group == "all":
-                continue  # Its categories have their rows in the groups before.
+                continue  # The groups before have the rows of its categories.
             values = [_ours(column, by_source.get(source, []), problems) for column in columns]
             if group != OWN or number == "cifar10" or any(values):
                 ours[row] = values
@@ -150,10 +151,10 @@ def build(number: str, runs: Sequence[Run], problems: list[str] | None = None) -
 
 
 def _source(run: Run) -> tuple[str, str, str]:
-    """Category, data set and, for folders, place: what tells the rows of runs apart."""
+    """Category, data set and, for folders, --data_dir: runs with the same ones share a row."""
     config = run.config
-    place = os.path.abspath(config.data_dir) if config.dataset == "folder" else ""
-    return config.category, config.dataset, place
+    folder = os.path.abspath(config.data_dir) if config.dataset == "folder" else ""
+    return config.category, config.dataset, folder
 
 
 def _rows(number: str, by_source: Mapping) -> dict[str, dict[str, tuple[str, str, str]]]:
@@ -166,9 +167,9 @@ def _rows(number: str, by_source: Mapping) -> dict[str, dict[str, tuple[str, str
     )
     mvtec, own = texture | of_object, {}
     for source in sorted(set(by_source) - set(mvtec.values())):
-        category, dataset, place = source
+        category, dataset, folder = source
         unique = [name for name, *_ in (*by_source, *mvtec.values())].count(category) == 1
-        own[category if unique else f"{category} ({place or dataset})"] = source
+        own[category if unique else f"{category} ({folder or dataset})"] = source
     return {"texture": texture, "object": of_object, "all": mvtec, OWN: own}
 
 
@@ -179,30 +180,30 @@ def _cells(
     values: Sequence[Value | None],
     papers: Sequence[Mapping],
 ) -> list:
-    """The cells of a row, as records; `papers` are the paper's numbers, by what they are."""
+    """The cells of a row, as records; `papers` has the paper's "mean" and "stderr" by column."""
     cells = []
     for column, value, paper in zip(columns, values, papers, strict=True):
-        place = {"group": group, "row": row, "column": column.name}
+        position = {"group": group, "row": row, "column": column.name}
         if column.experiment:
             value = value or Value(math.nan, runs=0)
             notes = (value.settings, *value.notes) if value.settings else value.notes
             numbers = {"mean": value.mean, "stderr": value.stderr, "runs": value.runs}
-            cells.append({**place, "source": "ours", **numbers, "notes": notes})
+            cells.append({**position, "source": "ours", **numbers, "notes": notes})
         if column.paper:
             numbers = {"mean": math.nan, "stderr": None, "notes": ()} | dict(paper)
-            cells.append({**place, "source": "paper", **numbers, "runs": None})
+            cells.append({**position, "source": "paper", **numbers, "runs": None})
     return cells
 
 
 def _ours(column: Column, runs: Sequence[Run], problems: list[str]) -> Value | None:
-    """What a column shows of a category's runs; None where none belongs there."""
+    """The value of a category's runs in a column; None if no run belongs there."""
     groups = _by_settings(column, runs)
     if not groups:
         return None
     expected = column.settings.get("steps", column.required.get("steps", FIELDS["steps"].default))
 
     def distance(item):
-        """Few settings that differ, steps near the paper's, many seeds."""
+        """Smaller for fewer settings that differ, steps nearer to the paper's, more seeds."""
         settings, by_seed = item
         steps = next(iter(by_seed.values()))[0].config.steps
         return len(settings), abs(math.log((steps + 1) / (expected + 1))), -len(by_seed)
@@ -238,7 +239,7 @@ def _by_settings(column: Column, runs: Sequence[Run]) -> dict[tuple, dict]:
         )
         value = column.measure(run) if belongs and (run.scored or not column.ensemble) else None
         if value is not None:
-            # Of one seed's runs with the same settings the first will do.
+            # Of several runs with the same seed and settings, the first counts.
             by_seed = groups.setdefault(differences(run.config, column), {})
             by_seed.setdefault(run.config.seed, (run, 100.0 * value))
     fewest = 2 if column.ensemble else 1
@@ -246,7 +247,7 @@ def _by_settings(column: Column, runs: Sequence[Run]) -> dict[tuple, dict]:
 
 
 def _ensemble(runs: Sequence[Run], problems: list[str]) -> float | None:
-    """The AUROC of several runs' averaged scores; None, and a problem, where these are missing."""
+    """The AUROC of several runs' averaged scores; None, and a problem, if scores are missing."""
     try:
         scored = run_folder.ensemble_scores([run.path for run in runs])
     except UserError as error:
@@ -260,7 +261,7 @@ def _ensemble(runs: Sequence[Run], problems: list[str]) -> float | None:
 
 
 def _collapses(runs: Sequence[Run]) -> list[str]:
-    """What to say of runs whose network has collapsed."""
+    """A note about runs whose network has collapsed, if any."""
     collapsed = [run.results["collapse"] for run in runs if run.results.get("collapse")]
     if not collapsed:
         return []
@@ -272,10 +273,10 @@ def _collapses(runs: Sequence[Run]) -> list[str]:
 def _papers_average(
     index: int, column: Column, group: str, ours: Mapping[str, Sequence[Value | None]]
 ) -> Mapping:
-    """The paper's average in a column: over the categories that are averaged of ours, if not all.
+    """The paper's average in a column, over the categories that have a value of ours.
 
-    `ours` are the values of all columns by category. A column that is the paper's alone has the
-    categories that any column of ours has.
+    `ours` has the values of all columns by category. A column without an experiment takes the
+    categories of all other columns.
     """
     measured = [
         name
@@ -285,7 +286,7 @@ def _papers_average(
     if len(measured) in (0, len(ours)):
         return column.paper.get(f"average, {group}", {})
     numbers = [column.paper.get(name, {}) for name in measured]
-    if not all(numbers):  # The paper has averages alone, of other categories too.
+    if not all(numbers):  # The paper has no numbers of single categories.
         return {}
     errors = [one.get("stderr") for one in numbers]
     return {
@@ -296,7 +297,7 @@ def _papers_average(
 
 
 def _average(values: Sequence[Value | None]) -> Value | None:
-    """The mean of the categories' means and of their standard errors, as the paper averages."""
+    """The mean of the categories' means, and of their standard errors as in the paper."""
     measured = [value for value in values if value is not None]
     if not measured:
         return None

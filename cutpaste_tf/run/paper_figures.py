@@ -1,7 +1,7 @@
 """The paper's Figures 2 to 6, drawn from finished runs.
 
-Each function takes the runs' folders, how many images to show, and where the images are now, if
-they have been moved; it returns a figure.
+Each function takes the runs' folders, how many images to show, and where the images are, if they
+have moved; it returns a figure.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _TASKS = ("cutout", "scar", "cutpaste", "cutpaste_scar")  # Figure 2's augmentat
 
 
 def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
-    """Draws images and augmented views of the normal ones (Figure 2); runs share `count` rows."""
+    """Draws normal images, their views, and anomalous images (Figure 2), in `count` rows."""
     rows, labels = [], []
     names = ["normal", "anomaly", *(proxy.TASKS[task][-1].name for task in _TASKS)]
     for number, run in enumerate(runs):
         detector, category = _load(run, data_dir)
-        # The first runs take what does not divide.
+        # Where the rows do not divide, the first runs have one more.
         share = max(1, (count + len(runs) - 1 - number) // len(runs))
         normal = category.train.subset(category.train.spread(share))
         images = pipeline.prepare(normal, detector.preparation)
@@ -49,11 +49,14 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None) ->
 
 
 def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
-    """Draws t-SNE of at most `count` images' embeddings of each kind (Figure 3), a panel a run."""
+    """Draws t-SNE of embeddings, of `count` images of each kind at most (Figure 3).
+
+    Each run has a panel.
+    """
     panels = {}
     for run in runs:
         detector, category = _load(run, data_dir)
-        # Test images, which the network has not seen; their views differ by what is pasted alone.
+        # Normal test images, as the network has not seen these in training.
         test = category.test
         normal, anomalous = (test.subset(np.flatnonzero(test.labels == label)) for label in (0, 1))
         normal, anomalous = (
@@ -73,7 +76,7 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None) -> 
 
 
 def localization(runs: Sequence[str], count: int, data_dir: str | None = None) -> Figure:
-    """Draws test images, their masks and the anomaly maps of runs of one category (Figure 4)."""
+    """Draws test images, masks and anomaly maps of several runs of one category (Figure 4)."""
     maps, first = {}, None
     for run in runs:
         detector, category = _load(run, data_dir, tiles=True)
@@ -104,7 +107,7 @@ def proxy_tasks(runs: Sequence[str], count: int, data_dir: str | None = None) ->
     images = pipeline.prepare(normal, detector.preparation)
     config, rows = detector.config, {}
     for task, classes in proxy.TASKS.items():
-        if task == "rotation" and len(set(config.input_shape)) > 1:  # It turns squares.
+        if task == "rotation" and len(set(config.input_shape)) > 1:  # Rotation needs squares.
             continue
         by_class = views.gallery(images, config, images.count, task).numpy()
         for one, row in zip(classes, by_class, strict=True):
@@ -135,7 +138,7 @@ FIGURES = {
 
 
 def _load(run: str, data_dir: str | None, *, tiles: bool = False) -> tuple[Detector, Category]:
-    """A run and its category's images; a UserError if it has tiles and the figure has none."""
+    """A run and its category's images; a UserError if the figure cannot show a run with tiles."""
     detector = Detector.load(run)
     config = detector.config
     if config.tiles != (1, 1) and not tiles:
@@ -144,7 +147,7 @@ def _load(run: str, data_dir: str | None, *, tiles: bool = False) -> tuple[Detec
 
 
 def _pasted(config: Config, images: pipeline.Images, task: str) -> np.ndarray:
-    """A task's views of images that are not otherwise changed, uint8 [K, N, H, W, 3]."""
+    """A task's views without translation and colour jitter, uint8 [K, N, H, W, 3]."""
     still = {"translation": 0.0, "view_jitter": (0.0,), "patch_size": 0}
     settings = dataclasses.replace(views.view_settings(config), **still)
     numbers = tf.range(images.count, dtype=tf.int64)

@@ -1,4 +1,4 @@
-"""A run's pictures: figures/, and what TensorBoard shows of its evaluation."""
+"""A run's pictures: its figures, and its evaluation in TensorBoard."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ from cutpaste_tf.scoring.maps import Maps
 from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import views
 
-_VIEWS, _EXTREMES, _LOCALIZED, _WORST = 6, 8, 24, 12  # images that the figures show
-_LONGEST = 20  # characters of an image's name in a figure
+_VIEWS, _EXTREMES, _LOCALIZED, _WORST = 6, 8, 24, 12  # how many images the figures show
+_LONGEST = 20  # characters of an image's name in a figure, at most
 
 
 def draw_figures(
@@ -34,7 +34,7 @@ def draw_figures(
     untrained: Evaluation | None,
     normal_scores: np.ndarray,
 ) -> None:
-    """Draws a run's figures into figures/ and TensorBoard; one that cannot be is a warning."""
+    """Draws a run's figures into figures/ and TensorBoard; a figure that fails prints a warning."""
     test_split, scores, maps = category.test, trained.test.scores, trained.test.maps
     labels = test_split.labels
     measurable = 0 < labels.sum() < len(labels)
@@ -88,7 +88,7 @@ def draw_figures(
 
 
 def _save(run_dir, wanted):
-    """Draws figures into a run's folder; returns the paths of those that could be, by name."""
+    """Draws figures into a run's folder; returns the paths of those that did not fail, by name."""
     folder, drawn = run_dir / "figures", {}
     with figures.drawing():
         for name, draw in wanted.items():
@@ -108,9 +108,9 @@ def draw_normal_images(
     evaluation: Evaluation,
     normal_scores: np.ndarray,
 ) -> dict[str, pathlib.Path]:
-    """Draws figures/normal_images.png: the training images that look least normal, if scored.
+    """Draws figures/normal_images.png: the training images with the highest scores, and their maps.
 
-    Below them are their cross-validated maps, where there are any. Returns the path by the name.
+    Returns the figure's path by its name; without cross-validated scores there is no figure.
     """
 
     def draw():
@@ -132,7 +132,7 @@ def draw_normal_images(
 
 
 def _captions(names, scores, config, normal_scores):
-    """Images' names, and their scores as they are and relative to normal images."""
+    """The names of images with their scores and relative scores."""
     notes, relative = [""] * len(names), None
     if len(normal_scores):
         rate, rule = config.false_positive_rate, config.threshold_rule
@@ -148,7 +148,7 @@ def localization(
 ) -> Figure:
     """Draws `count` test images, spread over the types of defect, with masks and anomaly maps.
 
-    The maps are of all images of the split, by the method's name.
+    `maps` has the maps of all images of the split, by the method's name.
     """
     shown, normal = split.examples(count), np.flatnonzero(split.labels == 0)[:count]
     images, masks = _images_and_masks(split, next(iter(maps.values())).images, shown)
@@ -157,9 +157,9 @@ def localization(
 
 
 def _scaled(maps, shown, usual, images):
-    """The maps of some images, at the pictures' sizes, and one scale for all: its two ends.
+    """The maps of some images, at the pictures' sizes, and the two ends of their common scale.
 
-    It goes from what is usual on the pixels of some normal images to nearly the largest score.
+    The low end is the median over the `usual` images, the high end nearly the largest score.
     """
     values = maps.read(shown)
     low = np.median(maps.read(usual) if len(usual) else values)
@@ -169,13 +169,13 @@ def _scaled(maps, shown, usual, images):
 
 
 def _images_and_masks(split, images, shown):
-    """Some images without their border, and their masks at the images' own size."""
+    """Some images without their border, and their masks at the images' own sizes."""
     masks = [mask_of_size(split.masks[i], images.own_size(i)) for i in shown]
     return images.without_border(images.canvases(shown), shown), masks
 
 
 def title(config: Config) -> str:
-    """Returns what a run is called in figures."""
+    """Returns the name of a run in figures."""
     return f"{config.category}, {config.task}, seed {config.seed}"
 
 
@@ -192,9 +192,9 @@ def show_embeddings(
     evaluation: Evaluation,
     normal_scores: Sequence[float],
 ) -> None:
-    """Writes embeddings for TensorBoard's projector, of a share of the images where they are many.
+    """Writes embeddings for TensorBoard's projector, of some of the images if there are many.
 
-    There may be no normal scores.
+    `normal_scores` may be empty.
     """
     name, test, fit = config.features, evaluation.test, evaluation.fit
     train_scores = normal_scores if len(normal_scores) else [""] * len(category.train)
@@ -206,7 +206,7 @@ def show_embeddings(
     rows, embeddings, pictures = [], [], []
     for part, split, images, features, scores in parts:
         selected = split.spread(max(1, len(split) * projector.MOST // total))
-        # An image of several tiles is where these are in the mean.
+        # The embedding of an image is the mean over its tiles.
         embeddings.append(features[selected].mean(axis=1))
         pictures += list(images.canvases(selected))
         for i in selected:

@@ -1,4 +1,4 @@
-"""What a run has measured: results.json, and the lines that tell of it."""
+"""A run's results: what results.json holds, and the lines that are printed."""
 
 import dataclasses
 import math
@@ -21,21 +21,21 @@ from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 
-_MOST_PIXELS = 10**8  # of a test set, whose scores are held for exact metrics: 0.4 GB
-# Normal images below which the threshold passes many defects: it is of densities of a fifth fewer.
-# In a simulation (Gaussian features of 128 dimensions, --density=gde, a rate of 0.01) defects that
-# are all found with 40 images are found at 86% with 20, at 54% with 8 and at 11% with 4.
+_MOST_PIXELS = 10**8  # of a test set for exact metrics, whose scores then take 0.4 GB
+# With fewer normal images, cross-validated scores are too high, and the threshold misses defects.
+# In a simulation (Gaussian features of 128 dimensions, --density=gde, a rate of 0.01) a threshold
+# from 40 images finds all defects, from 20 images 86%, from 8 images 54% and from 4 images 11%.
 _FEW_IMAGES = 20
-_NAMED = 5  # of the training images that stand out
+_NAMED = 5  # how many training images that stand out are printed by name
 
 
 def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
     """Compares anomaly maps with the defects' masks, pixel by pixel, at the images' own sizes.
 
-    A map is brought to its image's size bilinearly, a mask is taken as it is, and no pixel outside
-    the region of interest counts. A few images are held at a time. Where the images have more than
-    `_MOST_PIXELS` together, the metrics are not quite exact: see `metrics.PixelScores`. An
-    anomalous image without a mask is left out; without any maps or masks, each metric is None.
+    Each map is resized bilinearly to its image; masks are not resized. Pixels outside the region of
+    interest and anomalous images without a mask are left out. Without any maps or masks, each
+    metric is None. If all images have more than `_MOST_PIXELS` together, the metrics are
+    approximate: see `metrics.PixelScores`.
     """
     compared = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
     if maps is None or all(split.masks[i] is None for i in compared):
@@ -62,10 +62,10 @@ def collect_results(
 ) -> dict:
     """Collects what results.json holds; metrics are fractions, None where they are not defined.
 
-    With --keep_pretrained the trained evaluation belongs to both networks side by side.
-    `image_auroc` and the metrics beside it are those of the feature that --features names and the
-    score that --image_score names; `image_auroc_by_feature` has all features' pooled scores, before
-    and after the training (Table 3), and `image_auroc_by_score` all scores of that feature.
+    `image_auroc` and all metrics without a suffix belong to the feature of --features and the score
+    of --image_score. `image_auroc_by_feature` has the pooled scores of all features, before and
+    after the training (Table 3). `image_auroc_by_score` has all scores of the feature of
+    --features. With --keep_pretrained the trained evaluation has both networks side by side.
     """
     return {
         "dataset": config.dataset,
@@ -94,20 +94,20 @@ def measure(
     untrained: Evaluation | None,
     normal_scores: np.ndarray,
 ) -> dict:
-    """Measures what results.json holds of the test images, and of thresholds and odd images.
+    """Measures the test images, the thresholds and the odd training images, for results.json.
 
     Args:
       config: the settings.
       category: the images, without copies.
       trained: the evaluation after the training.
-      untrained: the evaluation before it, where there is one.
-      normal_scores: [N], the cross-validated scores of the normal images; none without threshold.
+      untrained: the evaluation before the training, if there is one.
+      normal_scores: [N], the cross-validated scores of the normal images; empty without threshold.
 
     Returns:
       The results, ready for JSON.
     """
     split = category.test
-    # Where nothing was trained there is no second stage.
+    # Without a training there is only the first stage.
     before, after = stage_names(config)
     stages = {before: untrained, after: trained} if config.steps else {before: trained}
     stages = {name: evaluation for name, evaluation in stages.items() if evaluation}
@@ -152,10 +152,10 @@ def measure(
 def threshold_results(
     config: Config, normal_scores: np.ndarray, labels: np.ndarray, scores: np.ndarray
 ) -> dict:
-    """Chooses thresholds by normal scores, and says what each does on labelled test images.
+    """Chooses thresholds by normal scores, and measures them on labelled test images.
 
-    Their scores, [N], have no part in it. The run's own is that at its rate. `f1_max` and its
-    threshold, beside it, are chosen by the test labels, and say so.
+    The run's own threshold is the one at --false_positive_rate. The test scores, [N], and labels,
+    [N], choose only `f1_max` and its threshold, which is recorded in `f1_max_chosen_by`.
     """
     rate = config.false_positive_rate
     normal_scores = thresholds.counted(normal_scores, config.threshold_rule)
@@ -187,14 +187,14 @@ def threshold_results(
 
 
 def odd_images(train: Split, normal_scores: np.ndarray) -> list[str]:
-    """Returns the names of the training images that stand out by their scores, the worst first."""
+    """Returns the names of the training images that stand out, the highest score first."""
     return [train.names[i] for i in thresholds.odd(normal_scores)]
 
 
 def pixel_threshold(config: Config, normal_maps: Maps | None) -> float | None:
-    """Chooses above what score a pixel is anomalous; None for a rate of 0, or without maps.
+    """Chooses the score above which a pixel is anomalous; None for a rate of 0, or without maps.
 
-    The rate is the share of normal images with such a pixel, by their cross-validated maps.
+    The rate is the share of normal images whose cross-validated map has such a pixel.
     """
     rate = config.false_positive_rate
     if not normal_maps or not rate:
@@ -203,7 +203,7 @@ def pixel_threshold(config: Config, normal_maps: Maps | None) -> float | None:
 
 
 def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray) -> str | None:
-    """Checks that there are training images enough for the densities and the threshold.
+    """Checks that there are enough training images for the densities and the threshold.
 
     Args:
       config: the settings.
@@ -211,7 +211,7 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
       in_region: bool [N, K], of these images and their copies, as in `Images`.
 
     Returns:
-      What to warn of, if anything.
+      The line of a warning, or None.
 
     Raises:
       UserError: if there are fewer than `density.LEAST_IMAGES`, or fewer than two for each of a
@@ -220,8 +220,8 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
     least, count, total = densities.LEAST_IMAGES, images.count, len(in_region)
     if blank := int((~in_region.any(axis=1)).sum()):
         raise UserError(
-            f"--roi={config.roi}: {blank} of {total} normal training images show nothing of it at "
-            f"{config.flag('image_size')} with --resize={config.resize}; make the "
+            f"--roi={config.roi}: {blank} of {total} normal training images show nothing of the "
+            f"region at {config.flag('image_size')} with --resize={config.resize}; make the "
             "region or the size larger"
         )
     if count < least:
@@ -232,7 +232,7 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
             message = f"normal training images: {total}{copies}"
         raise UserError(
             f"--category={config.category}: {message}; at least {least} different ones are needed, "
-            "each to be scored by a density of three others"
+            "so that a density of three others can score each of them"
         )
     for kind in config.density.split(","):
         least = 2 * densities.components(kind)
@@ -252,7 +252,7 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
 def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray) -> dict:
     """Measures all densities that --density names, on the same features (Section 2.3).
 
-    Returns image AUROC by density, None where it cannot be measured; nothing of a single density.
+    Returns image AUROC by density, None where it cannot be measured; empty for a single density.
     """
     results = {config.main_density: metrics.image_auroc(labels, evaluation.pooled[config.features])}
     for kind in config.density.split(",")[1:]:
@@ -263,17 +263,17 @@ def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray)
 
 
 def _flat(features):
-    """All images' features, [N, D], of [N, 1, D]."""
+    """The features of images without tiles, [N, D], from [N, 1, D]."""
     return features[:, 0]
 
 
 def stage_names(config: Config) -> tuple[str, str]:
-    """Returns what the network is called before and after the training."""
+    """Returns the names of the network before and after the training."""
     return ("untrained", "trained") if config.weights == "none" else ("pretrained", "finetuned")
 
 
 def result_lines(results: Mapping) -> list[str]:
-    """Tells in lines of text what a run has measured."""
+    """Returns lines of text: a run's metrics."""
     lines = []
     if results["image_auroc"] is not None:
         lines.append(_auroc_line(results))
@@ -309,20 +309,20 @@ def _auroc_line(results):
 
 
 def _before_and_after(by_stage):
-    """Image AUROC by stage: the last one's, and what the first is called and had."""
+    """Text of a metric by stage, such as "92.6 (pretrained 90.1)"."""
     (initial, before), *after = by_stage.items()
     first = f"{initial} {100 * before:.1f}"
     return f"{100 * after[0][1]:.1f} ({first})" if after else first
 
 
 def verdict_lines(results: Mapping, run_dir: str | os.PathLike) -> Iterator[str]:
-    """Tells in lines of text what thresholds a run has, and which training images stand out."""
+    """Yields lines of text: a run's thresholds, and the training images that stand out."""
     count, entries = results["num_normal_scores"], results["thresholds"]
     if not entries:
         return
     least, note = thresholds.smallest_rate(count), ""
     if entries[0]["false_positive_rate"] < least:
-        note = f", which vouch for {100 * least:.2g}% at best"
+        note = f", too few for rates below {100 * least:.2g}%"
     if results["threshold_rule"] == "robust" and results["odd_images"]:
         note += f", but for {len(results['odd_images'])} that stand out"
     yield f"thresholds by the scores of {count} normal training images{note}:"

@@ -29,14 +29,14 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     """Trains and evaluates one category with one seed.
 
     Args:
-      config: the run's settings; its folder must exist.
+      config: the run's settings; the run's folder must exist.
       all_images: what `data.load` returned.
 
     Returns:
-      The results, as written to results.json.
+      The results, as in results.json.
 
     Raises:
-      UserError: for what the user can mend.
+      UserError: for a mistake that the user can correct.
     """
 
     def log(text):
@@ -46,7 +46,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
 
-    # 1. The images, all decoded once, so that a broken one is found before any training.
+    # 1. The images. All are decoded once, so that a broken image is found before the training.
     bits = pipeline.filled_bits(all_images.train)
     roi = _region(config, all_images.train, bits, log)
     preparation = Preparation.of(config, roi, bits)
@@ -65,18 +65,18 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         log(warning)
     measurable = 0 < labels.sum() < len(labels)
     if not measurable:
-        log("no normal and anomalous test images to tell apart: metrics will be null")
+        log("the test images are not both normal and anomalous: metrics will be null")
 
-    # 2. The network, and what it is worth before training.
+    # 2. The network, and its evaluation before the training.
     model = classifier.build_classifier(config)
-    # What was refused until here leaves nothing behind, and can be mended.
+    # A mistake that was found above leaves no files.
     run_folder.begin(config, all_images)
     if roi is not None:
         with replacing(run_dir / run_folder.ROI) as temporary:
             Image.fromarray(roi.astype(np.uint8) * 255).save(temporary, "png")
     scorer = make_scorer(config, model.backbone, train_images)
     if config.location_density == "auto" and scorer.config.location_density == "nearest":
-        log("all places look alike, as in textures: maps are by --location_density=nearest")
+        log("all places look alike, as in textures: the run takes --location_density=nearest")
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
         _test_anomalies(config), category.test, test_images, config.seed
@@ -84,9 +84,9 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     if digits is not None:
         log(f"test anomalies mnist: made of {digits}")
     validate, untrained, untrained_on_sets = bool(config.false_positive_rate), None, {}
-    # A patch model scores thousands of patches an image: hours for a number that few ask for.
+    # A patch model scores thousands of patches per image; an untrained one is not worth the hours.
     if not config.patch_size or not config.steps:
-        # The run's threshold is that of its final network.
+        # Only the final network needs cross-validation, which gives the run's threshold.
         untrained = evaluate(scorer, train_images, test_images, validate and not config.steps)
         untrained_on_sets = synthetic_tests.measure_test_sets(
             scorer, untrained, category.test, test_sets
@@ -97,7 +97,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         pretrained = _kept_pretrained(model.backbone, run_dir)
         both = backbones.side_by_side(pretrained, model.backbone)
         scorer = make_scorer(scorer.config, both)
-    # While it trains, maps would take longer than they tell.
+    # During the training, image AUROC by pooled features is enough: maps take too long.
     quick_scorer = scorer
     if not config.patch_size:
         quick_scorer = PooledScorer(config, scorer.network_in_training, gradcam=False)
@@ -105,7 +105,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     def aurocs():
         pooled = evaluate(quick_scorer, train_images, test_images).pooled
         by_name = {name: metrics.image_auroc(labels, scores) for name, scores in pooled.items()}
-        # Each under its own name where there are several.
+        # With several features, each of them has an entry of its own, too.
         several = {f"image_auroc_{name}": x for name, x in by_name.items() if len(by_name) > 1}
         return {"image_auroc": by_name[config.features], **several}
 
@@ -120,7 +120,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         )
     normal_scores = write_densities_and_scores(config, run_dir, category, trained)
 
-    # 5. Pictures and results; results.json is last: its presence means that the run is finished.
+    # 5. Pictures and results. results.json is last: its presence means that the run is finished.
     pictures.show_embeddings(config, category, train_images, test_images, trained, normal_scores)
     pictures.draw_figures(
         config, category, train_images, test_images, trained, untrained, normal_scores
@@ -147,17 +147,16 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
 def write_densities_and_scores(
     config: Config, run_dir: pathlib.Path, category: Category, evaluation: Evaluation
 ) -> np.ndarray:
-    """Writes what an evaluation has fitted and scored into a run's folder.
+    """Writes the densities, embeddings and scores of an evaluation into a run's folder.
 
     Args:
       config: the run's settings.
       run_dir: the run's folder.
       category: the images, without copies.
-      evaluation: of these images.
+      evaluation: the evaluation of these images.
 
     Returns:
-      float64 [N], the cross-validated scores of the N normal images; none if no threshold is asked
-      for.
+      float64 [N], the cross-validated scores of the N normal images; empty without a threshold.
     """
     fit = evaluation.fit
     normal_scores = fit.normal.scores if fit.normal else np.zeros([0])
@@ -172,7 +171,7 @@ def write_densities_and_scores(
 def _region(
     config: Config, train: Split, bits: int, log: Callable[[str], None]
 ) -> np.ndarray | None:
-    """The region of interest; the run's own, from when it began, where there is one."""
+    """The region of interest; a resumed run keeps the region that it began with."""
     path = config.run_dir / run_folder.ROI
     if path.is_file() and run_folder.has_trained(config):
         return decode.read_mask(path)
@@ -185,10 +184,10 @@ def _region(
 
 
 def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Model:
-    """A copy of the network as it is before training, from when the run began."""
+    """A copy of the network before the training; a resumed run keeps the one that it began with."""
     pretrained = backbones.copy_network(backbone)
     path = run_dir / run_folder.PRETRAINED_WEIGHTS
-    if path.is_file():  # What --weights names may have changed since.
+    if path.is_file():  # The file of --weights may have changed since the run began.
         weights.load(pretrained, path)
     else:
         path.parent.mkdir(exist_ok=True)
@@ -197,12 +196,12 @@ def _kept_pretrained(backbone: keras.Model, run_dir: pathlib.Path) -> keras.Mode
 
 
 def _with_earlier_densities(config: Config) -> Config:
-    """The settings with the further densities of an earlier evaluation of the run too."""
+    """The settings, with the densities of an earlier evaluation added."""
     names = dict.fromkeys([*config.density.split(","), *run_folder.evaluated_by(config, "density")])
     return dataclasses.replace(config, density=",".join(names))
 
 
 def _test_anomalies(config: Config) -> list[str]:
-    """The kinds of synthetic anomalies to test on: those of an earlier evaluation too."""
+    """The kinds of synthetic anomalies to test on, with those of an earlier evaluation."""
     asked = {*config.synthetic_tests, *run_folder.evaluated_by(config, "test_anomalies")}
     return [kind for kind in TEST_ANOMALIES if kind in asked]

@@ -1,4 +1,4 @@
-"""How a run tells synthetic anomalies from the normal test images (Section 5.3, Table 6)."""
+"""Tests of a run on synthetic anomalies against normal test images (Section 5.3, Table 6)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,16 +14,16 @@ from cutpaste_tf.scoring.scorer import Evaluation, Scorer
 def make_test_sets(
     kinds: Sequence[str], split: Split, images: pipeline.Images, seed: int
 ) -> tuple[dict[str, synthetic.Anomalies], str | None]:
-    """Makes test sets of synthetic anomalies of the normal test images (Section 5.3).
+    """Makes synthetic anomalies from the normal test images (Section 5.3).
 
     Args:
       kinds: some of `choices.TEST_ANOMALIES`.
       split: the test images' names and labels.
       images: the test images.
-      seed: of the anomalies.
+      seed: the seed of the anomalies.
 
     Returns:
-      The anomalies by kind, and where the digits of kind mnist come from, if it is among them.
+      The anomalies by kind, and the source of the digits if "mnist" is among the kinds.
 
     Raises:
       UserError: if there are no normal test images.
@@ -41,9 +41,9 @@ def measure_test_sets(
     split: Split,
     test_sets: Mapping[str, synthetic.Anomalies],
 ) -> dict[str, tuple[float, float | None]]:
-    """Measures how well the scores tell synthetic anomalies from the normal test images.
+    """Measures synthetic anomalies against the normal test images.
 
-    Returns by kind image AUROC and, where there are maps, pixel AUROC.
+    Returns image AUROC and, if there are maps, pixel AUROC, by kind.
     """
     normals = np.flatnonzero(split.labels == 0)
     normal_scores = evaluation.test.scores[normals]
@@ -68,7 +68,7 @@ def synthetic_results(
     after: Mapping[str, tuple[float, float | None]],
     digits: str | None,
 ) -> dict:
-    """Collects what results.json holds of synthetic test sets; nothing where there are none."""
+    """Collects the entries of results.json on synthetic anomalies, if there are any."""
     if not after:
         return {}
     results = {}

@@ -27,8 +27,8 @@ def test_finished_runs_are_named_relative_to_the_work_directory(app_runs, monkey
     [
         ([], "one of the arguments --workdir --run is required"),
         (["--workdir=.", "--run=."], "not allowed with"),
-        (["--workdir=missing"], "missing: no finished run is there"),
-        (["--run=empty"], "empty: no finished run is there"),
+        (["--workdir=missing"], "missing: has no finished run"),
+        (["--run=empty"], "empty: has no finished run"),
         (["--run=run", "--port=0"], "--port=0: must be a whole number"),
         (["--run=run", "--port=65536"], "--port=65536: must be a whole number from 1 to 65535"),
         (["--run=run"], 'the web page needs gradio: pip install "cutpaste-tf[app]"'),
@@ -81,4 +81,6 @@ def test_a_host_that_others_reach_is_warned_of(monkeypatch, capsys, host, warned
     monkeypatch.setattr(page, "build_page", stop)
     with pytest.raises(UserError, match="so far"):
         command.serve(None, host, 7860)
-    assert capsys.readouterr().err.count("anyone who reaches it can use the page") == warned
+    assert (
+        capsys.readouterr().err.count("anyone who reaches this address can use the page") == warned
+    )

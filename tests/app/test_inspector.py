@@ -51,7 +51,7 @@ def test_a_run_that_was_loaded_is_ready_for_its_first_image(own_copy, app_runs, 
         monkeypatch.setattr(f"cutpaste_tf.{name}", None)
     inspection = inspector.inspect(IMAGE_RUN, str(app_runs[1] / "test" / "good" / "000.png"))
     if gone:
-        with pytest.raises(UserError, match="--data_dir says where the run's images are now"):
+        with pytest.raises(UserError, match="if the images have moved, give --data_dir"):
             inspector.neighbours(inspection)
     else:
         assert len(inspector.neighbours(inspection)) == 5

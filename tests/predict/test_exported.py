@@ -163,16 +163,16 @@ def damage(path, fault):
 @pytest.mark.parametrize(
     ("fault", "flags", "message"),
     [
-        ("text", [], "model.onnx: no ONNX file, or a damaged one"),
-        ("short", [], "no ONNX file"),
-        ("metadata", [], "says nothing of a run"),
-        ("name", [], "its graph fails"),
-        ("type", [], "its graph fails"),
-        ("rank", [], "no ONNX file, or a damaged one"),
-        ("fails", [], "its graph fails"),
+        ("text", [], "model.onnx: not an ONNX file, or damaged"),
+        ("short", [], "not an ONNX file"),
+        ("metadata", [], "has no description of a run"),
+        ("name", [], "the graph fails"),
+        ("type", [], "the graph fails"),
+        ("rank", [], "not an ONNX file, or damaged"),
+        ("fails", [], "the graph fails"),
         (None, ["--model=none"], "doesn't exist"),
         (None, ["--threshold=nan"], "--threshold=nan"),
-        (None, ["--maps"], "makes none"),
+        (None, ["--maps"], "makes no maps"),
         ("runtime", [], "pip install onnxruntime"),
     ],
 )
@@ -243,7 +243,7 @@ def png(*size):
 def test_what_no_export_writes_is_refused(description, metadata):
     text = json.dumps(json.loads(description.to_json()) | metadata)
     tracemalloc.start()
-    message = r"^--model=a\.onnx: says nothing of a run.*export the run again"
+    message = r"^--model=a\.onnx: has no description of a run.*export the run again"
     with pytest.raises(UserError, match=message):
         read(text)
     peak = tracemalloc.get_traced_memory()[1]

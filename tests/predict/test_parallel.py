@@ -98,7 +98,7 @@ def test_rows_are_those_of_a_prediction_without_ray(finished, here, images, tmp_
     here.clear()
     again = predict("--ray", output=tmp_path / "out", **usual)
     assert_user_error(again, "1 of 7 images have an error")
-    assert "7 images in 4 parts, 4 are there already" in again.stdout
+    assert "7 images in 4 parts, 4 of them written already" in again.stdout
     assert here == []
 
 
@@ -111,9 +111,9 @@ def test_an_exported_file_in_the_place_of_a_run(here, images, tmp_path, predict)
     scores = [score for score in read(tmp_path / "out")["score"] if score is not None]
     np.testing.assert_allclose(scores, np.log(levels), rtol=1e-6)
     write_model(path, bits=12)
-    assert_user_error(predict("--ray", **usual), "holds a prediction with other --model")
+    assert_user_error(predict("--ray", **usual), "holds a prediction with another --model")
     usual["output"] = tmp_path / "none"
-    assert_user_error(predict("--ray", "--maps", **usual), "--maps", "makes none")
+    assert_user_error(predict("--ray", "--maps", **usual), "--maps", "makes no maps")
     assert not (tmp_path / "none").exists()
 
 
@@ -199,7 +199,7 @@ def test_another_job_is_refused(finished, images, here, tmp_path, predict):
     (output / "_job.json").write_bytes(before["_job.json"])
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
     with locked(output / "_lock"):
-        assert_user_error(predict("--ray", **usual), "another command is at it")
+        assert_user_error(predict("--ray", **usual), "another command writes there")
 
 
 def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path):
@@ -213,7 +213,7 @@ def test_what_a_worker_finds_wrong_is_told(images, here, tmp_path):
     # A machine that sees other folders.
     predict_parts(images, output)
     for where, root, message in (
-        (output, tmp_path / "no", "there is no folder"),
+        (output, tmp_path / "no", " has no folder "),
         (tmp_path / "no", images, "--output=.*: cannot be written"),
     ):
         worker = parallel.Worker(Mean, where, root, 32, 1.0, 0.0)
@@ -280,7 +280,7 @@ def test_workers_and_jobs_that_are_killed_lose_and_double_nothing(tmp_path):
     workers(process)[0].send_signal(signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
-    assert f"200 images in 100 parts, {there} are there already\n2 workers" in out
+    assert f"200 images in 100 parts, {there} of them written already\n2 workers" in out
     check(output, images)
 
 

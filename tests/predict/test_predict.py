@@ -170,15 +170,15 @@ def test_names_of_overlays_do_not_meet(tmp_path):
         ([], {"images": ""}, "there is no such file or folder"),
         ([], {"images": "x" * 300}, "there is no such file or folder"),
         ([], {"output": "file/x"}, "--output"),
-        ([], {"output": "watched"}, "has the tables of a --watch"),
+        ([], {"output": "watched"}, "holds the tables of a --watch"),
         ([], {"threshold": "x"}, "threshold"),
         ([], {"threshold": 1, "false_positive_rate": 0.1}, "leave one of them out"),
         ([], {"false_positive_rate": 2}, "must be above 0"),
         ([], {"batch_size": 0}, "--batch_size=0"),
         ([], {"model": "x"}, "not allowed with"),
-        (["--watch", "--images=a"], {}, "--watch: needs one folder"),
-        (["--watch"], {"images": "none"}, "--watch: needs one folder"),
-        (["--watch"], {"images": "file"}, "--watch: needs one folder"),
+        (["--watch", "--images=a"], {}, "--watch: needs a single folder"),
+        (["--watch"], {"images": "none"}, "--watch: needs a single folder"),
+        (["--watch"], {"images": "file"}, "--watch: needs a single folder"),
         (["--watch", "--ray"], {}, "no --ray"),
         (["--watch"], {"output": ".", "images": "maps/deep"}, "is where overlays"),
         (["--watch"], {"run": "."}, "has the run finished?"),
@@ -226,7 +226,7 @@ def test_earlier_tables_stay_until_the_end(finished, images, tmp_path, monkeypat
         assert {p.name: p.read_text() for p in output.iterdir()} == {"predictions.csv": "earlier"}
     else:  # What is scored stays.
         assert done.returncode == 130
-        assert done.stderr == f"interrupted; what was scored is in {output}\n"
+        assert done.stderr == f"interrupted; the scores so far are in {output}\n"
         assert len(read_rows(output)) == 5
         assert not list(output.glob("*.tmp"))
 

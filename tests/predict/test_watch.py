@@ -397,7 +397,7 @@ def stop_at_once(*arguments):
 def test_tables_of_others_are_left_alone(inbox, output):
     output.mkdir()
     (output / "predictions.jsonl").write_text("earlier")
-    with pytest.raises(UserError, match="has tables that --watch would add to"):
+    with pytest.raises(UserError, match="holds the tables of a predict without --watch"):
         watch.watch(inbox, output, Mean(), log=print)
     assert [path.read_text() for path in output.iterdir()] == ["earlier"]
 

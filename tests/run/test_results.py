@@ -76,9 +76,9 @@ def test_the_threshold_is_of_normal_images_and_the_f1_of_test_labels(finished):
     run_dir, _, output = finished
     results = json.loads((run_dir / "results.json").read_text())
     scores = run_folder.read_normal_scores(run_dir)
-    assert results["threshold"] == scores.max()  # 8 images vouch for one in nine at best
+    assert results["threshold"] == scores.max()  # 8 images are too few for rates below one in nine
     assert (results["false_positive_rate"], results["num_normal_scores"]) == (0.05, 8)
-    assert "8 normal training images, which vouch for 11% at best" in output
+    assert "8 normal training images, too few for rates below 11%" in output
     rows = read_scores(run_dir)
     values, labels = (np.array([float(row[name]) for row in rows]) for name in ("score", "label"))
     for name, label in (("test_false_positive_rate", 0), ("test_true_positive_rate", 1)):
@@ -306,7 +306,7 @@ def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
     measured = results.threshold_results(at_rate(0.1), normal_scores[:9], labels[:0], scores[:0])
     measured["odd_images"] = [f"{letter}.png" for letter in "abcdefg"]
     heading, columns, *rows, odd = results.verdict_lines(measured, "runs/a")
-    assert "of 9 normal training images, which vouch for 10% at best, but for 7 that" in heading
+    assert "of 9 normal training images, too few for rates below 10%, but for 7 that" in heading
     assert columns == "false-positive rate  threshold"
     assert rows[-1] == "                10%          8  (this run's)"
     assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; where" in odd
