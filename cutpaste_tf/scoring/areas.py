@@ -1,4 +1,4 @@
-"""Connected areas of an anomaly map above a threshold, for who rejects parts by a defect's size."""
+"""Finds connected areas of an anomaly map above a threshold, to reject parts by a defect's size."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ import scipy.ndimage
 class Area:
     """Pixels of an anomaly map above a threshold that touch by a side or a corner.
 
-    `left`, `top`, `width` and `height` are the smallest upright box around them, `pixels` is how
-    many they are, and `peak` and `mean` are of their scores. Positions and sizes are in pixels of
-    the image as it was given, not of the map.
+    `left`, `top`, `width` and `height` are the smallest upright box around them, `pixels` is their
+    number, and `peak` and `mean` are their largest and their mean score. Positions and sizes are in
+    pixels of the original image, not of the map.
     """
 
     left: float
@@ -36,7 +36,7 @@ def find(anomaly_map: np.ndarray, threshold: float, image_size: tuple[int, int])
       The areas, the one with the largest peak first.
     """
     labels, _ = scipy.ndimage.label(anomaly_map > threshold, structure=np.ones([3, 3]))
-    down, across = (of / its for of, its in zip(image_size, anomaly_map.shape, strict=True))
+    down, across = (n / side for n, side in zip(image_size, anomaly_map.shape, strict=True))
     areas = []
     for number, (rows, columns) in enumerate(scipy.ndimage.find_objects(labels), 1):
         scores = anomaly_map[rows, columns][labels[rows, columns] == number]

@@ -1,4 +1,4 @@
-"""A few normal vectors that are near to all others: what nearest neighbours are searched among.
+"""Chooses a few normal vectors that are near to all others, to search nearest neighbours among.
 
 This is the coreset of PatchCore (Roth et al., CVPR 2022).
 """
@@ -6,7 +6,7 @@ This is the coreset of PatchCore (Roth et al., CVPR 2022).
 import numpy as np
 
 CANDIDATES = 20_000  # vectors, drawn at random, that the stored ones are chosen from
-STORED = 1_000  # more find no more: on three textures 2,000 had half a point less of AUPRO
+STORED = 1_000  # with 2,000, AUPRO on three textures was half a point lower
 
 
 def choose(vectors: np.ndarray, count: int = STORED) -> tuple[np.ndarray, float]:
@@ -14,11 +14,11 @@ def choose(vectors: np.ndarray, count: int = STORED) -> tuple[np.ndarray, float]
 
     Args:
       vectors: [N, D].
-      count: how many to choose; no more than there are.
+      count: how many to choose; of fewer vectors, all are chosen.
 
     Returns:
       The chosen ones, float32 [count, D], and the root mean square of all vectors' distances to the
-      nearest of them.
+      nearest chosen one.
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     squares = np.einsum("nd,nd->n", vectors, vectors)
@@ -26,7 +26,7 @@ def choose(vectors: np.ndarray, count: int = STORED) -> tuple[np.ndarray, float]
     index = int(np.argmax(squares))
     for _ in range(min(count, len(vectors))):
         chosen.append(index)
-        to_it = squares - 2.0 * (vectors @ vectors[index]) + squares[index]
-        squared = np.minimum(squared, to_it)
+        to_latest = squares - 2.0 * (vectors @ vectors[index]) + squares[index]
+        squared = np.minimum(squared, to_latest)
         index = int(np.argmax(squared))
     return vectors[chosen], float(np.sqrt(np.mean(np.maximum(squared, 0.0))))

@@ -20,11 +20,11 @@ from keras import ops
 from cutpaste_tf.files import UserError
 from cutpaste_tf.scoring import layers
 
-# Different normal images that a density and its threshold need. The threshold is chosen by scores
-# from densities that were fitted without the image, and each of those needs three: with two, Ledoit
-# and Wolf's estimate shrinks nothing, and knows a single direction in which images differ.
+# A density and its threshold need so many different normal images. The threshold is chosen by
+# scores of densities that were fitted without the image, and such a density needs three images:
+# with two, Ledoit and Wolf's estimate shrinks nothing, and has variance in one direction only.
 LEAST_IMAGES = 4
-ROUNDING = 1e-12  # of features that a network computes in float32: relative, squared
+ROUNDING = 1e-12  # the relative error, squared, of features that a network computes in float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Density:
     """A fitted density.
 
     Attributes:
-      kind: as --density names it: "gde", "gmm", "kde", or "gmmK" with K components from 2.
-      arrays: float64, what was fitted, by name.
+      kind: as --density names it: "gde", "gmm", "kde", or "gmmK" with K components, at least 2.
+      arrays: what was fitted, float64, by name.
     """
 
     kind: str
@@ -45,13 +45,13 @@ class Density:
         return "whitener" in self.arrays
 
     def layer(self, dtype: str = "float64") -> keras.Model:
-        """Returns what scores by the density, in Keras's own layers.
+        """Returns a model of Keras's own layers that scores by the density.
 
         Args:
-          dtype: what is computed in.
+          dtype: the dtype of the computation.
 
         Returns:
-          A model from features, [B, D], to a dict of `score`, [B], and, of one Gaussian, `slope`,
+          A model from features, [B, D], to a dict of `score`, [B], and, for one Gaussian, `slope`,
           [B, D], the gradient of the negative log-density by the features.
         """
         return _method(self.kind).layer(self, dtype)
@@ -72,10 +72,7 @@ def fit(kind: str, features: np.ndarray) -> Density:
 
     Args:
       kind: as in `Density`.
-      features: [N, D] of un-augmented normal training images; N >= K of K components.
-
-    Returns:
-      The density.
+      features: [N, D] of un-augmented normal training images; K components need N >= K.
 
     Raises:
       UserError: if the features are not finite, or all the same but for rounding.
@@ -90,16 +87,16 @@ def fit(kind: str, features: np.ndarray) -> Density:
 
 
 def components(kind: str) -> int:
-    """Returns of how many Gaussians a density is a mixture; 1 for those that are none."""
+    """Returns the number of a mixture's Gaussians; 1 for other densities."""
     return int(kind.removeprefix("gmm") or 1) if kind.startswith("gmm") else 1
 
 
 def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Scores normal images, each by what was fitted without it.
+    """Scores normal images, each by a density that was fitted without it.
 
-    What is fitted scores its own images as more normal than others. The images are divided into
-    five contiguous blocks: neighbours in time are alike, as new images and those of the training
-    are not, so what is held out has its neighbours with it.
+    A density scores its own images as more normal than new ones. The images are divided into five
+    contiguous blocks, so that neighbours in time are held out together: they are more alike than
+    new images are to those of the training.
 
     Args:
       count: the number of different images, N, which are in order.
@@ -107,7 +104,7 @@ def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray
         [n, ...].
 
     Returns:
-      The scores, [N, ...]; [0] where there are fewer than LEAST_IMAGES.
+      The scores, [N, ...]; [0] for fewer than LEAST_IMAGES.
     """
     if count < LEAST_IMAGES:
         return np.zeros([0])
@@ -116,7 +113,7 @@ def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray
 
 
 def cross_validated_scores(kind: str, features: np.ndarray, in_region: np.ndarray) -> np.ndarray:
-    """Cross-validates a density of normal images.
+    """Scores normal images' tiles by densities of pooled features, as `cross_validated` does.
 
     Args:
       kind: as in `Density`.
@@ -124,7 +121,7 @@ def cross_validated_scores(kind: str, features: np.ndarray, in_region: np.ndarra
       in_region: bool [N, K], the tiles that densities are fitted to.
 
     Returns:
-      float64 [N, K]; [0] as in `cross_validated`.
+      float64 [N, K]; [0] for fewer than LEAST_IMAGES.
     """
 
     def score_without(part):
@@ -137,8 +134,8 @@ def cross_validated_scores(kind: str, features: np.ndarray, in_region: np.ndarra
 def check_variation(vary: bool) -> None:
     """Refuses normal images' features that differ by no more than rounding.
 
-    Any part would score as a good one by a network that gives all images the same features, and
-    none by a density of images that are the same.
+    If a network gives all images the same features, every part scores as good; if all images are
+    the same, no part does.
     """
     if not vary:
         raise UserError(
@@ -148,7 +145,7 @@ def check_variation(vary: bool) -> None:
 
 
 def check_finite(features: np.ndarray) -> None:
-    """Refuses features that are no numbers."""
+    """Refuses features that are not finite."""
     if not np.isfinite(features).all():
         raise UserError(
             "the network's features are not finite; did the training diverge? Lower its learning "
@@ -157,9 +154,9 @@ def check_finite(features: np.ndarray) -> None:
 
 
 def least_variance(size: float, variance: float | np.ndarray, dims: int) -> float | np.ndarray:
-    """The variance below which a covariance's least counts as none.
+    """Returns the variance below which a covariance's smallest variance counts as zero.
 
-    It is within the rounding of features with the mean square `size`, or of the inverse of a
+    It is the rounding error of features with the mean square `size`, and of the inverse of a
     covariance [dims, dims] with the mean `variance` on its diagonal.
     """
     return ROUNDING * (size + dims * variance)
@@ -167,39 +164,39 @@ def least_variance(size: float, variance: float | np.ndarray, dims: int) -> floa
 
 def _ledoit_wolf(features):
     with warnings.catch_warnings():
-        # The run tells how many images there are, and one is a density too.
+        # The run says how many images there are.
         warnings.filterwarnings("ignore", "Only one sample available")
         return sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
 
 
 def _fit_gde(features, _):
-    """Ledoit and Wolf's shrinkage, as Rippel et al. (the paper's [43]).
+    """One Gaussian with Ledoit and Wolf's shrinkage, as in Rippel et al. (the paper's [43]).
 
     It stays well conditioned with fewer images than features.
     """
     estimate = _ledoit_wolf(features)
     covariance, dims = estimate.covariance_, features.shape[1]
     variance = np.trace(covariance) / dims
-    # Two different images, each as often, shrink nothing: in all directions but one there would be
-    # no variance to divide by.
+    # Two different images, each equally often, shrink nothing, and there is no variance to divide
+    # by in any direction but one.
     least = least_variance(np.mean(features**2), variance, dims)
     if estimate.shrinkage_ * variance < least:
         covariance = covariance + least * np.eye(dims)
-    # scikit-learn's own inverse is by eigenvalues, at nine tenths of the time of the fit.
+    # scikit-learn inverts by eigenvalues, which would take nine tenths of the fit's time.
     factor = scipy.linalg.cholesky(covariance, lower=True)
     inverse = scipy.linalg.solve_triangular(factor, np.eye(dims), lower=True)
     return {"mean": estimate.location_, "whitener": np.ascontiguousarray(inverse.T)}
 
 
 def _fit_gmm(features, _):
-    """That of the authors' companion code (their [52]): maximum likelihood, on unit length."""
+    """One Gaussian by maximum likelihood, as in the authors' companion code (their [52])."""
     mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
     mixture.fit(features)
     return {"mean": mixture.means_[0], "whitener": mixture.precisions_cholesky_[0]}
 
 
 def _fit_kde(features, _):
-    """A Gaussian kernel exp(-gamma |x - y|^2) with gamma = 10 / (D * var), as in [52].
+    """Gaussian kernels exp(-gamma |x - y|^2) with gamma = 10 / (D * variance), as in [52].
 
     The variance is that of all entries of the features, which have unit length.
     """
@@ -210,9 +207,8 @@ def _fit_kde(features, _):
 def _fit_mixture(features, count):
     """A mixture of K Gaussians with full covariances (footnote 1).
 
-    A component has few images, and features are many, so what Ledoit and Wolf's estimate adds to
-    the diagonal of one Gaussian, times the number of components, is added to each: with K
-    components an image's share in one is a K-th.
+    A component has few images for its many features. So K times what Ledoit and Wolf's estimate
+    adds to one Gaussian's diagonal is added to each component's: it has a K-th of the images.
     """
     estimate = _ledoit_wolf(features)
     variance = np.trace(estimate.covariance_) / features.shape[1]
@@ -222,8 +218,7 @@ def _fit_mixture(features, count):
         count, n_init=3, random_state=0, reg_covar=max(added, least)
     )
     with warnings.catch_warnings():
-        # Images that are the same fill fewer clusters, and a fit that has not converged in its
-        # steps is a density all the same.
+        # Images that are the same fill fewer clusters, and a fit that has not converged is usable.
         warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
         mixture.fit(features)
     whiteners = mixture.precisions_cholesky_
@@ -238,7 +233,7 @@ def _gaussian_layer(density, dtype):
     whiten = layers.whiten(mean[None], whitener[None], dtype)
     white = whiten(ops.expand_dims(ops.expand_dims(features, 1), 1))[:, 0, 0]
     slope = layers.product(whitener.T, dtype)(white)
-    if lengths is not None:  # Along the feature itself nothing changes.
+    if lengths is not None:  # The score does not depend on the features' length.
         along = ops.sum(slope * features, axis=-1, keepdims=True)
         slope = (slope - along * features) / lengths
     return keras.Model(given, {"score": layers.length(white), "slope": slope})
@@ -249,7 +244,7 @@ def _kernel_layer(density, dtype):
     features, gamma = density.arrays["features"], float(density.arrays["gamma"])
     count, dims = features.shape
     given = keras.Input([dims], dtype=dtype)
-    # -gamma |x - y|^2 with both of length one.
+    # With x and y of length one, -gamma |x - y|^2 is 2 gamma xy - 2 gamma.
     products = layers.product(2.0 * gamma * features.T, dtype)(_unit(given)[0])
     normaliser = np.log(count) + 0.5 * dims * np.log(np.pi / gamma)
     log_density = ops.logsumexp(products, axis=-1) - 2.0 * gamma - float(normaliser)
@@ -279,7 +274,7 @@ def _unit(features):
 class _Method:
     fit: Callable[[np.ndarray, int], dict[str, np.ndarray]]
     layer: Callable[[Density, str], keras.Model]
-    unit_length: bool = False  # whether features are brought to unit length first
+    unit_length: bool = False  # whether features are first scaled to unit length
 
 
 _METHODS = {

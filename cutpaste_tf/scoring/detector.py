@@ -1,4 +1,4 @@
-"""A finished run, ready to score images, and the kinds of runs there are."""
+"""A finished run, ready to score images, and the scorers by --maps."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from cutpaste_tf.scoring.patches import PatchScorer
 from cutpaste_tf.scoring.pooled import PooledScorer
 from cutpaste_tf.scoring.scorer import Fit, Scorer, Scores
 
-SCORERS = {  # by --maps
+SCORERS = {
     "none": PooledScorer,
     "gradcam": PooledScorer,
     "features": feature_maps.FeatureMapScorer,
@@ -33,9 +33,9 @@ SCORERS = {  # by --maps
 def make_scorer(
     config: Config, network: keras.Model, images: pipeline.Images | None = None
 ) -> Scorer:
-    """Returns what fits densities and scores images as the settings have it; see `Scorer`.
+    """Returns the scorer that the settings ask for.
 
-    By `images`, normal ones, --location_density=auto of feature maps is chosen.
+    With feature maps, normal `images` decide what --location_density=auto is.
     """
     if config.maps == "features" and images is not None:
         locations = feature_maps.chosen_locations(config, network, images)
@@ -49,14 +49,14 @@ class Detector:
     Args:
       config: the run's settings.
       network: the trained network, or, with --keep_pretrained, both side by side; it scores in
-        float32 whatever it was trained in.
+        float32, whatever it was trained in.
       fit: what was fitted to the run's normal images.
-      roi: with --roi, the region of interest, bool [h, w], in the frame of every image.
-      bits: as in `decode.decode`: what the camera of the training images fills.
+      roi: with --roi, the region of interest, bool [h, w], stretched over every image.
+      bits: how many of 16 bits the training images' camera fills, as in `decode.decode`.
 
     Attributes:
       preparation: how images become the network's inputs.
-      scorer: fits and scores by the network.
+      scorer: scores by the network.
     """
 
     def __init__(
@@ -75,13 +75,10 @@ class Detector:
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike) -> "Detector":
-        """Loads a run, and runs nothing that its files hold: they are numbers and settings.
+        """Loads a run. Its files hold only numbers and settings, and none is executed.
 
         Args:
           run_dir: WORKDIR/CATEGORY/seed_N of a finished run.
-
-        Returns:
-          The detector.
 
         Raises:
           UserError: if a file of the run is missing, or is not the one that the run wrote.
@@ -89,7 +86,7 @@ class Detector:
         run_dir = pathlib.Path(run_dir)
         config = run_folder.checked(run_dir)
         bits = run_folder.read_results(run_dir)["bit_depth"]
-        # Scoring takes one device, and is done in float32.
+        # Scoring uses one device, and float32.
         config = dataclasses.replace(config, distribution="none", mixed_precision=False)
         backbones.set_precision(config)
         network = backbones.build_backbone(config, initial_weights=False)
@@ -104,7 +101,7 @@ class Detector:
 
     @property
     def level(self) -> float | None:
-        """The usual score of a normal patch or place; None where maps are GradCAM's."""
+        """The usual score of a normal patch or place; None for GradCAM's maps."""
         return self.scorer.level(self.fit) if self.fit.places else None
 
     @property
@@ -116,11 +113,11 @@ class Detector:
         """Scores images of any size.
 
         Args:
-          images: paths of png, jpg or bmp files, or uint8 arrays [H, W] or [H, W, C].
+          images: paths of image files, or uint8 arrays [H, W] or [H, W, C].
 
         Returns:
-          float64 [N] anomaly scores; higher is more anomalous; NaN where the network's features of
-          an image are not finite.
+          float64 [N] anomaly scores; higher is more anomalous; NaN if the network's features of an
+          image are not finite.
 
         Raises:
           UserError: naming an image that cannot be decoded.
@@ -132,18 +129,15 @@ class Detector:
         images: Sequence[str] | Sequence[np.ndarray] | pipeline.Images,
         maps: bool | None = None,
     ) -> Scores:
-        """Scores images as `score` does; with their anomaly maps, where the run makes any.
+        """Scores images as `score` does, and makes their anomaly maps.
 
         Args:
-          images: as in `score`, or images that are prepared already.
-          maps: whether to make GradCAM's maps in place of none; as the run does by default. Those
-            of patches and feature maps come in any case.
-
-        Returns:
-          The scores and maps.
+          images: as in `score`, or prepared images.
+          maps: whether to make GradCAM's maps; None: if the run does. Maps of patches and of
+            feature maps are always made.
 
         Raises:
-          UserError: as in `score`.
+          UserError: naming an image that cannot be decoded.
         """
         if not isinstance(images, pipeline.Images):
             images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
@@ -155,7 +149,7 @@ class Detector:
 
     @functools.cached_property
     def _other_scorer(self):
-        """With GradCAM where the run has none, and without where it has."""
+        """A scorer with GradCAM if the run has none, or without it if the run has it."""
         return PooledScorer(self.config, self.network, gradcam=self.config.maps != "gradcam")
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
@@ -163,21 +157,21 @@ class Detector:
         return self.scorer.embed(images)
 
     def model(self, *, portable: bool = False, precise: bool = True) -> keras.Model:
-        """Builds the whole of scoring as one Keras model, of Keras's own layers alone.
+        """Builds one Keras model, of Keras's own layers alone, that does all of the scoring.
 
         Args:
-          portable: whether to use only what other formats than TensorFlow's have too.
-          precise: whether the density is computed in float64, as the run does; else in float32.
+          portable: whether to use only operations that formats other than TensorFlow's have too.
+          precise: whether the density is computed in float64, as in the run; else in float32.
 
         Returns:
-          A model from images, uint8 [B, H, W, 3], to a dict of `score`, float32 [B], and, where the
-          run makes maps, `map`, float32 [B, H', W'], as high and wide as the canvas.
+          A model from images, uint8 [B, H, W, 3], to a dict of `score`, float32 [B], and, if the
+          run makes maps, `map`, float32 [B, H', W'], of the canvas's size.
         """
         preparation, scorer, tiles = self.preparation, self.scorer, self.preparation.count
         images = keras.Input([None, None, 3], dtype="uint8", name="images")
         pixels, region = canvas.on_canvas(images, preparation, portable)
         inputs = ops.reshape(preparation.cut(pixels, ops.stack), (-1, *preparation.size, 3))
-        # Who loads the file has no layers of this package.
+        # A program that loads the exported file does not have this package's layers.
         embedded = scorer.embedding(plain.as_keras(self.network))(inputs)
         outputs = scorer.head(self.fit, "float64" if precise else "float32")(embedded)
         outputs = {n: ops.reshape(x, (-1, tiles, *x.shape[1:])) for n, x in outputs.items()}

@@ -1,8 +1,8 @@
 """Anomaly maps in one pass: Gaussians on the vectors of a network's own feature maps.
 
-The paper scores patches by a network of their own (Section 2.4). The network that scores an image
-has maps of it, too, whose places see a part of it each; Gaussians of their vectors score them as
-the paper's do patches.
+The paper scores patches by a network of their own (Section 2.4). Here the network that scores an
+image also gives feature maps. Each place of these sees a part of the image, and Gaussians score its
+vector as the paper's Gaussians score patches.
 """
 
 import dataclasses
@@ -21,29 +21,31 @@ from cutpaste_tf.scoring import layers, upsample
 from cutpaste_tf.scoring.places import PlacesScorer
 from cutpaste_tf.scoring.scorer import Fit
 
-# Pixels along a side that a place's vector is averaged over: 3 places of block3, one of those of
-# coarser maps. Over 3 places of all, AUPRO is 4 to 7 points lower on bottle, pill and screw.
+# A vector is the mean over a square of so many pixels a side: 3 places of block3, and one of
+# coarser maps. With 3 places of every map, AUPRO is 4 to 7 points lower on bottle, pill and screw.
 AVERAGED = 24
-# Added to the variances of each place, as a share of all places' mean: it keeps places that hardly
-# vary, such as an empty background, from making much of little.
+# This share of all places' mean variance is added to each place's variances. Without it, places
+# that hardly vary, such as an empty background, would score small differences highly.
 LEAST_VARIANCE = 0.03
-# Of a map's places, those whose mean is the image's score: a defect covers more than one.
+# An image's score is the mean of this share of its map's places, the largest: a defect covers more
+# than one place.
 LARGEST = 0.02
-# Of the vectors' variance, the share that lies between places, below which places are compared with
-# the nearest vectors: times the places along a side, as the border makes them differ. It is 0.8 to
-# 2.6 on three textures at 128x128 to 256x256, and 4.1 to 30 on nine sets of parts.
+# Places are compared with the nearest vectors of all places if the share of the vectors' variance
+# that lies between places, times the number of places along a side (the border makes places
+# differ), is below this. It is 0.8 to 2.6 on three textures at 128x128 to 256x256, and 4.1 to 30 on
+# nine sets of parts.
 PLACE_SHARE = 3.0
-# Of the Gaussian that a map's pixels are smoothed by, as a share of the image's smaller side: 4
-# pixels of 256, as is usual with such maps.
+# The standard deviation of the Gaussian that smooths a map's pixels, as a share of the image's
+# smaller side: 4 pixels of 256, as is usual with such maps.
 DEVIATION = 1 / 64
 
 
 class FeatureMapScorer(PlacesScorer):
     """Scores images by the places of feature maps, or by the density of pooled features.
 
-    The vectors are those of the levels' maps side by side, fine ones averaged with those around
-    them, at the places of the finest map; there is a map for each of the networks that are side by
-    side. A map's score is the mean of its largest places.
+    A vector joins the vectors of all levels at a place of the finest level's map; those of fine
+    levels are means over the places around. Networks side by side have a map of vectors each. An
+    image's score is the mean of its map's largest places.
     """
 
     batch = 32
@@ -89,7 +91,7 @@ class FeatureMapScorer(PlacesScorer):
 
     @functools.cached_property
     def _places(self):
-        """Where the finest map's places lie, along an image's height and its width."""
+        """Where the finest map's places lie along an image's height and width."""
         return backbones.places(
             backbones.feature_maps(self.network)[0].output[self.config.levels[0]]
         )
@@ -104,12 +106,12 @@ class FeatureMapScorer(PlacesScorer):
         return upsample.enlarger(self.config.size, self._places, DEVIATION)
 
     def share_between_places(self, images: pipeline.Images) -> float:
-        """Returns the share of the vectors' variance that lies between the means of places."""
+        """Returns the share of the vectors' variance that lies between places' means."""
         count, total, squares = 0, 0.0, 0.0
         with self._precisely():
             for batch in self.embedded(images):
                 vectors = np.asarray(batch["vectors"], np.float64)
-                # At the border the zeros outside make places differ.
+                # The zeros outside make places at the border differ.
                 rows, columns = (slice(n // 8, n - n // 8) for n in vectors.shape[2:4])
                 vectors = vectors[:, :, rows, columns]
                 count, total = count + len(vectors), total + vectors.sum(axis=0)
@@ -125,7 +127,7 @@ class FeatureMapScorer(PlacesScorer):
 
 
 def chosen_locations(config: Config, network: keras.Model, images: pipeline.Images) -> str:
-    """Chooses which normal vectors places are compared with, where the settings leave it open.
+    """Chooses which normal vectors places are compared with, if the settings leave it open.
 
     Args:
       config: the settings.
@@ -133,10 +135,10 @@ def chosen_locations(config: Config, network: keras.Model, images: pipeline.Imag
       images: normal images.
 
     Returns:
-      A value of --location_density other than auto. It is "nearest" where it hardly matters to a
-      vector at which place it is, as in textures and where parts lie anywhere.
+      A value of --location_density other than auto. It is "nearest" if vectors hardly depend on
+      their place, as in textures, and if parts lie anywhere.
     """
-    # In a region, and within tiles, places differ in any case.
+    # With a region or tiles, places differ in any case.
     if config.location_density != "auto" or config.masked or config.tiles != (1, 1):
         return config.map_locations
     few = images.subset(np.unique(np.linspace(0, images.count - 1, 100).astype(int)))
@@ -147,15 +149,15 @@ def chosen_locations(config: Config, network: keras.Model, images: pipeline.Imag
 
 
 def _averaged(maps, places):
-    """Means over places and those around them; at the border over fewer."""
-    side = AVERAGED // places[0].stride | 1  # An even number of places has no middle.
+    """Returns means over places and those around them; at the border over fewer."""
+    side = AVERAGED // places[0].stride | 1  # odd, since an even number of places has no middle
     return keras.layers.AveragePooling2D(side, strides=1, padding="same")(ops.cast(maps, "float32"))
 
 
 def _averaged_everywhere(maps, places):
-    """Means over three by three places of any level, zeros outside counted, as in PatchCore.
+    """Returns means over three by three places of any level, with zeros outside, as in PatchCore.
 
-    A place at the border has few like it; the zeros keep it from being far from all of them.
+    A place at the border resembles few others; the zeros keep it from being far from all of them.
     """
     del places
     maps = keras.layers.ZeroPadding2D(1)(ops.cast(maps, "float32"))
@@ -163,7 +165,7 @@ def _averaged_everywhere(maps, places):
 
 
 def _brought_to(maps, places, finest):
-    """Maps, [B, h, w, C], whose places lie as given, at the places of the finest maps."""
+    """Interpolates maps, [B, h, w, C], with the given places, at the places of the finest map."""
     height, width, channels = maps.shape[1:]
     rows, columns = (
         upsample.between(fine.first + fine.stride * np.arange(fine.count), own).astype(np.float32)

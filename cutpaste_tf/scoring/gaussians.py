@@ -1,6 +1,6 @@
 """Gaussians by place: of patches (Appendix A.5), and of the vectors of feature maps.
 
-All is float64, as in `density`, but for the whiteners of several places.
+All is float64, as in `density`, except the whiteners of several places.
 """
 
 import copy
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from cutpaste_tf.scoring import density as densities
 
-_FIT_MEMORY = 2**26  # bytes of scatters that are turned into Gaussians at a time
+_FIT_MEMORY = 2**26  # bytes of the scatters that are turned into Gaussians at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,9 +21,9 @@ class Gaussians:
     Attributes:
       mean: float64 [L, D].
       whitener: [L, D, D]; the length of (vector - mean) @ whitener is the Mahalanobis distance. It
-        is float32 for several places: 57 x 57 of them with 512 dimensions take 3.4 GB so.
-      level: float64 [L], the root mean square of the distances of what each was fitted to.
-      nearest: float32 [L, N, D] or None: normal vectors, whitened; distances are then to the
+        is float32 for several places: 57 x 57 places with 512 dimensions take 3.4 GB.
+      level: float64 [L], the root mean square distance of the vectors that each was fitted to.
+      nearest: float32 [L, N, D] or None: whitened normal vectors; distances are then to the
         nearest of these instead of the mean.
     """
 
@@ -33,26 +33,26 @@ class Gaussians:
     nearest: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> "Gaussians":
-        """Returns those of some places, int [M], each as often as it is named."""
+        """Returns the Gaussians of some places, int [M], which may repeat."""
         return Gaussians(self.mean[places], self.whitener[places], self.level[places])
 
     @classmethod
     def empty(cls, count: int, dims: int) -> "Gaussians":
-        """Makes room for those of several places, which `put` fills; to join them takes twice."""
+        """Allocates Gaussians of several places, for `put` to fill; joining takes twice as much."""
         whitener = np.zeros([count, dims, dims], np.float32)
         return cls(np.zeros([count, dims]), whitener, np.zeros([count]))
 
     def put(self, first: int, part: "Gaussians") -> None:
-        """Writes those of some places, from the place `first` on."""
+        """Writes the Gaussians of some places, from the place `first` on."""
         for name in ("mean", "whitener", "level"):
             values = getattr(part, name)
             getattr(self, name)[first : first + len(values)] = values
 
 
 class GaussianStatistics:
-    """What L Gaussians with Ledoit and Wolf's shrinkage need to know, gathered batch by batch.
+    """Statistics for L Gaussians with Ledoit and Wolf's shrinkage, gathered batch by batch.
 
-    `like` are others that these are to be taken from, by `without`.
+    `like` are the statistics from which `without` will subtract these.
     """
 
     def __init__(self, locations: int, dims: int, like: "GaussianStatistics | None" = None):
@@ -64,13 +64,13 @@ class GaussianStatistics:
         self._fourth = np.zeros([locations])
 
     def update(self, features: np.ndarray) -> None:
-        """Adds features, [N, L, D], of un-augmented normal images; a UserError if not finite."""
+        """Adds features, [N, L, D], of un-augmented normal images; UserError if not finite."""
         features = np.asarray(features, np.float64)
         densities.check_finite(features)
         if not len(features):
             return
         if self._origin is None:
-            # Moments about some typical value: about zero, large means would drown the spread.
+            # Moments are about a typical value: about zero, large means would hide the spread.
             self._origin = features.mean(axis=(0, 1))
         y = features - self._origin
         squared = np.sum(y * y, axis=-1)
@@ -81,7 +81,7 @@ class GaussianStatistics:
         self._fourth += np.sum(squared * squared, axis=0)
 
     def without(self, part: "GaussianStatistics") -> "GaussianStatistics":
-        """Returns the statistics of all features but those of a part, which was made like these."""
+        """Returns the statistics of all features but those of a part, which has `like` these."""
         rest = copy.copy(self)
         for name in ("_count", "_sum", "_scatter", "_third", "_fourth"):
             setattr(rest, name, getattr(self, name) - getattr(part, name))
@@ -90,8 +90,8 @@ class GaussianStatistics:
     def of_neighbourhoods(self, grid: tuple[int, int, int], reach: int) -> "GaussianStatistics":
         """Returns the statistics of places with those up to `reach` rows and columns around them.
 
-        The locations are those of the grid, K maps of h x w, row by row. The result's are as many
-        as there are neighbourhoods that lie in a map as a whole: K * (h - 2 reach) * (w - 2 reach).
+        The locations are those of a grid of M maps of h x w, row by row. The result has one for
+        each neighbourhood that lies wholly in a map: M * (h - 2 reach) * (w - 2 reach).
         """
         maps, height, width = grid
         height, width = height - 2 * reach, width - 2 * reach
@@ -106,15 +106,15 @@ class GaussianStatistics:
         return around
 
     def fit(self, least_variance: float = 0.0, maps: int = 1) -> Gaussians:
-        """Returns the Gaussians of what was added: one feature at least for each location.
+        """Fits the Gaussians; each location needs at least one feature.
 
         `least_variance` is added to all variances, as a share of the mean variance of the map that
-        a location belongs to; the locations are those of so many maps, one after the other.
+        a location belongs to. The locations are those of `maps` maps, one after the other.
         """
         if not self._count:
             raise ValueError("there are no features to fit a density to")
         locations, dims = self._sum.shape
-        # A few locations at a time: the work needs several times the memory of their scatters.
+        # A few locations at a time, since this needs several times the memory of their scatters.
         step = max(1, _FIT_MEMORY // (8 * dims * dims))
         # A location where all images are the same has no variance to divide by.
         usual = np.mean(self._variance(slice(None)).reshape(maps, -1), axis=1)

@@ -1,6 +1,6 @@
-"""Keras's own layers, put together for scoring: who loads an exported model has no others.
+"""Scoring by Keras's own layers: a program that loads an exported model has no others.
 
-What is made here is a function that takes arrays as well as the tensors of a functional model.
+The returned functions take arrays as well as the tensors of a functional model.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-_LARGEST = 2**28  # bytes of whiteners in a layer
+_LAYER_BYTES = 2**28  # of whiteners, at most
 
 
 def product(matrix: np.ndarray, dtype: str = "float32") -> keras.layers.Layer:
@@ -22,19 +22,19 @@ def product(matrix: np.ndarray, dtype: str = "float32") -> keras.layers.Layer:
 
 
 def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Callable:
-    """Returns what whitens vectors, [B, L, n, D], of which n each have one of L Gaussians.
+    """Returns a function that whitens vectors, [B, L, n, D], n for each of L Gaussians.
 
     Args:
       mean: [L, D].
       whitener: [L, D, D], as in `gaussians.Gaussians`.
-      dtype: of the vectors as they are centred, where the mean may be large beside the spread.
+      dtype: the dtype in which vectors are centred: their mean may be large beside their spread.
 
     Returns:
       A function to [B, L, n, D], whose vectors' lengths are the Mahalanobis distances.
     """
-    # Layers of 256 MB: at the paper's settings all whiteners take 3.4 GB, and a layer three times
-    # its size while it is made.
-    step = max(1, _LARGEST // whitener[0].nbytes)
+    # A layer takes three times its size while it is made, and at the paper's settings all whiteners
+    # take 3.4 GB.
+    step = max(1, _LAYER_BYTES // whitener[0].nbytes)
     starts = range(0, len(mean), step)
     if len(starts) > 1:
         parts = [whiten(mean[i : i + step], whitener[i : i + step], dtype) for i in starts]
@@ -46,7 +46,7 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
         return in_parts
 
     count, dims = mean.shape
-    # In float64 or, of many whiteners, as they are.
+    # With float64, whiteners keep their dtype: float32 if there are several.
     precise = whitener.dtype.name if dtype == "float64" else dtype
     centre = keras.layers.BatchNormalization(
         center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype
@@ -63,7 +63,7 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
         samples = vectors.shape[2]
         flat = ops.reshape(ops.transpose(vectors, (0, 2, 1, 3)), (-1, count * dims))
         centred = ops.cast(centre(ops.cast(flat, dtype), training=False), precise)
-        # Gaussians first: a batch of products of matrices, which every format has.
+        # With the Gaussians first, this is a batch of matrix products, which every format has.
         white = multiply(ops.transpose(ops.reshape(centred, (-1, count, dims)), (1, 0, 2)))
         white = ops.reshape(ops.transpose(white, (1, 0, 2)), (-1, samples, count, dims))
         return ops.transpose(white, (0, 2, 1, 3))
@@ -72,13 +72,13 @@ def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Ca
 
 
 def nearest(stored: np.ndarray) -> Callable:
-    """Returns what finds squared distances, [B, L, n], of vectors, [B, L, n, D], to the nearest.
+    """Returns a function from vectors, [B, L, n, D], to squared distances, [B, L, n].
 
-    `stored` are L sets of N vectors, [L, N, D].
+    The distances are those to the nearest stored vector; `stored` are L sets of N, [L, N, D].
     """
     layers = []
     for vectors in stored:
-        # |x - v|^2 is |x|^2, which all v share, and this.
+        # The layer returns |v|^2 - 2 xv; with |x|^2, which all v share, that is |x - v|^2.
         layer = keras.layers.Dense(len(vectors), trainable=False, dtype="float32")
         layer.build([None, vectors.shape[1]])
         layer.set_weights([-2.0 * vectors.T, np.sum(np.square(vectors), axis=1)])
@@ -98,8 +98,11 @@ def length(vectors: Any) -> Any:
 
 
 def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
-    """Returns what multiplies maps, [..., h, w], by [H, h] and, transposed, [W, w]."""
-    # As matrices: products of anything else become a dozen operations in TensorFlow Lite.
+    """Returns a function from maps, [..., h, w], to rows @ map @ columns.T, [..., H, W].
+
+    `rows` are [H, h], `columns` [W, w].
+    """
+    # Products are of matrices: all others become a dozen operations in TensorFlow Lite.
     (high, height), (wide, width) = rows.shape, columns.shape
     by_columns, by_rows = product(columns.T), product(rows.T)
 
@@ -114,15 +117,15 @@ def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
 
 
 def largest(values: Any, axis: int | tuple[int, ...]) -> Any:
-    """Returns the maximum; NaN where any value is, which a plain maximum may pass over."""
-    # Without an initial value Keras refuses a batch of no images.
+    """Returns the maximum, or NaN if any value is NaN, which a plain maximum may ignore."""
+    # Without an initial value Keras refuses an empty batch.
     return ops.max(values, axis=axis, initial=-np.inf) + 0.0 * ops.sum(values, axis=axis)
 
 
 def mean_of_largest(maps: Any, share: float) -> Any:
-    """Returns the means over a share of maps' values, the largest: of [N, K, h, w], [N, K]."""
+    """Returns the mean of a share of each map's values, the largest: [N, K, h, w] to [N, K]."""
     count, height, width = maps.shape[1:]
     flat = ops.reshape(maps, (-1, count, height * width))
     values, _ = ops.top_k(flat, max(1, round(share * height * width)))
-    # NaN where any value is, which sorting may pass over.
+    # NaN if any value is NaN, which sorting may ignore.
     return ops.mean(values, axis=-1) + 0.0 * ops.sum(flat, axis=-1)

@@ -1,4 +1,4 @@
-"""Anomaly maps of images, by whatever method they were made."""
+"""Anomaly maps of images, made by any method."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,7 @@ class Maps:
     Args:
       small: float32 [N, K, h', w'].
       inside: which places of the maps are in the region, bool [N, K, h', w']; None: all.
-      enlarge: brings small maps, and what of them is inside, to float32 [n, K, h, w], a tile's
-        height and width.
+      enlarge: brings small maps, given these and `inside`, to a tile's size, float32 [n, K, h, w].
       images: the images that the maps belong to.
     """
 
@@ -45,7 +44,7 @@ class Maps:
         return Maps(self.small[indices], inside, self._enlarge, self.images.subset(indices))
 
     def joined(self, other: "Maps") -> "Maps":
-        """Returns these maps and then others, of images that are squashed as these are."""
+        """Returns these maps and then others; the images of both must be squashed alike."""
         small = np.concatenate([self.small, other.small])
         images = pipeline.Images(len(small), self.images.preparation, None)
         return Maps(small, None, self._enlarge, images)
@@ -57,8 +56,8 @@ class Maps:
           indices: int [n].
 
         Returns:
-          float32 [n, H, W], as high and wide as the canvas; higher is more anomalous, and what is
-          outside the region is zero.
+          float32 [n, H, W], of the canvas's size; higher is more anomalous, and pixels outside the
+          region are zero.
         """
         joined = self._whole(indices)
         for one, index in zip(joined, indices, strict=True):
@@ -70,7 +69,8 @@ class Maps:
     def at_own_sizes(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Reads some images' maps at the images' own heights and widths, float32 [h, w] each.
 
-        What lies outside the region of interest is not cut off: at its border it would fade.
+        Pixels outside the region of interest are kept: with zeros there, resizing would make the
+        map fade at the region's border.
         """
         for batch in _batches(indices):
             for index, one in zip(batch, self._whole(batch), strict=True):
@@ -78,7 +78,7 @@ class Maps:
                 yield self.images.preparation.to_image(one, *size)
 
     def _whole(self, indices):
-        """The maps of some images as high and wide as the canvas."""
+        """The maps of some images at the canvas's size."""
         indices = np.asarray(indices, np.int64)
         inside = None if self.inside is None else self.inside[indices]
         enlarged = np.array(self._enlarge(self.small[indices], inside))

@@ -15,7 +15,7 @@ def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
       scores: [N] anomaly scores; higher is more anomalous.
 
     Returns:
-      The area; None where one of the two classes is missing.
+      The area; None if one of the two classes is missing.
     """
     if len(np.unique(labels)) < 2:
         return None
@@ -30,15 +30,15 @@ def image_ap(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def f1_max(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
-    """The largest F1 score that any threshold reaches, and that threshold.
+    """The largest F1 score that any threshold reaches, and that threshold, chosen by the labels.
 
     Args:
-      labels: [N], 0 for normal and 1 for anomalous: the threshold is chosen by them.
+      labels: [N], 0 for normal and 1 for anomalous.
       scores: [N] anomaly scores.
 
     Returns:
-      F1 and the threshold, which lies midway between two scores: images above it are called
-      anomalous. None where one of the two classes is missing.
+      F1 and the threshold, which lies midway between two scores: images above it are anomalous.
+      None if one of the two classes is missing.
     """
     if len(np.unique(labels)) < 2:
         return None
@@ -48,7 +48,7 @@ def f1_max(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None
     lowest = thresholds[best]
     below = np.asarray(scores, np.float64)[np.asarray(scores) < lowest]
     threshold = (lowest + below.max()) / 2.0 if len(below) else np.nextafter(lowest, -np.inf)
-    # Of two scores with nothing between them the midpoint is one of them.
+    # The midpoint of two neighbouring floats is one of them.
     return float(f1[best]), float(min(threshold, np.nextafter(lowest, -np.inf)))
 
 
@@ -63,7 +63,7 @@ def auroc_by_defect_type(
       defect_types: the N images' types of defect.
 
     Returns:
-      The area by type, types sorted; None where there are no normal images.
+      The area by type, types sorted; None if there are no normal images.
     """
     labels, types = np.asarray(labels), np.asarray(defect_types)
     result = {}
@@ -73,22 +73,21 @@ def auroc_by_defect_type(
     return result
 
 
-_BINS = 2**25  # of scores with the same sign, exponent and 16 bits after them
+_BINS = 2**25  # a bin's scores have the same sign, exponent and 16 bits after these
 
 
 class PixelScores:
     """Pixel AUROC, average precision and AUPRO of anomaly maps that come one at a time.
 
-    Exact, four bytes are kept for each normal pixel, twice that for a moment, and about 80 for each
-    anomalous one while they are computed: 1,000 maps of 256 x 256 take 0.6 GB, and 0.8 GB where a
-    tenth of all pixels is anomalous.
+    Exact metrics take four bytes for each normal pixel, for a moment eight, and about 80 for each
+    anomalous one during the computation: 1,000 maps of 256 x 256 take 0.6 GB, and 0.8 GB if a tenth
+    of all pixels is anomalous.
 
-    Else pixels are counted by bins, in 0.8 GB at most and in some megabytes as a rule, however many
-    come. Scores in a bin, which are at most 0.0015% apart, count as equal. The AUROC is then off by
-    no more than half the share of pairs of a normal and an anomalous pixel in the same bin, and
-    AUPRO by that over its limit, where each region weighs the same: by 0.0001 if one pair in 5,000
-    or 17,000 is that near. Where scores have a standard deviation of a tenth of their mean, one in
-    30,000 is.
+    Otherwise pixels are counted in bins, which take some megabytes as a rule and 0.8 GB at most.
+    The scores in a bin differ by at most 0.0015% and count as equal. AUROC's error is at most half
+    the share of pairs of a normal and an anomalous pixel that are in the same bin; AUPRO's is that
+    divided by its limit, with each region weighted alike. If scores have a standard deviation of a
+    tenth of their mean, one pair in 30,000 is in the same bin: errors of 0.00002 and 0.00006.
 
     Args:
       exact: whether to keep every score.
@@ -97,8 +96,8 @@ class PixelScores:
     def __init__(self, exact: bool = True):
         self._normal, self._anomalous, self._weights = [], [], []
         self._regions = 0
-        # Of each bin the normal pixels, the anomalous ones and their weights; where no score comes
-        # the operating system gives no memory.
+        # Each bin's normal pixels, anomalous ones and their weights. The operating system gives
+        # memory only to bins that are used.
         self._bins = None if exact else np.zeros([3, _BINS])
 
     def add(
@@ -107,8 +106,8 @@ class PixelScores:
         """Adds an image.
 
         Args:
-          anomaly_map: [H, W] anomaly scores of the pixels; kept as float32.
-          mask: bool [H, W], True on defects. Its 8-connected parts are the regions of AUPRO.
+          anomaly_map: [H, W], the pixels' anomaly scores; kept as float32.
+          mask: bool [H, W], True on defects. Its 8-connected parts are AUPRO's regions.
           region: bool [H, W], the pixels that count; None: all.
 
         Raises:
@@ -145,8 +144,9 @@ class PixelScores:
 
         Returns:
           `pixel_auroc`, the area under the ROC curve of all pixels; `pixel_ap`, average precision;
-          `pixel_aupro`, the area, up to the limit and divided by it, under the regions' mean
-          overlap over the false positive rate. None where there are no anomalous or normal pixels.
+          `pixel_aupro`, the area under the curve of the regions' mean overlap over the false
+          positive rate, up to the limit and divided by it. None if there are no anomalous or no
+          normal pixels.
         """
         normal, above, at_least, hits, overlap = (
             self._sorted() if self._bins is None else self._binned()
@@ -154,11 +154,11 @@ class PixelScores:
         if not normal or not hits.any():
             return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
         new_hits = np.diff(hits, prepend=0)
-        # Of a normal and an anomalous pixel with the same score, half counts.
+        # A pair of a normal and an anomalous pixel with the same score counts half.
         wrong = (int(new_hits @ above) + int(new_hits @ at_least)) / 2.0
         average_precision = float(new_hits @ (hits / (hits + at_least))) / int(hits[-1])
         del new_hits
-        # No threshold after the first that passes the limit is of use to AUPRO.
+        # AUPRO needs no threshold after the first that passes the limit.
         used = np.searchsorted(above, limit * normal, "right") + 1
         rates = above[:used] / normal, at_least[:used] / normal
         return {
@@ -168,10 +168,10 @@ class PixelScores:
         }
 
     # Both return the number of normal pixels and, at falling thresholds, how many of them are above
-    # and how many reach it, how many anomalous ones do, and those pixels' weights.
+    # the threshold, how many reach it, how many anomalous pixels reach it, and their weights' sum.
 
     def _sorted(self):
-        # One array instead of the images' own, which are let go; their order does not matter.
+        # One array replaces the images' own, to free their memory; the order does not matter.
         parts = self._normal, self._anomalous, self._weights
         for part in parts:
             part[:] = [np.concatenate(part or [np.zeros([0], np.float32)])]
@@ -180,7 +180,7 @@ class PixelScores:
         order = np.argsort(-scores, kind="stable")
         scores, weights = scores[order], weights[order]
         del order
-        # Only at a threshold that some anomalous pixel reaches does recall or overlap rise.
+        # Recall and overlap rise only at thresholds that are scores of anomalous pixels.
         last = np.flatnonzero(scores != np.append(scores[1:], np.float32(np.nan)))
         thresholds = scores[last]
         overlap = np.cumsum(weights, out=weights)[last]
@@ -197,15 +197,15 @@ class PixelScores:
 
 
 def _bins_of(scores):
-    """The bins of float32 scores, which are in the scores' order."""
-    bits = (scores + 0.0).view(np.int32)  # 0 and -0 are one
+    """The bins of float32 scores, in the scores' order."""
+    bits = (scores + 0.0).view(np.int32)  # 0 and -0 get the same bits
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> 7) + _BINS // 2
 
 
 def _area_up_to(limit, before, after, overlap):
     """Area under a curve that at each threshold rises on a line from `before` to `after`.
 
-    Between thresholds it is level. All are in the order of falling thresholds.
+    Between thresholds the curve is level. All are in the order of falling thresholds.
     """
     rates = np.concatenate([[0.0], np.stack([before, after], axis=1).ravel(), [1.0]])
     reached = np.concatenate([[0.0], overlap])

@@ -1,4 +1,4 @@
-"""Patch models: all patches of an image, each embedded as an image of its own (Appendix A.5)."""
+"""Patch models embed each patch of an image as an image of its own (Appendix A.5)."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from cutpaste_tf.scoring import layers, upsample
 from cutpaste_tf.scoring.places import PlacesScorer
 from cutpaste_tf.scoring.scorer import Fit
 
-_BATCH = 8  # images a step
-_MEMORY = 2**28  # bytes that the largest feature map of a step may take, about
-_SCATTER_MEMORY = 2**31  # bytes that the scatters of a band's locations may take
+_BATCH = 8  # images in a step, at most
+_MEMORY = 2**28  # bytes of the largest feature map of a step, about
+_SCATTER_MEMORY = 2**31  # bytes of the scatters of a band's locations, at most
 
 
 class PatchScorer(PlacesScorer):
-    """Scores images by their patches, band by band of rows of them so that memory stays bounded."""
+    """Scores images by their patches, a band of rows at a time, so that memory stays bounded."""
 
     def __init__(self, config: Config, network: keras.Model):
         super().__init__(config, network)
@@ -35,7 +35,7 @@ class PatchScorer(PlacesScorer):
         return keras.Model(images, {"vectors": self._patches(network, images)})
 
     def _patches(self, network, images):
-        """The `pool` features of all patches of images, [B, H, W, 3]: float32 [B, 1, P, Q, D]."""
+        """The `pool` features of all patches, float32 [B, 1, P, Q, D], of images, [B, H, W, 3]."""
         side, (rows, columns) = self._side, (self._along(n) for n in images.shape[1:3])
         for axis, count in ((1, rows), (2, columns)):
             at = np.arange(count)[:, None] * self._stride + np.arange(side)
@@ -56,7 +56,7 @@ class PatchScorer(PlacesScorer):
 
     @property
     def bands(self) -> list[tuple[int, int]]:
-        """As high as the scatters of Gaussians by place may be."""
+        """Rows of places that are fitted at a time, as many as their scatters' memory allows."""
         _, rows, columns, dims = self._shape
         if self.locations == "shared":
             return [(0, rows)]
@@ -95,7 +95,7 @@ class PatchScorer(PlacesScorer):
         for batch, count in self._inputs(images):
             parts = []
             for first in range(first_row, end, height):
-                # All have one height, for the sake of one graph; what comes twice goes.
+                # All parts have the same height, for one graph; rows that come twice are left out.
                 start = min(first, self.grid[1] - height)
                 top = start * self._stride
                 pixels = (height - 1) * self._stride + self._side
@@ -104,7 +104,7 @@ class PatchScorer(PlacesScorer):
             yield {"vectors": np.concatenate(parts, axis=2)[:count]}
 
     def _of_map(self, places):
-        """The largest patch's (Figure 1)."""
+        """The largest score of a patch (Figure 1)."""
         return layers.largest(places, axis=(2, 3))
 
     def _features(self, batch):
@@ -122,7 +122,7 @@ class PatchScorer(PlacesScorer):
 
     def _fit(self, images, validate):
         gaussians, features, maps = self._fit_places(images, validate)
-        if len(self.bands) > 1:  # Those are of the last band's patches alone.
+        if len(self.bands) > 1:  # Those features are means over the last band's patches alone.
             features = {"pool": self.embed(images)[:, None]}
         fit = Fit(None, gaussians, features)
         if maps is None:

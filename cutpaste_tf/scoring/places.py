@@ -1,7 +1,7 @@
-"""Images that are scored place by place: what patches and feature maps have in common.
+"""Scores images place by place: what patches and feature maps have in common.
 
 Each place of a map has a vector. Its anomaly score is the Mahalanobis distance by one Gaussian for
-all places, or by one for each (the two choices of Appendix A.5).
+all places, or by one for each place (the two choices of Appendix A.5).
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from cutpaste_tf.scoring import density as densities
 from cutpaste_tf.scoring.gaussians import Gaussians, GaussianStatistics
 from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
 
-_HELD = 2**30  # bytes of normal images' vectors that are held rather than computed again
-REACH = 1  # of a neighbourhood: a place and the eight around it
+_HELD = 2**30  # bytes of normal images' vectors that are kept, not computed again, at most
+REACH = 1  # rows and columns around a place: its neighbourhood has nine places
 
 
 class PlacesScorer(Scorer):
@@ -26,9 +26,9 @@ class PlacesScorer(Scorer):
     The embedding has `vectors`, float32 [B, M, h, w, D], of M maps of the same places.
 
     Attributes:
-      locations: "shared"; "separate"; "nearby": one Gaussian for each place, of its own vectors
-        and those around it; or "nearest": the nearest of normal vectors of all places, by the
-        distance that their one Gaussian defines.
+      locations: "shared", one Gaussian for all places; "separate", one for each place; "nearby",
+        one for each place, of its own vectors and those around it; or "nearest", the nearest of
+        normal vectors of all places, by the distance that their shared Gaussian defines.
     """
 
     locations: str
@@ -59,9 +59,9 @@ class PlacesScorer(Scorer):
         return lambda embedded: {"places": distances(embedded["vectors"])}
 
     def _distances(self, gaussians, dtype="float64"):
-        """A function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].
+        """Returns a function from vectors, [B, M, h, w, D], to distances, float32 [B, h, w].
 
-        Of M maps they are the root of the sum of their squares.
+        The distances of M maps are joined: the root of the sum of their squares.
         """
         maps, dims = self.grid[0], self._shape[3]
         whiten = layers.whiten(gaussians.mean, gaussians.whitener, dtype)
@@ -70,7 +70,7 @@ class PlacesScorer(Scorer):
 
         def distances(vectors):
             height, width = vectors.shape[2:4]
-            each = maps * height * width // count  # vectors that have one Gaussian
+            each = maps * height * width // count  # vectors that share a Gaussian
             white = whiten(ops.reshape(vectors, (-1, count, each, dims)))
             squared = ops.sum(ops.square(white), axis=-1) if nearest is None else nearest(white)
             squared = ops.sum(ops.reshape(squared, (-1, maps, height, width)), axis=1)
@@ -81,8 +81,8 @@ class PlacesScorer(Scorer):
     def _fit_places(self, images, validate):
         """Fits the Gaussians.
 
-        Returns them; the pooled features, [N, K, D] by name; and, if the images are to be
-        validated, their small maps, float32 [N, K, h, w], by Gaussians without them, or None.
+        Returns them; the pooled features, [N, K, D] by name; and, with `validate`, the images'
+        small maps, float32 [N, K, h, w], by Gaussians fitted without them, else None.
         """
         networks, height, width, dims = self._shape
         several, maps = len(self.bands) > 1, []
@@ -115,7 +115,7 @@ class PlacesScorer(Scorer):
         return gaussians, features, maps
 
     def _part_of(self, images, rows, held):
-        """Returns a function of some images, int [n], to their batches, held or embedded again."""
+        """Returns a function from some images, int [n], to batches, held or embedded again."""
 
         def part_of(part):
             if held is None:
@@ -126,7 +126,7 @@ class PlacesScorer(Scorer):
         return part_of
 
     def _score_without(self, total, rows, part_of, count, part):
-        """Scores some images by the Gaussians of all others; [n * K, ...], as `inputs` are."""
+        """Scores some images' inputs, [n * K, ...], by the Gaussians of all other images."""
         own = self._statistics(rows, like=total)
         for batch in part_of(part):
             self._add(own, batch)
@@ -135,7 +135,7 @@ class PlacesScorer(Scorer):
         return np.concatenate([np.asarray(distances(b["vectors"])) for b in part_of(part)])
 
     def _batches(self, images, rows):
-        """Yields batches of inputs as they are embedded, with what of their places is inside."""
+        """Yields batches of embedded inputs, with which of their places are in the region."""
         inside, first = self.inside(images), 0
         for batch in self.embedded(images, rows):
             batch = {name: np.asarray(values) for name, values in batch.items()}
@@ -146,13 +146,13 @@ class PlacesScorer(Scorer):
             yield batch
 
     def _statistics(self, rows, like=None):
-        """Statistics, as yet of nothing, of some rows of places."""
+        """Returns empty statistics for some rows of places."""
         maps, _, width, dims = self._shape
         count = maps if self._common else maps * (rows[1] - rows[0]) * width
         return GaussianStatistics(count, dims, like)
 
     def _add(self, statistics, batch):
-        """Adds a batch's vectors; Gaussians of all places have those in the region alone."""
+        """Adds a batch's vectors; a Gaussian of all places takes only those in the region."""
         vectors = batch["vectors"]
         if not self._common:
             statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
@@ -165,7 +165,7 @@ class PlacesScorer(Scorer):
         return self.locations in ("shared", "nearest")
 
     def _gaussians(self, statistics, part_of=None, part=None):
-        """The Gaussians of what was added, which is of some images; see `_part_of`."""
+        """Fits the Gaussians; `part` are the images of the statistics, `part_of` as `_part_of`."""
         maps, height, width = self.grid
         if self.locations == "nearest":
             return self._with_nearest(statistics.fit(self.least_variance, maps), part_of(part))
@@ -173,7 +173,7 @@ class PlacesScorer(Scorer):
             return statistics.fit(self.least_variance, maps)
         reach = min(REACH, (min(height, width) - 1) // 2)
         fitted = statistics.of_neighbourhoods(self.grid, reach).fit(self.least_variance, maps)
-        # At the border a place has the nearest neighbourhood that lies in the map as a whole.
+        # A place at the border takes the nearest neighbourhood that lies wholly in the map.
         rows, columns = (
             np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)
         )
@@ -182,12 +182,12 @@ class PlacesScorer(Scorer):
         return fitted.take((each + of_map).ravel())
 
     def _with_nearest(self, gaussians, batches):
-        """The Gaussian of all places of each map, with the vectors to search among."""
+        """Adds the vectors to search among to the Gaussian of all places of each map."""
         rng, keys = np.random.default_rng(0), np.zeros([0])
         drawn = np.zeros([0, *gaussians.mean.shape], np.float32)
         for batch in batches:
             drawn = np.concatenate([drawn, _inside(batch)])
-            # Those with the smallest of random numbers are a fair draw of all so far.
+            # The vectors with the smallest random keys are a fair draw of all so far.
             keys = np.concatenate([keys, rng.random(len(drawn) - len(keys))])
             kept = np.sort(np.argsort(keys)[: coreset.CANDIDATES])
             drawn, keys = drawn[kept], keys[kept]
@@ -197,6 +197,6 @@ class PlacesScorer(Scorer):
 
 
 def _inside(batch):
-    """The vectors of a batch's places that are in the region, [n, M, D]."""
+    """Returns the vectors of a batch's places in the region, [n, M, D]."""
     vectors = np.moveaxis(batch["vectors"], 1, 3)
     return vectors[batch.get("inside", np.ones(vectors.shape[:3], bool))]

@@ -1,10 +1,10 @@
-"""Whole images, scored by the density of pooled features, with GradCAM's maps where asked for.
+"""Scores whole images by the density of pooled features, with GradCAM's maps if asked for.
 
 Selvaraju et al. (ICCV 2017) weight the last feature maps by the mean gradient of a class's logit.
 Here (Section 4.2) the gradient is that of Equation 2's negative log density, half the squared
-Mahalanobis distance of the image to the normal features. So the map shows what makes an image
-anomalous, not what the proxy task's classifier takes for a pasted patch, and the more so the more
-anomalous it is: the distance's own gradient is as long for a normal image as for a defective one.
+Mahalanobis distance of the image to the normal features. So the map shows what makes the image
+anomalous, and its values grow with the distance. The gradient of the distance itself would be as
+long for a normal image as for a defective one.
 """
 
 import functools
@@ -23,7 +23,7 @@ from cutpaste_tf.scoring.scorer import Fit, Scorer, collect
 class PooledScorer(Scorer):
     """Scores images by the density of their pooled features.
 
-    `gradcam` says whether to make maps; None: as the settings have it.
+    `gradcam` says whether to make maps; None: as the settings say.
     """
 
     def __init__(self, config: Config, network: keras.Model, gradcam: bool | None = None):
@@ -48,7 +48,7 @@ class PooledScorer(Scorer):
                 return {"pooled": scored["score"]}
             maps = ops.cast(embedded["maps"], "float32")
             height, width, channels = maps.shape[1:]
-            # Each place's vector is one of so many in the mean.
+            # The feature is the mean over the places.
             weights = ops.cast(scored["slope"], "float32") / (height * width)
             weighted = maps * ops.reshape(weights, (-1, 1, 1, channels))
             return {"pooled": scored["score"], "places": ops.relu(ops.sum(weighted, axis=-1))}

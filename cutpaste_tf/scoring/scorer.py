@@ -1,8 +1,8 @@
-"""What the three kinds of runs share: how images are embedded, and tiles' scores become images'.
+"""What the three scorers share: they embed images, and turn tiles' scores into images' scores.
 
-A kind of run is a `Scorer` with a Keras model of its own, the embedding, from the network's inputs
-to vectors, and a head of Keras's layers, by what was fitted, from these to scores and small maps.
-Both together score a run's images, new ones, and those of an exported model.
+Each `Scorer` has an embedding, a Keras model from the network's inputs to vectors, and a head of
+Keras's layers from vectors to scores and small maps, by what was fitted. Both together score images
+in a run, in predictions and in an exported model.
 """
 
 import abc
@@ -34,11 +34,11 @@ class Scores:
     """The anomaly scores of N images with K tiles each.
 
     Attributes:
-      scores: float64 [N]; higher is more anomalous. An image's is its largest tile's; NaN where
-        the network's features are not finite.
-      by_kind: float64 [N] of each kind of --image_score that the run has.
-      maps: the anomaly maps, where the run makes any.
-      features: float32 [N, K, D] by name; of a patch model the means of each image's patches.
+      scores: float64 [N]; higher is more anomalous. An image has the largest score of its tiles;
+        NaN if the network's features are not finite.
+      by_kind: float64 [N] for each kind of --image_score that the run has.
+      maps: the anomaly maps, if the run makes any.
+      features: float32 [N, K, D] by name; in a patch model the means over each image's patches.
     """
 
     scores: np.ndarray
@@ -52,11 +52,10 @@ class Fit:
     """What is fitted to un-augmented normal training images.
 
     Attributes:
-      density: of the pooled features; None of a patch model.
-      places: the Gaussians of patches or of feature maps' places, where the run has them.
-      features: float32 [N, K, D] by name, of the normal images, as in `Scores`; none of a run that
-        was loaded.
-      normal: the normal images' scores, cross-validated, where `fit` was asked for them.
+      density: of the pooled features; None for a patch model.
+      places: the Gaussians of patches or of feature maps' places, if the run has them.
+      features: the normal images' features, as in `Scores`; empty for a loaded run.
+      normal: the normal images' scores, cross-validated, if `fit` was asked for them.
     """
 
     density: Density | None
@@ -96,8 +95,7 @@ class Scorer(abc.ABC):
 
     Args:
       config: the settings.
-      network: it is used as it is at the time of each call, and in float32 whatever it is trained
-        in.
+      network: each call uses its weights at that time, in float32, whatever it is trained in.
 
     Attributes:
       network: the network in float32.
@@ -111,49 +109,48 @@ class Scorer(abc.ABC):
         self.network, self.kind = plain.in_float32(network), config.image_score
         self._latest = None
 
-    # What each kind of run has of its own.
+    # What each scorer has of its own.
 
     @abc.abstractmethod
     def embedding(self, network: keras.Model) -> keras.Model:
-        """Builds what embeds images, float32 [B, h, w, 3] in [0, 1]: a model to a dict of vectors.
+        """Builds a model from images, float32 [B, h, w, 3] in [0, 1], to a dict of vectors.
 
-        It has the network's features, [B, D], where it computes them, and what the head takes.
+        The dict has the network's features, [B, D], if the model computes them, and what the head
+        takes.
         """
 
     @abc.abstractmethod
     def head(self, fit: Fit, dtype: str = "float64") -> Callable:
-        """Returns a function from what the embedding returns to scores, of arrays or tensors.
+        """Returns a function from the embedding's dict, of arrays or tensors, to a dict of scores.
 
-        These are `pooled`, [B], and `places`, the small maps, float32 [B, h', w'], if it has them.
+        The scores are `pooled`, [B], and `places`, the small maps, float32 [B, h', w'], or one of
+        the two.
         """
 
     def enlarge(self, fit: Fit) -> Callable:
-        """Returns what brings small maps to the inputs' size; see `Maps`."""
+        """Returns a function that brings small maps to the inputs' size; see `Maps`."""
         del fit
         return self._enlarge
 
     cells = None  # of small maps' places, as `upsample.cells` returns them; None: no maps
-    _of_map = None  # scores tiles, [N, K], by small maps, [N, K, h', w']; None: these do not score
+    _of_map = None  # scores tiles, [N, K], by small maps, [N, K, h', w']; None: maps do not score
 
     @abc.abstractmethod
     def _fit(self, images: pipeline.Images, validate: bool) -> Fit:
         """Does what `fit` says."""
 
-    # What all have in common.
+    # What all scorers share.
 
     def fit(self, images: pipeline.Images, validate: bool = False) -> Fit:
         """Fits to normal images.
 
         Args:
           images: normal images, un-augmented, in order and without copies.
-          validate: whether to score them too, each by what was fitted without it; that needs
-            `density.LEAST_IMAGES`.
-
-        Returns:
-          What was fitted.
+          validate: whether to score them too, each by a fit without it; this needs
+            `density.LEAST_IMAGES` images.
 
         Raises:
-          UserError: if the features are not finite, or those of all images the same.
+          UserError: if the features are not finite, or the same for all images.
         """
         with self._precisely():
             return self._fit(images, validate and images.count >= densities.LEAST_IMAGES)
@@ -169,7 +166,7 @@ class Scorer(abc.ABC):
             return self._scores(fit, outputs, images)
 
     def embed(self, images: pipeline.Images) -> np.ndarray:
-        """Embeds N images, float32 [N, D]: by the mean over each one's tiles or patches."""
+        """Embeds N images, float32 [N, D], by the mean over each image's tiles or patches."""
         with self._precisely():
             features = collect(self._features(batch) for batch in self.embedded(images))
         return images.split_tiles(features[self.config.features]).mean(axis=1)
@@ -177,18 +174,19 @@ class Scorer(abc.ABC):
     def embedded(
         self, images: pipeline.Images, rows: tuple[int, int] | None = None
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yields what the embedding returns, of a batch of inputs at a time.
+        """Yields the embedding's dict of one batch of inputs after the other.
 
-        `rows` are those of places that are asked for, where they come band by band; None: all.
+        `rows` are the first and the last row of places, exclusive, if places are embedded in bands;
+        None: all.
         """
         del rows
         for inputs, count in self._inputs(images):
             yield {name: values[:count] for name, values in self._embed(inputs).items()}
 
     def _inputs(self, images):
-        """Yields batches of inputs, uint8 [B, h, w, 3], and how many of them are images'.
+        """Yields batches of inputs, uint8 [B, h, w, 3], and how many of them belong to images.
 
-        Without images there is one batch of a blank, so that outputs have shapes: oneDNN's
+        Without images, it yields one blank input, so that outputs have shapes: oneDNN's
         convolutions refuse empty batches.
         """
         tiles = images.preparation.count
@@ -206,11 +204,11 @@ class Scorer(abc.ABC):
         def embed(images):
             return embedding(tf.cast(images, tf.float32) / 255.0, training=False)
 
-        # TensorFlow would take each scorer's for one function that is traced anew all the time.
+        # TensorFlow would warn of one function that is traced again and again, for each scorer.
         return embed.get_concrete_function()
 
     def _features(self, batch):
-        """The pooled features among what is embedded."""
+        """The pooled features of an embedded batch."""
         return {name: batch[name] for name in self.network.output}
 
     def inside(self, images: pipeline.Images) -> np.ndarray | None:
@@ -218,7 +216,7 @@ class Scorer(abc.ABC):
         return None if self.cells is None else images.places(self.cells)
 
     def _fit_pooled(self, images, features, validate, gaussians=None, maps=None):
-        """A `Fit` to pooled features, [N, K, D] by name; maps are those of images held out."""
+        """Fits to pooled features, [N, K, D] by name; `maps` are by Gaussians without the image."""
         scored, kind = features[self.config.features], self.config.main_density
         fit = Fit(densities.fit(kind, scored[images.in_region]), gaussians, features)
         if not validate:
@@ -228,13 +226,13 @@ class Scorer(abc.ABC):
         return dataclasses.replace(fit, normal=normal)
 
     def _head_of(self, fit):
-        """The head, which is made once for images that come one by one."""
+        """Returns the head, which is made once for images that come one by one."""
         if self._latest is None or self._latest[0] is not fit:
             self._latest = fit, self.head(fit)
         return self._latest[1]
 
     def _scores(self, fit, outputs, images):
-        """Makes `Scores` of what the head and the embedding returned, [N, K, ...]."""
+        """Makes `Scores` of the outputs of head and embedding, [N, K, ...]."""
         inside = self.inside(images)
         by_kind, places = self.by_image(outputs, inside, images.in_region)
         by_kind = {kind: np.asarray(values, np.float64) for kind, values in by_kind.items()}
@@ -250,7 +248,7 @@ class Scorer(abc.ABC):
         Args:
           outputs: what the head returns, [N, K, ...].
           inside: as `Maps` takes it.
-          in_region: which tiles show anything of the region, bool [N, K]; None: all.
+          in_region: which tiles show a part of the region, bool [N, K]; None: all.
         """
         by_tile = {name: outputs[name] for name in ("pooled",) if name in outputs}
         places = outputs.get("places")
@@ -258,7 +256,7 @@ class Scorer(abc.ABC):
             places = places * ops.cast(inside, "float32")
         if places is not None and self._of_map:
             by_tile["map"] = self._of_map(places)
-        if in_region is not None:  # Where no tile shows any of it, all count.
+        if in_region is not None:  # If no tile shows a part of it, all count.
             used = ops.logical_or(
                 in_region, ops.logical_not(ops.any(in_region, axis=1, keepdims=True))
             )
@@ -267,11 +265,10 @@ class Scorer(abc.ABC):
 
     @contextlib.contextmanager
     def _precisely(self):
-        """Has all computed by the network's present weights, and keeps GPUs from TF32.
+        """Takes over the network's current weights, and keeps GPUs from using TF32.
 
-        TF32's products have 11 bits. On pretrained features it moved each embedding by 0.3%, where
-        float32 on a GPU was within 0.0002% of the CPU's; an inverse covariance makes more of such
-        noise than of the signal.
+        TF32's products have 11 bits. It changed pretrained embeddings by 0.3%, while float32 on a
+        GPU was within 0.0002% of the CPU's. An inverse covariance amplifies such noise.
         """
         if self.network is not self.network_in_training:
             self.network.set_weights(self.network_in_training.get_weights())
@@ -284,17 +281,17 @@ class Scorer(abc.ABC):
 
 
 def collect(batches: Iterator[Mapping]) -> dict[str, np.ndarray]:
-    """Puts batches' arrays after each other, by name."""
+    """Concatenates batches' arrays, by name."""
     batches = list(batches)
     return {n: np.concatenate([np.asarray(b[n]) for b in batches]) for n in batches[0]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a network has made of a run's images.
+    """A network's results on a run's images.
 
     Attributes:
-      fit: to the training images.
+      fit: what was fitted to the training images.
       test: the test images' scores.
       pooled: float64 [N], the test images' scores by each of the network's features (Table 3).
     """
@@ -313,16 +310,13 @@ def evaluate(
     """Fits to the training images and scores the test images.
 
     Args:
-      scorer: of the network.
+      scorer: the network's scorer.
       train_images: as in `Scorer.fit`.
       test_images: images to score; there may be none.
       validate: as in `Scorer.fit`.
 
-    Returns:
-      The evaluation.
-
     Raises:
-      UserError: if features are not finite, or those of all training images the same.
+      UserError: if features are not finite, or the same for all training images.
     """
     fit = scorer.fit(train_images, validate)
     test = scorer.score(fit, test_images)

@@ -1,4 +1,4 @@
-"""From the scores of patches or of a feature map's places to the scores of pixels."""
+"""Turns the scores of patches or of a feature map's places into scores of pixels."""
 
 import functools
 from collections.abc import Callable
@@ -10,24 +10,25 @@ from keras import ops
 from cutpaste_tf.models.backbone import Places
 from cutpaste_tf.scoring import layers
 
-# Of the Gaussian that spreads a patch's score over its pixels, for a patch of 32: FCDD's (the
-# paper's [32]).
+# The standard deviation in pixels of the Gaussian that spreads a patch's score over its pixels, for
+# a patch of 32 pixels: FCDD's (the paper's [32]).
 DEVIATION_OF_32 = 10.0
-# Of the places in the region, in a pixel: pixels of such places have far more.
+# The least that the weight of places in the region counts, so that no pixel is divided by zero.
 LEAST_WEIGHT = 1e-6
 
 
 def between(at: np.ndarray, places: Places) -> np.ndarray:
     """Returns linear interpolation between P places at M pixels, along one axis, as float64 [M, P].
 
-    A value is a row times what is at the places; beyond the first and the last it is as there.
+    A pixel's value is its row times the places' values. Beyond the first and the last place, values
+    stay constant.
     """
     number = np.clip((np.asarray(at) - places.first) / places.stride, 0.0, places.count - 1.0)
     return np.maximum(1.0 - np.abs(number[:, None] - np.arange(places.count)), 0.0)
 
 
 def cells(size: tuple[int, int], places: tuple[Places, Places]) -> list[np.ndarray]:
-    """Returns which pixels a map's places are the nearest to, float32 [h, H] and [w, W]."""
+    """Returns which pixels are nearest to each of a map's places, float32 [h, H] and [w, W]."""
     return [
         (between(np.arange(side), axis).T >= 0.5).astype(np.float32)
         for side, axis in zip(size, places, strict=True)
@@ -37,17 +38,18 @@ def cells(size: tuple[int, int], places: tuple[Places, Places]) -> list[np.ndarr
 def enlarger(
     size: tuple[int, int], places: tuple[Places, Places], deviation: float = 0.0
 ) -> Callable:
-    """Returns what brings maps to an input's size, by linear interpolation.
+    """Returns a function that brings maps to an input's size, by linear interpolation.
 
     Args:
       size: the input's height and width in pixels.
       places: where the maps' places lie along both axes.
-      deviation: of the Gaussian that smooths the pixels, as a share of the smaller side.
+      deviation: standard deviation of the Gaussian that smooths the pixels, as a share of the
+        smaller side.
 
     Returns:
       A function from maps, float32 [N, K, h, w], and which of their places are in the region, of
-      that shape or None for all, to float32 [N, K, H, W]. Places outside have no part in the
-      pixels: a level map stays level to the border.
+      that shape or None for all, to float32 [N, K, H, W]. Places outside do not count, so a
+      constant map stays constant up to the region's border.
     """
     matrices = [between(np.arange(side), axis) for side, axis in zip(size, places, strict=True)]
     if deviation:
@@ -67,9 +69,9 @@ def enlarger(
 def receptive_field_enlarger(size: tuple[int, int], patch: int, stride: int) -> Callable:
     """Returns the receptive-field upsampling of FCDD: each patch's score is spread by a Gaussian.
 
-    What is added are squares, as negative log densities (Equation 2) are. Near the border fewer
-    patches cover a pixel; a score fades to the level there, where the paper's formula, of level 0,
-    would have it fade to nothing.
+    Squared distances are added, as in negative log densities (Equation 2). Near the border fewer
+    patches cover a pixel, and scores fade to the level, the usual distance of a normal patch. By
+    the paper's formula they would fade to zero.
 
     Args:
       size: the image's height and width in pixels.
@@ -77,8 +79,8 @@ def receptive_field_enlarger(size: tuple[int, int], patch: int, stride: int) -> 
       stride: pixels from one patch to the next, from the image's corner on.
 
     Returns:
-      A function from patches' distances, float32 [N, K, P, Q], and the level, a normal patch's
-      distance, to pixels' distances, [N, K, H, W].
+      A function from patches' distances, float32 [N, K, P, Q], and the level, to pixels' distances,
+      [N, K, H, W].
     """
     multiply = layers.from_both_sides(*(receptive_field(side, patch, stride) for side in size))
 
@@ -93,7 +95,7 @@ def receptive_field(size: int, patch: int, stride: int) -> np.ndarray:
     """Returns how patches' scores become pixels' along one axis, float64 [size, P]."""
     at = np.arange(patch) - (patch - 1) / 2.0
     line = np.exp(-0.5 * (at / (DEVIATION_OF_32 * patch / 32.0)) ** 2)
-    line *= stride / line.sum()  # As many patches cover a pixel.
+    line *= stride / line.sum()  # Patches that cover a pixel then have weights that add up to 1.
     count = (size - patch) // stride + 1
     matrix = np.zeros([size, count])
     for number in range(count):

@@ -19,7 +19,7 @@ def distances(gaussians, features):
 @pytest.mark.parametrize(("count", "dims"), [(40, 6), (7, 12), (300, 3)])
 def test_statistics_of_locations_give_scikit_learns_ledoit_wolf(count, dims, monkeypatch):
     monkeypatch.setattr(module, "_FIT_MEMORY", 2 * 8 * dims * dims)  # two locations at a time
-    monkeypatch.setattr(layers, "_LARGEST", 2 * 4 * dims * dims)
+    monkeypatch.setattr(layers, "_LAYER_BYTES", 2 * 4 * dims * dims)
     rng = np.random.default_rng(count)
     # Large means, as pooled features have; each location with its own.
     features = rng.normal(size=(count, 5, dims)) * rng.random((5, dims)) + 20 * rng.random((5, 1))
