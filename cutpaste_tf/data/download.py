@@ -29,10 +29,10 @@ def _arrays(data):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def is_reachable(server: str, seconds: float = 5.0) -> bool:
+def is_reachable(server: str) -> bool:
     """Returns whether a server accepts HTTPS connections."""
     try:
-        socket.create_connection((server, 443), timeout=seconds).close()
+        socket.create_connection((server, 443), timeout=5.0).close()
     except OSError:
         return False
     return True

@@ -101,12 +101,8 @@ class ProxyClassifier(keras.Model):
         return super().train_step(data)
 
 
-def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyClassifier:
+def build_classifier(config: Config) -> ProxyClassifier:
     """Builds the proxy classifier, compiled for the first stage of its training.
-
-    Args:
-      config: names backbone, head, task and optimiser.
-      initial_weights: whether to load the weights that --weights names.
 
     Raises:
       UserError: if the weights cannot be had or belong to another network, or if the devices cannot
@@ -114,7 +110,7 @@ def build_classifier(config: Config, *, initial_weights: bool = True) -> ProxyCl
     """
     backbones.set_precision(config)
     with _strategy(config).scope():
-        backbone = backbones.build_backbone(config, initial_weights=initial_weights)
+        backbone = backbones.build_backbone(config)
         head = projection_head(
             backbone.output["pool"].shape[-1],
             len(proxy.TASKS[config.task]),
