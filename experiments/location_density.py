@@ -2,11 +2,12 @@
 
     python experiments/location_density.py [--steps=600] [--seed=0,1,2]
 
-Both sets are made of scikit-image's photograph of coins: in `aligned` the coins lie in the same
-places in all images; in `rotated` the whole is turned by a random angle and shifted by up to a
-quarter of its side, its surroundings mirrored, so that no place is special. Test images have a coin
-scratched, or, where coins have places, two of them exchanged. Each set is trained and scored with
-one density for all locations and with one for each; prints the pixel AUROC and AUPRO of all four.
+Both sets are made of scikit-image's photograph of coins. In `aligned` the coins lie in the same
+positions in all images. In `rotated` the photograph is turned by a random angle and shifted by up
+to a quarter of its side, its surroundings mirrored, so that all positions are alike. Defective test
+images have a scratched coin or, in `aligned`, two exchanged coins. Each set is trained and scored
+with one density for all locations and with one for each location. The script prints the pixel AUROC
+and AUPRO of all four.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 128
-# The photograph's part that is used, and rows and columns of the whole coins' centres in it.
+# The part of the photograph that is used, and the rows and columns of its whole coins' centres.
 PART = (slice(55, 279), slice(15, 239))
 COINS = (
     (124, 45),
@@ -66,16 +67,16 @@ def scene(rng: np.random.Generator, defect: str | None, turned: bool) -> tuple[I
     height, width = pixels.shape
     angle, reach = (rng.uniform(0, 360), width // 4) if turned else (0.0, 2)
     move = tuple(int(v) for v in rng.integers(-reach, reach + 1, 2))
-    # Turned about the middle, a square needs surroundings as wide as its corners stand out.
+    # A square that is turned about its middle needs surroundings at its corners.
     border = 3 + round(0.21 * height) + reach
     box = (border, border, border + width, border + height)
 
-    def place(values, resample):
+    def moved(values, resample):
         image = Image.fromarray(np.pad(values, border, mode="reflect"))
         return image.rotate(angle, resample, translate=move).crop(box)
 
-    image = place(np.clip(pixels, 0, 255).astype(np.uint8), Image.Resampling.BILINEAR)
-    marks = place(mask.astype(np.uint8) * 255, Image.Resampling.NEAREST)
+    image = moved(np.clip(pixels, 0, 255).astype(np.uint8), Image.Resampling.BILINEAR)
+    marks = moved(mask.astype(np.uint8) * 255, Image.Resampling.NEAREST)
     size = (SIZE, SIZE)
     return image.resize(size, Image.Resampling.BOX), marks.resize(size, Image.Resampling.NEAREST)
 
@@ -101,11 +102,11 @@ def make(root: pathlib.Path, turned: bool, train: int = 120, test: int = 20) -> 
 
 
 def main() -> None:
-    """Makes the sets, runs and prints."""
+    """Makes the sets, trains, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", default="0,1,2")
-    parser.add_argument("--workdir", help="where to keep data and runs; a temporary folder if not")
+    parser.add_argument("--workdir", help="folder for data and runs; a temporary one by default")
     arguments = parser.parse_args()
     temporary = tempfile.TemporaryDirectory()
     folder = pathlib.Path(arguments.workdir or temporary.name)
@@ -124,14 +125,14 @@ def main() -> None:
                 f"--workdir={folder / density}",
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            found = [
+            results = [
                 json.loads(path.read_text())
                 for path in sorted((folder / density / name).glob("seed_*/results.json"))
             ]
-            areas = [100 * r["pixel_auroc"] for r in found]
-            overlap = np.mean([100 * r["pixel_aupro"] for r in found])
-            by_seed = " ".join(f"{a:6.1f}" for a in areas)
-            print(f"{name:8s} {density:9s} {by_seed:22s} {np.mean(areas):6.1f} {overlap:8.1f}")
+            aurocs = [100 * r["pixel_auroc"] for r in results]
+            aupro = np.mean([100 * r["pixel_aupro"] for r in results])
+            by_seed = " ".join(f"{a:6.1f}" for a in aurocs)
+            print(f"{name:8s} {density:9s} {by_seed:22s} {np.mean(aurocs):6.1f} {aupro:8.1f}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python experiments/threshold_rules.py runs/lite0_pretrained/*/seed_0
 
-By the scores of normal training images alone each rule chooses the threshold at false-positive
-rates of 1, 2, 5 and 10%. The table has, over the runs, the share of normal test images above it,
-the worst run's, how far it is from the rate in the mean, and the share of anomalous images found.
+Each rule chooses thresholds for false-positive rates of 1, 2, 5 and 10%, by the scores of normal
+training images alone. The columns of the table are, in percent, the mean share of normal test
+images above the threshold, the worst run's share, the mean distance of this share from the rate,
+the mean share of anomalous images found, and the worst run's.
 """
 
 import csv
@@ -24,7 +25,7 @@ def gumbel(scores: np.ndarray, rate: float) -> float:
 
 
 def gumbel_by_deciles(scores: np.ndarray, rate: float) -> float:
-    """The same, fitted to the deciles, which odd images do not move."""
+    """The same, fitted to the deciles, which single odd images do not change."""
     shares = np.arange(0.1, 0.95, 0.1)
     slope, offset = np.polyfit(scipy.stats.gumbel_r.ppf(shares), np.quantile(scores, shares), 1)
     return offset + slope * scipy.stats.gumbel_r.isf(rate)

@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks [NAME ...] [--markdown] [--rounds=N]
 
-Without names all of them but anomalib_models.py and pixel_gaussian.py, which need a data set, and
-ray_prediction.py, which needs Ray. Each is a script that can be run by itself, with flags of its
-own, and runs in a fresh process here. From the root of the repository.
+Run it from the root of the repository. Without names, it runs all benchmarks except
+anomalib_models.py and pixel_gaussian.py, which need a data set, and ray_prediction.py, which needs
+Ray. Each benchmark runs in a fresh process. Each is also a script with flags of its own.
 """
 
 import argparse
@@ -35,27 +35,19 @@ NAMES = (
 def run(name: str, flags: list[str]) -> list[common.Result] | None:
     """Runs a script, showing its output; returns its ratios, or None if it fails."""
     command = [sys.executable, "-u", str(FOLDER / f"{name}.py"), *flags]
-    found = []
+    results = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            one = common.read_result(line)
-            if one is None:
+            result = common.read_result(line)
+            if result is None:
                 print(line, end="", flush=True)
             else:
-                found.append(one)
-    return None if process.returncode else found
+                results.append(result)
+    return None if process.returncode else results
 
 
 def table(results: list[common.Result], markdown: bool) -> str:
-    """Lays the ratios out.
-
-    Args:
-      results: of all scripts.
-      markdown: whether as a table for a README.
-
-    Returns:
-      A line for each.
-    """
+    """Returns the results as a table, in Markdown or aligned by spaces."""
     rows = [("", "ours", "baseline", "unit", "ratio", "against")]
     rows += [
         (r.name, f"{r.ours:.4g}", f"{r.baseline:.4g}", r.unit, f"{r.ratio:.2f}", r.against)
@@ -72,10 +64,10 @@ def table(results: list[common.Result], markdown: bool) -> str:
 
 
 def main() -> int:
-    """Runs what is named, and returns the exit status: 1 if a script failed."""
+    """Runs the named benchmarks, and returns the exit status: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--markdown", action="store_true", help="print the table for a README")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--rounds", type=int, help="measurements of each method")
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -85,11 +77,11 @@ def main() -> int:
     results, failed = [], []
     for name in arguments.names or NAMES:
         print(f"== {name}", flush=True)
-        found = run(name, flags)
-        if found is None:
+        its_results = run(name, flags)
+        if its_results is None:
             failed.append(name)
         else:
-            results += found
+            results += its_results
         print(flush=True)
     print(table(results, arguments.markdown))
     if failed:

@@ -1,17 +1,16 @@
-"""anomalib's PaDiM and PatchCore on the very features of our recipe, beside it: quality and time.
+"""Compares our recipe with anomalib's PaDiM and PatchCore on the same features: quality and time.
 
     pip install anomalib timm
     python experiments/benchmarks/anomalib_models.py --data_dir=PARTS --category=bolt
 
-Ours is experiments/lite0_pretrained.flags, and any flag of cutpaste_tf.main may be given besides,
-such as --dataset=mvtec_ad or --image_size=256. anomalib's models have the same weights in timm's
-network of the same architecture, the same levels of it, all channels, and the same images; the
-script ends where the two networks' maps differ by more than rounding. PyTorch has a process of its
-own.
+Our recipe is experiments/lite0_pretrained.flags; add any flags of cutpaste_tf.main, such as
+--dataset=mvtec_ad or --image_size=256. anomalib's models use timm's network of the same
+architecture with the same weights, the same levels with all channels, and the same images. The
+script fails if the two networks' maps differ by more than rounding. PyTorch has its own process.
 
-The metrics are ours, at the images' own sizes; AUPRO is to a false-positive rate of 0.3. A fit's
-time is from images in memory to what scores new ones: TensorFlow's tracing is in ours, the
-cross-validation for the threshold is not. Scoring is to maps of --image_size.
+The metrics are ours, at the images' own sizes; AUPRO is up to a false-positive rate of 0.3. The
+time of a fit is from images in memory to a model that scores. Ours includes TensorFlow's tracing,
+but not the cross-validation for the threshold. Scoring includes maps at --image_size.
 """
 
 import argparse
@@ -37,7 +36,7 @@ MOST_DIFFERENCE = 1e-4  # between the networks' maps, as a share of their larges
 
 
 def torch_methods() -> Mapping[str, Callable[..., Any]]:
-    """Returns what PyTorch's process can be asked for."""
+    """Returns the methods of PyTorch's process."""
     import torch
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -49,14 +48,14 @@ def torch_methods() -> Mapping[str, Callable[..., Any]]:
             yield (pixels.float() - 127.0) / 128.0
 
     def measure(name, network, layers, channels, weights, coreset, train, test, output):
-        torch.manual_seed(0)  # PatchCore's coreset begins anywhere.
+        torch.manual_seed(0)  # PatchCore's coreset begins with a random vector.
         options = {"backbone": network, "layers": layers, "pre_trained": False}
         if name == "padim":
             model = PadimModel(**options, n_features=channels)
         else:
             model = PatchcoreModel(**options)
         extractor = model.feature_extractor.feature_extractor
-        # Both networks have their layers in the order of use; the published one has more of them.
+        # Both list their layers in the order of use; the published network has more layers.
         published = torch.load(weights, weights_only=True)
         extractor.load_state_dict(
             dict(zip(extractor.state_dict(), published.values(), strict=False))
@@ -89,7 +88,7 @@ def torch_methods() -> Mapping[str, Callable[..., Any]]:
 
 
 def ours(config: Any, network: Any, train: Any, test: Any) -> tuple:
-    """Fits and scores as a run does; returns scores, maps, and the seconds of both."""
+    """Fits and scores as a run does; returns scores, maps, and the seconds of fit and scoring."""
     from cutpaste_tf.scoring.detector import make_scorer
 
     began = time.perf_counter()
@@ -104,7 +103,7 @@ def ours(config: Any, network: Any, train: Any, test: Any) -> tuple:
 
 
 def theirs(name: str, coreset: float, config: Any, network: Any, train: Any, test: Any) -> tuple:
-    """Has anomalib's model fit and score the same images; returns what `ours` does."""
+    """Fits and scores the same images by anomalib's model; returns the same as `ours`."""
     from cutpaste_tf.models import backbone as backbones
     from cutpaste_tf.models import lite_weights
     from cutpaste_tf.scoring.maps import Maps
@@ -146,7 +145,7 @@ def compare(config: Any, models: Sequence[str], coreset: float) -> None:
     from cutpaste_tf.scoring import metrics
 
     if config.tiles != (1, 1) or config.masked or "lite" not in config.backbone:
-        raise UserError("only EfficientNet-Lite, without --tiles, --roi and --resize=pad, compares")
+        raise UserError("needs EfficientNet-Lite, without --tiles, --roi and --resize=pad")
     category = data.load(config)
     preparation = Preparation.of(config, None, pipeline.filled_bits(category.train))
     train, test = (pipeline.prepare(x, preparation) for x in (category.train, category.test))
@@ -169,11 +168,13 @@ def compare(config: Any, models: Sequence[str], coreset: float) -> None:
 
 @cli.command()
 def main(arguments: Sequence[str]) -> None:
-    """Prints a table for all categories that are named."""
+    """Prints a table for all named categories."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    parser.add_argument("--models", default=",".join(MODELS), help="to measure: some of these")
-    parser.add_argument("--coreset", type=float, default=0.01, help="PatchCore's share of vectors")
+    parser.add_argument("--models", default=",".join(MODELS), help="the models to measure")
+    parser.add_argument(
+        "--coreset", type=float, default=0.01, help="share of the vectors that PatchCore keeps"
+    )
     own, rest = parser.parse_known_args(arguments)
     for package in ("anomalib", "timm"):
         if importlib.util.find_spec(package) is None:

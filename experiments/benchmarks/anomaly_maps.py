@@ -1,11 +1,10 @@
-"""Anomaly maps an image: of the network's own feature maps against a patch model's.
+"""Times anomaly maps by feature maps against those of a patch model.
 
     python experiments/benchmarks/anomaly_maps.py [--rounds=5] [--size=256]
 
-The baseline is the paper's patch model as it scores an image (Appendix A.5): ResNet-18 on patches
-of 32 with stride 4, one Gaussian for all of them. Besides, what a score alone takes with the same
-network. The weights are random and the Gaussians those of random images, which changes nothing
-here.
+The baseline is the paper's patch model (Appendix A.5): ResNet-18 on patches of 32 with stride 4,
+and one Gaussian for all of them. Scores without maps, by the same networks, are timed too. Weights
+and images are random, which does not change the time.
 """
 
 import common
@@ -15,11 +14,11 @@ NORMAL = 40  # images that densities are fitted to
 
 
 def main() -> None:
-    """Prints seconds an image and megabytes of each kind of map."""
+    """Prints each kind's seconds per image, and the megabytes of what is fitted."""
     parser = common.parser(__doc__)
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
-    parser.add_argument("--images", type=int, default=32, help="images a measurement")
-    parser.add_argument("--patch_images", type=int, default=2, help="the same, of the patch model")
+    parser.add_argument("--images", type=int, default=32, help="images in a measurement")
+    parser.add_argument("--patch_images", type=int, default=2, help="the same, for the patch model")
     arguments = parser.parse_args()
 
     from cutpaste_tf.config import Config

@@ -1,13 +1,13 @@
-"""Speed of the 3-way views: ours, batched in the graph, against one image at a time.
+"""Times the 3-way views: ours, batched in a graph, against views of one image at a time.
 
     python experiments/benchmarks/augmentation.py [--rounds=5] [--size=64 --size=256]
 
-All make the same views (translation and colour jitter of the input; CutPaste and CutPaste-Scar
-with colour jitter of the patch) of the same images, as float32, on the same cores: PIL, and
-torchvision on PyTorch's tensors where it is installed, in one process for each core; TensorFlow
-with a thread for each core. Rounds alternate; medians count.
+All methods make the same views of the same images, as float32, on the same cores: translation and
+colour jitter of the input, CutPaste and CutPaste-Scar with colour jitter of the patch. PIL, and
+torchvision on PyTorch's tensors if it is installed, run in one process for each core; TensorFlow
+has a thread for each core. Rounds alternate; the medians are printed.
 
-The share of a training step that the views take is training_step.py's to say.
+training_step.py measures the views' share of a training step.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 BATCH = 32
-TRANSLATION = 0.04
+TRANSLATION, JITTER = 0.04, 0.1
 NAMES = {
     "pil": "PIL, one process a core",
     "torchvision": "torchvision's tensors, one process a core",
@@ -32,7 +32,7 @@ NAMES = {
 }
 
 
-def pil_jitter(image: Image.Image, maximum: float = 0.1, *, hue: bool = True) -> Image.Image:
+def pil_jitter(image: Image.Image, *, hue: bool = True) -> Image.Image:
     """Torchvision's ColorJitter on a PIL image."""
 
     def turn(picture, shift):
@@ -47,13 +47,13 @@ def pil_jitter(image: Image.Image, maximum: float = 0.1, *, hue: bool = True) ->
         lambda picture, shift: ImageEnhance.Color(picture).enhance(1 + shift),
         turn,
     ]
-    return _in_random_order(image, steps if hue else steps[:3], maximum)
+    return _in_random_order(image, steps if hue else steps[:3])
 
 
-def _in_random_order(image, steps, maximum):
+def _in_random_order(image, steps):
     random.shuffle(steps)
     for step in steps:
-        image = step(image, random.uniform(-maximum, maximum))
+        image = step(image, random.uniform(-JITTER, JITTER))
     return image
 
 
@@ -89,21 +89,21 @@ def _patch_sides(size):
 
 
 def torchvision_views() -> Callable[[np.ndarray], list]:
-    """Returns the function that makes the three views of one image out of tensors."""
+    """Returns the function that makes the three views of one image by torchvision."""
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
     torch.set_num_threads(1)
 
-    def jitter(image, maximum=0.1, hue=True):
+    def jitter(image, hue=True):
         steps = [
             lambda picture, shift: F.adjust_brightness(picture, 1 + shift),
             lambda picture, shift: F.adjust_contrast(picture, 1 + shift),
             lambda picture, shift: F.adjust_saturation(picture, 1 + shift),
             F.adjust_hue,
         ]
-        return _in_random_order(image, steps if hue else steps[:3], maximum)
+        return _in_random_order(image, steps if hue else steps[:3])
 
     def views(image):
         image = torch.from_numpy(image).permute(2, 0, 1)
@@ -121,8 +121,8 @@ def torchvision_views() -> Callable[[np.ndarray], list]:
             height, width = patch.shape[1:]
             top, left = random.randint(0, size - height), random.randint(0, size - width)
             pasted = view.clone()
-            place = pasted[:, top : top + height, left : left + width]
-            place.copy_(patch if mask is None else torch.where(mask > 0, patch, place))
+            target = pasted[:, top : top + height, left : left + width]
+            target.copy_(patch if mask is None else torch.where(mask > 0, patch, target))
             return pasted
 
         pasted = paste(crop(*_patch_sides(size)))
@@ -144,7 +144,7 @@ def made_images(size: int) -> np.ndarray:
 def one_at_a_time(
     views: Callable[[np.ndarray], list], size: int
 ) -> Mapping[str, Callable[..., Any]]:
-    """Returns what a worker can be asked for: the seconds that the views of `count` images take."""
+    """Returns a worker's method: the seconds that the views of `count` images take."""
     images = made_images(size)
 
     def seconds(count):
@@ -157,7 +157,7 @@ def one_at_a_time(
 
 
 def ours(size: int) -> Mapping[str, Callable[..., Any]]:
-    """Returns what our worker can be asked for, likewise."""
+    """Returns our worker's methods, which return such seconds."""
     import tensorflow as tf
 
     from cutpaste_tf.augment import proxy
@@ -181,7 +181,7 @@ def ours(size: int) -> Mapping[str, Callable[..., Any]]:
     iterator = iter(data.prefetch(ahead))
 
     def pipeline(count):
-        # What was made ahead while the others were measured does not count.
+        # Views that were made ahead, while others were measured, do not count.
         for _ in range(4 * ahead):
             next(iterator)
         began = time.perf_counter()
@@ -193,8 +193,8 @@ def ours(size: int) -> Mapping[str, Callable[..., Any]]:
 
 
 def compare(size: int, rounds: int, others: list[str]) -> None:
-    """Measures images of one size and prints it."""
-    # As many images for each method; enough to take some tenths of a second.
+    """Measures images of one size, and prints the rates."""
+    # The number of images is the same for each method, and takes some tenths of a second.
     count = BATCH * max(16, round(16 * (256 / size) ** 2))
     with contextlib.ExitStack() as stack:
         us = stack.enter_context(common.Worker("--worker=ours", f"--size={size}"))
@@ -229,7 +229,7 @@ def compare(size: int, rounds: int, others: list[str]) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
-    parser.add_argument("--size", type=int, action="append", help="of the images; may be repeated")
+    parser.add_argument("--size", type=int, action="append", help="images' side; may be repeated")
     parser.add_argument("--worker", help="for the script's own use")
     arguments = parser.parse_args()
     sizes = arguments.size or [64, 256]

@@ -1,6 +1,6 @@
-"""What the benchmarks share: methods in turn, the machine in words, results, other processes.
+"""What the benchmarks share: measuring in turn, describing the machine, results, processes.
 
-To be imported before TensorFlow, for what it reads when it is imported.
+Import this before TensorFlow: it sets variables that TensorFlow reads at import.
 """
 
 import argparse
@@ -28,15 +28,7 @@ _MARK = "RESULT "
 
 
 def parser(doc: str, rounds: int = 5) -> argparse.ArgumentParser:
-    """Makes a script's parser, with the flag that all of them have.
-
-    Args:
-      doc: the script's docstring.
-      rounds: the default of --rounds.
-
-    Returns:
-      The parser.
-    """
+    """Makes a script's parser, from its docstring, with --rounds, which all scripts have."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +42,7 @@ def cores() -> int:
 
 
 def machine(*packages: str) -> str:
-    """Describes the processor and the versions of packages, in a line, without importing any."""
+    """Describes the processor and the versions of packages in a line, without importing them."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -86,13 +78,13 @@ def medians(methods: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     Returns:
       The median by name.
     """
-    found = {name: [] for name in methods}
+    measured = {name: [] for name in methods}
     for turn in range(rounds + 1):
         for name, method in methods.items():
             value = method()
             if turn:
-                found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()}
+                measured[name].append(value)
+    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +94,9 @@ class Result:
     Attributes:
       name: what was compared.
       ours: our number.
-      baseline: what it is compared with.
-      unit: of both.
-      ratio: above one where ours is the better.
+      baseline: the number that ours is compared with.
+      unit: the unit of both.
+      ratio: above one if ours is better.
       against: what the baseline is.
     """
 
@@ -122,35 +114,35 @@ def result(name: str, ours: float, baseline: float, unit: str, against: str) -> 
     Args:
       name: what was compared.
       ours: our number.
-      baseline: the other one.
-      unit: of both. Of a rate ("images/s") more is better, of all else less.
+      baseline: the number that ours is compared with.
+      unit: the unit of both. More is better for a rate ("images/s"), less for all others.
       against: what the baseline is.
     """
     ratio = ours / baseline if "/s" in unit else baseline / ours
-    found = Result(name, float(ours), float(baseline), unit, float(ratio), against)
-    print(_MARK + json.dumps(dataclasses.asdict(found)), flush=True)
+    one = Result(name, float(ours), float(baseline), unit, float(ratio), against)
+    print(_MARK + json.dumps(dataclasses.asdict(one)), flush=True)
 
 
 def read_result(line: str) -> Result | None:
-    """Returns the comparison that a line of output tells of, if it does."""
+    """Returns the comparison that a line of output has, or None."""
     return Result(**json.loads(line[len(_MARK) :])) if line.startswith(_MARK) else None
 
 
 class Worker:
-    """A process of its own for one competitor, which waits while others run.
+    """A process of its own for one method, which waits while others run.
 
-    TensorFlow and PyTorch in one process would share thread pools, to the harm of both.
+    TensorFlow and PyTorch in one process would share thread pools, and slow each other down.
 
     Args:
-      arguments: for this script, which is to call `serve` when it is given them.
+      arguments: the script's arguments in this process, with which it calls `serve`.
     """
 
     def __init__(self, *arguments: str):
         command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments]
-        # What libraries say is of interest only if something goes wrong.
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        # What libraries print is shown only if the worker fails.
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._printed, text=True
         )
 
     def __enter__(self) -> "Worker":
@@ -159,11 +151,11 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self._process.stdin.close()
         self._process.wait()
-        self._said.close()
+        self._printed.close()
 
     def send(self, method: str, **options: Any) -> None:
         """Asks for a method to be run; `receive` waits for its answer."""
-        with contextlib.suppress(BrokenPipeError):  # `receive` tells why the worker has ended.
+        with contextlib.suppress(BrokenPipeError):  # `receive` says why the worker has ended.
             print(json.dumps([method, options]), file=self._process.stdin, flush=True)
 
     def receive(self) -> Any:
@@ -171,8 +163,8 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            self._said.seek(0)
-            raise RuntimeError(f"{self._said.read()}\na worker has ended, with status {status}")
+            self._printed.seek(0)
+            raise RuntimeError(f"{self._printed.read()}\na worker ended with status {status}")
         return json.loads(line)
 
     def ask(self, method: str, **options: Any) -> Any:
@@ -188,12 +180,12 @@ class Worker:
 
 
 def serve(make: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
-    """Runs what the process that started this one asks for, until it closes the pipe.
+    """Runs the methods that the parent process asks for, until it closes the pipe.
 
     Args:
-      make: imports what is needed and returns the methods by name; they return what JSON holds.
+      make: imports what is needed and returns the methods by name; they return JSON's types.
     """
-    # What libraries print must not get between the answers.
+    # Libraries must not print between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     methods = make()
@@ -204,7 +196,7 @@ def serve(make: Callable[[], Mapping[str, Callable[..., Any]]]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What a command took: seconds, and its peak memory in MiB, its processes' largest."""
+    """A command's seconds, and its peak memory in MiB, the largest of its processes."""
 
     seconds: float
     mebibytes: float
@@ -214,15 +206,10 @@ class Usage:
 
 
 def run(command: Sequence[str], **environment: str) -> Usage:
-    """Runs a command in a fresh process.
+    """Runs a command in a fresh process, with further environment variables.
 
-    Args:
-      command: the command.
-      environment: variables besides this process's.
-
-    Returns:
-      What it took. A process is charged with the memory of the one that started it, until it is a
-      program of its own, so measurements of memory are for scripts that import little themselves.
+    A started process counts its parent's memory too, until it runs the command. So scripts that
+    measure memory should import little themselves.
     """
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
@@ -239,13 +226,9 @@ def run(command: Sequence[str], **environment: str) -> Usage:
 
 
 def multiply_adds(model: Any) -> int:
-    """Counts a Keras model's multiplications in convolutions and dense layers, for one image.
+    """Counts the multiplications of a Keras model's convolutions and dense layers, for one image.
 
-    Args:
-      model: built for images of a fixed size.
-
-    Returns:
-      The number; batch normalisation, activations and pooling are not counted.
+    The model must be built for images of a fixed size.
     """
     import keras
 
@@ -266,17 +249,15 @@ def multiply_adds(model: Any) -> int:
 def image_folder(
     count: int, size: int, tests: int = 0, categories: int = 1
 ) -> Iterator[pathlib.Path]:
-    """Makes a folder in MVTec layout that is gone afterwards.
+    """Makes a temporary folder of categories in MVTec layout.
+
+    The images are smooth with some noise, and compress to png about as photographs do.
 
     Args:
       count: normal images to train on.
-      size: their height and width.
-      tests: normal test images, and as many anomalous ones with masks.
+      size: the images' height and width.
+      tests: normal test images, and the same number of anomalous ones with masks.
       categories: how many; a single one is called "made", several "made0", "made1" and so on.
-
-    Yields:
-      The folder of the categories' folders. The images are smooth with some noise, and compress to
-      png about as photographs do.
     """
     import PIL.Image
 

@@ -1,25 +1,25 @@
-"""What the paper's tables would cost on GPUs: an estimate on paper, nothing is measured here.
+"""Estimates what the paper's tables would cost on GPUs; measures nothing.
 
     python experiments/benchmarks/cost.py
 
-Multiply-adds are counted from the Keras models themselves, at the sizes, views and steps of the
-flag files: a forward pass for what is embedded or scored and for a frozen backbone, three for a
-training step. They are divided by the rate at which published trainings get them done, times a
-margin for small batches. Prints a Markdown table.
+The script counts the multiply-adds of the Keras models, at the sizes, views and steps of the flag
+files: one forward pass for each image that is embedded or scored and for a frozen backbone, three
+for a training step. It divides them by the rate of published trainings, times a margin for small
+batches, and prints a Markdown table.
 
-Published, in images a second on one GPU:
+Published rates, in images a second on one GPU:
 
 - ResNet-50 v1.5 in PyTorch, 224x224: V100 367 (float32) and 1,200 (mixed precision); A100 938
   (TF32) and 2,470 (mixed). NVIDIA/DeepLearningExamples, PyTorch/Classification/ConvNets/
   resnet50v1.5/README.md.
 - EfficientNet-B4 in TensorFlow 2, 380x380: V100 79 and 211, A100 165 and 470. The same repository,
   TensorFlow2/Classification/ConvNets/efficientnet_v1/README.md.
-- H100: taken to be twice an A100, as Lambda reports of vision models ("NVIDIA H100 Tensor Core GPU
-  - Deep Learning Performance Analysis").
+- H100: assumed to be twice as fast as an A100, as Lambda reports for vision models ("NVIDIA H100
+  Tensor Core GPU - Deep Learning Performance Analysis").
 
-ResNet-18 is taken to get as many multiply-adds done a second as ResNet-50. That is careful: on one
-RTX 3090 it trained 2.86 times as many images (huggingface/pytorch-image-models), with 2.26 times
-fewer multiply-adds.
+ResNet-18 is assumed to do as many multiply-adds a second as ResNet-50. That is careful: on one RTX
+3090 it trained 2.86 times as many images a second (huggingface/pytorch-image-models), with 2.26
+times fewer multiply-adds an image.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from cutpaste_tf.config import EPOCH_STEPS
 from cutpaste_tf.report import paper
 
 RESNET50 = 4.09e9  # multiply-adds of ResNet-50 v1.5 at 224x224 (torchvision's documentation)
-# (ResNet-50's, EfficientNet-B4's) published images a second.
+# Published images a second of ResNet-50 and of EfficientNet-B4.
 GPUS = {
     "V100, float32": (367.0, 79.0),
     "A100, TF32": (938.0, 165.0),
@@ -41,12 +41,12 @@ GPUS = {
     "H100, TF32": (2 * 938.0, 2 * 165.0),
     "H100, mixed precision": (2 * 2470.0, 2 * 470.0),
 }
-# Assumptions: how much of the published rates is left with 64 to 96 views a step in place of 128
-# to 256 images, or 24 views of EfficientNet-B4; it is also to cover the making of the views.
+# Assumptions: the share of the published rates that remains with 64 to 96 views a step instead of
+# 128 to 256 images, or with 24 views of EfficientNet-B4. It also covers the making of the views.
 MARGIN, MARGIN_B4 = 0.7, 0.5
 # Assumption: seconds of a run for imports, tracing, densities, metrics and figures.
 OVERHEAD = {"table1": 60.0, "table2": 180.0, "table3": 90.0}
-TRAIN_IMAGES, TEST_IMAGES = 3629 / 15, 1725 / 15  # MVTec AD's, of a category on average
+TRAIN_IMAGES, TEST_IMAGES = 3629 / 15, 1725 / 15  # of MVTec AD's mean category
 SIZES = {"one GPU": 1, "eight GPUs": 8, "Ray, 4 x 8 GPUs": 32}
 NAMES = {
     "table1": "Table 1, six proxy tasks",
@@ -57,7 +57,7 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Runs that are alike: how many, and the multiply-adds of one's training and evaluation."""
+    """A number of equal runs, and the multiply-adds of one run's training and evaluation."""
 
     runs: int
     training: float
@@ -65,7 +65,7 @@ class Work:
 
 
 def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
-    """Counts a forward pass of a backbone for one image."""
+    """Counts the multiply-adds of a backbone's forward pass for one image."""
     from cutpaste_tf.models import efficientnet, resnet
 
     if backbone == "resnet18":
@@ -74,7 +74,7 @@ def multiply_adds(backbone: str, size: tuple[int, int], stem: str) -> int:
 
 
 def work(experiment: paper.Experiment) -> Work:
-    """Counts what the runs of an experiment do."""
+    """Counts the work of an experiment's runs."""
     from cutpaste_tf.augment import proxy
     from cutpaste_tf.train import stages
 
@@ -93,15 +93,15 @@ def work(experiment: paper.Experiment) -> Work:
     side, stride = config.dense_patch, config.dense_stride
     places = math.prod((length - side) // stride + 1 for length in config.size)
     forward = places * multiply_adds(config.backbone, (side, side), config.stem)
-    # After training; and for the threshold each fold by itself where locations have densities of
-    # their own, or all in one pass and the scores in another.
+    # All images are embedded after the training. For the threshold, training images are embedded
+    # again: five times if each location has its own density, else twice.
     separate = len(choices.MVTEC_ALIGNED) / len(choices.CATEGORIES["mvtec_ad"])
     folds = 5 * separate + 2 * (1 - separate)
     return Work(len(runs), training, (images + folds * TRAIN_IMAGES) * forward)
 
 
 def makespan(jobs: list[float], gpus: int) -> float:
-    """Returns when the last of some runs ends, each started on the GPU that is free first."""
+    """Returns when the last run ends, if each starts on the GPU that is free first."""
     free = [0.0] * gpus
     for seconds in sorted(jobs, reverse=True):
         heapq.heapreplace(free, free[0] + seconds)
@@ -109,7 +109,7 @@ def makespan(jobs: list[float], gpus: int) -> float:
 
 
 def span(seconds: float) -> str:
-    """Writes a time in hours, or in days where it is long."""
+    """Writes a time in hours, or, from three days on, in days."""
     hours = seconds / 3600
     if hours >= 72:
         return f"{hours / 24:.0f} days"
@@ -117,9 +117,9 @@ def span(seconds: float) -> str:
 
 
 def main() -> None:
-    """Counts and prints."""
+    """Counts the work, and prints the table."""
     common.parser(__doc__).parse_args()
-    # Of Table 2, GradCAM's row is of Table 1's networks.
+    # GradCAM's row of Table 2 uses Table 1's networks.
     tables = {name: list(paper.EXPERIMENTS[name]) for name in NAMES}
     tables["table2"] = tables["table2"][:1]
     done = {name: [work(one) for one in chosen] for name, chosen in tables.items()}

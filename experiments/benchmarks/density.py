@@ -1,15 +1,17 @@
-"""Fit and scoring of the densities, against naive ways to the same numbers.
+"""Times fit and scoring of the densities, against plain ways to the same numbers.
 
     python experiments/benchmarks/density.py [--rounds=5]
 
-- gde, the Gaussian with Ledoit and Wolf's shrinkage, of 300 images: the fit against scikit-learn's
+- gde, the Gaussian with Ledoit and Wolf's shrinkage, on 300 images: the fit against scikit-learn's
   EmpiricalCovariance, which has no shrinkage, and scoring against a loop of scipy's mahalanobis
-  over the images, whose distances must be ours.
-- gmm and kde, their times alone: they are scikit-learn's.
+  over the images. The largest difference of the distances is printed.
+- gmm and kde, without a baseline.
 - The shared Gaussian of patch embeddings, gathered batch by batch, against scikit-learn's
-  LedoitWolf on all of them at once, whose precision must be ours; and the memory for them.
+  LedoitWolf on all embeddings at once. The largest difference of the precisions is printed, and
+  the memory of the embeddings.
 
-Features of 512 (ResNet-18) and 1,792 values (EfficientNet-B4). Rounds alternate; medians count.
+Features have 512 (ResNet-18) and 1,792 values (EfficientNet-B4). Rounds alternate; the medians are
+printed.
 """
 
 import common
@@ -21,11 +23,11 @@ from cutpaste_tf.scoring import density
 from cutpaste_tf.scoring.gaussians import GaussianStatistics
 
 IMAGES, DIMENSIONS = 300, (512, 1792)
-PATCHES, BATCH = 57 * 57, 8  # of an image, and images a batch
+PATCHES, BATCH = 57 * 57, 8  # patches of an image, images in a batch
 
 
 def made_features(count: int, dims: int, seed: int = 0) -> np.ndarray:
-    """Returns correlated features, float32 [count, dims], as a network's are."""
+    """Returns correlated features, as a network has, float32 [count, dims]."""
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(1).normal(size=(dims // 4, dims)) / np.sqrt(dims)
     noise = rng.normal(scale=0.1, size=(count, dims))
@@ -95,7 +97,7 @@ def patches(count: int, dims: int, rounds: int) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
-    parser.add_argument("--images", type=int, default=16, help="whose patches are embedded")
+    parser.add_argument("--images", type=int, default=16, help="images of the patch embeddings")
     arguments = parser.parse_args()
     print(common.machine("numpy", "scipy", "scikit-learn"))
     for dims in DIMENSIONS:

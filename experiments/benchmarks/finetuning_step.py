@@ -1,12 +1,12 @@
-"""Seconds of a fine-tuning step: EfficientNet-B0 and Lite0, against torchvision's EfficientNet-B0.
+"""Times a fine-tuning step: EfficientNet-B0 and Lite0, against torchvision's EfficientNet-B0.
 
     python experiments/benchmarks/finetuning_step.py [--rounds=5] [--size=128] [--batch=8]
 
-The second stage of Section 4.3: all layers but batch normalisation, whose statistics are frozen,
-by SGD with momentum and L2, in float32, on the same 3-way views that lie in memory. PyTorch in
-channels-last layout, with its fused optimiser. The weights are random, which changes nothing here,
-and the heads differ by what is not to be seen beside the rest. Either framework has a process of
-its own, and they take turns. PyTorch and torchvision are optional.
+The step is that of the second stage of Section 4.3. It trains all layers but batch normalisation,
+whose statistics are frozen, by SGD with momentum and L2, in float32, on the same 3-way views in
+memory. PyTorch uses the channels-last layout and its fused optimiser. The weights are random, which
+does not change the time, and the heads differ, but take little time. Each framework has its own
+process, and they take turns. PyTorch and torchvision are optional.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ def made_views(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
-    """Builds our models and returns what can be asked of them."""
+    """Builds our models and returns the worker's methods: the seconds of a step."""
     import tensorflow as tf
 
     from cutpaste_tf.config import Config
@@ -70,7 +70,7 @@ def ours(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
 
 
 def torchvisions(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
-    """Builds torchvision's EfficientNet-B0 and returns what can be asked of it."""
+    """Builds torchvision's EfficientNet-B0 and returns the worker's method, likewise."""
     import torch
     import torchvision
     from torch import nn
@@ -109,7 +109,7 @@ def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
     parser.add_argument("--size", type=int, default=128, help="height and width of the views")
-    parser.add_argument("--batch", type=int, default=8, help="normal images a step")
+    parser.add_argument("--batch", type=int, default=8, help="normal images in a step")
     parser.add_argument("--worker", choices=["ours", "pytorch"], help="for the script's own use")
     arguments = parser.parse_args()
     case = arguments.size, arguments.batch

@@ -1,15 +1,15 @@
-"""The training input with the model removed: steps, images and epochs a second.
+"""Measures the training input without the model: steps, images and epochs a second.
 
     python experiments/benchmarks/input_pipeline.py [--rounds=5] [--image_size=256]
 
-What `fit` would take is taken and thrown away: batches of 32 images with --augment=device, and
+The script takes what Keras's `fit` would take: batches of 32 images with --augment=device, and
 their 96 views, made on the host, with --augment=pipeline. The baselines read png files anew at each
-step, as many ports do: a tf.data pipeline that decodes and resizes them in parallel, which stands
-for --augment=device, and the same with our views after it, for --augment=pipeline. Rounds
-alternate; medians count.
+step. The baseline of --augment=device is a tf.data pipeline that decodes and resizes them in
+parallel; that of --augment=pipeline makes our views from its images. Rounds alternate; the medians
+are printed.
 
-What a GPU asks for is an estimate from published training throughputs, scaled by pixels; the goal
-is five times that. Here the host has the cores that it has; a GPU's has more.
+How many steps a GPU needs is estimated from published training throughputs, scaled by pixels. The
+goal is five times that. The host of a GPU usually has more cores than this machine.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ BATCH, CLASSES = 32, 3
 SOURCES = 64  # files
 SOURCE_SIZE = 1024  # pixels; MVTec AD's images are 700 to 1,024 high and wide
 MARGIN = 5.0
-# Images/s of ResNet-18 in PyTorch, channels last, mixed precision, 224x224, 512 a batch, on one RTX
-# 3090: huggingface/pytorch-image-models, results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv;
-# its ResNet-50 trained 1,218.01 images/s.
+# Images/s of ResNet-18 in PyTorch, channels last, mixed precision, 224x224, batches of 512, on one
+# RTX 3090: huggingface/pytorch-image-models,
+# results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv. Its ResNet-50 trained 1,218.01 images/s.
 RTX_3090 = 3481.78
 # ResNet-50 in PyTorch, mixed precision, on one A100 of 80 GB: NVIDIA/DeepLearningExamples,
-# PyTorch/Classification/ConvNets/resnet50v1.5/README.md. Its ratio to the RTX 3090's is assumed to
-# be ResNet-18's too.
+# PyTorch/Classification/ConvNets/resnet50v1.5/README.md. ResNet-18 is assumed to gain as much over
+# the RTX 3090 as ResNet-50.
 A100 = RTX_3090 * 2470.0 / 1218.01
 
 
@@ -36,7 +36,9 @@ def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
     parser.add_argument("--image_size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=64, help="a measurement; four times for ours")
+    parser.add_argument(
+        "--steps", type=int, default=64, help="steps in a measurement, more or fewer by the method"
+    )
     arguments = parser.parse_args()
     with common.image_folder(SOURCES, SOURCE_SIZE) as folder:
         compare(folder, arguments)
@@ -81,8 +83,8 @@ def compare(folder, arguments) -> None:
 
     def rate(data, steps):
         def measure():
-            # A fresh iterator, that none works ahead in another's turn; what it makes ahead of the
-            # first batches does not count.
+            # The iterator is new, so that none works ahead in another's turn. The first batches,
+            # and what it makes ahead meanwhile, do not count.
             iterator = iter(data)
             for _ in range(2 * common.cores()):
                 next(iterator)
@@ -104,14 +106,14 @@ def compare(folder, arguments) -> None:
     for name, published in (("RTX 3090", RTX_3090), ("A100", A100)):
         asked = published * (224 / size) ** 2 / (BATCH * CLASSES)
         print(
-            f"one {name}, by its published throughput, takes {asked:.0f} steps/s; "
-            f"{MARGIN:g} times that is {MARGIN * asked:.0f}"
+            f"one {name}, by its published throughput, needs {asked:.0f} steps/s; "
+            f"the goal, {MARGIN:g} times that, is {MARGIN * asked:.0f}"
         )
         for way in ("device", "pipeline"):
             enough = steps[way] / (MARGIN * asked)
             cores = np.ceil(common.cores() / enough)
-            state = "met" if enough >= 1 else f"not met; {cores:.0f} such cores would"
-            print(f"    --augment={way}: {enough:.2g} times as much: {state}")
+            state = "met" if enough >= 1 else f"not met; {cores:.0f} such cores would meet it"
+            print(f"    --augment={way}: {enough:.2g} times the goal: {state}")
     title = f"input, {size}x{size}, --augment="
     common.result(title + "device", steps["device"], steps["files"], "steps/s", "decoding files")
     common.result(

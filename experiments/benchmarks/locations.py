@@ -1,10 +1,11 @@
-"""Gaussians of a patch model's places at the paper's settings: seconds an image, and memory.
+"""Measures the Gaussians of a patch model's places at the paper's settings: time and memory.
 
     python experiments/benchmarks/locations.py [--places=3249] [--dims=512] [--images=240]
 
-Fits one Gaussian for each of 57x57 places to made embeddings of 240 images, a band of places at a
-time as a patch model does, and scores 64 images by them. The baseline is the same by NumPy alone:
-inverses of Cholesky factors, and products place by place. Of that a share of the places is timed.
+The script fits one Gaussian for each of 57x57 places to made embeddings of 240 images, a band of
+places at a time as a patch model does, and scores 64 images. The baseline does the same by NumPy
+alone, with inverses of Cholesky factors, and products place by place. It is timed on a share of the
+places.
 """
 
 import resource
@@ -14,11 +15,11 @@ import common
 import numpy as np
 
 BAND = 114  # places at a time: two rows
-SHARE = 10  # the baseline's places: one in so many
+SHARE = 10  # the baseline is timed on one place in so many
 
 
 def main() -> None:
-    """Prints seconds an image of the fit and of scoring, and the process's largest memory."""
+    """Prints the seconds per image of fit and scoring, and the process's peak memory."""
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--places", type=int, default=57 * 57, help="Gaussians")
     parser.add_argument("--dims", type=int, default=512, help="length of an embedding")
@@ -60,7 +61,7 @@ def main() -> None:
     whitener = np.linalg.inv(np.linalg.cholesky(scatter)).astype(np.float32)
     plain_fit = (time.perf_counter() - began) * arguments.places / places
     began = time.perf_counter()
-    for image in shown:  # image by image, as where its places come one band after the other
+    for image in shown:  # image by image
         np.linalg.norm(whitener @ image[:, :, None], axis=1)
     plain_score = (time.perf_counter() - began) * arguments.places / places / len(shown)
 

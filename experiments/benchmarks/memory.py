@@ -1,16 +1,16 @@
-"""Peak memory of what a user runs, and how cost grows with images, categories and image size.
+"""Measures peak memory, and how time and memory grow with images, categories and image size.
 
     python experiments/benchmarks/memory.py [--rounds=1]
 
-The largest resident set of a fresh process each, against that of `import tensorflow` alone. The
-work is done by the commands themselves where there are any, on images made for it: `--help`, tiny
-trainings, which include their evaluation and figures, and `predict`; and by the package's functions
-otherwise: embedding and scoring 1,000 images, scoring patches, pixel metrics.
+Each measurement is the largest resident set of a fresh process, against that of `import tensorflow`
+alone. Some processes run commands on made images: `--help`, `predict`, and tiny trainings with
+their evaluation and figures. Others call functions: embedding and scoring 1,000 images, scoring
+patches, pixel metrics.
 
-Growth is given as the exponent of a power of the number of images or of the image's side: 1 of the
-images and 2 of the side are what the pixels themselves grow by. Seconds are those of the work, with
-what has to be traced traced before; memory is that of the whole process. Of categories in one
-command it is what a further one takes.
+Growth of time is the exponent of a power of the number of images or of the image's side. In
+proportion to the pixels, it is 1 for images and 2 for the side. Seconds are those of the work after
+tracing; memory is that of the whole process. For categories in one command, the script prints what
+each further category takes.
 """
 
 import re
@@ -28,7 +28,7 @@ _WORK = re.compile(r"^WORK (\S+)$", re.MULTILINE)
 
 
 def embed_and_score(count: int, size: int) -> float:
-    """Embeds and scores images with a network of a quarter of the width; returns the seconds."""
+    """Embeds and scores images with a quarter of ResNet-18's width; returns the seconds."""
     from cutpaste_tf.scoring.scorer import evaluate
 
     scorer, images = _scorer(count, size)
@@ -38,7 +38,7 @@ def embed_and_score(count: int, size: int) -> float:
 
 
 def score_patches(count: int, size: int) -> float:
-    """Fits a density of patches of 32 with stride 8 and scores with it, likewise."""
+    """Fits a density to patches of 32 with stride 8, and scores by it; returns the seconds."""
     from cutpaste_tf.scoring.scorer import evaluate
 
     scorer, images = _scorer(count, size, patch_size=32, dense_stride=8)
@@ -48,7 +48,7 @@ def score_patches(count: int, size: int) -> float:
 
 
 def pixel_metrics(count: int, size: int) -> float:
-    """Computes pixel AUROC, AP and AUPRO of maps, a tenth of whose pixels is anomalous."""
+    """Computes pixel AUROC, AP and AUPRO of maps with a tenth of anomalous pixels, likewise."""
     from cutpaste_tf.scoring import metrics
 
     rng, pixels, mask = (
@@ -106,24 +106,24 @@ WORK = {f.__name__: f for f in (embed_and_score, score_patches, pixel_metrics, t
 
 
 def command_of(work: str, count: int, size: int) -> list[str]:
-    """Returns the command that does some of `WORK` in a fresh process."""
+    """Returns the command that does one of `WORK` in a fresh process."""
     return [sys.executable, __file__, f"--work={work}", f"--count={count}", f"--size={size}"]
 
 
 def usage(command: list[str], rounds: int) -> common.Usage:
-    """Runs a command; returns the medians, with the seconds of its work where it says them."""
-    found = [common.run(command) for _ in range(rounds)]
-    for one in found:
+    """Runs a command; returns the medians, with the seconds of its work if it prints them."""
+    usages = [common.run(command) for _ in range(rounds)]
+    for one in usages:
         if one.status:
             raise SystemExit(one.output)
-    said = [_WORK.search(one.output) for one in found]
-    seconds = [float(s[1]) if s else one.seconds for s, one in zip(said, found, strict=True)]
-    mebibytes = np.median([one.mebibytes for one in found])
+    printed = [_WORK.search(one.output) for one in usages]
+    seconds = [float(p[1]) if p else one.seconds for p, one in zip(printed, usages, strict=True)]
+    mebibytes = np.median([one.mebibytes for one in usages])
     return common.Usage(float(np.median(seconds)), float(mebibytes), 0, "")
 
 
 def peaks(folder: str, workdir: str, rounds: int) -> None:
-    """Measures what a user runs, and prints it."""
+    """Measures and prints the memory of commands and functions."""
     data = [f"--data_dir={folder}", "--category=made"]
     predict = [sys.executable, "-m", "cutpaste_tf.predict", f"--run={workdir}/64/made/seed_0"]
     predict += ["--images", folder, f"--output={workdir}/predictions"]
@@ -144,7 +144,7 @@ def peaks(folder: str, workdir: str, rounds: int) -> None:
         "scoring patches of 8 of 256x256": command_of("score_patches", 8, 256),
         "pixel metrics of 100 of 256x256": command_of("pixel_metrics", 100, 256),
     }.items():
-        # A run that is finished would be skipped.
+        # A finished run would be skipped in a second round.
         found = usage(command, 1 if command[:3] == MAIN[:3] else rounds)
         print(f"{name:42s}{found.mebibytes:7.0f} MiB, {found.seconds:6.1f} s", flush=True)
         title = f"memory, {name}"
@@ -155,10 +155,10 @@ def growth(title: str, work: str, cases: list[tuple[int, int]], rounds: int) -> 
     """Measures work of growing size and prints the exponents.
 
     Args:
-      title: what is printed before them.
+      title: the text in front.
       work: one of `WORK`.
-      cases: its count and size; one of the two grows.
-      rounds: how often each is measured.
+      cases: its counts and sizes, of which one grows.
+      rounds: how often each case is measured.
     """
     found = [usage(command_of(work, *case), rounds) for case in cases]
     grows = np.array([case[0] if cases[0][1] == cases[1][1] else case[1] for case in cases])
@@ -170,11 +170,11 @@ def growth(title: str, work: str, cases: list[tuple[int, int]], rounds: int) -> 
         f"{n}: {s:.3g} s, {m:.0f} MiB" for n, s, m in zip(grows, seconds, mebibytes, strict=True)
     )
     print(f"{title}: {shown}")
-    print(f"    seconds grow with exponent {exponent:.2f}; at the end {more:.2g} MiB for one more")
+    print(f"    seconds grow with exponent {exponent:.2f}; at the end {more:.2g} MiB for each")
 
 
 def categories(folder: str, rounds: int) -> None:
-    """Measures one command for several categories, and prints what a further one takes."""
+    """Measures one command for several categories, and prints what each further one takes."""
     flags = [f"--data_dir={folder}", QUARTER, "--image_size=64", "--batch_size=16", "--steps=4"]
     found = []
     for count in CATEGORIES:
@@ -196,8 +196,8 @@ def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--work", choices=list(WORK), help="for the script's own use")
-    parser.add_argument("--count", type=int, help="likewise")
-    parser.add_argument("--size", type=int, help="likewise")
+    parser.add_argument("--count", type=int, help="for the script's own use")
+    parser.add_argument("--size", type=int, help="for the script's own use")
     arguments = parser.parse_args()
     if arguments.work:
         print(f"\nWORK {WORK[arguments.work](arguments.count, arguments.size)}")

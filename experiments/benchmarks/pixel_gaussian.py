@@ -1,9 +1,9 @@
-"""The least that localisation must beat: a Gaussian for each pixel's colour, without any network.
+"""A baseline of localisation without any network: a Gaussian for each pixel's colour.
 
     python experiments/benchmarks/pixel_gaussian.py --data_dir=DIR --category=NAME [--image_size=N]
 
-Fits mean and covariance of each pixel's colour on the normal training images; a test pixel's score
-is its Mahalanobis distance, as it is and smoothed. Prints pixel AUROC, AP and AUPRO.
+The script fits mean and covariance of each pixel's colour to the normal training images. A test
+pixel's score is its Mahalanobis distance, as it is and smoothed. Prints pixel AUROC, AP and AUPRO.
 """
 
 import argparse

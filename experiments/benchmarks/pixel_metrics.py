@@ -1,11 +1,11 @@
-"""Pixel AUROC and AUPRO: ours, in one pass over sorted scores, against plain implementations.
+"""Times pixel AUROC and AUPRO: ours, in one pass over sorted scores, against plain ones.
 
     python experiments/benchmarks/pixel_metrics.py [--rounds=5] [--images=20] [--size=256]
 
-The baselines are scikit-learn's roc_auc_score on all pixels, and AUPRO as it is usually computed:
-the regions of each mask found once, and at each of 200 thresholds their mean overlap and the false
-positive rate, integrated up to 0.3. Our numbers are exact: the AUROCs must be equal, the AUPROs as
-near as 200 thresholds allow. Rounds alternate; medians count.
+The baselines are scikit-learn's roc_auc_score on all pixels, and AUPRO as it is usually computed.
+That finds the regions of each mask once, and at each of 200 thresholds their mean overlap and the
+false positive rate, and integrates up to 0.3. Our numbers are exact: the AUROCs must be equal, and
+the AUPROs as near as 200 thresholds allow. Rounds alternate; the medians are printed.
 """
 
 import common
@@ -45,12 +45,12 @@ def ours(maps: np.ndarray, masks: np.ndarray) -> dict[str, float | None]:
 
 
 def plain_auroc(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Returns scikit-learn's area of all pixels."""
+    """Returns scikit-learn's AUROC of all pixels."""
     return float(sklearn.metrics.roc_auc_score(masks.ravel(), maps.ravel()))
 
 
 def plain_aupro(maps: np.ndarray, masks: np.ndarray) -> float:
-    """Returns the area at 200 thresholds."""
+    """Returns AUPRO by 200 thresholds."""
     regions = []
     for number, mask in enumerate(masks):
         labels, count = scipy.ndimage.label(mask, structure=np.ones((3, 3)))

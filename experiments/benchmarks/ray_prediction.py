@@ -1,13 +1,12 @@
-"""Predictions on Ray: images a second beside `predict` without it, and memory as images grow.
+"""Measures predictions on Ray: images a second against `predict` without Ray, and memory.
 
     python experiments/benchmarks/ray_prediction.py [--counts=10000,100000] [--cpus_per_worker=1]
 
-The images are links to sixteen of 32x32; the run, an untrained ResNet-18 of a sixteenth of the
-width for 32x32, is the smallest that there is, so that all that is done for a file besides the
-network counts most. Ray shares this machine's cores out among its workers. `predict` without Ray
-scores the smallest number.
+The images are links to sixteen images of 32x32. The run is an untrained ResNet-18 with a sixteenth
+of the width, so that the network takes little time beside the work on files. Ray divides this
+machine's cores among its workers. `predict` without Ray scores the first number of images.
 
-Memory is the largest resident set that the command, and that a worker, has had.
+Memory is the largest resident set of the command, and of a worker.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ def peaks(command: Sequence[str]) -> tuple[float, float, float]:
         while process.poll() is None:
             driver = max(driver, _peak(process.pid))
             for pid in _descendants(process.pid):
-                # Ray names a worker by what it does at present.
+                # Ray names a worker by its current task.
                 if "ray::Worker" in _read(pid, "cmdline"):
                     workers[pid] = _peak(pid)
             time.sleep(1.0)
@@ -60,7 +59,7 @@ def _descendants(pid):
 
 
 def _read(pid, name):
-    with contextlib.suppress(OSError):  # It has ended.
+    with contextlib.suppress(OSError):  # The process has ended.
         return pathlib.Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
     return ""
 
@@ -68,8 +67,8 @@ def _read(pid, name):
 def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__, rounds=1)
-    parser.add_argument("--counts", default="10000,100000", help="numbers of images, by commas")
-    parser.add_argument("--cpus_per_worker", default="1", help="of predict --ray")
+    parser.add_argument("--counts", default="10000,100000", help="numbers of images")
+    parser.add_argument("--cpus_per_worker", default="1", help="as in predict --ray")
     arguments = parser.parse_args()
     counts = [int(count) for count in arguments.counts.split(",")]
     print(common.machine("tensorflow", "keras", "ray"))

@@ -1,6 +1,6 @@
 """PyTorch's side of training_step.py: the same ResNet-18, its training step, and our weights in it.
 
-Imports PyTorch, and so is only imported by a process that is to do without TensorFlow.
+This imports PyTorch, so only a process without TensorFlow imports this.
 """
 
 import time
@@ -23,12 +23,12 @@ class Block(nn.Module):
     """Two convolutions and a shortcut.
 
     Args:
-      inputs: channels of its input.
-      outputs: channels of its output.
-      stride: of its first convolution.
+      inputs: the input's channels.
+      outputs: the output's channels.
+      stride: the first convolution's stride.
 
     Attributes:
-      shift: the first row and column of which a shortcut with a stride takes every second one.
+      shift: the row and column from which a shortcut with a stride takes every second pixel.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -106,19 +106,19 @@ def _load(network, path):
 def methods(
     views: np.ndarray, labels: np.ndarray, *, rate: float, momentum: float, decay: float, dims: int
 ) -> Mapping[str, Callable[..., Any]]:
-    """Builds the network and returns what a worker can be asked for.
+    """Builds the network and returns the worker's methods.
 
     Args:
       views: float32 [B, H, W, 3].
       labels: int [B].
       rate: learning rate.
-      momentum: of SGD.
+      momentum: SGD's momentum.
       decay: L2 coefficient, as Keras takes it.
-      dims: of the projection.
+      dims: length of the projection.
 
     Returns:
-      "constants", the seconds of a step on the views; "load", which reads our weights; and
-      "losses" of some steps, with the L2 penalty.
+      "constants" returns the seconds of a step on the views; "load" reads our weights; "losses"
+      returns the losses of some steps, with the L2 penalty.
     """
     network = Network(dims).to(memory_format=torch.channels_last).train()
     # Of strides, Keras pads below and to the right what PyTorch pads above and to the left: turned

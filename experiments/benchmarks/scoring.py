@@ -1,16 +1,16 @@
-"""Scoring throughput of a detector and of its exports, against plain `model.predict`.
+"""Measures the rate of scoring by a detector and by its exports, against plain `model.predict`.
 
     python experiments/benchmarks/scoring.py [--rounds=5] [--size=256] [--width=1]
 
-Images of the detector's own size, uint8 in memory, in batches, on what TensorFlow finds; ONNX
-Runtime and TensorFlow Lite on as many threads as there are cores. The baseline is the backbone's
-`model.predict` alone on float images, in a loop over the same batches: no density, no score. The
-weights are random, which changes nothing here. A format whose packages are not installed is left
-out; onnx needs the extra of that name.
+Images have the network's size, and are uint8 in memory, in batches. TensorFlow uses the device that
+it finds; ONNX Runtime and TensorFlow Lite use a thread for each core. The baseline is the
+backbone's `model.predict` on float images, in a loop over the same batches, without density or
+score. The weights are random, which does not change the time. A format whose packages are not
+installed is left out; onnx needs the extra of that name.
 
-Every variant scores all images once to warm up and then `--rounds` times, in turn, so that a
-machine that slows down slows all of them; the median is printed, as images a second and as a ratio
-to the baseline.
+Each variant scores all images once to warm up and then `--rounds` times, in turn, so that a machine
+that slows down slows all of them. The medians are printed, as images a second and as ratios to the
+baseline.
 """
 
 import functools
@@ -22,12 +22,12 @@ import numpy as np
 
 
 def main() -> None:
-    """Prints images a second of each variant, and its ratio to the baseline."""
+    """Prints each variant's images a second, and its ratio to the baseline."""
     parser = common.parser(__doc__)
     parser.add_argument("--size", type=int, default=256, help="height and width of the images")
-    parser.add_argument("--width", type=float, default=1.0, help="of ResNet-18's channels")
-    parser.add_argument("--batch_size", type=int, default=16, help="images a batch")
-    parser.add_argument("--batches", type=int, default=4, help="batches a measurement")
+    parser.add_argument("--width", type=float, default=1.0, help="factor of ResNet-18's channels")
+    parser.add_argument("--batch_size", type=int, default=16, help="images in a batch")
+    parser.add_argument("--batches", type=int, default=4, help="batches in a measurement")
     arguments = parser.parse_args()
 
     import tensorflow as tf

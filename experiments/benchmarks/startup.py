@@ -1,19 +1,19 @@
-"""Time until something happens: help, mistakes, the first training step, and the first score.
+"""Measures times to a first result: of --help, of a mistake, of a training and of a prediction.
 
     python experiments/benchmarks/startup.py [--rounds=5]
 
-- `--help`, and a mistaken flag, which is told with exit status 2, of a fresh process, against
-  `import tensorflow`, which a program that imports it first takes before it says anything.
-- The command of a tiny run until its first step is done, against the same `import tensorflow`, and
-  where the time goes: libraries, images, the network, the untrained network's scores, the first
-  step, which is traced, and the second.
-- What is imported for it, by packages, as `python -X importtime` has it: seconds in their own
-  modules.
+- `--help` and a mistaken flag, in a fresh process, against `import tensorflow`, with which other
+  programs begin.
+- A tiny run until its first step is done, against `import tensorflow`, and its parts: libraries,
+  images, the network, the untrained network's scores, the first step, which is traced, and the
+  second.
+- The run's imports by package, as `python -X importtime` measures them: seconds in each package's
+  own modules.
 - `predict` until its first row, with an ONNX file that was exported from a run, against the run
-  itself: EfficientNet-Lite0 at 192x192 with maps, as in lite0_pretrained.flags, of random weights.
-  Needs the extra onnx.
+  itself: EfficientNet-Lite0 at 192x192 with maps, as in lite0_pretrained.flags, with random
+  weights. This needs the extra onnx.
 
-Rounds alternate; medians count.
+Rounds alternate; the medians are printed.
 """
 
 import collections
@@ -28,7 +28,7 @@ import time
 
 import common
 
-# Leaving TensorFlow takes a second more, which is not waited for.
+# To end TensorFlow takes another second, which does not count.
 IMPORT = [sys.executable, "-c", "import os, tensorflow; os._exit(0)"]
 MAIN = [sys.executable, "-m", "cutpaste_tf.main"]
 FLAGS = "--dataset=folder --category=made --image_size=64 --width=0.25 --batch_size=16 --steps=2"
@@ -40,12 +40,12 @@ PHASES = {
     "first step": "the first step, traced",
     "second step": "the second step",
 }
-# Of lite0_pretrained.flags, but for its weights.
+# As in lite0_pretrained.flags, but with random weights.
 SCORING = (
     "--dataset=folder --category=made --backbone=efficientnet_lite0 --features=level7 "
     "--image_size=192 --maps=features --image_score=map --steps=0"
 )
-# The command, which ends with its first row.
+# `predict`, which ends at its first row.
 FIRST_ROW = """
 import os, sys
 from cutpaste_tf.predict import __main__ as predict, rows
@@ -57,12 +57,7 @@ _IMPORT_TIME = re.compile(r"^import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)$", re.MULT
 
 
 def first_steps(began: float, argv: list[str]) -> None:
-    """Runs the command as `main` does, and prints when each phase has ended.
-
-    Args:
-      began: when the process was started, by time.time().
-      argv: the command's flags.
-    """
+    """Runs `main` and prints when each phase has ended; `began` is the process's start."""
     from cutpaste_tf import cli, main
 
     def said(phase):
@@ -125,7 +120,7 @@ def phases(flags: list[str]) -> dict[str, float]:
 
 
 def imports() -> collections.Counter:
-    """Returns the seconds that a training's imports take, in packages' own modules."""
+    """Returns the seconds that a training's imports take, by package."""
     code = "import keras; from cutpaste_tf.run import run"
     output = common.run([sys.executable, "-X", "importtime", "-c", code]).output
     found = collections.Counter()
@@ -135,14 +130,9 @@ def imports() -> collections.Counter:
 
 
 def first_rows(rounds: int) -> dict[str, tuple[float, float]]:
-    """Measures `predict` with a run and with the file exported from it.
+    """Measures `predict` until its first row, with a run and with the file exported from it.
 
-    Args:
-      rounds: measurements of each.
-
-    Returns:
-      The seconds from the start of the process to its first row, and those of processor time, by
-      the flag's name.
+    Returns the seconds, and those of processor time, by the flag's name.
     """
     with common.image_folder(64, 256, tests=8) as folder:
         run_dir = folder / "runs" / "made" / "seed_0"
@@ -209,7 +199,7 @@ def main() -> None:
         common.result(name, taken[name], baseline, "s", "import tensorflow")
     common.result("first step", first, baseline, "s", "import tensorflow")
     if importlib.util.find_spec("tf2onnx") is None:
-        print("predict --model: not measured, the extra onnx is not here")
+        print("predict --model: not measured; the extra onnx is not installed")
         return
     rows = first_rows(arguments.rounds)
     print(common.machine("tensorflow", "onnxruntime"))

@@ -1,9 +1,9 @@
-"""Memory and time of predicting 6,000x4,000 images in tiles, with their maps.
+"""Measures memory and time of predictions with maps for 6,000x4,000 images in tiles.
 
     python experiments/benchmarks/tiles.py [--tiles=8x12]
 
-A run of lite0_pretrained.flags, on images of 1,500x1,000, scores one large image, four and twelve;
-the baseline is one image of 512x384. Needs the extra lite.
+A run of lite0_pretrained.flags, fitted to images of 1,500x1,000, scores one, four and twelve large
+images. The baseline is one image of 512x384. This needs the extra lite.
 """
 
 import pathlib

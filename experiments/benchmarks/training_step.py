@@ -1,21 +1,21 @@
-"""Seconds of a 3-way training step: ours against PyTorch's, and where the time goes.
+"""Times a 3-way training step, ours against PyTorch's, and its parts.
 
     python experiments/benchmarks/training_step.py [--rounds=5] [--case=64,32] [--no-xla]
 
-A case is an image size and a batch size: 64x64 with 96 views and 256x256 with 24 by default. Both
-train a ResNet-18 with the large stem, a linear layer of 128 and three logits by SGD with momentum
-and L2, in float32, on the same float32 views that lie in memory; PyTorch in channels-last layout,
-with its fused optimiser. First both take two steps from the same weights; their losses must agree,
-before an update and after it. Then ours with what it does besides: batches out of the input
-pipeline, and their views made in the step; and compiled by XLA.
+A case is an image size and a batch size: by default 64x64 with 96 views and 256x256 with 24. Both
+frameworks train a ResNet-18 with the large stem, a linear layer of 128 and three logits by SGD with
+momentum and L2, in float32, on the same float32 views in memory. PyTorch uses the channels-last
+layout and its fused optimiser. First both take two steps from the same weights; their losses must
+agree before and after the update. Our step is also timed with the input pipeline and with views
+made in the step, and compiled by XLA.
 
-The share that is convolution is timed apart, in the same rounds: each of the network's layers by
-itself at its own shapes, its result, and then both its gradients at once, as in the step. It is an
-upper bound, and may be above 100%: in the step, what else there is runs beside a convolution that
-leaves a core idle. The gradients of the kernels alone show what they take of it.
+The convolutions' share is timed apart, in the same rounds: the result of each layer at its own
+shapes, and both its gradients at once, as in the step. The share is an upper bound, and may exceed
+100%: in a step, other work runs while a convolution leaves a core idle. The gradients of kernels
+are also timed alone.
 
-Either framework has a process of its own, so that neither shares the other's threads; they take
-turns, and what they use while they wait is printed. PyTorch is optional.
+Each framework has its own process, so that they share no threads, and they take turns. The script
+prints the processor time that they use while they wait. PyTorch is optional.
 """
 
 import collections
@@ -31,7 +31,7 @@ import numpy as np
 
 CLASSES, DIMS = 3, 128
 RATE, MOMENTUM, DECAY = 0.03, 0.9, 3e-5
-# Of convolutions, and how much of a step's operations each is, nearly.
+# The parts of convolutions, and the share of a step's operations, nearly, of each.
 PARTS = {"results": 1 / 3, "gradients": 2 / 3, "gradients of kernels": 1 / 3}
 
 
@@ -42,7 +42,7 @@ def made_views(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
-    """Builds our models and returns what can be asked of them; seconds are of one step."""
+    """Builds our models and returns the worker's methods; seconds are those of one step."""
     import keras
     import tensorflow as tf
 
@@ -58,15 +58,14 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
 
     def stepper(model, data):
         model.make_train_function()
-        iterator, per_call = iter(data), model.steps_per_execution
+        iterator = iter(data)
 
         def seconds(steps):
-            calls = max(1, steps // per_call)
             began = time.perf_counter()
-            for _ in range(calls):
+            for _ in range(steps):
                 logs = model.train_function(iterator)
             float(logs["loss"])  # the only time that the host waits for a result
-            return (time.perf_counter() - began) / (calls * per_call)
+            return (time.perf_counter() - began) / steps
 
         return seconds
 
@@ -122,7 +121,7 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
             found.append(float(fed.train_function(iter(constants))["loss"]))
         return found
 
-    # The model that is fed is built for a fixed size, so its operations can be counted.
+    # This model is built for a fixed size, so its operations can be counted.
     work = 3 * CLASSES * batch * common.multiply_adds(fed.backbone)
     methods = {"constants": on_constants, "views": with_views, "xla": compiled}
     methods |= {"views alone": views_alone, "convolutions": in_convolutions, "product": product}
@@ -130,14 +129,14 @@ def ours(size: int, batch: int, xla: bool) -> Mapping[str, Callable[..., Any]]:
 
 
 def _timers(layer, batch):
-    """Functions that time the parts of a convolution; of the images no gradient is wanted."""
+    """Returns functions that time the parts of a convolution; images need no gradient."""
     import tensorflow as tf
 
     x = tf.random.normal([batch, *layer.input.shape[1:]])
     out = tf.random.normal([batch, *layer.output.shape[1:]])
 
     def gradients(*wanted):
-        # The result is not used, and so it is not computed.
+        # TensorFlow does not compute the result, since it is not used.
         with tf.GradientTape() as tape:
             tape.watch(wanted)
             result = layer(x)
@@ -234,8 +233,8 @@ def compare(size: int, batch: int, steps: int, arguments) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = common.parser(__doc__)
-    parser.add_argument("--case", action="append", help="SIZE,BATCH; may be given again")
-    parser.add_argument("--no-xla", action="store_true", help="leave XLA out: it compiles for long")
+    parser.add_argument("--case", action="append", help="SIZE,BATCH; may be repeated")
+    parser.add_argument("--no-xla", action="store_true", help="leave out XLA, which compiles long")
     parser.add_argument("--worker", choices=["ours", "pytorch"], help="for the script's own use")
     arguments = parser.parse_args()
     cases = [tuple(map(int, case.split(","))) for case in arguments.case or ("64,32", "256,8")]
