@@ -84,7 +84,7 @@ def sample_patch(
 def sample_scar(
     batch: int | tf.Tensor, size: tuple[int, int], seed: random.Seed | tf.Tensor
 ) -> Patch:
-    """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError where they do not fit.
+    """Draws CutPaste-Scar's long, thin, turned rectangles; ValueError if they do not fit.
 
     Width and length (upright before turning) are uniform over whole pixels, the angle is uniform in
     (-45, 45) degrees. The sizes in pixels are the same for all images, as in the paper, which has
@@ -212,7 +212,7 @@ def write(images: tf.Tensor, edits: list[tuple[int, Edit]]) -> tf.Tensor:
 
 
 def static_size(images: tf.Tensor) -> tuple[int, int]:
-    """Returns height and width of images; ValueError where they are not static."""
+    """Returns height and width of images; ValueError if they are not static."""
     height, width = images.shape[1], images.shape[2]
     if height is None or width is None:
         raise ValueError(f"images must have a static height and width, not {images.shape}")

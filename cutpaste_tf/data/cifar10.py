@@ -2,7 +2,7 @@
 
 The protocol of the paper's [20, 52]: the 5,000 training images of a class are for training, and all
 10,000 test images for testing, those of other classes as anomalous. TensorFlow Datasets fetches
-CIFAR-10 (162 MiB) where it is not there yet.
+CIFAR-10 (162 MiB) the first time.
 """
 
 import numpy as np

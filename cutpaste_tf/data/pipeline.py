@@ -279,8 +279,8 @@ def without_copies(
         index, other = next(iter(tested.items()))
         warn(
             f"warning: {len(tested)} of {len(category.test)} test images are training images too, "
-            f"such as {category.test.names[index]}, which is {train.names[other]}; what is "
-            "measured on them tells nothing of new images"
+            f"such as {category.test.names[index]}, which is {train.names[other]}; they do not "
+            "show how new images are judged"
         )
     return category, train_images
 

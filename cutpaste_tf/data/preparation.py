@@ -252,7 +252,7 @@ def mask_of_size(mask: str | np.ndarray | None, size: tuple[int, int]) -> np.nda
 
 
 def as_preparation(size: "Preparation | int | tuple[int, int]") -> Preparation:
-    """Returns a preparation as it is; for a size, or the side of a square, squashes to that."""
+    """Returns a given preparation, or one that squashes to a size or to the side of a square."""
     if isinstance(size, Preparation):
         return size
     return Preparation((size, size) if isinstance(size, int) else tuple(size))

@@ -141,7 +141,7 @@ def _keras_model(name, shape, imagenet):
         # Of several runs that start at once, one fetches the weights.
         with locked(home / "models" / f"{file_name}.lock"):
             return make(include_top=False, weights="imagenet", input_shape=shape)
-    # Keras raises bare Exceptions where a download fails.
+    # Keras raises bare Exceptions if a download fails.
     except Exception as error:
         raise UserError(
             f"--weights=imagenet: {_ADDRESS}{file_name} could not be fetched; fetch it on another "

@@ -147,7 +147,7 @@ class StepProgress(keras.callbacks.Callback):
         self.progress.update()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
-        """Shows loss, accuracy and, where it was measured, the AUROC."""
+        """Shows loss, accuracy and, if it was measured, the AUROC."""
         names = {"loss": "loss", "accuracy": "accuracy", "image_auroc": "AUROC"}
         texts = [f"{label} {logs[name]:.3f}" for name, label in names.items() if name in logs]
         done = self.progress.done

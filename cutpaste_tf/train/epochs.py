@@ -47,7 +47,7 @@ class Collapse:
 
 
 def read(path: pathlib.Path) -> list[Epoch]:
-    """Returns the epochs that `write` wrote; none where there is no such file."""
+    """Returns the epochs that `write` wrote; none if there is no such file."""
     if not path.is_file():
         return []
     return [Epoch(**values) for values in json.loads(path.read_text(encoding="utf-8"))]

@@ -46,7 +46,7 @@ class StepViews:
     ) -> tuple[tf.Tensor, ...]:
         """Draws a step's random numbers for B images, as `make` takes them, each [B, ...].
 
-        `region`, bool [B, h, w], is each image's region of interest, where the run has one.
+        `region`, bool [B, h, w], is each image's region of interest, if the run has one.
         """
         # On the CPU, so that the numbers are the same bits on every machine.
         with tf.device("/CPU:0"):

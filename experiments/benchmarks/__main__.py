@@ -4,7 +4,7 @@
 
 Run it from the root of the repository. Without names, it runs all benchmarks except
 anomalib_models.py and pixel_gaussian.py, which need a data set, and ray_prediction.py, which needs
-Ray. Each benchmark runs in a fresh process. Each is also a script with flags of its own.
+Ray. Each benchmark is a script with its own flags, and runs in a fresh process here.
 """
 
 import argparse

@@ -70,7 +70,7 @@ def ours(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
 
 
 def torchvisions(size: int, batch: int) -> Mapping[str, Callable[..., Any]]:
-    """Builds torchvision's EfficientNet-B0 and returns the worker's method, likewise."""
+    """Builds torchvision's EfficientNet-B0 and returns the worker's method, as `ours` does."""
     import torch
     import torchvision
     from torch import nn

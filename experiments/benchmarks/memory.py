@@ -48,7 +48,7 @@ def score_patches(count: int, size: int) -> float:
 
 
 def pixel_metrics(count: int, size: int) -> float:
-    """Computes pixel AUROC, AP and AUPRO of maps with a tenth of anomalous pixels, likewise."""
+    """Times pixel AUROC, AP and AUPRO of maps, a tenth of whose pixels is anomalous."""
     from cutpaste_tf.scoring import metrics
 
     rng, pixels, mask = (
