@@ -36,7 +36,7 @@ FEATURES = ("pool", "level7", "level8")  # level7 and level8 are EfficientNet's 
 MAP_LEVELS = dict.fromkeys(BACKBONES, tuple(f"block{number}" for number in range(1, 8))) | {
     "resnet18": tuple(f"conv{number}" for number in range(2, 6))
 }
-# The proxy tasks, and which settings of a changed area each of them uses.
+# The proxy tasks, and the settings of the pasted or erased area that each of them uses.
 TASKS: dict[str, tuple[str, ...]] = {
     "rotation": (),
     "cutout": ("area_ratio",),

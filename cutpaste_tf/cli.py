@@ -355,6 +355,6 @@ class Progress:
         self._last = time.monotonic()
         if self.done > self._first:
             per_unit = (self._last - self._start) / (self.done - self._first)
-            left = datetime.timedelta(seconds=round(per_unit * (self._total - self.done)))
-            text = ", ".join(filter(None, (text, f"{left} left")))
+            remaining = datetime.timedelta(seconds=round(per_unit * (self._total - self.done)))
+            text = ", ".join(filter(None, (text, f"{remaining} left")))
         self._log(f"{self._unit} {self.done}/{self._total}: {text}")

@@ -304,7 +304,7 @@ class Config:
 
     @property
     def scores_are_distances(self) -> bool:
-        """Whether images' scores are distances (the root of Equation 2), not negative densities."""
+        """Whether images' scores are distances (the root of Equation 2): by a Gaussian or a map."""
         return self.image_score == "map" or self.main_density in choices.GAUSSIANS
 
     @property

@@ -94,7 +94,7 @@ def locked(config: Config) -> contextlib.AbstractContextManager:
 
 def begin(config: Config, category: Category) -> None:
     """Writes a run's settings and the stamps of its images, unless its training has begun."""
-    if not has_trained(config):  # A run that failed before its training may have other ones now.
+    if not has_trained(config):  # Until the training begins, both may change.
         write_settings(config.run_dir, config, category)
 
 

@@ -95,11 +95,11 @@ def plan(names: Sequence[str], workdir: str, flags: Sequence[str] = ()) -> list[
 def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
     """Runs jobs on Ray; returns the exit status, 0 or 1."""
     states, _ = check([job.config for job in jobs])
-    left = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
-    finished = len(jobs) - len(left)
+    unfinished = [job for job, state in zip(jobs, states, strict=True) if state != "finished"]
+    finished = len(jobs) - len(unfinished)
     counts = f"{len(jobs)} runs" + (f", {finished} finished already" if finished else "")
     report = f"python -m cutpaste_tf.report --workdir={arguments.workdir} --table=N"
-    if not left:
+    if not unfinished:
         say(f"{counts}; see {report}")
         return 0
     ray = cluster.start(arguments.ray_address, "--ray_address")
@@ -108,13 +108,15 @@ def sweep(jobs: Sequence[Job], arguments: argparse.Namespace) -> int:
             ray, "run", arguments.cpus_per_run, arguments.gpus_per_run
         )
         with cli.writing("--workdir", arguments.workdir):
-            for job in left:  # The workers write their logs there.
+            for job in unfinished:  # The workers write their logs there.
                 job.config.run_dir.mkdir(parents=True, exist_ok=True)
-        say(f"{counts}, {min(slots, len(left))} at a time")
+        say(f"{counts}, {min(slots, len(unfinished))} at a time")
         # Each run has a process of its own, whose end frees all memory.
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1}
         train = ray.remote(max_retries=arguments.retries, retry_exceptions=True, **options)(_train)
-        running = {train.remote(job.config.to_json(), os.getcwd(), cpus, gpus): job for job in left}
+        running = {
+            train.remote(job.config.to_json(), os.getcwd(), cpus, gpus): job for job in unfinished
+        }
         failed = _watch(ray, running)
     finally:
         ray.shutdown()

@@ -176,8 +176,8 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
 
         def choose(run, inspection, **wanted):
             values = view.threshold(run, **wanted)
-            wanted = inspection, values[0]
-            return *values, view.verdict(*wanted), *view.heat_map(*wanted)
+            judged = inspection, values[0]
+            return *values, view.verdict(*judged), *view.heat_map(*judged)
 
         def type_in(run, inspection, value):
             if value is None:

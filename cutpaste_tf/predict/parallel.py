@@ -24,7 +24,7 @@ from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
 
-SHARD = 1000  # files of a part, which is what is lost with a worker
+SHARD = 1000  # files of a part; if a worker is lost, so is its work on one part
 _FILES, _LOCK = "_files.parquet", "_lock"
 _RETRIES = 3  # of a part whose worker was lost
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
@@ -71,8 +71,8 @@ def predict(
         missing = [(number, part) for number, part in enumerate(parts) if not part.exists()]
         count = sum(files.row_group(number).num_rows for number, _ in missing)
         done = len(parts) - len(missing)
-        there = f", {done} of them written already" if done else ""
-        log(f"{files.num_rows} images in {len(parts)} parts{there}")
+        note = f", {done} of them written already" if done else ""
+        log(f"{files.num_rows} images in {len(parts)} parts{note}")
         rate = ""
         if missing:
             root = rows.common_root(settings["images"])

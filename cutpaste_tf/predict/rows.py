@@ -72,14 +72,14 @@ def score_files(
     make_row = functools.partial(_make_row, model, output / MAPS, root)
     with concurrent.futures.ThreadPoolExecutor(min(4, threads or 4)) as pool:
         for batch in batches:
-            sound = [file for file in batch if file.error is None]
-            scores = iter(model.score([x.prepared for x in sound], [x.size for x in sound]))
+            readable = [file for file in batch if file.error is None]
+            scores = iter(model.score([x.prepared for x in readable], [x.size for x in readable]))
             results = [next(scores) if file.error is None else (None, None) for file in batch]
             rows = list(pool.map(make_row, batch, results))
             for row in rows:
                 if row["score"] is not None:
                     row["drift"] = drift.add(row["score"])
-            del batch, sound, results  # Frees the images' memory.
+            del batch, readable, results  # Frees the images' memory.
             yield rows
 
 

@@ -51,7 +51,7 @@ def watch(
         )
     busy = f"--output={output}: another --watch writes there; end it, or name another folder"
     summary, done = rows.Summary(), {}
-    drift, told, told_at = Drift(model.normal_scores), False, -math.inf
+    drift, drifting, logged_at = Drift(model.normal_scores), False, -math.inf
     with locked(output / LOCK, busy), rows.open_tables(output, model, resume=True) as tables:
         log(f"{folder}: threshold {model.threshold}; on {model.device}")
         # The first image takes seconds.
@@ -79,11 +79,11 @@ def watch(
                     tables.flush()
                     for line in lines:
                         log(line)
-                    known = [row["drift"] for row in batch if row["drift"] is not None]
-                    is_due = time.monotonic() - told_at >= _DRIFT_PERIOD
-                    if is_due and known and known[-1] != told:
-                        told, told_at = known[-1], time.monotonic()
-                        log(f"drift: {Drift.ADVICE}" if told else "drift has ended")
+                    drifts = [row["drift"] for row in batch if row["drift"] is not None]
+                    is_due = time.monotonic() - logged_at >= _DRIFT_PERIOD
+                    if is_due and drifts and drifts[-1] != drifting:
+                        drifting, logged_at = drifts[-1], time.monotonic()
+                        log(f"drift: {Drift.ADVICE}" if drifting else "drift has ended")
                     if signals:  # The next watch scores the rest.
                         break
                 time.sleep(max(0.0, due - time.monotonic()))

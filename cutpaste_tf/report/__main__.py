@@ -30,12 +30,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add("format", forms, "default text, or html with --table=all")
     parser.add_argument("--density", help="for runs with several densities: show this one's AUROC")
     parser.add_argument(
-        "--output", help=f"the file to write; default stdout, or DIR/{PAGE} with --table=all"
+        "--output", help=f"the file to write; default stdout, or DIR/{PAGE} for all tables in html"
     )
     arguments = parser.parse_args(arguments)
     everything = arguments.table == "all"
     selected = list(paper.TABLES) if everything else arguments.table.split(",")
-    form, output = arguments.format or ("html" if everything else "text"), arguments.output
+    form = arguments.format or ("html" if everything else "text")
+    output = arguments.output
     for number in selected:
         if number not in paper.TABLES:
             raise UserError(f"--table={number}: must be all or one of {numbers}")

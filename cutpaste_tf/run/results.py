@@ -343,7 +343,7 @@ def verdict_lines(results: Mapping, run_dir: str | os.PathLike) -> Iterator[str]
     if odd := results["odd_images"]:
         more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
         yield (
-            f"training images that stand out: {', '.join(odd[:_NAMED])}{more}; where "
-            f"{run_dir}/figures/normal_images.png shows a bad one, python -m cutpaste_tf.refit "
-            f"--run={run_dir} --drop=NAME --output=DIR takes it out"
+            f"training images that stand out: {', '.join(odd[:_NAMED])}{more}; if "
+            f"{run_dir}/figures/normal_images.png shows a bad part, remove it by python -m "
+            f"cutpaste_tf.refit --run={run_dir} --drop=NAME --output=DIR"
         )
