@@ -267,7 +267,7 @@ def writing(flag: str, folder: str | os.PathLike) -> Iterator[None]:
         yield
     except Exception as error:
         reason = _disk_fault(error)
-        # A file's, no connection's; pyarrow's errors have no name of a file.
+        # An error with a file's name, unlike a connection's. Those of pyarrow lack the name.
         if isinstance(error, FileNotFoundError) or getattr(error, "filename", None) is not None:
             reason = error.strerror
         if reason is None or isinstance(error, UserError):

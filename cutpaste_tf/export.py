@@ -130,7 +130,7 @@ def export(
     target = output / FILES[format]
     ours = target / "saved_model.pb" if format == "saved_model" else target
     if target.exists() and not ours.is_file():
-        raise UserError(f"--output={output}: {target} is there and no such model; name another")
+        raise UserError(f"--output={output}: {target} is not an exported model; name another")
     # In the same folder as the target, so that a rename puts the whole model in place.
     with scratch(output, ".export-") as temporary:
         written = temporary / FILES[format]

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         if number not in COUNTS:
             raise UserError(f"--figure={number}: must be one of {', '.join(COUNTS)}")
         if number in ("5", "6") and len(runs) > 1:
-            raise UserError(f"--run={runs[1]}: figure {number} shows one run")
+            raise UserError(f"--run={runs[1]}: figure {number} shows only one run")
 
     from cutpaste_tf.draw.figures import drawing
     from cutpaste_tf.run import paper_figures

@@ -183,9 +183,7 @@ def _added(sources, output):
     for text in map(str, sources):
         images = list(stream.find([text], output, flag="add"))
         if not images:
-            raise UserError(
-                f"--add={text}: no images there; files that end in {search.endings()} are"
-            )
+            raise UserError(f"--add={text}: no images there; images end in {search.endings()}")
         paths.update(map(os.path.abspath, images))
     return sorted(paths, key=natural)
 

@@ -25,7 +25,7 @@ from cutpaste_tf.files import UserError, replacing, say, warn
 from cutpaste_tf.threshold import Threshold
 
 CONFIG = "config.json"
-IMAGES = "images.json"  # the images that the run was begun with
+IMAGES = "images.json"  # the images that the run began with
 BACKBONE_WEIGHTS = "checkpoints/backbone.weights.h5"
 PRETRAINED_WEIGHTS = "checkpoints/pretrained.weights.h5"  # with --keep_pretrained
 HEAD_WEIGHTS = "checkpoints/head.weights.h5"
@@ -128,7 +128,7 @@ def check_images(config: Config, earlier: str, load: Callable[[Config], Category
             raise
         problem = f"{config.run_dir}: not compared with its images: {error}"
     if problem and earlier != "finished":
-        raise UserError(f"{problem}; put it back as it was, or name another --workdir")
+        raise UserError(f"{problem}; restore the old images, or name another --workdir")
     if problem:
         warn(f"warning: {problem}")
 

@@ -198,9 +198,8 @@ class Drift:
         if not len(self._normal) or len(self._latest) < self.FEWEST:
             return None
         lower = np.sort(self._latest)[: (len(self._latest) + 1) // 2]
-        above = np.searchsorted(
-            self._normal, lower
-        ).sum()  # pairs in which the normal score is lower
+        # The number of pairs in which the normal score is the lower one.
+        above = np.searchsorted(self._normal, lower).sum()
         pairs = len(lower) * len(self._normal)
         deviation = math.sqrt(pairs * (len(lower) + len(self._normal) + 1) / 12.0)
         return bool(above - pairs / 2.0 > self._LIMIT * deviation)

@@ -393,8 +393,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
         ({"threshold": "high"}, "threshold"),
         ({"threshold": 1, "false_positive_rate": 0.5}, "leave one of them out"),
         ({"output": tmp_path / "file" / "x"}, "--output"),
-        ({"output": tmp_path / "taken"}, "is there and no such model"),
-        ({"output": tmp_path / "taken", "format": "saved_model"}, "is there and no such model"),
+        ({"output": tmp_path / "taken"}, "is not an exported model"),
+        ({"output": tmp_path / "taken", "format": "saved_model"}, "is not an exported model"),
     ):
         arguments = [f"--{name}={value}" for name, value in (usual | change).items()]
         assert_user_error(main(capsys, *arguments), message)

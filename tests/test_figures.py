@@ -101,8 +101,8 @@ def test_mistakes_about_figures_are_one_line(finished, tmp_path, capsys):
     for arguments, message in (
         ([run, "--figure=4"], "makes no anomaly maps"),
         ([run, "--figure=99"], "--figure=99: must be one of 2, 3, 4, 5, 6"),
-        ([run, run, "--figure=5"], "figure 5 shows one run"),
-        ([run, run, "--figure=6"], "figure 6 shows one run"),
+        ([run, run, "--figure=5"], "figure 5 shows only one run"),
+        ([run, run, "--figure=6"], "figure 6 shows only one run"),
         ([f"--run={tmp_path}", "--figure=5"], "config.json"),
         ([run, "--figure=4", "--count=0"], "--count=0"),
         (["--figure=4"], "--run"),

@@ -100,7 +100,7 @@ def test_a_run_belongs_to_one_command_at_a_time_and_to_its_images(
     assert results.read_text() == before
     results.unlink()
     assert main.main(base) == 2
-    assert "test/hole/new.png is new; put it back" in capsys.readouterr().err
+    assert "test/hole/new.png is new; restore" in capsys.readouterr().err
 
 
 # Images.
@@ -135,7 +135,7 @@ def test_images_that_are_new_gone_or_changed_are_named(begun, mvtec, tmp_path, c
         with pytest.raises(UserError) as error:
             run_folder.check_images(begun, "interrupted", data.load)
         problem = f"{begun.run_dir}: began with other images: {problem}"
-        assert str(error.value) == f"{problem}; put it back as it was, or name another --workdir"
+        assert str(error.value) == f"{problem}; restore the old images, or name another --workdir"
         run_folder.check_images(begun, "finished", data.load)
         assert capsys.readouterr().err == f"warning: {problem}\n"
     mvtec.rename(mvtec.with_name("moved"))

@@ -81,8 +81,8 @@ class RunModel:
         self._run_dir, self.detector = run_dir, Detector.load(run_dir)
         if maps and not self.detector.makes_maps:
             raise UserError(
-                f"--maps: {run_dir} has --density={self.detector.config.main_density}, and GradCAM "
-                "needs a Gaussian's distance; leave --maps out"
+                f"--maps: {run_dir} makes no maps, as its --density="
+                f"{self.detector.config.main_density} is neither gde nor gmm; leave --maps out"
             )
         self._preparation = self.detector.preparation
         self.prepare, self.over_image = self._preparation.apply, self._preparation.over_image

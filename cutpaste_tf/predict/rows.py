@@ -40,8 +40,8 @@ def find_images(
         yield path
     if empty and warn is None:
         raise UserError(
-            f"--images={' '.join(map(str, sources))}: no images there; files that end in "
-            f"{', '.join(decode.SUFFIXES)} are"
+            f"--images={' '.join(map(str, sources))}: no images there; images end in "
+            f"{', '.join(decode.SUFFIXES)}"
         )
 
 

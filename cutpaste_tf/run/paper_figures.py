@@ -142,7 +142,7 @@ def _load(run: str, data_dir: str | None, *, tiles: bool = False) -> tuple[Detec
     detector = Detector.load(run)
     config = detector.config
     if config.tiles != (1, 1) and not tiles:
-        raise UserError(f"--run={run}: has --tiles, and the figure shows whole images")
+        raise UserError(f"--run={run}: has --tiles, but the figure shows whole images")
     return detector, data.load(dataclasses.replace(config, data_dir=data_dir or config.data_dir))
 
 

@@ -82,7 +82,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         _test_anomalies(config), category.test, test_images, config.seed
     )
     if digits is not None:
-        log(f"test anomalies mnist: made of {digits}")
+        log(f"test anomalies mnist: made from {digits}")
     validate, untrained, untrained_on_sets = bool(config.false_positive_rate), None, {}
     # A patch model scores thousands of patches per image; an untrained one is not worth the hours.
     if not config.patch_size or not config.steps:
