@@ -309,7 +309,7 @@ def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
     assert "of 9 normal training images, too few for rates below 10%, but for 7 that" in heading
     assert columns == "false-positive rate  threshold"
     assert rows[-1] == "                10%          8  (this run's)"
-    assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; where" in odd
+    assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; if" in odd
     assert "refit --run=runs/a --drop=NAME" in odd
     # Without a rate there are no normal scores, and nothing to say.
     measured = results.threshold_results(at_rate(0.0), normal_scores[:0], labels, scores)
