@@ -26,16 +26,13 @@ class Block(nn.Module):
       inputs: the input's channels.
       outputs: the output's channels.
       stride: the first convolution's stride.
-
-    Attributes:
-      shift: the row and column from which a shortcut with a stride takes every second pixel.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.conv1, self.bn1 = _convolution(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.bn2 = _convolution(outputs, outputs, 3, 1), nn.BatchNorm2d(outputs)
-        self.stride, self.changes, self.shift = stride, stride > 1 or inputs != outputs, 0
+        self.changes = stride > 1 or inputs != outputs
         if self.changes:
             self.conv0 = _convolution(inputs, outputs, 1, stride)
             self.bn0 = nn.BatchNorm2d(outputs)
@@ -44,8 +41,6 @@ class Block(nn.Module):
         """Returns [B, outputs, H / stride, W / stride] of [B, inputs, H, W]."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        if self.shift:
-            x = x[:, :, self.shift :, self.shift :]
         if self.changes:
             x = self.bn0(self.conv0(x))
         y += x
@@ -96,7 +91,7 @@ def _load(network, path):
                 kind = {"weight": "gamma", "bias": "beta"}[kind]
             value = weights[f"{layer}/{kind.replace('weight', 'kernel')}"]
             if value.ndim == 4:
-                value = value[::-1, ::-1].transpose(3, 2, 0, 1)
+                value = value.transpose(3, 2, 0, 1)
             elif value.ndim == 2:
                 value = value.T
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
@@ -113,7 +108,7 @@ def methods(
       labels: int [B].
       rate: learning rate.
       momentum: SGD's momentum.
-      decay: L2 coefficient, as Keras takes it.
+      decay: what half the squared norm of all weights is multiplied by.
       dims: length of the projection.
 
     Returns:
@@ -121,17 +116,12 @@ def methods(
       returns the losses of some steps, with the L2 penalty.
     """
     network = Network(dims).to(memory_format=torch.channels_last).train()
-    # Of strides, Keras pads below and to the right what PyTorch pads above and to the left: turned
-    # upside down and left to right, kernels too, one is the other.
-    turned = np.ascontiguousarray(views[:, ::-1, ::-1].transpose(0, 3, 1, 2))
-    images = torch.from_numpy(turned).contiguous(memory_format=torch.channels_last)
+    images = torch.from_numpy(np.ascontiguousarray(views.transpose(0, 3, 1, 2))).contiguous(
+        memory_format=torch.channels_last
+    )
     classes = torch.from_numpy(labels.astype(np.int64))
-    named = list(network.named_parameters())
-    decayed = [p for name, p in named if p.ndim > 1 or name == "logits.bias"]
-    others = [p for name, p in named if p.ndim == 1 and name != "logits.bias"]
-    # Keras's L2 of c * w^2 has the gradient 2 c w, PyTorch's weight decay of c has c w.
-    groups = [{"params": decayed, "weight_decay": 2 * decay}, {"params": others}]
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True)
+    weights = list(network.parameters())
+    optimizer = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
 
     def step():
         optimizer.zero_grad()
@@ -149,15 +139,10 @@ def methods(
 
     def losses(steps):
         found = []
-        # Turned, Keras's shortcuts take every second pixel from the second one on.
-        for block in network.blocks:
-            block.shift = block.stride - 1
         for _ in range(steps):
             with torch.no_grad():
-                penalty = decay * sum(float((p.double() ** 2).sum()) for p in decayed)
+                penalty = decay / 2 * sum(float((w.double() ** 2).sum()) for w in weights)
             found.append(step().item() + penalty)
-        for block in network.blocks:
-            block.shift = 0
         return found
 
     return {"constants": seconds, "load": lambda path: _load(network, path), "losses": losses}
