@@ -329,7 +329,7 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
         assert "finished already" in run_here(mvtec, tmp_path, f"--test_anomalies={flag}").stdout
     none = make_mvtec(tmp_path / "bare", good=0, bad=0)
     done = run_here(none, tmp_path / "other", "--test_anomalies=all", status=2)
-    assert_user_error(done, "made of normal test images, and there are none")
+    assert_user_error(done, "needs normal test images, and there are none")
 
 
 def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):

@@ -199,7 +199,7 @@ def test_images_that_are_gone_or_changed_are_named(finished, new, tmp_path, refi
     one, _ = refitted(run_dir, add=new, data_dir=moved)
     (new / "0.png").unlink()
     refused = refit(run=one, drop=GOOD[3], output=tmp_path / "two")
-    assert_user_error(refused, new / "0.png", "no longer")
+    assert_user_error(refused, new / "0.png", "does not exist")
     # What is dropped may be gone, and what the data set has besides is none of the run's.
     gone.unlink()
     shutil.copyfile(new / "1.png", gone.with_name("999.png"))
