@@ -86,3 +86,11 @@ def test_commands_have_the_flags_that_they_are_shown_with(page):
         assert set(flags) <= known, command
         for file in re.findall(r"--flagfile=(\S+)", command):
             assert "NAME" in file or (ROOT / cli.find_flagfile(file, str(ROOT))).is_file(), command
+
+
+def test_the_script_runs_the_commands_of_all_pages():
+    script = (ROOT / "docs" / "run_commands.py").read_text(encoding="utf-8")
+    for page in PAGES:
+        name = str(page.relative_to(ROOT))
+        if re.search(r"^```(sh|python)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert f'"{name}"' in script or name == "CONTRIBUTING.md", name

@@ -37,7 +37,9 @@ def proxy_views(runs: Sequence[str], count: int, data_dir: str | None = None) ->
         share = max(1, (count + len(runs) - 1 - number) // len(runs))
         normal = category.train.subset(category.train.spread(share))
         images = pipeline.prepare(normal, detector.preparation)
-        by_task = [_pasted(detector.config, images, task) for task in _TASKS]
+        # Each run draws its own patches.
+        config = dataclasses.replace(detector.config, seed=detector.config.seed + number)
+        by_task = [_pasted(config, images, task) for task in _TASKS]
         anomalous = category.test.subset(np.flatnonzero(category.test.labels))
         anomalous = anomalous.subset(anomalous.examples(share))
         defects = pipeline.prepare(anomalous, detector.preparation)
