@@ -257,7 +257,10 @@ def read_results(run_dir: str | os.PathLike) -> dict:
     """Reads a finished run's results.json; a UserError if the run is not finished."""
     path = pathlib.Path(run_dir) / RESULTS
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; has the run finished?")
+        raise UserError(
+            f"{path}: there is no such file; has the run finished? "
+            "A run's folder looks like runs/bolt/seed_0"
+        )
     return _read_json(path)
 
 
@@ -266,7 +269,9 @@ def finished_results(config: Config) -> dict:
     results = read_results(config.run_dir)
     rate, note = results["false_positive_rate"], ""
     if rate != config.false_positive_rate:
-        note = f"; its threshold stays at --false_positive_rate={rate:g}"
+        note = (
+            f"; its threshold stays at --false_positive_rate={rate:g}: give another rate to predict"
+        )
     say(f"{config.run_dir}: finished already, skipped{note}")
     return results
 

@@ -61,7 +61,7 @@ def draw_figures(
             stages[before] = untrained.test.scores
         return figures.roc_curve(labels, stages, title(config))
 
-    wanted = {"augmentations": augmentations}
+    wanted = {"augmentations": augmentations} if config.steps else {}
     if len(labels):
         wanted["score_histogram"] = lambda: figures.score_histogram(labels, scores, title(config))
         wanted["most_and_least_anomalous"] = most_and_least_anomalous
@@ -176,7 +176,7 @@ def _images_and_masks(split, images, shown):
 
 def title(config: Config) -> str:
     """Returns the name of a run in figures."""
-    return f"{config.category}, {config.task}, seed {config.seed}"
+    return f"{config.category}, {config.task if config.steps else 'untrained'}, seed {config.seed}"
 
 
 def _events(config):

@@ -324,7 +324,7 @@ def verdict_lines(results: Mapping, run_dir: str | os.PathLike) -> Iterator[str]
     if entries[0]["false_positive_rate"] < least:
         note = f", too few for rates below {100 * least:.2g}%"
     if results["threshold_rule"] == "robust" and results["odd_images"]:
-        note += f", but for {len(results['odd_images'])} that stand out"
+        note += f", without {len(results['odd_images'])} that stand out"
     yield f"thresholds by the scores of {count} normal training images{note}:"
     headings = {
         "false_positive_rate": "false-positive rate",

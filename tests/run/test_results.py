@@ -306,7 +306,7 @@ def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
     measured = results.threshold_results(at_rate(0.1), normal_scores[:9], labels[:0], scores[:0])
     measured["odd_images"] = [f"{letter}.png" for letter in "abcdefg"]
     heading, columns, *rows, odd = results.verdict_lines(measured, "runs/a")
-    assert "of 9 normal training images, too few for rates below 10%, but for 7 that" in heading
+    assert "of 9 normal training images, too few for rates below 10%, without 7 that" in heading
     assert columns == "false-positive rate  threshold"
     assert rows[-1] == "                10%          8  (this run's)"
     assert "stand out: a.png, b.png, c.png, d.png, e.png and 2 more; if" in odd
