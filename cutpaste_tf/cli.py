@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import difflib
 import errno
 import functools
 import io
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 import warnings
@@ -130,8 +132,10 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(list(_with_flagfiles(args)), namespace)
 
     def error(self, message: str) -> None:
-        """Raises UserError instead of exiting."""
-        raise UserError(message)
+        """Raises UserError instead of exiting; names a flag that looks like an unknown one."""
+        unknown = re.match(r"unrecognized arguments: (--\w+)", message)
+        close = unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1)
+        raise UserError(f"{message}; did you mean {close[0]}?" if close else message)
 
 
 def _value(name, rule, parse, text):

@@ -121,6 +121,11 @@ def test_a_parser_takes_no_abbreviations_and_raises_its_complaints():
     ):
         with pytest.raises(UserError, match=flag.split("=")[0]):
             parser.parse_args([flag])
+    for flag in ("--treshold=2", "--treshold"):
+        with pytest.raises(UserError, match=f"{flag}; did you mean --threshold?"):
+            parser.parse_args([flag])
+    with pytest.raises(UserError, match="--images$"):
+        parser.parse_args(["--images"])
 
 
 def test_help_has_every_flag_once_in_its_group_with_default_and_rule(capsys):
