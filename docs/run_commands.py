@@ -2,7 +2,7 @@
 
     python docs/run_commands.py
 
-works in a temporary folder for about ten minutes on two CPU cores, and ends with status 1 at the
+works in a temporary folder for about twelve minutes on two CPU cores, and ends with status 1 at the
 first command that fails. `PARTS/bolt` and all other images are solar cells (package elpv-dataset),
 with a bad one among the good: `PARTS/bolt/train/good/017.png`. A block of `text` that follows a
 block of `sh` is replaced by what its last command printed on stdout.
@@ -32,7 +32,7 @@ SERVES = ("cutpaste_tf.app", "--watch")  # these commands run until they are sto
 SERVES_FOR = 30  # seconds
 # What is added to a command that has these words.
 CUT = {
-    "resnet18_scar": "--category=bottle --seed=0 --steps=4 --image_size=64 --width=0.25",
+    "--flagfile=resnet18_scar": "--category=bottle --seed=0 --steps=4 --image_size=64 --width=0.25",
     "cutpaste_tf.sweep": "--category=bottle --seed=0 --steps=4 --image_size=64 --width=0.25",
 }
 
