@@ -153,7 +153,8 @@ def localization(
     shown, normal = split.examples(count), np.flatnonzero(split.labels == 0)[:count]
     images, masks = _images_and_masks(split, next(iter(maps.values())).images, shown)
     scaled = {name: _scaled(one, shown, normal, images) for name, one in maps.items()}
-    return figures.localization(images, masks, scaled, heading)
+    known = any(split.masks[i] is not None for i in shown)
+    return figures.localization(images, masks if known else None, scaled, heading)
 
 
 def _scaled(maps, shown, usual, images):
@@ -176,7 +177,8 @@ def _images_and_masks(split, images, shown):
 
 def title(config: Config) -> str:
     """Returns the name of a run in figures."""
-    return f"{config.category}, {config.task if config.steps else 'untrained'}, seed {config.seed}"
+    network = config.task if config.steps else stage_names(config)[0]
+    return f"{config.category}, {network}, seed {config.seed}"
 
 
 def _events(config):
