@@ -456,7 +456,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles", "a region"))
+@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles"))
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     shape, quick_views, tmp_path, capsys, monkeypatch
 ):

@@ -195,6 +195,7 @@ def make_views(
     settings = Settings() if settings is None else settings
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, not {task!r}")
+    images = tf.convert_to_tensor(images)
     if images.shape.rank != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be [B, H, W, 3], not {images.shape}")
     seed = tf.convert_to_tensor(seed)

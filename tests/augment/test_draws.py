@@ -105,7 +105,9 @@ def assert_independent(columns):
 
 
 @pytest.mark.parametrize("kind", slow_but(list(SETTINGS), "region"))
-@pytest.mark.parametrize("task", proxy.TASKS)
+@pytest.mark.parametrize(
+    "task", slow_but(list(proxy.TASKS), "cutpaste_3way", "rotation", "confetti")
+)
 def test_no_drawn_quantity_depends_on_another(task, kind):
     settings, rng = SETTINGS[kind], np.random.default_rng(0)
     size = (SIDE + 8, SIDE + 12) if kind == "patch" else (SIDE, SIDE)

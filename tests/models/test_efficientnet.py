@@ -68,7 +68,8 @@ def test_all_features_equal_keras_applications(plain, images, tmp_path, ending):
 
 # The stem is level 1 (Rippel et al., the paper's [43]), so level 7 of B4 is block 6: 272 values.
 @pytest.mark.parametrize(
-    ("name", "dimensions"), [("b0", (1280, 192, 320)), ("b4", (1792, 272, 448))]
+    ("name", "dimensions"),
+    slow_but([("b0", (1280, 192, 320)), ("b4", (1792, 272, 448))], ("b4", (1792, 272, 448))),
 )
 def test_features_have_the_papers_length(name, dimensions):
     model = efficientnet(f"efficientnet_{name}", SIZE)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 import tensorflow as tf
+from conftest import slow_but
 
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import efficientnet, lite_weights
@@ -33,7 +34,7 @@ def classifier(name, size):
     return lambda images: inner((255.0 * images - 127.0) / 128.0)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", slow_but(list(SIZES), "efficientnet_lite0"))
 def test_known_pictures_get_their_classes(name):
     predict = classifier(name, SIZES[name])
     pictures = (skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket())
@@ -46,7 +47,11 @@ def test_known_pictures_get_their_classes(name):
 # Of https://github.com/tensorflow/tpu, models/official/efficientnet/lite: millions of parameters.
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [(f"efficientnet_lite{n}", m) for n, m in enumerate((4.7, 5.4, 6.1, 8.2, 13.0))],
+    slow_but(
+        [(f"efficientnet_lite{n}", m) for n, m in enumerate((4.7, 5.4, 6.1, 8.2, 13.0))],
+        ("efficientnet_lite0", 4.7),
+        ("efficientnet_lite2", 6.1),
+    ),
 )
 def test_networks_have_the_published_size(name, millions):
     model = efficientnet.lite(name, (32, 32, 3), classifier=True)
@@ -54,7 +59,7 @@ def test_networks_have_the_published_size(name, millions):
     assert counted / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", slow_but(list(SIZES), "efficientnet_lite1"))
 def test_each_layer_takes_a_weight_of_its_shape_and_none_is_left_over(name):
     """By shapes and positions alone: the file has its layers in the order of the network."""
     content = lite_weights._read(name)

@@ -103,7 +103,7 @@ def validated(kind, features):
     return density.cross_validated_scores(kind, features[:, None], ones)[:, 0]
 
 
-@pytest.mark.parametrize("kind", ["gde", "gmm", "gmm2", "kde"])
+@pytest.mark.parametrize("kind", ["gde", "gmm", "kde"])
 def test_cross_validated_scores_are_of_densities_without_the_image(kind):
     features = np.random.default_rng(0).normal(size=(23, 3))
     found = validated(kind, features)

@@ -31,7 +31,6 @@ def traced(views):
     ("task", "patch_size"),
     slow_but(
         [(task, size) for task in sorted(proxy.TASKS) for size in (0, 32)],
-        ("cutpaste_union", 0),
         ("cutpaste_3way", 32),
     ),
 )
