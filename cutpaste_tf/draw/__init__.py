@@ -1,4 +1,4 @@
-"""All drawing: figures, heat maps over images, and TensorBoard's projector.
+"""All drawing: figures, and heat maps over images.
 
 The functions take arrays and names, and return matplotlib's figures and images, or write files.
 """

@@ -1,7 +1,7 @@
 """A run's pictures: its figures, and its evaluation in TensorBoard."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import mask_of_size, resize_map
 from cutpaste_tf.data.split import Category, Split
-from cutpaste_tf.draw import figures, projector
+from cutpaste_tf.draw import figures
 from cutpaste_tf.run.results import stage_names
 from cutpaste_tf.scoring import metrics
 from cutpaste_tf.scoring.maps import Maps
@@ -74,7 +74,7 @@ def draw_figures(
     drawn |= draw_normal_images(
         config, config.run_dir, category.train, train_images, trained, normal_scores
     )
-    events = _events(config)
+    events = config.run_dir / "tensorboard" / "evaluation"
     with (
         cli.faults_as_warnings(f"{events}: not written"),
         tf.summary.create_file_writer(str(events)).as_default(),
@@ -179,42 +179,3 @@ def title(config: Config) -> str:
     """Returns the name of a run in figures."""
     network = config.task if config.steps else stage_names(config)[0]
     return f"{config.category}, {network}, seed {config.seed}"
-
-
-def _events(config):
-    return config.run_dir / "tensorboard" / "evaluation"
-
-
-@cli.faults_as_warnings("TensorBoard's embeddings: not written")
-def show_embeddings(
-    config: Config,
-    category: Category,
-    train_images: pipeline.Images,
-    test_images: pipeline.Images,
-    evaluation: Evaluation,
-    normal_scores: Sequence[float],
-) -> None:
-    """Writes embeddings for TensorBoard's projector, of some of the images if there are many.
-
-    `normal_scores` may be empty.
-    """
-    name, test, fit = config.features, evaluation.test, evaluation.fit
-    train_scores = normal_scores if len(normal_scores) else [""] * len(category.train)
-    parts = [
-        ("test", category.test, test_images, test.features[name], test.scores),
-        ("train", category.train, train_images, fit.features[name], train_scores),
-    ]
-    total = max(sum(len(split) for _, split, *_ in parts), projector.MOST)
-    rows, embeddings, pictures = [], [], []
-    for part, split, images, features, scores in parts:
-        selected = split.spread(max(1, len(split) * projector.MOST // total))
-        # The embedding of an image is the mean over its tiles.
-        embeddings.append(features[selected].mean(axis=1))
-        pictures += list(images.canvases(selected))
-        for i in selected:
-            label = "anomalous" if split.labels[i] else "normal"
-            rows.append((split.defect_types[i], label, part, scores[i], split.names[i]))
-    if rows:
-        names = ("type", "label", "split", "score", "path")
-        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-        projector.write(_events(config), np.concatenate(embeddings), columns, pictures)

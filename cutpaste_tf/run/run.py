@@ -121,7 +121,6 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     normal_scores = write_densities_and_scores(config, run_dir, category, trained)
 
     # 5. Pictures and results. results.json is last: its presence means that the run is finished.
-    pictures.show_embeddings(config, category, train_images, test_images, trained, normal_scores)
     pictures.draw_figures(
         config, category, train_images, test_images, trained, untrained, normal_scores
     )

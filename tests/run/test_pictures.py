@@ -1,6 +1,4 @@
-"""A run's pictures: figures, and the embeddings for TensorBoard's projector."""
-
-import csv
+"""A run's pictures."""
 
 import numpy as np
 import pytest
@@ -13,9 +11,8 @@ from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
 from cutpaste_tf.data.split import normal
-from cutpaste_tf.draw import figures, projector
+from cutpaste_tf.draw import figures
 from cutpaste_tf.run import pictures
-from cutpaste_tf.scoring.detector import Detector
 from cutpaste_tf.scoring.maps import Maps
 from cutpaste_tf.scoring.scorer import Evaluation, Fit, Scores
 
@@ -85,42 +82,16 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
     )
 
 
-def read(path, delimiter=","):
-    with open(path, encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter=delimiter))
-
-
-def test_the_projector_has_all_images_of_a_run(finished, localized):
-    for run_dir in (finished[0], localized[0]):
-        folder = run_dir / "tensorboard" / "evaluation"
-        assert (folder / "projector_config.pbtxt").is_file()
-        rows = read(folder / "embeddings_images.tsv", "\t")
-        points = np.loadtxt(folder / "embeddings.tsv", delimiter="\t")
-        assert len(points) == len(rows)
-        scored = read(run_dir / "scores.csv") + read(run_dir / "normal_scores.csv")
-        scored = {row["path"]: float(row["score"]) for row in scored}
-        for row in rows:
-            assert float(row["score"]) == pytest.approx(scored[row["path"]], rel=1e-5)
-            assert (row["label"] == "anomalous") == (row["type"] == "hole")
-        if run_dir == finished[0]:
-            assert {row["path"] for row in rows} == set(scored)
-            test = [i for i, row in enumerate(rows) if row["split"] == "test"]
-            expected = [float(rows[i]["score"]) for i in test]
-            by_point = Detector.load(run_dir).fit.density.score(points[test])
-            np.testing.assert_allclose(by_point, expected, rtol=1e-3)
-
-
 def test_what_cannot_be_drawn_is_a_warning_and_the_run_is_finished(run, monkeypatch):
     def fail(*arguments):
         raise ValueError("some fault\nof matplotlib's")
 
     monkeypatch.setattr(figures, "roc_curve", fail)
-    monkeypatch.setattr(projector, "write", fail)
     status, printed, run_dir = run()
     assert status == 0
-    warned = printed.splitlines()
-    assert all(line.startswith("warning: ") and "some fault of" in line for line in warned)
-    assert ["embeddings" in warned[0], "roc.png: not drawn" in warned[1], len(warned)] == [1, 1, 2]
+    (warned,) = printed.splitlines()
+    assert warned.startswith("warning: ")
+    assert "roc.png: not drawn" in warned and "some fault of" in warned
     assert (run_dir / "results.json").is_file()
     assert {path.stem for path in (run_dir / "figures").iterdir()} == NAMES - {"roc"}
 
