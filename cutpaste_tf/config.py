@@ -159,8 +159,8 @@ class Config:
     density: str = _density(
         "gde",
         "density of normal features; gde: Gaussian with Ledoit-Wolf shrinkage; gmm: Gaussian, and "
-        "kde: kernel density, on features of unit length; gmm4: mixture of four; the first gives "
-        "the run's scores, the others are only measured",
+        "kde: kernel density, on features of unit length; the first gives the run's scores, the "
+        "others are only measured",
         choices.DENSITY,
     )
     false_positive_rate: float = _density(

@@ -61,7 +61,7 @@ def test_defaults_are_the_papers_and_the_librarys():
         ("weights", "b4.h5", "none, imagenet, or a file ending in .weights.h5 or .keras"),
         ("features", "level6", "one of pool, level7, level8"),
         ("view_jitter", "0.1,0.2 0.6 0.1,0.2,0.6", "one number from 0 to 0.5, or three"),
-        ("density", "flow gmm1 gmm04 gmm33 gde,", "one or more of gde, gmm, kde and gmm2 to "),
+        ("density", "flow gmm2 gde,", "one or more of gde, gmm, kde, separated by commas"),
         ("map_levels", "conv9", "auto, or some of block1, "),
         ("augment", "gpu", "one of device, pipeline"),
     ],

@@ -33,7 +33,6 @@ PATCHES = {"image_size": 64, "patch_size": 32, "dense_stride": 16, "location_den
 KINDS = {
     "gde": ({}, ALL),
     "kde": ({"density": "kde"}, ("keras", "onnx", "tflite")),
-    "gmm3": ({"density": "gmm3"}, ("keras", "onnx", "tflite")),
     "gmm": ({"density": "gmm"}, ("keras", "onnx")),
     "gradcam": ({"maps": "gradcam"}, ("keras", "onnx", "tflite")),
     "gradcam_gmm": ({"maps": "gradcam", "density": "gmm"}, ("keras", "onnx")),
@@ -66,7 +65,7 @@ KINDS = {
 }
 CASES = [(kind, format) for kind, (_, formats) in KINDS.items() for format in formats]
 # ONNX is the format furthest from a run: it has every kind of density, map and preparation.
-IN_ONNX = ("gde", "kde", "gmm3", "gradcam", "patch_separate", "maps_nearest", "maps_nearby")
+IN_ONNX = ("gde", "kde", "gmm", "gradcam", "patch_separate", "maps_nearest", "maps_nearby")
 IN_ONNX += ("maps_of_two", "padded_region", "tiles_padded", "tiles_region")
 QUICK = [(kind, "onnx") for kind in IN_ONNX]
 QUICK += [("gde", "keras"), ("gde", "saved_model"), ("gde", "tflite"), ("maps_nearby", "tflite")]

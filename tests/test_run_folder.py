@@ -266,7 +266,7 @@ def test_runs_are_read_and_averaged(tmp_path):
     assert run_folder.ensemble_scores([one, few]) is None
 
 
-@pytest.mark.parametrize("density", ["gde", "gmm", "kde", "gmm2", "kde,gde"])
+@pytest.mark.parametrize("density", ["gde", "gmm", "kde", "kde,gde"])
 @pytest.mark.parametrize("image_score", ["pooled", "map"])
 def test_an_ensemble_averages_log_densities_or_half_squared_distances(
     tmp_path, image_score, density

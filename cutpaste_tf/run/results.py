@@ -214,8 +214,8 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
       The line of a warning, or None.
 
     Raises:
-      UserError: if there are fewer than `density.LEAST_IMAGES`, or fewer than two for each of a
-        mixture's components, or if some show nothing of the region of interest.
+      UserError: if there are fewer than `density.LEAST_IMAGES`, or if some show nothing of the
+        region of interest.
     """
     least, count, total = densities.LEAST_IMAGES, images.count, len(in_region)
     if blank := int((~in_region.any(axis=1)).sum()):
@@ -234,13 +234,6 @@ def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray)
             f"--category={config.category}: {message}; at least {least} different ones are needed, "
             "so that a density of three others can score each of them"
         )
-    for kind in config.density.split(","):
-        least = 2 * densities.components(kind)
-        if count < least:
-            raise UserError(
-                f"--density={kind}: needs {least} normal training images, two for each component; "
-                f"there are {count}"
-            )
     if config.false_positive_rate and count < _FEW_IMAGES:
         return (
             f"warning: {count} normal training images are few; with fewer than {_FEW_IMAGES} the "

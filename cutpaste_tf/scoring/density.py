@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import scipy.linalg
 import sklearn.covariance
-import sklearn.exceptions
 import sklearn.mixture
 from keras import ops
 
@@ -32,7 +31,7 @@ class Density:
     """A fitted density.
 
     Attributes:
-      kind: as --density names it: "gde", "gmm", "kde", or "gmmK" with K components, at least 2.
+      kind: as --density names it: "gde", "gmm" or "kde".
       arrays: what was fitted, float64, by name.
     """
 
@@ -54,7 +53,7 @@ class Density:
           A model from features, [B, D], to a dict of `score`, [B], and, for one Gaussian, `slope`,
           [B, D], the gradient of the negative log-density by the features.
         """
-        return _method(self.kind).layer(self, dtype)
+        return _METHODS[self.kind].layer(self, dtype)
 
     @functools.cached_property
     def _layer(self):
@@ -72,23 +71,18 @@ def fit(kind: str, features: np.ndarray) -> Density:
 
     Args:
       kind: as in `Density`.
-      features: [N, D] of un-augmented normal training images; K components need N >= K.
+      features: [N, D] of un-augmented normal training images.
 
     Raises:
       UserError: if the features are not finite, or all the same but for rounding.
     """
     features = np.asarray(features, np.float64)
     check_finite(features)
-    method = _method(kind)
+    method = _METHODS[kind]
     if method.unit_length:
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     check_variation(np.mean(features.var(axis=0)) > ROUNDING * np.mean(features**2))
-    return Density(kind, method.fit(features, components(kind)))
-
-
-def components(kind: str) -> int:
-    """Returns the number of a mixture's Gaussians; 1 for other densities."""
-    return int(kind.removeprefix("gmm") or 1) if kind.startswith("gmm") else 1
+    return Density(kind, method.fit(features))
 
 
 def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -162,19 +156,15 @@ def least_variance(size: float, variance: float | np.ndarray, dims: int) -> floa
     return ROUNDING * (size + dims * variance)
 
 
-def _ledoit_wolf(features):
-    with warnings.catch_warnings():
-        # The run says how many images there are.
-        warnings.filterwarnings("ignore", "Only one sample available")
-        return sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
-
-
-def _fit_gde(features, _):
+def _fit_gde(features):
     """One Gaussian with Ledoit and Wolf's shrinkage, as in Rippel et al. (the paper's [43]).
 
     It stays well conditioned with fewer images than features.
     """
-    estimate = _ledoit_wolf(features)
+    with warnings.catch_warnings():
+        # The run says how many images there are.
+        warnings.filterwarnings("ignore", "Only one sample available")
+        estimate = sklearn.covariance.LedoitWolf(store_precision=False).fit(features)
     covariance, dims = estimate.covariance_, features.shape[1]
     variance = np.trace(covariance) / dims
     # Two different images, each equally often, shrink nothing, and there is no variance to divide
@@ -188,14 +178,14 @@ def _fit_gde(features, _):
     return {"mean": estimate.location_, "whitener": np.ascontiguousarray(inverse.T)}
 
 
-def _fit_gmm(features, _):
+def _fit_gmm(features):
     """One Gaussian by maximum likelihood, as in the authors' companion code (their [52])."""
     mixture = sklearn.mixture.GaussianMixture(1, covariance_type="full", reg_covar=1e-6)
     mixture.fit(features)
     return {"mean": mixture.means_[0], "whitener": mixture.precisions_cholesky_[0]}
 
 
-def _fit_kde(features, _):
+def _fit_kde(features):
     """Gaussian kernels exp(-gamma |x - y|^2) with gamma = 10 / (D * variance), as in [52].
 
     The variance is that of all entries of the features, which have unit length.
@@ -204,32 +194,11 @@ def _fit_kde(features, _):
     return {"features": features, "gamma": np.float64(gamma)}
 
 
-def _fit_mixture(features, count):
-    """A mixture of K Gaussians with full covariances (footnote 1).
-
-    A component has few images for its many features. So K times what Ledoit and Wolf's estimate
-    adds to one Gaussian's diagonal is added to each component's: it has a K-th of the images.
-    """
-    estimate = _ledoit_wolf(features)
-    variance = np.trace(estimate.covariance_) / features.shape[1]
-    added = min(count * estimate.shrinkage_, 1.0) * variance
-    least = max(1e-9 * variance, ROUNDING * np.mean(features**2))
-    mixture = sklearn.mixture.GaussianMixture(
-        count, n_init=3, random_state=0, reg_covar=max(added, least)
-    )
-    with warnings.catch_warnings():
-        # Images that are the same fill fewer clusters, and a fit that has not converged is usable.
-        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
-        mixture.fit(features)
-    whiteners = mixture.precisions_cholesky_
-    return {"weights": mixture.weights_, "means": mixture.means_, "whiteners": whiteners}
-
-
 def _gaussian_layer(density, dtype):
     """The Mahalanobis distance, the root of Equation 2, and the gradient of half its square."""
     mean, whitener = density.arrays["mean"], density.arrays["whitener"]
     given = keras.Input([len(mean)], dtype=dtype)
-    features, lengths = _unit(given) if _method(density.kind).unit_length else (given, None)
+    features, lengths = _unit(given) if _METHODS[density.kind].unit_length else (given, None)
     whiten = layers.whiten(mean[None], whitener[None], dtype)
     white = whiten(ops.expand_dims(ops.expand_dims(features, 1), 1))[:, 0, 0]
     slope = layers.product(whitener.T, dtype)(white)
@@ -251,19 +220,6 @@ def _kernel_layer(density, dtype):
     return keras.Model(given, {"score": -log_density})
 
 
-def _mixture_layer(density, dtype):
-    """The negative log-density of a mixture of Gaussians."""
-    weights, means, whiteners = (density.arrays[n] for n in ("weights", "means", "whiteners"))
-    count, dims = means.shape
-    given = keras.Input([dims], dtype=dtype)
-    vectors = ops.repeat(ops.reshape(given, (-1, 1, 1, dims)), count, axis=1)
-    white = layers.whiten(means, whiteners, dtype)(vectors)[:, :, 0]
-    diagonals = np.diagonal(whiteners, axis1=1, axis2=2)
-    constants = np.log(weights) + np.log(diagonals).sum(axis=1) - 0.5 * dims * np.log(2.0 * np.pi)
-    logs = ops.subtract(constants.astype(dtype), 0.5 * ops.sum(ops.square(white), axis=-1))
-    return keras.Model(given, {"score": -ops.logsumexp(logs, axis=-1)})
-
-
 def _unit(features):
     """Features of unit length, and the lengths that they had, [B, 1]."""
     lengths = ops.maximum(ops.expand_dims(layers.length(features), -1), 1e-12)
@@ -272,7 +228,7 @@ def _unit(features):
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-    fit: Callable[[np.ndarray, int], dict[str, np.ndarray]]
+    fit: Callable[[np.ndarray], dict[str, np.ndarray]]
     layer: Callable[[Density, str], keras.Model]
     unit_length: bool = False  # whether features are first scaled to unit length
 
@@ -282,8 +238,3 @@ _METHODS = {
     "gmm": _Method(_fit_gmm, _gaussian_layer, unit_length=True),
     "kde": _Method(_fit_kde, _kernel_layer, unit_length=True),
 }
-_MIXTURE = _Method(_fit_mixture, _mixture_layer)
-
-
-def _method(kind):
-    return _METHODS.get(kind, _MIXTURE)
