@@ -1,7 +1,6 @@
 """A run's results: what results.json holds, and the lines that are printed."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterator, Mapping
 
@@ -21,7 +20,6 @@ from cutpaste_tf.scoring.scorer import Evaluation
 from cutpaste_tf.train import loop
 from cutpaste_tf.train.epochs import Collapse
 
-_MOST_PIXELS = 10**8  # of a test set for exact metrics, whose scores then take 0.4 GB
 # With fewer normal images, cross-validated scores are too high, and the threshold misses defects.
 # In a simulation (Gaussian features of 128 dimensions, --density=gde, a rate of 0.01) a threshold
 # from 40 images finds all defects, from 20 images 86%, from 8 images 54% and from 4 images 11%.
@@ -34,15 +32,13 @@ def pixel_metrics(maps: Maps | None, split: Split) -> dict[str, float | None]:
 
     Each map is resized bilinearly to its image; masks are not resized. Pixels outside the region of
     interest and anomalous images without a mask are left out. Without any maps or masks, each
-    metric is None. If all images have more than `_MOST_PIXELS` together, the metrics are
-    approximate: see `metrics.PixelScores`.
+    metric is None.
     """
     compared = [i for i in range(len(split)) if split.labels[i] == 0 or split.masks[i] is not None]
     if maps is None or all(split.masks[i] is None for i in compared):
-        return metrics.PixelScores().compute()
+        return dict.fromkeys(metrics.PIXEL_METRICS)
     images = maps.images
-    total = sum(math.prod(images.own_size(i)) for i in compared)
-    pixels = metrics.PixelScores(exact=total <= _MOST_PIXELS)
+    pixels = metrics.PixelScores()
     for i, anomaly_map in zip(compared, maps.at_own_sizes(compared), strict=True):
         size = images.own_size(i)
         region = images.preparation.own_region(*size)

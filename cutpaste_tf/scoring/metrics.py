@@ -73,32 +73,25 @@ def auroc_by_defect_type(
     return result
 
 
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_aupro")
 _BINS = 2**25  # a bin's scores have the same sign, exponent and 16 bits after these
 
 
 class PixelScores:
     """Pixel AUROC, average precision and AUPRO of anomaly maps that come one at a time.
 
-    Exact metrics take four bytes for each normal pixel, for a moment eight, and about 80 for each
-    anomalous one during the computation: 1,000 maps of 256 x 256 take 0.6 GB, and 0.8 GB if a tenth
-    of all pixels is anomalous.
-
-    Otherwise pixels are counted in bins, which take some megabytes as a rule and 0.8 GB at most.
-    The scores in a bin differ by at most 0.0015% and count as equal. AUROC's error is at most half
-    the share of pairs of a normal and an anomalous pixel that are in the same bin; AUPRO's is that
-    divided by its limit, with each region weighted alike. If scores have a standard deviation of a
-    tenth of their mean, one pair in 30,000 is in the same bin: errors of 0.00002 and 0.00006.
-
-    Args:
-      exact: whether to keep every score.
+    Pixels are counted in bins, which take some megabytes as a rule and 0.8 GB at most. The scores
+    in a bin differ by at most 0.0015% and count as equal. AUROC's error is at most half the share
+    of pairs of a normal and an anomalous pixel that are in the same bin; AUPRO's is that divided by
+    its limit, with each region weighted alike. If scores have a standard deviation of a tenth of
+    their mean, one pair in 30,000 is in the same bin: errors of 0.00002 and 0.00006.
     """
 
-    def __init__(self, exact: bool = True):
-        self._normal, self._anomalous, self._weights = [], [], []
+    def __init__(self):
         self._regions = 0
         # Each bin's normal pixels, anomalous ones and their weights. The operating system gives
         # memory only to bins that are used.
-        self._bins = None if exact else np.zeros([3, _BINS])
+        self._bins = np.zeros([3, _BINS])
 
     def add(
         self, anomaly_map: np.ndarray, mask: np.ndarray, region: np.ndarray | None = None
@@ -124,14 +117,9 @@ class PixelScores:
         regions = regions[mask]
         weights = 1.0 / np.bincount(regions)[regions]
         self._regions += count
-        normal, anomalous = scores[~mask if region is None else region & ~mask], scores[mask]
-        if self._bins is None:
-            self._normal.append(normal)
-            self._anomalous.append(anomalous)
-            self._weights.append(weights)
-            return
-        anomalous = _bins_of(anomalous)
-        np.add.at(self._bins[0], _bins_of(normal), 1.0)
+        normal = ~mask if region is None else region & ~mask
+        anomalous = _bins_of(scores[mask])
+        np.add.at(self._bins[0], _bins_of(scores[normal]), 1.0)
         np.add.at(self._bins[1], anomalous, 1.0)
         np.add.at(self._bins[2], anomalous, weights)
 
@@ -148,52 +136,24 @@ class PixelScores:
           positive rate, up to the limit and divided by it. None if there are no anomalous or no
           normal pixels.
         """
-        normal, above, at_least, hits, overlap = (
-            self._sorted() if self._bins is None else self._binned()
-        )
-        if not normal or not hits.any():
-            return {"pixel_auroc": None, "pixel_ap": None, "pixel_aupro": None}
-        new_hits = np.diff(hits, prepend=0)
-        # A pair of a normal and an anomalous pixel with the same score counts half.
-        wrong = (int(new_hits @ above) + int(new_hits @ at_least)) / 2.0
-        average_precision = float(new_hits @ (hits / (hits + at_least))) / int(hits[-1])
-        del new_hits
+        used = np.flatnonzero(self._bins[:2].any(axis=0))[::-1]
+        normal, anomalous, weights = self._bins[:, used]
+        if not normal.any() or not anomalous.any():
+            return dict.fromkeys(PIXEL_METRICS)
+        # At falling thresholds: the normal and the anomalous pixels that reach it.
+        at_least, hits, overlap = np.cumsum([normal, anomalous, weights], axis=1)
+        above = at_least - normal
+        # A pair of a normal and an anomalous pixel in the same bin counts half.
+        wrong = anomalous @ (above + at_least) / 2.0
+        average_precision = anomalous @ (hits / (hits + at_least)) / hits[-1]
         # AUPRO needs no threshold after the first that passes the limit.
-        used = np.searchsorted(above, limit * normal, "right") + 1
-        rates = above[:used] / normal, at_least[:used] / normal
+        count = np.searchsorted(above, limit * at_least[-1], "right") + 1
+        rates = above[:count] / at_least[-1], at_least[:count] / at_least[-1]
         return {
-            "pixel_auroc": 1.0 - wrong / (int(hits[-1]) * normal),
-            "pixel_ap": average_precision,
-            "pixel_aupro": _area_up_to(limit, *rates, overlap[:used] / self._regions),
+            "pixel_auroc": float(1.0 - wrong / (hits[-1] * at_least[-1])),
+            "pixel_ap": float(average_precision),
+            "pixel_aupro": _area_up_to(limit, *rates, overlap[:count] / self._regions),
         }
-
-    # Both return the number of normal pixels and, at falling thresholds, how many of them are above
-    # the threshold, how many reach it, how many anomalous pixels reach it, and their weights' sum.
-
-    def _sorted(self):
-        # One array replaces the images' own, to free their memory; the order does not matter.
-        parts = self._normal, self._anomalous, self._weights
-        for part in parts:
-            part[:] = [np.concatenate(part or [np.zeros([0], np.float32)])]
-        (normal,), (scores,), (weights,) = parts
-        normal.sort()
-        order = np.argsort(-scores, kind="stable")
-        scores, weights = scores[order], weights[order]
-        del order
-        # Recall and overlap rise only at thresholds that are scores of anomalous pixels.
-        last = np.flatnonzero(scores != np.append(scores[1:], np.float32(np.nan)))
-        thresholds = scores[last]
-        overlap = np.cumsum(weights, out=weights)[last]
-        del scores, weights
-        above, at_least = (
-            len(normal) - np.searchsorted(normal, thresholds, side) for side in ("right", "left")
-        )
-        return len(normal), above, at_least, last + 1, overlap
-
-    def _binned(self):
-        bins = self._bins[:, np.flatnonzero(self._bins.any(axis=0))[::-1]]
-        at_least, hits, overlap = np.cumsum(bins, axis=1)
-        return int(at_least.max(initial=0.0)), at_least - bins[0], at_least, hits, overlap
 
 
 def _bins_of(scores):

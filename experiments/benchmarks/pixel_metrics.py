@@ -1,11 +1,11 @@
-"""Times pixel AUROC and AUPRO: ours, in one pass over sorted scores, against plain ones.
+"""Times pixel AUROC and AUPRO: ours, by counting pixels in bins, against plain ones.
 
     python experiments/benchmarks/pixel_metrics.py [--rounds=5] [--images=20] [--size=256]
 
 The baselines are scikit-learn's roc_auc_score on all pixels, and AUPRO as it is usually computed.
 That finds the regions of each mask once, and at each of 200 thresholds their mean overlap and the
-false positive rate, and integrates up to 0.3. Our numbers are exact: the AUROCs must be equal, and
-the AUPROs as near as 200 thresholds allow. Rounds alternate; the medians are printed.
+false positive rate, and integrates up to 0.3. The AUROCs must agree to 0.0001, and the AUPROs as
+nearly as 200 thresholds allow. Rounds alternate; the medians are printed.
 """
 
 import common
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"AUPRO at {THRESHOLDS} thresholds:        {seconds['aupro']:7.3f} s")
     print(f"pixel AUROC {found['pixel_auroc']:.6f}, scikit-learn's {auroc:.6f}")
     print(f"AUPRO {found['pixel_aupro']:.4f}, at {THRESHOLDS} thresholds {aupro:.4f}")
-    if abs(found["pixel_auroc"] - auroc) > 1e-9 or abs(found["pixel_aupro"] - aupro) > 0.01:
+    if abs(found["pixel_auroc"] - auroc) > 1e-4 or abs(found["pixel_aupro"] - aupro) > 0.01:
         raise SystemExit("the numbers do not agree")
     both = seconds["auroc"] + seconds["aupro"]
     common.result("pixel metrics", seconds["ours"], both, "s", "scikit-learn and 200 thresholds")

@@ -161,15 +161,10 @@ def plain_aupro(maps, masks, regions, limit=0.3):
     return np.trapezoid(np.interp(grid, [*rates, 1.0], [*heights, 1.0]), grid) / limit
 
 
-@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("with_region", [False, True])
 @pytest.mark.parametrize("tiles", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("resize", ["squash", "pad"])
-def test_pixels_are_compared_at_the_images_own_sizes(
-    resize, tiles, with_region, exact, tmp_path, monkeypatch
-):
-    if not exact:
-        monkeypatch.setattr(results, "_MOST_PIXELS", 0)
+def test_pixels_are_compared_at_the_images_own_sizes(resize, tiles, with_region, tmp_path):
     rng = np.random.default_rng(0)
     roi = rng.random([8, 8]) < 0.7 if with_region else None
     preparation = Preparation((32 // tiles[0], 32 // tiles[1]), resize, tiles, roi=roi)
@@ -201,7 +196,7 @@ def test_pixels_are_compared_at_the_images_own_sizes(
         "pixel_ap": sklearn.metrics.average_precision_score(labels, scores),
         "pixel_aupro": plain_aupro(maps, masks, regions),
     }
-    assert found == pytest.approx(expected, abs=1e-5 if exact else 1e-4)
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad"])

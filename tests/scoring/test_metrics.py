@@ -44,8 +44,8 @@ def test_auroc_by_defect_type_is_against_all_normal_images():
     assert metrics.auroc_by_defect_type(labels, scores, kinds) == {"dent": 0.75, "scratch": 0.0}
 
 
-def compute(maps, masks, exact=True, **options):
-    scores = metrics.PixelScores(exact)
+def compute(maps, masks, **options):
+    scores = metrics.PixelScores()
     for one, mask in zip(maps, masks, strict=True):
         scores.add(one, mask)
     return scores.compute(**options)
@@ -85,10 +85,10 @@ def area_by_small_steps(rates, heights, limit):
     return total / limit
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
-    values=st.sampled_from([2, 5, 10**6]),
+    values=st.sampled_from([2, 5, 90000]),  # up to 2**17 each whole number has a bin
     share=st.sampled_from([0.05, 0.3, 0.7]),
     limit=st.sampled_from([0.05, 0.3, 1.0]),
 )
@@ -109,7 +109,7 @@ def test_pixel_metrics_against_counting_and_scikit_learn(seed, values, share, li
     assert found["pixel_aupro"] == pytest.approx(expected)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=20)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 0.9]))
 def test_pixels_outside_the_region_of_interest_do_not_count(seed, share):
     rng = np.random.default_rng(seed)
@@ -131,13 +131,18 @@ def test_pixels_outside_the_region_of_interest_do_not_count(seed, share):
     assert found["pixel_aupro"] == pytest.approx(expected)
 
 
+def ranks(maps):
+    """Scores in the same order, each of which has a bin of its own."""
+    return np.unique(maps, return_inverse=True)[1].reshape(maps.shape)
+
+
 @settings(deadline=None, derandomize=True, max_examples=8)
 @given(
     seed=st.integers(0, 10**6),
     deviation=st.sampled_from([0.1, 3.0]),
     share=st.sampled_from([0.001, 0.1]),
 )
-def test_metrics_of_pixels_that_are_counted_are_nearly_exact(seed, deviation, share):
+def test_metrics_of_any_scores_are_nearly_those_of_their_ranks(seed, deviation, share):
     rng = np.random.default_rng(seed)
     maps = rng.normal(1.0, deviation, [4, 60, 50]).astype(np.float32)
     maps[0, :9] = 0.0
@@ -145,11 +150,10 @@ def test_metrics_of_pixels_that_are_counted_are_nearly_exact(seed, deviation, sh
     masks[1] = False
     masks[0, :2, :3] = masks[2, 5] = True
     maps += masks * np.float32(deviation)
-    found, exact = (compute(maps, masks, exact) for exact in (False, True))
-    assert found == pytest.approx(exact, abs=1e-4)
+    assert compute(maps, masks) == pytest.approx(compute(ranks(maps), masks), abs=1e-4)
     # To the last bit where no two scores are near, of whatever sign.
     maps = np.round(8.0 * maps)
-    assert compute(maps, masks, False) == pytest.approx(compute(maps, masks), abs=1e-12)
+    assert compute(maps, masks) == compute(ranks(maps), masks)
 
 
 def test_aupro_counts_each_region_alike():
@@ -179,7 +183,6 @@ def test_pixel_metrics_are_missing_where_they_have_no_meaning():
     assert compute([], []) == nothing
     assert compute([np.ones([4, 4])], [blank]) == nothing
     assert compute([np.ones([4, 4])], [full]) == nothing
-    assert compute([], [], False) == compute([np.ones([4, 4])], [full], False) == nothing
     with pytest.raises(ValueError, match="finite"):
         compute([np.full([4, 4], np.nan)], [blank])
     with pytest.raises(ValueError, match="must be"):
