@@ -1,4 +1,4 @@
-"""What all commands share: flags, error lines, full disks, Ctrl-C and progress.
+"""What all commands share: flags, error lines, full disks and Ctrl-C.
 
 Nothing here imports TensorFlow.
 """
@@ -6,7 +6,6 @@ Nothing here imports TensorFlow.
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import difflib
 import errno
 import functools
@@ -17,14 +16,13 @@ import os
 import pathlib
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cutpaste_tf import choices
 from cutpaste_tf.config import FIELDS, GROUPS, Config, as_flag, from_flag
-from cutpaste_tf.files import UserError, escaped, read_lines, warn
+from cutpaste_tf.files import UserError, read_lines, warn
 
 _CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 _DISK_FAULTS = tuple(map(os.strerror, _CODES))
@@ -302,63 +300,3 @@ def _disk_fault(error):
     """The system's text for what is wrong with the disk, or None for any other error."""
     # h5py and TensorFlow give the reason only in the message.
     return next((reason for reason in _DISK_FAULTS if reason in str(error)), None)
-
-
-class Progress:
-    """A command's progress: a bar in a terminal, elsewhere a line to `log` every few seconds.
-
-    Args:
-      total: the number of units of work.
-      unit: what they are called, such as "image".
-      log: takes a line of text.
-      done: how many units are done already.
-      seconds: from one line of the log to the next.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        unit: str,
-        log: Callable[[str], None],
-        *,
-        done: int = 0,
-        seconds: float = 15.0,
-    ):
-        import tqdm
-
-        # Without a terminal the bar is disabled, and counts nothing.
-        self._bar = tqdm.tqdm(
-            total=total, initial=done, unit=unit, dynamic_ncols=True, leave=False, disable=None
-        )
-        self._total, self._unit, self._log, self._seconds = total, unit, log, seconds
-        self.done = self._first = done
-        self._start = self._last = time.monotonic()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._bar.close()
-
-    def update(self, count: int = 1) -> None:
-        """Counts further units as done."""
-        self.done += count
-        self._bar.update(count)
-
-    def tell(self, text: str = "", *, now: bool = False) -> None:
-        """Shows a text beside the bar, or in the log if a line is due or `now` is true."""
-        self._bar.set_postfix_str(escaped(text))
-        if self._bar.disable and (now or time.monotonic() - self._last >= self._seconds):
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """Shows a text in a line of its own."""
-        if not self._bar.disable:
-            self._bar.write(escaped(text))
-            return
-        self._last = time.monotonic()
-        if self.done > self._first:
-            per_unit = (self._last - self._start) / (self.done - self._first)
-            remaining = datetime.timedelta(seconds=round(per_unit * (self._total - self.done)))
-            text = ", ".join(filter(None, (text, f"{remaining} left")))
-        self._log(f"{self._unit} {self.done}/{self._total}: {text}")

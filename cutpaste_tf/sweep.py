@@ -23,6 +23,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import tqdm
+
 from cutpaste_tf import choices, cli, cluster
 from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError, say, warn
@@ -150,24 +152,26 @@ def _train(text, folder, cpus, gpus):
 def _watch(ray, running: dict[Any, Job]) -> list[tuple[Job, str]]:
     """Waits for all runs; returns those that failed, with the reasons."""
     running, failed = dict(running), []
-    with cli.Progress(len(running), "run", say, seconds=60.0) as progress:
+    with tqdm.tqdm(total=len(running), unit="run", leave=False, disable=None) as bar:
         while running:
             ready, _ = ray.wait(list(running), timeout=1.0)
-            progress.tell("training")
+            bar.refresh()
             for reference in ready:
                 job = running.pop(reference)
                 try:
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
                     outcome = cluster.reason(error)
-                progress.update()
+                bar.update()
                 if isinstance(outcome, str):
                     failed.append((job, outcome))
-                    progress.say(f"{job}: failed: {outcome}")
+                    text = f"failed: {outcome}"
                 elif outcome["image_auroc"] is None:
-                    progress.say(f"{job}: no image AUROC, as test images of one kind are missing")
+                    text = "no image AUROC, as test images of one kind are missing"
                 else:
-                    progress.say(f"{job}: image AUROC {100 * outcome['image_auroc']:.1f}")
+                    text = f"image AUROC {100 * outcome['image_auroc']:.1f}"
+                with bar.external_write_mode():  # as tqdm.write, but no full disk ends a sweep
+                    say(f"{job}: {text}")
     return failed
 
 

@@ -83,7 +83,7 @@ def main():
 
     def count_and_end(self, batch, logs=None):
         count(self, batch, logs)
-        if self.progress.done == last:
+        if self.done == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     callbacks.StepProgress.on_train_batch_end = count_and_end

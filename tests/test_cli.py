@@ -1,4 +1,4 @@
-"""What all commands share: flags, the lines of errors, full disks, Ctrl-C and progress."""
+"""What all commands share: flags, the lines of errors, full disks and Ctrl-C."""
 
 import errno
 import io
@@ -213,19 +213,3 @@ def test_a_flag_file_that_cannot_be_read_is_named(content, message, tmp_path, mo
 def test_switches_are_written_as_in_absl(flags, value):
     (run,) = cli.parse_runs(["--dataset=textures", "--category=brick", *flags.split()])
     assert run.jit_compile is value
-
-
-def test_a_log_gets_a_line_now_and_then(monkeypatch):
-    now, lines = [0.0], []
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    with cli.Progress(100, "image", lines.append, done=20) as progress:
-        for _ in range(4):
-            now[0] += 10.0
-            progress.update(10)
-            progress.tell()
-        progress.say("enough")
-    assert lines == [
-        "image 40/100: 0:01:00 left",
-        "image 60/100: 0:00:40 left",
-        "image 60/100: enough, 0:00:40 left",
-    ]

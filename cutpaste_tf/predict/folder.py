@@ -5,7 +5,8 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from cutpaste_tf import cli
+import tqdm
+
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
@@ -32,15 +33,14 @@ def predict(
     drift, began = Drift(model.normal_scores), time.perf_counter()
     with (
         rows.open_tables(output, model) as tables,
-        cli.Progress(count, "image", log) as progress,
+        tqdm.tqdm(total=count, unit="image", leave=False, disable=None) as bar,
     ):
         try:
             for batch in rows.score_files(images, model, drift, output, root, batch_size):
                 for row in batch:
                     summary.add(row)
                     tables.write(row)
-                progress.update(len(batch))
-                progress.tell()
+                bar.update(len(batch))
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:

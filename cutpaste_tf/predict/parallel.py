@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tqdm
 
 from cutpaste_tf import cli, cluster
 from cutpaste_tf.files import UserError, as_text, locked, replacing
@@ -78,8 +79,8 @@ def predict(
             root = rows.common_root(settings["images"])
             worker = make_model, output.absolute(), root, batch_size
             try:
-                with cli.Progress(count, "image", log) as progress:
-                    seconds = _score(missing, worker, progress, log, **resources)
+                with tqdm.tqdm(total=count, unit="image", leave=False, disable=None) as bar:
+                    seconds = _score(missing, worker, bar, log, **resources)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt("interrupted; start again to resume") from error
             rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second"
@@ -114,7 +115,7 @@ def _begin(output, settings):
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
+def _score(missing, worker, bar, log, address=None, cpus=None, gpus=None):
     """Writes the missing parts by Ray's workers; returns the seconds."""
     ray = cluster.start(address, "--ray")
     try:
@@ -126,8 +127,7 @@ def _score(missing, worker, progress, log, address=None, cpus=None, gpus=None):
         actor = ray.remote(max_restarts=-1, **options)(Worker)
         pool = ray.util.ActorPool([actor.remote(*worker, cpus, gpus) for _ in range(workers)])
         for count in pool.map_unordered(lambda one, part: one.write.remote(*part), missing):
-            progress.update(count)
-            progress.tell()
+            bar.update(count)
         return time.perf_counter() - began
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):

@@ -1,5 +1,6 @@
 """Callbacks of a training: backups, a record of epochs, TensorBoard, the progress bar."""
 
+import datetime
 import math
 import pathlib
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+import tqdm
 
 from cutpaste_tf import cli
 from cutpaste_tf.augment import proxy
@@ -18,6 +20,7 @@ from cutpaste_tf.train.epochs import Epoch
 from cutpaste_tf.train.stages import Stage, stages
 
 _GALLERY_IMAGES = 4
+_LINE_SECONDS = 15.0  # from one line of progress to the next
 
 
 class SparseLogs(keras.callbacks.CallbackList):
@@ -130,7 +133,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
 
 
 class StepProgress(keras.callbacks.Callback):
-    """Shows how far the training is."""
+    """Shows how far the training is: by a bar in a terminal, by lines of the log elsewhere."""
 
     def __init__(self, config: Config, log: Callable[[str], None]):
         super().__init__()
@@ -139,25 +142,36 @@ class StepProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         """Opens the bar at the steps that are done already."""
-        done = self.model.steps_done
-        self.progress = cli.Progress(self._steps, "step", self._log, done=done)
+        self.done = self._first = self.model.steps_done
+        # Without a terminal the bar is disabled, and counts nothing.
+        self._bar = tqdm.tqdm(
+            total=self._steps, initial=self.done, unit="step", leave=False, disable=None
+        )
+        self._start = self._last = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None) -> None:
         """Counts a step."""
-        self.progress.update()
+        self.done += 1
+        self._bar.update()
 
     def on_epoch_end(self, epoch, logs=None) -> None:
         """Shows loss, accuracy and, if it was measured, the AUROC."""
         names = {"loss": "loss", "accuracy": "accuracy", "image_auroc": "AUROC"}
         texts = [f"{label} {logs[name]:.3f}" for name, label in names.items() if name in logs]
-        done = self.progress.done
         if len(self._stages) > 1:
-            texts.append(next(stage.name for stage in self._stages if done <= stage.end))
-        self.progress.tell(", ".join(texts), now=epoch == 0 or done >= self._steps)
+            texts.append(next(stage.name for stage in self._stages if self.done <= stage.end))
+        self._bar.set_postfix_str(", ".join(texts))
+        now = time.monotonic()
+        due = epoch == 0 or self.done >= self._steps or now - self._last >= _LINE_SECONDS
+        if self._bar.disable and due:
+            self._last = now
+            per_step = (now - self._start) / (self.done - self._first)
+            left = datetime.timedelta(seconds=round(per_step * (self._steps - self.done)))
+            self._log(f"step {self.done}/{self._steps}: {', '.join(texts)}, {left} left")
 
     def on_train_end(self, logs=None) -> None:
         """Closes the bar."""
-        self.progress.__exit__()
+        self._bar.close()
 
 
 @cli.faults_as_warnings("TensorBoard's stage: not written")

@@ -43,10 +43,10 @@ def here(monkeypatch):
     done = []
     monkeypatch.setattr(cluster, "prepare_worker", lambda cpus, gpus: 2)
 
-    def score(missing, worker, progress, log, **resources):
+    def score(missing, worker, bar, log, **resources):
         worker = parallel.Worker(*worker, 1.0, 0.0)
         for number, part in missing:
-            progress.update(worker.write(number, part))
+            bar.update(worker.write(number, part))
             done.append(number)
         return 1.0
 

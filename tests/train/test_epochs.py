@@ -101,3 +101,20 @@ def test_the_log_says_when_a_network_has_died(tmp_path):
     record.set_model(types.SimpleNamespace(steps_done=512))
     record.on_train_begin()
     assert [epoch.accuracy for epoch in record.epochs] == [1 / 3, 0.8]
+
+
+def test_the_log_has_a_line_now_and_then(monkeypatch):
+    now, lines = [0.0], []
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    shown = callbacks.StepProgress(config(steps=1280), lines.append)
+    shown.set_model(types.SimpleNamespace(steps_done=256))
+    shown.on_train_begin()
+    for epoch in range(1, 5):
+        for _ in range(256):
+            shown.on_train_batch_end(0)
+        now[0] += 10.0
+        shown.on_epoch_end(epoch, {"loss": 0.5, "accuracy": 0.75})
+    assert lines == [
+        "step 768/1280: loss 0.500, accuracy 0.750, 0:00:20 left",
+        "step 1280/1280: loss 0.500, accuracy 0.750, 0:00:00 left",
+    ]
