@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, CSV, LaTeX and HTML, written by pandas."""
+"""Tables as text, Markdown, CSV and HTML, written by pandas."""
 
 import html
 import re
@@ -9,7 +9,7 @@ import pandas as pd
 
 from cutpaste_tf.report.tables import Table
 
-FORMATS = ("text", "markdown", "csv", "latex")  # of `render`; for HTML see `page`
+FORMATS = ("text", "markdown", "csv")  # of `render`; for HTML see `page`
 MISSING, NONE = "missing", "-"
 LEGEND = (
     "AUC in percent: mean ± standard error over seeds, ours beside the paper's as printed; an "
@@ -21,7 +21,7 @@ def render(tables: Sequence[Table], form: str, width: int = 110) -> str:
     """Returns tables in one of `FORMATS`, below each other; `width` limits the lines of "text"."""
     if form == "csv":
         return comma_separated(tables)
-    write = {"text": lambda table: text(table, width), "markdown": markdown, "latex": latex}[form]
+    write = {"text": lambda table: text(table, width), "markdown": markdown}[form]
     return "\n".join(map(write, tables))
 
 
@@ -85,28 +85,6 @@ def markdown(table: Table) -> str:
 
 def _escaped(name: str) -> str:
     return re.sub(r"([\\|_])", r"\\\1", name)
-
-
-def latex(table: Table) -> str:
-    """Returns a table as a LaTeX table environment, which needs the package booktabs."""
-    frame = _texts(table)
-    written = frame.to_latex(
-        escape=True,
-        caption=f"{table.title} (Table {table.number} of the paper).",
-        column_format="l" + "r" * len(frame.columns),
-        multicolumn_format="c",
-        position="htbp",
-    )
-    written = re.sub(r" \[([\d,]+)\](?= [&\\])", r"\\textsuperscript{\1}", written)
-    notes = pd.DataFrame({"note": [LEGEND, *table.notes]})
-    notes.index = ["", *(f"{number}." for number in range(1, len(notes)))]
-    written_notes = (
-        notes.style.hide(axis="columns")
-        .format(escape="latex")
-        .to_latex(column_format=r"rp{0.9\linewidth}")
-    )
-    end = r"\end{table}"
-    return written.replace(end, f"\n\\vspace{{1ex}}\\footnotesize\n{written_notes}{end}")
 
 
 def comma_separated(tables: Sequence[Table]) -> str:

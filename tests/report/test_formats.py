@@ -1,4 +1,4 @@
-"""Reports as text, Markdown, CSV, LaTeX and HTML, and the command that writes them."""
+"""Reports as text, Markdown, CSV and HTML, and the command that writes them."""
 
 import csv
 import io
@@ -52,17 +52,6 @@ def test_csv_has_exact_numbers_and_says_what_is_missing(filled):
     missing = [r for r in rows if r["notes"] == "missing"]
     assert missing
     assert {(r["source"], r["mean"], r["runs"]) for r in missing} == {("ours", "", "0")}
-
-
-def test_latex_escapes_and_closes(filled):
-    text = formats.latex(filled)
-    assert r"metal\_nut" in text
-    assert r"a\&b" in text
-    assert text.count(r"\begin") == text.count(r"\end")
-    # A bracket after a line break would be its argument.
-    assert not re.search(r"\\\\\s*\[", text)
-    assert "1. & steps 800 (the paper's 65536)" in text
-    assert r"92.0 ± 1.0\textsuperscript{1,2} & 86.9 ± 1.5" in text
 
 
 def test_the_page_is_whole_and_needs_nothing_else(runs, tmp_path):
