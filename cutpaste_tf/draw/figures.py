@@ -28,7 +28,6 @@ _EMBEDDED = {
     "CutPaste": (GREEN, "s"),
     "CutPaste-Scar": (YELLOW, "^"),
 }
-_SERIES = ((GREY, "s"), ("#0072b2", "o"), (RED, "^"))
 MAP_NAMES = {"gradcam": "GradCAM", "patches": "patch heat map", "features": "feature map"}
 MASK_COLOR = "#e61e1e"
 
@@ -252,28 +251,4 @@ def embedding_maps(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     # Below a single panel, the legend needs two lines.
     across = min(len(handles), 2 * columns)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across)
-    return figure
-
-
-def averages(
-    names: Sequence[str], series: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str
-) -> Figure:
-    """Plots AUCs in percent, [C] with NaN for none, and their errors, [C], side by side.
-
-    `names` are those of the C columns; the series are the paper's and at most two of ours.
-    """
-    figure = _figure(1.9 + 0.95 * len(names), 3.8)
-    axes = figure.subplots()
-    for number, ((label, (means, errors)), (color, marker)) in enumerate(
-        zip(series.items(), _SERIES, strict=False)
-    ):
-        if not np.isnan(means).all():
-            positions = np.arange(len(names)) + 0.18 * (number - 1)
-            style = {"color": color, "marker": marker, "linestyle": "none", "capsize": 3}
-            axes.errorbar(positions, means, np.nan_to_num(errors), label=label, **style)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(xlim=(-0.6, len(names) - 0.4), ylabel="AUC [%]")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8)
-    axes.set_title(title, fontsize=10)
     return figure

@@ -3,7 +3,7 @@
     python -m cutpaste_tf.report --workdir=DIR --table=1 [--format=markdown] [--output=FILE]
     python -m cutpaste_tf.report --workdir=DIR --table=all
 
-`--table=all` writes one HTML page with all tables and plots, `DIR/report.html`.
+`--table=all` writes one HTML page with all tables, `DIR/report.html`.
 """
 
 import pathlib

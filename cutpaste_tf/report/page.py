@@ -1,18 +1,13 @@
-"""One HTML page of a folder of runs: the paper's tables, and plots beside the paper's numbers."""
+"""One HTML page of a folder of runs: the paper's tables beside the runs' numbers."""
 
-import base64
 import html
-import io
 import os
 import pathlib
 import urllib.parse
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
-from cutpaste_tf.draw import figures
 from cutpaste_tf.report import formats
-from cutpaste_tf.report.paper import OWN, Run
+from cutpaste_tf.report.paper import Run
 from cutpaste_tf.report.tables import Table
 
 _STYLE = """
@@ -33,7 +28,6 @@ td.ours { font-weight: 600; } td.missing { font-weight: 400; font-style: italic;
 tr:has(.average) { border-top: 1px solid #ccc; border-bottom: 1px solid #999; }
 tr:has(.average), tr:has(.average) th { background: #f5f5f5; }
 tbody th, sup { font-weight: 400; } ol, details, .scroll + p { font-size: 0.85rem; }
-img { max-width: 100%; height: auto; }
 """
 
 
@@ -46,8 +40,6 @@ def build(
     """
     categories = sorted({run.config.category for run in runs})
     contents = [f'<a href="#table{t.number}">Table {t.number}</a>' for t in tables]
-    with figures.drawing():
-        sections = list(map(_section, tables))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -58,24 +50,16 @@ def build(
 A cell without runs says missing, and notes list the settings that differ from the paper's.</p>
 <p>{" · ".join(contents)}</p>
 <ul>{"".join(f"<li>{html.escape(problem)}</li>" for problem in problems)}</ul>
-{"".join(sections)}
+{"".join(map(_section, tables))}
 <details><summary>Runs</summary><ul>{"".join(_link(run, base) for run in runs)}</ul></details>
 </body></html>
 """
 
 
 def _section(table: Table) -> str:
-    """A table, and a plot of its averages if there are any."""
-    figure, picture = averages(table), ""
-    if figure is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        text = f"Table {table.number}: averages of ours and of the paper"
-        picture = f'<img alt="{text}" src="data:image/png;base64,{data}">\n'
     title = f"<h2>Table {table.number}. {table.title}</h2>"
     written = formats.html_table(table)
-    return f'<section id="table{table.number}">\n{title}\n{written}{picture}</section>\n'
+    return f'<section id="table{table.number}">\n{title}\n{written}</section>\n'
 
 
 def _link(run: Run, base: pathlib.Path) -> str:
@@ -83,35 +67,3 @@ def _link(run: Run, base: pathlib.Path) -> str:
     address = pathlib.Path(os.path.relpath(run.path, base)).as_posix()
     quoted = urllib.parse.quote(os.fsencode(address))
     return f'<li><a href="./{quoted}/">{html.escape(address)}</a></li>'
-
-
-def averages(table: Table) -> Figure | None:
-    """Plots a table's averages beside the paper's; None if there are no runs."""
-    cells = table.cells
-    ours = cells[cells["source"] == "ours"]
-    names = ours["column"].unique()
-
-    def series(source, group):
-        rows = cells[(cells["source"] == source) & (cells["row"] == f"average, {group}")]
-        rows = rows.set_index("column").reindex(names)
-        return rows["mean"].to_numpy(), rows["stderr"].to_numpy()
-
-    measured = ours[ours["mean"].notna() & ~ours["row"].str.startswith("average, ")]
-    if measured.empty:
-        return None
-    own = measured[measured["group"] == OWN]["row"].nunique()
-    mvtec = measured[measured["group"] != OWN]["row"].nunique()
-    # The table of CIFAR-10 has no average over MVTec AD.
-    whole = "all" if "average, all" in set(cells["row"]) else OWN
-    heads = [name.replace(": ", "\n").replace(", ", ",\n").replace(" (", "\n(") for name in names]
-    return figures.averages(
-        heads,
-        {
-            "the paper, all categories": series("paper", whole),
-            f"ours, MVTec AD ({mvtec} of 15 categories)": series("ours", "all"),
-            f"ours, own data ({own} {'category' if own == 1 else 'categories'})": series(
-                "ours", OWN
-            ),
-        },
-        f"Table {table.number}. {table.title}",
-    )

@@ -14,7 +14,6 @@ SCORES = np.array([0.1, 0.2, 0.35, 0.3, 0.9])
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 MASKS = np.zeros([5, 8, 8], bool)
 EMBEDDED = {"normal": np.random.default_rng(0).normal(size=(8, 3))}
-MEANS = (np.array([90.0, np.nan]), np.array([0.5, np.nan]))
 FIGURES = {
     "roc": lambda name: figures.roc_curve(LABELS, {name: SCORES}, name),
     "histogram": lambda name: figures.score_histogram(LABELS, SCORES, name),
@@ -23,7 +22,6 @@ FIGURES = {
     "gallery": lambda name: figures.gallery(IMAGES[None] / 255.0, [name], name),
     "views": lambda name: figures.views_by_column([IMAGES, IMAGES], [name] * 5, [name] * 2),
     "embeddings": lambda name: figures.embedding_maps({name: EMBEDDED}),
-    "averages": lambda name: figures.averages([name, name], {name: MEANS}, name),
 }
 
 

@@ -60,10 +60,7 @@ def test_the_page_is_whole_and_needs_nothing_else(runs, tmp_path):
     assert "http" not in text
     assert "<script" not in text
     assert "&lt;odd&gt; folder" in text
-    body = re.sub(r"<img([^>]*)>", r"<img\1/>", text[text.index("<body>") : text.index("</html>")])
-    tree = ElementTree.fromstring(body)
-    (source,) = [img.get("src") for img in tree.iter("img")]  # Table 1 has runs.
-    assert source.startswith("data:image/png;base64,")
+    tree = ElementTree.fromstring(text[text.index("<body>") : text.index("</html>")])
     assert len(list(tree.iter("table"))) == len(paper.TABLES)
     links = [a.get("href") for a in tree.iter("a") if "#" not in a.get("href")]
     assert len(links) == 3
@@ -71,20 +68,6 @@ def test_the_page_is_whole_and_needs_nothing_else(runs, tmp_path):
     rows = [["".join(cell.itertext()) for cell in tr] for tr in tree.iter("tr")]
     row = next(row for row in rows if row[0] == "metal_nut")  # of Table 1, with marks of notes
     assert row[6:10] == ["missing", "84.6 ± 0.7", "92.0 ± 1.01,2", "86.9 ± 1.5"]
-
-
-def test_the_plot_shows_averages_of_ours_and_the_paper(filled):
-    (axes,) = page.averages(filled).axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == [
-        "the paper, all categories",
-        "ours, MVTec AD (1 of 15 categories)",
-        "ours, own data (1 category)",
-    ]
-    printed, mvtec, own = (list(bars[0].get_ydata()) for bars in axes.containers)
-    assert printed[-1] == 96.1
-    assert (mvtec[2], own[2]) == (pytest.approx(92.0), pytest.approx(75.0))
-    assert page.averages(tables.build("1", [])) is None
 
 
 def report(*arguments):
