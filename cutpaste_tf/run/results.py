@@ -150,8 +150,8 @@ def threshold_results(
 ) -> dict:
     """Chooses thresholds by normal scores, and measures them on labelled test images.
 
-    The run's own threshold is the one at --false_positive_rate. The test scores, [N], and labels,
-    [N], choose only `f1_max` and its threshold, which is recorded in `f1_max_chosen_by`.
+    The run's own threshold is the one at --false_positive_rate. Test labels, [N], and scores, [N],
+    choose none.
     """
     rate = config.false_positive_rate
     normal_scores = thresholds.counted(normal_scores, config.threshold_rule)
@@ -170,15 +170,11 @@ def threshold_results(
             "test_true_positive_rate": share(1),
         }
 
-    best = metrics.f1_max(labels, scores)
     return {
         **at(rate),
         "num_normal_scores": len(normal_scores),
         "threshold_rule": config.threshold_rule,
         "thresholds": [at(x) for x in sorted({rate, *thresholds.RATES}) if len(normal_scores)],
-        "f1_max": best and best[0],
-        "f1_max_threshold": best and best[1],
-        "f1_max_chosen_by": best and "test labels",
     }
 
 

@@ -29,29 +29,6 @@ def image_ap(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(sklearn.metrics.average_precision_score(labels, scores))
 
 
-def f1_max(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float] | None:
-    """The largest F1 score that any threshold reaches, and that threshold, chosen by the labels.
-
-    Args:
-      labels: [N], 0 for normal and 1 for anomalous.
-      scores: [N] anomaly scores.
-
-    Returns:
-      F1 and the threshold, which lies midway between two scores: images above it are anomalous.
-      None if one of the two classes is missing.
-    """
-    if len(np.unique(labels)) < 2:
-        return None
-    precision, recall, thresholds = sklearn.metrics.precision_recall_curve(labels, scores)
-    f1 = 2.0 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = int(np.argmax(f1[:-1]))  # the last point has no threshold
-    lowest = thresholds[best]
-    below = np.asarray(scores, np.float64)[np.asarray(scores) < lowest]
-    threshold = (lowest + below.max()) / 2.0 if len(below) else np.nextafter(lowest, -np.inf)
-    # The midpoint of two neighbouring floats is one of them.
-    return float(f1[best]), float(min(threshold, np.nextafter(lowest, -np.inf)))
-
-
 def auroc_by_defect_type(
     labels: np.ndarray, scores: np.ndarray, defect_types: Sequence[str]
 ) -> dict[str, float | None]:

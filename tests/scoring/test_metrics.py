@@ -187,24 +187,3 @@ def test_pixel_metrics_are_missing_where_they_have_no_meaning():
         compute([np.full([4, 4], np.nan)], [blank])
     with pytest.raises(ValueError, match="must be"):
         compute([np.ones([4, 5])], [blank])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_f1_max_is_the_largest_of_all_thresholds(seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, 40)
-    scores = np.round(rng.normal(size=40) + labels, 1)  # with ties
-    value, threshold = metrics.f1_max(labels, scores)
-    assert value == pytest.approx(sklearn.metrics.f1_score(labels, scores > threshold))
-    others = [sklearn.metrics.f1_score(labels, scores > t) for t in [-99.0, *scores]]
-    assert value == pytest.approx(max(others))
-    assert threshold not in scores
-
-
-def test_f1_max_of_neighbouring_floats_and_of_one_class():
-    low = np.float64(1.0)
-    scores = np.array([low, np.nextafter(low, 2.0)])
-    value, threshold = metrics.f1_max(np.array([0, 1]), scores)
-    assert value == 1.0
-    np.testing.assert_array_equal(scores > threshold, [False, True])
-    assert metrics.f1_max(np.zeros(3), np.arange(3.0)) is None
