@@ -6,8 +6,6 @@ can get them, and otherwise scikit-learn's of 8x8 pixels; the results say which.
 the two that come with scikit-learn: the paper does not say which natural images it takes.
 """
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -15,7 +13,6 @@ from PIL import Image
 from cutpaste_tf.augment import shapes
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline
-from cutpaste_tf.data.split import Split
 from cutpaste_tf.files import UserError
 
 MNIST, SMALL_DIGITS = "MNIST", "scikit-learn's digits, 8x8"
@@ -24,21 +21,9 @@ _BATCH = 64
 _NATURAL = "_natural"
 
 
-@dataclasses.dataclass(frozen=True)
-class Anomalies:
-    """Anomalous images of one kind, each made of a normal image; `split` has their masks."""
-
-    split: Split
-    images: pipeline.Images
-
-
 def make(
-    kind: str,
-    split: Split,
-    images: pipeline.Images,
-    seed: int,
-    digits: tf.Tensor | None = None,
-) -> Anomalies:
+    kind: str, images: pipeline.Images, seed: int, digits: tf.Tensor | None = None
+) -> pipeline.Images:
     """Pastes anomalies, one of `TEST_ANOMALIES`, on normal images; "mnist" needs `digits`.
 
     The same seed and images give the same anomalies.
@@ -66,24 +51,15 @@ def make(
         else:
             filling = shapes.random_color(batch, filling_seed)
         pasted = shapes.fill(batch, mask, filling)
-        return tf.cast(tf.round(pasted * 255.0), tf.uint8), mask
+        return tf.cast(tf.round(pasted * 255.0), tf.uint8)
 
     stored = np.empty([images.count, *images.size, 3], np.uint8)
-    masks = np.empty(stored.shape[:3], bool)
     # TensorFlow would warn of one function that is traced again and again, once for each kind.
     paste = paste.get_concrete_function()
     for start, batch in enumerate(pipeline.evaluation_batches(images, _BATCH)):
         here = slice(start * _BATCH, start * _BATCH + len(batch))
-        stored[here], masks[here] = (x.numpy() for x in paste(batch[:, 0], tf.constant(start)))
-    anomalies = Split(
-        names=[f"{name}+{kind}" for name in split.names],
-        images=list(stored),
-        defect_types=[kind] * images.count,
-        masks=list(masks),
-    )
-    return Anomalies(
-        anomalies, pipeline.Images(images.count, images.preparation, tf.constant(stored[:, None]))
-    )
+        stored[here] = paste(batch[:, 0], tf.constant(start)).numpy()
+    return pipeline.Images(images.count, images.preparation, tf.constant(stored[:, None]))
 
 
 def digits() -> tuple[tf.Tensor, str]:

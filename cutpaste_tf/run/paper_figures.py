@@ -124,8 +124,10 @@ def synthetic_anomalies(runs: Sequence[str], count: int, data_dir: str | None = 
     config, test = detector.config, category.test
     normal = test.subset(np.flatnonzero(test.labels == 0)[:count])
     images = pipeline.prepare(normal, Preparation(config.size))
-    test_sets, digits = synthetic_tests.make_test_sets(TEST_ANOMALIES, normal, images, config.seed)
-    by_kind = [anomalies.images.canvases(range(images.count)) for anomalies in test_sets.values()]
+    test_sets, digits = synthetic_tests.make_test_sets(
+        TEST_ANOMALIES, normal.labels, images, config.seed
+    )
+    by_kind = [anomalies.canvases(range(images.count)) for anomalies in test_sets.values()]
     title = f"{config.category}: synthetic anomalies (mnist: {digits})"
     return figures.gallery(np.stack(by_kind), list(test_sets), title)
 

@@ -79,7 +79,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         log("all places look alike, as in textures: the run takes --location_density=nearest")
     config = _with_earlier_densities(config)
     test_sets, digits = synthetic_tests.make_test_sets(
-        _test_anomalies(config), category.test, test_images, config.seed
+        _test_anomalies(config), labels, test_images, config.seed
     )
     if digits is not None:
         log(f"test anomalies mnist: made from {digits}")
@@ -88,9 +88,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     if not config.patch_size or not config.steps:
         # Only the final network needs cross-validation, which gives the run's threshold.
         untrained = evaluate(scorer, train_images, test_images, validate and not config.steps)
-        untrained_on_sets = synthetic_tests.measure_test_sets(
-            scorer, untrained, category.test, test_sets
-        )
+        untrained_on_sets = synthetic_tests.measure_test_sets(scorer, untrained, labels, test_sets)
 
     # 3. Self-supervised training on the proxy task (Section 2.1).
     if config.keep_pretrained:
@@ -115,9 +113,7 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
     trained, trained_on_sets = untrained, untrained_on_sets
     if config.steps:
         trained = evaluate(scorer, train_images, test_images, validate)
-        trained_on_sets = synthetic_tests.measure_test_sets(
-            scorer, trained, category.test, test_sets
-        )
+        trained_on_sets = synthetic_tests.measure_test_sets(scorer, trained, labels, test_sets)
     normal_scores = write_densities_and_scores(config, run_dir, category, trained)
 
     # 5. Pictures and results. results.json is last: its presence means that the run is finished.

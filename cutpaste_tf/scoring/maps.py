@@ -38,17 +38,6 @@ class Maps:
         largest = [self.read(batch).max(axis=(1, 2)) for batch in _batches(range(len(self)))]
         return np.concatenate([np.zeros([0]), *largest]).astype(np.float64)
 
-    def subset(self, indices: np.ndarray) -> "Maps":
-        """Returns the maps of some images, int [M]."""
-        inside = None if self.inside is None else self.inside[indices]
-        return Maps(self.small[indices], inside, self._enlarge, self.images.subset(indices))
-
-    def joined(self, other: "Maps") -> "Maps":
-        """Returns these maps and then others; the images of both must be squashed alike."""
-        small = np.concatenate([self.small, other.small])
-        images = pipeline.Images(len(small), self.images.preparation, None)
-        return Maps(small, None, self._enlarge, images)
-
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Reads the maps of some images, their tiles joined.
 
