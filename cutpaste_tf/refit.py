@@ -18,8 +18,6 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from cutpaste_tf import cli, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search, stream
@@ -135,11 +133,6 @@ def refit(
     category, train_images = pipeline.without_copies(category, train_images, test_images)
     if warning := results.check_images(config, train_images, in_region):
         log(warning)
-    new = np.flatnonzero(np.isin(category.train.names, added))
-    above = None
-    if len(new) and before["threshold"] is not None:
-        scores = detector.evaluate(train_images.subset(new), maps=False).scores
-        above = {"before": float(np.mean(scores > before["threshold"]))}
     scorer = detector.scorer
     del detector  # Its densities may take gigabytes.
 
@@ -158,14 +151,11 @@ def refit(
         untrained = None if config.steps else trained
         collected = {name: before[name] for name in _TRAINING_RESULTS} | {"num_train": len(train)}
         collected |= results.measure(config, category, trained, untrained, scores)
-        if above:
-            above["after"] = float(np.mean(scores[new] > collected["threshold"]))
         collected["refit"] = {
             "from": os.path.abspath(run_dir),
             "from_sha256": {n: x for n, x in before["sha256"].items() if n != "settings"},
             "added": len(added),
             "dropped": before["num_train"] - len(kept),
-            "added_above_threshold": above,
         }
         pictures.draw_normal_images(config, folder, category.train, train_images, trained, scores)
         collected["sha256"] = run_folder.checksums(folder, config)
@@ -205,13 +195,7 @@ def _change_lines(before, after):
         now, earlier = (100 * results["image_auroc"] for results in (after, before))
         yield f"image AUROC {now:.1f} (before {earlier:.1f})"
     if after["threshold"] is not None:
-        line = f"threshold {after['threshold']:.4g} (before {before['threshold']:.4g})"
-        if above := refitted["added_above_threshold"]:
-            line += (
-                f"; above it: {100 * above['after']:.0f}% of the added images "
-                f"(before {100 * above['before']:.0f}%)"
-            )
-        yield line
+        yield f"threshold {after['threshold']:.4g} (before {before['threshold']:.4g})"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from cutpaste_tf import doctor
 
 def test_a_report_has_what_a_bug_report_needs(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    (tmp_path / "bolt" / "train" / "good").mkdir(parents=True)
-    printed = call(capsys, doctor.main, data_dir=tmp_path).stdout
-    for text in (f"tensorflow {tf.__version__}", "PU", "built", "oneDNN", "GiB of memory", "bolt"):
+    printed = call(capsys, doctor.main).stdout
+    for text in (f"tensorflow {tf.__version__}", "PU", "built", "oneDNN", "GiB of memory"):
         assert text in printed
     assert f"none in {tmp_path / 'models'}" in printed
     (tmp_path / "models").mkdir()
@@ -19,11 +18,9 @@ def test_a_report_has_what_a_bug_report_needs(tmp_path, capsys, monkeypatch):
     assert not any("B0 to B7" in problem for problem in doctor.problems())
 
 
-def test_a_problem_comes_with_its_remedy(tmp_path, monkeypatch):
+def test_a_problem_comes_with_its_remedy(monkeypatch):
     monkeypatch.setattr(doctor, "_driver", lambda: "NVIDIA 580")
-    problems = "\n".join(doctor.problems(str(tmp_path / "nowhere")))
-    assert 'pip install "cutpaste-tf[gpu]"' in problems
-    assert "nowhere" in problems
+    assert any('pip install "cutpaste-tf[gpu]"' in problem for problem in doctor.problems())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert any("unset it" in problem for problem in doctor.problems())
 

@@ -171,21 +171,6 @@ def test_what_is_added_and_dropped_again_was_never_there(localized, new, tmp_pat
         shutil.rmtree(three)
 
 
-def test_images_in_another_light_are_above_the_threshold_until_they_are_added(
-    localized, tmp_path, refitted
-):
-    run_dir, _, _ = localized
-    rng = np.random.default_rng(3)
-    for number in range(12):
-        harsh = np.where(pattern(rng) > 127, 255, 0).astype(np.uint8)
-        write_image(tmp_path / "new" / f"{number}.png", harsh)
-    output, printed = refitted(run_dir, add=tmp_path / "new")
-    above = run_folder.read_results(output)["refit"]["added_above_threshold"]
-    assert above["before"] > 0.5
-    assert above["after"] <= 0.1
-    assert f"(before {100 * above['before']:.0f}%)" in printed
-
-
 def test_images_that_are_gone_or_changed_are_named(finished, new, tmp_path, refit, refitted):
     run_dir, folder, _ = finished
     moved = shutil.copytree(folder.parent, tmp_path / "moved")
