@@ -26,6 +26,7 @@ import logging
 import os
 import pathlib
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutpaste_tf import cli, machine, run_folder
-from cutpaste_tf.files import UserError, say, scratch
+from cutpaste_tf.files import UserError, say
 from cutpaste_tf.predict.exported import KEY, Description
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ def export(
     ours = target / "saved_model.pb" if format == "saved_model" else target
     if target.exists() and not ours.is_file():
         raise UserError(f"--output={output}: {target} is not an exported model; name another")
+    output.mkdir(parents=True, exist_ok=True)
     # In the same folder as the target, so that a rename puts the whole model in place.
-    with scratch(output, ".export-") as temporary:
-        written = temporary / FILES[format]
+    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as temporary:
+        written = pathlib.Path(temporary) / FILES[format]
         with _quiet():
             description = _describe(run_dir, detector, limit) if format == "onnx" else None
             write(detector, limit.value, written, format, description)
@@ -144,7 +146,7 @@ def export(
                 "choose another format"
             )
         if target.is_dir():  # The earlier model is removed with the temporary folder.
-            target.rename(temporary / "earlier")
+            target.rename(written.with_name("earlier"))
         written.rename(target)
     return target, difference
 

@@ -2,12 +2,9 @@
 
 import contextlib
 import errno
-import glob
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -118,38 +115,9 @@ def read_lines(path: str, flag: str) -> list[str]:
     return list(filter(None, map(str.strip, text.split("\n"))))
 
 
-@contextlib.contextmanager
-def scratch(parent: str | os.PathLike, prefix: str) -> Iterator[pathlib.Path]:
-    """Makes a folder in `parent`, with a name that begins with a prefix, and removes it at the end.
-
-    First removes the folders of processes that were killed, which nobody has locked.
-    """
-    parent = pathlib.Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    for lock in parent.glob(f"{glob.escape(prefix)}*/lock"):
-        with contextlib.suppress(UserError, OSError), locked(lock, "in use"):
-            shutil.rmtree(lock.parent)
-    with (
-        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder,
-        locked(os.path.join(folder, "lock")),
-    ):
-        yield pathlib.Path(folder)
-
-
 def as_text(name: str | os.PathLike) -> str:
     r"""Returns a file's name, in which a byte XX that is not UTF-8 becomes the text `\udcXX`."""
     return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def cell(value: object) -> object:
-    """Returns a value for a CSV, with ' before a text that a spreadsheet takes for a formula.
-
-    A text with apostrophes before such a formula gets one more, so that it can be read back.
-    """
-    is_formula = isinstance(value, str) and value.lstrip("'").startswith(
-        ("=", "+", "-", "@", "\t", "\r")
-    )
-    return f"'{value}" if is_formula else value
 
 
 def escaped(text: str) -> str:

@@ -16,13 +16,14 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
 from cutpaste_tf import cli, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search, stream
 from cutpaste_tf.data.split import Category, natural, normal
-from cutpaste_tf.files import UserError, read_lines, say, scratch
+from cutpaste_tf.files import UserError, read_lines, say
 
 # Entries of results.json that refit copies, as they describe the training.
 _TRAINING_RESULTS = (
@@ -138,8 +139,9 @@ def refit(
 
     # 3. Densities, scores and threshold, as after a training.
     trained = evaluate(scorer, train_images, test_images, bool(config.false_positive_rate))
-    with scratch(output.parent, ".refit-") as temporary:
-        folder = temporary / "run"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".refit-") as temporary:
+        folder = pathlib.Path(temporary) / "run"
         shutil.copytree(
             run_dir / "checkpoints", folder / "checkpoints", ignore=shutil.ignore_patterns("backup")
         )

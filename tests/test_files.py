@@ -12,11 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT, command
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cutpaste_tf import files
-from cutpaste_tf.files import UserError, as_text, cell, locked, read_npz, replacing, scratch
+from cutpaste_tf.files import UserError, as_text, locked, read_npz, replacing
 
 HOLDER = """
 import sys
@@ -105,15 +103,6 @@ def test_printed_names_are_escaped_and_stay_readable(capsys):
     assert capsys.readouterr().err == "Größe_日本.png \\ 'a b'\n"
 
 
-@given(st.text())
-def test_cells_are_no_formulas_and_read_back(text):
-    written = cell(text)
-    assert not written.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert written in (text, f"'{text}")
-    is_marked = written.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert (written[1:] if is_marked else written) == text
-
-
 @pytest.mark.parametrize("redirect", ["> /dev/full 2> /dev/full", ">&- 2>&-", "| true", "2>&-"])
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path, redirect):
     code = """
@@ -136,19 +125,6 @@ sys.exit(work())
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
-
-
-def test_what_a_killed_process_has_left_goes_at_the_next_start(tmp_path):
-    program = HOLDER.replace("locked", "scratch").replace("sys.argv[1]", 'sys.argv[1], ".made-"')
-    with running(program, tmp_path) as killed, running(program, tmp_path) as working:
-        assert len(list(tmp_path.glob(".made-*"))) == 2
-        killed.kill()
-        killed.wait()
-        with scratch(tmp_path, ".made-") as folder:
-            assert folder.is_dir()
-            assert len(list(tmp_path.glob(".made-*"))) == 2  # its own, and the other process's
-        working.communicate("")
-        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from cutpaste_tf import choices, cli, run_folder
 from cutpaste_tf.app.inspector import Inspector
-from cutpaste_tf.files import UserError, say, scratch, warn
+from cutpaste_tf.files import UserError, say, warn
 
 # Nothing here imports TensorFlow or Gradio before the command line is checked.
 
@@ -64,14 +64,15 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
     os.environ["no_proxy"] = ",".join(filter(None, direct))
     # The uploads are removed when the server ends, by Ctrl-C or SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with scratch(tempfile.gettempdir(), "cutpaste_tf_app_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with tempfile.TemporaryDirectory(prefix="cutpaste_tf_app_") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
         from starlette.middleware import Middleware
 
         from cutpaste_tf.app.guard import LARGEST, Guard
         from cutpaste_tf.app.page import build_page
 
         blocks, options = build_page(inspector)
+        guard = Middleware(Guard, host=host, folder=pathlib.Path(uploads))
         address = f"[{host}]" if ":" in host else host
         try:
             blocks.launch(
@@ -82,7 +83,7 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
                 prevent_thread_lock=True,
                 ssr_mode=False,
                 max_file_size=LARGEST,
-                app_kwargs={"middleware": [Middleware(Guard, host=host, folder=folder)]},
+                app_kwargs={"middleware": [guard]},
                 state_session_capacity=100,
                 **options,
             )

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from cutpaste_tf.data import decode, stream
-from cutpaste_tf.files import UserError, as_text, cell, replacing
+from cutpaste_tf.files import UserError, as_text, replacing
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import VERDICTS, Drift
 
@@ -199,8 +199,7 @@ class Tables:
         self.write_spreadsheets(row)
 
     def write_spreadsheets(self, row: dict[str, Any]) -> None:
-        """Writes a row to predictions.csv and its areas to areas.csv, escaped by `cell`."""
-        row = {name: cell(value) for name, value in row.items()}
+        """Writes a row to predictions.csv and its areas to areas.csv."""
         self.spreadsheets[0].writerow(row)
         for spreadsheet in self.spreadsheets[1:]:
             spreadsheet.writerows({"path": row["path"], **area} for area in row["areas"])
