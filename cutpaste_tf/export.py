@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutpaste_tf import cli, machine, run_folder
+from cutpaste_tf import cli, run_folder
 from cutpaste_tf.files import UserError, say
 from cutpaste_tf.predict.exported import KEY, Description
 
@@ -153,15 +153,12 @@ def export(
 
 def _describe(run_dir, detector, limit):
     return Description(
-        run=f"{detector.config.category}/seed_{detector.config.seed}",
         config=detector.config,
         bits=detector.preparation.bits,
         threshold=limit,
         normal_scores=run_folder.read_normal_scores(run_dir),
         level=detector.level,
         pixel_threshold=run_folder.read_results(run_dir)["pixel_threshold"],
-        roi=detector.preparation.roi,
-        versions=machine.versions(),
     )
 
 

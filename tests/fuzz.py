@@ -77,9 +77,7 @@ def texts():
 
 TEXTS = texts()
 DESCRIPTION = Description(
-    *("part/seed_0", CONFIG, 16, Threshold(4.0, 0.1, 5), np.arange(5.0), None, 7.0),
-    roi=np.eye(9, dtype=bool),
-    versions={"numpy": "2"},
+    CONFIG, 16, Threshold(4.0, 0.1, 5), np.arange(5.0), level=None, pixel_threshold=7.0
 )
 
 NUMBERS = [math.nan, math.inf, -1, 0, 1e308, 10**400, 2**63, True, 16]

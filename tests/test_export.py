@@ -151,15 +151,12 @@ def test_scores_verdicts_and_maps_are_the_runs(detector, format, images, tmp_pat
 
 def description(found, value):
     return Description(
-        run="part/seed_0",
         config=found.config,
         bits=16,
         threshold=Threshold(value),
         normal_scores=np.arange(1.0, 100.0),
         level=found.level,
         pixel_threshold=None,
-        roi=found.preparation.roi,
-        versions={},
     )
 
 

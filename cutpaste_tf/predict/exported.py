@@ -3,16 +3,13 @@
 The description is a JSON text in the file's metadata.
 """
 
-import base64
 import dataclasses
-import io
 import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 
 from cutpaste_tf import machine
 from cutpaste_tf import threshold as thresholds
@@ -23,7 +20,7 @@ from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
 KEY = "cutpaste_tf"  # of the description in the file's metadata
-FORMAT = 3  # Raise this when the meaning of the text changes.
+FORMAT = 4  # Raise this when the meaning of the text changes.
 _LARGEST = 2**25  # characters, enough for the scores of a million normal images
 # Pixels of images that are resized at a time. The graph holds several copies of them as floats.
 _PIXELS = 2**22
@@ -33,15 +30,12 @@ _PIXELS = 2**22
 class Description:
     """The description of a run in an exported file."""
 
-    run: str  # the run's name, CATEGORY/seed_N
     config: Config
     bits: int  # as in `decode.decode`
     threshold: Threshold  # as chosen at export
     normal_scores: np.ndarray  # float64 [n], of normal images; may be empty
     level: float | None  # see `draw.overlay.Scale`
     pixel_threshold: float | None
-    roi: np.ndarray | None  # the region of interest, bool [h, w]
-    versions: Mapping[str, str]  # of the packages at export
 
     def to_json(self) -> str:
         """Returns the description as JSON text, which keeps every bit of its numbers."""
@@ -51,8 +45,6 @@ class Description:
             "config": json.loads(self.config.to_json()),
             "threshold": dataclasses.asdict(self.threshold),
             "normal_scores": self.normal_scores.tolist(),
-            "roi": None if self.roi is None else _png(self.roi),
-            "versions": dict(self.versions),
         }
         return json.dumps(values)
 
@@ -65,9 +57,6 @@ class Description:
             values = json.loads(metadata[KEY])
             if values.pop("format") != FORMAT:
                 raise ValueError("written by another version")
-            if values["roi"] is not None:
-                png = base64.b64decode(values["roi"])
-                values["roi"] = decode.decode(png, "roi")[..., 0] > 0
             values["config"] = Config.from_json(json.dumps(values["config"]), source)
             values["threshold"] = Threshold(**values["threshold"])
             values["normal_scores"] = np.array(values["normal_scores"], np.float64)
@@ -85,12 +74,6 @@ class Description:
                 f"{source}: has no description of a run that this version can read; export the run "
                 "again"
             ) from error
-
-
-def _png(mask):
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 class OnnxModel:
@@ -114,7 +97,7 @@ class OnnxModel:
                 "such as one with --maps=features"
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
-        run = self.description = Description.read(metadata, source)
+        run = Description.read(metadata, source)
         given = threshold, false_positive_rate, run.config.threshold_rule
         self.threshold = thresholds.choose(run.threshold, run.normal_scores, source, *given)
         self.normal_scores = run.normal_scores
@@ -124,7 +107,7 @@ class OnnxModel:
 
             self._outputs.append("map")
             self.scale = Scale.of(run.level, run.normal_scores, run.pixel_threshold, self.threshold)
-        preparation = Preparation.of(run.config, run.roi, run.bits)
+        preparation = Preparation.of(run.config, bits=run.bits)
         self.over_image = preparation.over_image
         self.bits, self.inputs = preparation.bits, preparation.count
         self.device = f"CPU ({machine.cores()} cores), by ONNX Runtime"

@@ -12,7 +12,7 @@ from cutpaste_tf.predict.exported import Description
 from cutpaste_tf.threshold import Threshold
 
 
-def write_model(path, settings=(), roi=None, **metadata):
+def write_model(path, **metadata):
     """Writes a graph without a network: an image's score is the logarithm of its mean level."""
     nodes = [
         helper.make_node("Cast", ["images"], ["levels"], to=TensorProto.FLOAT),
@@ -28,15 +28,12 @@ def write_model(path, settings=(), roi=None, **metadata):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     description = Description(
-        run="part/seed_0",
-        config=Config(dataset="folder", data_dir="x", category="part", **dict(settings)),
+        config=Config(dataset="folder", data_dir="x", category="part"),
         bits=16,
         threshold=Threshold(4.0, 0.1, 5),
         normal_scores=np.arange(1.0, 6.0),
         level=None,
         pixel_threshold=None,
-        roi=roi,
-        versions={"cutpaste-tf": "0.2.0"},
     )
     values = json.loads(description.to_json()) | metadata
     helper.set_model_props(made, {exported.KEY: json.dumps(values)})
