@@ -15,7 +15,7 @@ from typing import Any
 
 from cutpaste_tf import choices
 from cutpaste_tf.choices import Rule, one_of, positive, real, some_of, whole
-from cutpaste_tf.files import UserError, as_text, read_text
+from cutpaste_tf.files import UserError, as_text
 
 # Raise this when the same settings give other results, so that runs of two versions do not mix.
 FORMAT = 8
@@ -345,7 +345,7 @@ class Config:
         """Reads the settings in a run's folder; a UserError if there are none."""
         path = pathlib.Path(run_dir) / "config.json"
         try:
-            text = read_text(path, 2**20)
+            text = path.read_text("utf-8-sig")
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read; is {run_dir} a run's folder?") from error
         return cls.from_json(text, str(path))

@@ -1,11 +1,9 @@
 """Files that are written whole or not at all, locks, the user's error, lines of a log."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -54,26 +52,6 @@ def locked(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
         yield
 
 
-def read_text(path: str | os.PathLike, most: int = 2**26) -> str:
-    """Returns the text of a UTF-8 file, without its byte-order mark if it has one.
-
-    Raises ValueError for more than `most` bytes or another encoding, and OSError if there is no
-    such file.
-    """
-    check_regular(path)
-    with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"more than {most} bytes")
-    return data.decode("utf-8-sig")
-
-
-def check_regular(path: str | os.PathLike) -> None:
-    """Raises an OSError if a path is no regular file, as reading a pipe might never end."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
-
-
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, "np.ndarray"]) -> None:
     """Writes arrays of numbers or names as .npz, without pickle, whole or not at all."""
     import numpy as np
@@ -87,14 +65,6 @@ def read_npz(path: str | os.PathLike) -> dict[str, "np.ndarray"]:
     import numpy as np
 
     try:
-        check_regular(path)
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            # A compressed member may be far larger than the file.
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
-                sum(member.file_size for member in members) > os.path.getsize(path)
-            ):
-                raise ValueError("compressed")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if not all(x.dtype.kind == "U" or np.isfinite(x).all() for x in arrays.values()):
@@ -107,7 +77,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, "np.ndarray"]:
 def read_lines(path: str, flag: str) -> list[str]:
     """Reads the lines of a text file that a flag names, stripped, without empty ones."""
     try:
-        text = read_text(path)
+        text = pathlib.Path(path).read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         not_text = isinstance(error, UnicodeDecodeError)
         reason = "not UTF-8" if not_text else getattr(error, "strerror", None) or error

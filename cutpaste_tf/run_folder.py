@@ -7,7 +7,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
@@ -355,10 +354,8 @@ def checked(run_dir: str | os.PathLike) -> Config:
 
 def checksum(path: str | os.PathLike) -> str:
     """Returns a file's SHA-256, in hexadecimal; a UserError if it cannot be read."""
-    with _reading(path):
-        files.check_regular(path)
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    with _reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -381,14 +378,14 @@ def _reading(path):
 
 def _read_json(path):
     with _reading(path):
-        return {**json.loads(files.read_text(path))}
+        return {**json.loads(path.read_text("utf-8-sig"))}
 
 
 def _read_csv(run_dir, name, **types):
     """The rows of a table, with the columns that `types` names."""
     path = pathlib.Path(run_dir) / name
-    with _reading(path):
-        rows = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+    with _reading(path), open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
         rows = [{column: kind(row[column]) for column, kind in types.items()} for row in rows]
         if not all(math.isfinite(row["score"]) for row in rows):
             raise ValueError("a score is not a number")
