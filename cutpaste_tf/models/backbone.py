@@ -98,42 +98,31 @@ class Places(NamedTuple):
     count: int
 
 
-def places(maps: keras.KerasTensor) -> tuple[Places, Places]:
+def places(config: Config, maps: keras.KerasTensor) -> tuple[Places, Places]:
     """Finds where the places of a feature map, [B, h, w, C], lie along the image's two axes.
 
-    This follows from the layers between image and map. Places may lie outside the image.
+    Places may lie outside the image.
     """
-    return tuple(Places(*_first_and_stride(maps, axis), maps.shape[axis]) for axis in (1, 2))
+    one_sided = config.backbone != "resnet18"
+    axes = zip(config.size, maps.shape[1:3], strict=True)
+    return tuple(_places_along(side, count, one_sided) for side, count in axes)
 
 
-def _first_and_stride(maps, axis):
-    """The middle of the first place's receptive field, and the stride, in pixels of the input."""
+def _places_along(side, count, one_sided):
+    # Each layer with a stride halves a map's sides. ResNet-18's pad on all sides alike, so that the
+    # first window's middle is at the first place before. At even sides EfficientNets' have one zero
+    # less above and on the left, and the middle is a place further.
     first, stride = 0.0, 1
-    while not isinstance(maps._keras_history.operation, keras.layers.InputLayer):
-        layer, node, index = maps._keras_history
-        # Where branches join, the first one tells the places: squeeze and excitation, which has
-        # none, is never the first.
-        before = layer._inbound_nodes[node].input_tensors[0]
-        if isinstance(layer, keras.Model):
-            offset, step = _first_and_stride(layer.outputs[index], axis)
-            if layer.name == _EFFICIENTNET:
-                # At even sizes Keras pads on one side. Kernels with a stride, trained so on
-                # ImageNet, respond most half a pixel before their middle. When one spot of an image
-                # was changed, Lite0's maps changed within 2.5 pixels of these places, and 4 to 14
-                # pixels before the receptive fields' middles; at odd sizes they followed the zeros.
-                offset -= (step - 1) / 2.0
-        elif isinstance(layer, keras.layers.ZeroPadding2D):
-            offset, step = -layer.padding[axis - 1][0], 1
-        else:
-            window = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1, 1)))[axis - 1]
-            step = getattr(layer, "strides", (1, 1))[axis - 1]
-            zeros = 0
-            if getattr(layer, "padding", "valid") == "same":
-                zeros = max((maps.shape[axis] - 1) * step + window - before.shape[axis], 0)
-            offset = (window - 1) / 2.0 - zeros // 2
-        first, stride = offset + step * first, step * stride
-        maps = before
-    return first, stride
+    while side > count:
+        first += stride * (one_sided and side % 2 == 0)
+        side, stride = -(-side // 2), 2 * stride
+    if one_sided:
+        # Kernels with a stride, trained so on ImageNet, respond most half a pixel before their
+        # middle. When one spot of an image was changed, Lite0's maps changed within 2.5 pixels of
+        # these places, and 4 to 14 pixels before the receptive fields' middles; at odd sizes they
+        # followed the zeros.
+        first -= (stride - 1) / 2.0
+    return Places(first, stride, count)
 
 
 def _with_all_maps(network, name):

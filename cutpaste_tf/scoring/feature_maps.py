@@ -61,7 +61,9 @@ class FeatureMapScorer(PlacesScorer):
         networks = backbones.feature_maps(network)
         all_maps = [one(images) for one in networks]
         levels = self.config.levels
-        finest, *coarser = (backbones.places(networks[0].output[level]) for level in levels)
+        finest, *coarser = (
+            backbones.places(self.config, networks[0].output[level]) for level in levels
+        )
         outputs, vectors = {}, []
         for name in network.output:
             pooled = [
@@ -92,9 +94,8 @@ class FeatureMapScorer(PlacesScorer):
     @functools.cached_property
     def _places(self):
         """Where the finest map's places lie along an image's height and width."""
-        return backbones.places(
-            backbones.feature_maps(self.network)[0].output[self.config.levels[0]]
-        )
+        maps = backbones.feature_maps(self.network)[0].output[self.config.levels[0]]
+        return backbones.places(self.config, maps)
 
     @functools.cached_property
     def cells(self) -> list[np.ndarray]:

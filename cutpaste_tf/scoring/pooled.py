@@ -57,7 +57,7 @@ class PooledScorer(Scorer):
 
     @functools.cached_property
     def _places(self):
-        return backbones.places(self.network.get_layer(self.config.features).input)
+        return backbones.places(self.config, self.network.get_layer(self.config.features).input)
 
     @functools.cached_property
     def cells(self) -> list[np.ndarray] | None:

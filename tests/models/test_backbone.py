@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import slow_but
+from conftest import SETTINGS, slow_but
 from training import config
 
+from cutpaste_tf.config import Config
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone, plain
 from cutpaste_tf.models.efficientnet import efficientnet
@@ -65,16 +66,16 @@ def test_a_place_is_in_the_middle_of_what_its_gradient_is_of(name, size):
         tape.watch(images)
         maps = model(images, training=False)
         middles = {k: m[:, m.shape[1] // 2, m.shape[2] // 2] for k, m in maps.items()}
-    compared = 0
+    settings, compared = Config(**SETTINGS, backbone=network.name, image_size=size), 0
     for level, middle in middles.items():
         field = tape.gradient(middle, images).numpy().any(axis=(0, 3))
-        for axis, places in enumerate(backbone.places(model.output[level])):
+        for axis, places in enumerate(backbone.places(settings, model.output[level])):
             assert places.count == maps[level].shape[axis + 1]
             pixels = np.flatnonzero(field.any(axis=1 - axis))
             if pixels[0] < 3 or pixels[-1] >= size[axis] - 3:  # a window of max-pooling
                 continue  # It sees more than there is.
             # EfficientNet's answer most to what is before the middle, once they are trained.
-            before = (places.stride - 1) / 2 if "efficientnet" in network.name else 0
+            before = 0 if network.name == "resnet18" else (places.stride - 1) / 2
             at = places.first + places.stride * (places.count // 2) + before
             assert at == (pixels[0] + pixels[-1]) / 2, (level, axis)
             compared += 1
@@ -104,12 +105,14 @@ def test_places_are_those_of_a_map_of_coordinates_at_every_size(sizes):
     """Means of coordinates are those of the windows' middles; two sizes, up to 1,024, at a time."""
     for size in ((first, first + 496) for first in sizes):
         network = pooled(size)
+        settings = Config(**SETTINGS, backbone="efficientnet_b0", image_size=size)
         coordinates = [*np.meshgrid(*map(np.arange, size), indexing="ij"), np.ones(size)]
         all_maps = network(np.stack(coordinates, axis=-1)[None].astype(np.float32))
         for symbolic, maps in zip(network.output, all_maps, strict=True):
             maps = (maps[0, ..., :2] / maps[0, ..., 2:]).numpy()  # Zeros count as nothing.
-            for axis, places in enumerate(backbone.places(symbolic)):
+            for axis, places in enumerate(backbone.places(settings, symbolic)):
                 at = places.first + places.stride * np.arange(places.count)
+                at += (places.stride - 1) / 2.0  # as above
                 # At the border there are zeros.
                 middles = np.moveaxis(maps[..., axis], axis, 0)[2:-2]
                 expected = np.broadcast_to(at[2:-2, None], middles.shape)

@@ -209,7 +209,8 @@ def test_two_levels_are_joined_at_the_same_places(size):
     """Where maps are of coordinates, a coarse one at a fine one's places is the fine one."""
     x = images = keras.Input([*size, 2])
     for level, window in {"conv2": 3, "conv3": 5, "conv4": 3, "conv5": 3}.items():
-        x = keras.layers.AveragePooling2D(window, 2, "same", name=level)(x)
+        x = keras.layers.ZeroPadding2D(window // 2)(x)
+        x = keras.layers.AveragePooling2D(window, 2, name=level)(x)
     network = keras.Model(images, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
     coordinates = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
     scorer = scorer_of(network, map_levels="conv2,conv4", image_size=size)

@@ -71,9 +71,9 @@ def test_maps_are_weighted_by_the_negative_log_densitys_gradient(name, feature, 
 
 
 def test_a_map_rises_where_a_defect_is():
-    """On a network that averages colours: red is normal, a green square is not."""
+    """On a network that averages colours around places: red is normal, a green square is not."""
     inputs = keras.Input([SIZE, SIZE, 3])
-    x = keras.layers.AveragePooling2D(8)(inputs)
+    x = keras.layers.AveragePooling2D(9, strides=8)(keras.layers.ZeroPadding2D(4)(inputs))
     network = keras.Model(inputs, {"pool": keras.layers.GlobalAveragePooling2D(name="pool")(x)})
     arrays = np.zeros([10, SIZE, SIZE, 3], np.uint8)
     rng = np.random.default_rng(1)
