@@ -24,7 +24,6 @@ class Settings:
       translation: largest random shift of the input, as a share of its side.
       view_jitter: maximum intensity of the input's colour jitter: one number, or three, for
         brightness, contrast and saturation.
-      independent_views: whether each class of an image draws its own translation and jitter.
       patch_size: side in pixels of the random crop that takes the input's place, the same for all
         classes (Equation 3); 0: the whole image.
     """
@@ -35,13 +34,12 @@ class Settings:
     # docs/reproduction.md compares some.
     translation: float = 0.0
     view_jitter: tuple[float, ...] = (0.0,)
-    independent_views: bool = False
     patch_size: int = 0
 
 
 # What `draw_views` returns. Random numbers are not drawn in what XLA compiles: XLA would draw them
 # again for each pixel, and would take long to compile the generators.
-Drawn = tuple[list, list, list]
+Drawn = tuple[view.View, list, tf.Tensor | None]
 
 
 class Kind(NamedTuple):
@@ -173,8 +171,7 @@ def make_views(
     """Makes the views of a batch and their labels (Equation 1).
 
     Every image is first translated and jittered. Its views of all classes start from that one
-    input view, so that they differ in the proxy task's edit alone. With `independent_views`, each
-    class has its own input view.
+    input view, so that they differ in the proxy task's edit alone.
 
     Args:
       images: floating point [B, H, W, 3] in [0, 1], or uint8; H, W static, and equal for
@@ -216,28 +213,23 @@ def draw_views(
 
     Patches are cut and pasted in the images' regions of interest, bool [B, H, W], which move with
     the images; None: anywhere. Patch models have no regions. Returns the input views, the edit of
-    each class or None, and the input views' regions, if any: all tensors are [B, ...].
+    each class or None, and the input views' regions or None: all tensors are [B, ...].
     """
     size = (settings.patch_size,) * 2 if settings.patch_size else image_size
     crop_seed, view_seed, *seeds = random.split(seed, 2 + len(TASKS[task]))
     crops = None
     if settings.patch_size:
         crops = view.draw_crops(batch, image_size, settings.patch_size, crop_seed)
-    view_seeds = [view_seed]
-    if settings.independent_views:
-        view_seeds = random.split(view_seed, len(TASKS[task]))
     ranges = {"translation": settings.translation, "jitter": settings.view_jitter}
-    input_views = [view.draw(batch, size, one, **ranges, crops=crops) for one in view_seeds]
-    regions, counts = [], [None]
+    input_view, counts = view.draw(batch, size, view_seed, **ranges, crops=crops), None
     if region is not None:
-        moved = [view.move_region(region, one, size) for one in input_views]
-        input_views, regions = map(list, zip(*moved, strict=True))
-        counts = list(map(paste.count_pixels, regions))
+        input_view, region = view.move_region(region, input_view, size)
+        counts = paste.count_pixels(region)
     edits = [
-        cls.kind and cls.kind.draw(batch, size, class_seed, settings, counts[number % len(counts)])
-        for number, (cls, class_seed) in enumerate(zip(TASKS[task], seeds, strict=True))
+        cls.kind and cls.kind.draw(batch, size, class_seed, settings, counts)
+        for cls, class_seed in zip(TASKS[task], seeds, strict=True)
     ]
-    return input_views, edits, regions
+    return input_view, edits, region
 
 
 @tf.autograph.experimental.do_not_convert
@@ -258,22 +250,21 @@ def apply_views(
 
 def _views(task, settings, images, drawn):
     """Makes the views, [K * B, H, W, 3], that were drawn."""
-    input_views, edits, regions = drawn
+    input_view, edits, region = drawn
     classes, batch = TASKS[task], tf.shape(images)[0]
     size = (settings.patch_size,) * 2 if settings.patch_size else paste.static_size(images)
-    inputs = [view.apply(images, one, size) for one in input_views]
-    if len(inputs) == 1:
-        inputs, regions = inputs * len(classes), regions * len(classes)
+    inputs = view.apply(images, input_view, size)
     edits = [
-        (label * batch, cls.kind.edit(image, edit, settings))
-        for label, (cls, image, edit) in enumerate(zip(classes, inputs, edits, strict=True))
+        (label * batch, cls.kind.edit(inputs, edit, settings))
+        for label, (cls, edit) in enumerate(zip(classes, edits, strict=True))
         if cls.kind
     ]
-    turned = [_turn(image, cls.turns) for cls, image in zip(classes, inputs, strict=True)]
-    unedited = tf.concat(turned, axis=0)
+    unedited = tf.concat([_turn(inputs, cls.turns) for cls in classes], axis=0)
     views = paste.write(unedited, edits)
+    if region is None:
+        return views
     # What is turned is not edited, so that regions need not be turned.
-    return tf.where(tf.concat(regions, 0)[..., None], views, unedited) if regions else views
+    return tf.where(tf.tile(region, [len(classes), 1, 1])[..., None], views, unedited)
 
 
 @functools.cache

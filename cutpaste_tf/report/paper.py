@@ -22,7 +22,6 @@ OWN = "own data"
 FLAGFILES = {
     "head_dims": (512, 128),
     "view_jitter": (0.1,),
-    "independent_views": True,
 }
 # Settings of Table 3, Appendix A.4.
 FINETUNED = {

@@ -30,7 +30,7 @@ _NOT_COMPARED = {"category", "seed", "jit_compile", "map_levels", "maps", "featu
 _UNTRAINED = {"dataset", "backbone", "weights", "image_size", "density"}
 # Settings that the paper does not give.
 _NOT_IN_THE_PAPER = {
-    *("head_dims", "independent_views", "location_density", "mixed_precision", "stem"),
+    *("head_dims", "location_density", "mixed_precision", "stem"),
     *("translation", "view_jitter"),
     "density",  # The paper's is a Gaussian; it does not say how the covariance is estimated.
 }

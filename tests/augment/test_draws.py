@@ -18,7 +18,7 @@ LEAST_P = 1e-8
 RANGES = proxy.Settings(area_ratio=(0.02, 0.06), translation=0.05, view_jitter=(0.1, 0.2, 0.3))
 SETTINGS = {
     "whole": RANGES,
-    "region": dataclasses.replace(RANGES, independent_views=True),
+    "region": RANGES,
     "patch": dataclasses.replace(RANGES, patch_size=SIDE),
 }
 BLOCK = 10  # pixels of the side of an image's region, which is somewhere about the middle
@@ -30,7 +30,7 @@ def quantities(drawn, rng, block=None):
     A place is taken for its share of the places that there are, so that it does not depend on the
     size. Less than a pixel is added, so that all shares are as likely.
     """
-    views, edits, _ = drawn
+    view, edits, _ = drawn
     columns = {}
 
     def spread(numbers):
@@ -65,10 +65,9 @@ def quantities(drawn, rng, block=None):
                 assert np.all((first >= 0) & (first < count))
                 columns[f"{name} {place} {'yx'[axis]}"] = spread(first) / count
 
-    for number, view in enumerate(views):
-        for axis, corner in enumerate(view.corner):
-            columns[f"view {number} {'yx'[axis]}"] = spread(corner.numpy())
-        add_jitter(f"view {number}", view.jitter)
+    for axis, corner in enumerate(view.corner):
+        columns[f"view {'yx'[axis]}"] = spread(corner.numpy())
+    add_jitter("view", view.jitter)
     for number, edit in enumerate(edits):
         if edit is None:
             continue
@@ -78,7 +77,7 @@ def quantities(drawn, rng, block=None):
             parts = edit[1:]
         for part, (patch, other) in enumerate(parts):
             name = f"edit {number}.{part}"
-            add_patch(name, patch, views[number % len(views)])
+            add_patch(name, patch, view)
             add = add_channels if isinstance(other, tf.Tensor) else add_jitter
             add(name, other)
     return columns

@@ -178,27 +178,25 @@ def test_views_stay_within_zero_and_one(levels):
 
 def test_settings_decide_the_inputs_augmentation():
     settings = proxy.Settings(translation=0.125, view_jitter=(0.25, 0.3, 0.35))
-    ((drawn,), _, _) = proxy.draw_views(2000, (32, 32), "cutpaste", SEED, settings)
+    drawn, _, _ = proxy.draw_views(2000, (32, 32), "cutpaste", SEED, settings)
     for corner in drawn.corner:
         reference.assert_equally_frequent(corner, range(-4, 5))
     for factors, maximum in zip(drawn.jitter.factors.numpy().T, settings.view_jitter, strict=True):
         reference.assert_uniform(factors, 1 - maximum, 1 + maximum)
 
 
-@pytest.mark.parametrize("independent", [False, True])
-def test_classes_share_a_view_or_draw_one_each(independent):
+def test_classes_share_their_input_view():
     jitter = (0.2, 0.0, 0.0)
-    settings = proxy.Settings(translation=0.2, view_jitter=jitter, independent_views=independent)
+    settings = proxy.Settings(translation=0.2, view_jitter=jitter)
     views = make(noise(40, 32, 32, 3), "cutpaste_3way", settings)
     # What is pasted covers at most 15% of the area: medians are of the input view.
     same = np.median(np.abs(views[1:] - views[:1]), axis=(2, 3, 4)) < 1e-6
-    assert not same.any() if independent else same.all()
+    assert same.all()
 
 
-@pytest.mark.parametrize("independent", [False, True])
-def test_all_classes_see_one_crop(independent):
+def test_all_classes_see_one_crop():
     images = tf.constant(reference.coded(30, 64, 56))
-    settings = dataclasses.replace(STILL, jitter=0.0, patch_size=32, independent_views=independent)
+    settings = dataclasses.replace(STILL, jitter=0.0, patch_size=32)
     views, labels = proxy.make_views(images, "cutpaste_3way", SEED, settings)
     assert views.shape == (90, 32, 32, 3)
     assert labels.shape == (90,)
@@ -329,19 +327,18 @@ def two_regions(count, size):
     return np.stack([disc, columns < 8] * (count // 2))
 
 
-@pytest.mark.parametrize("independent", [False, True], ids=["one view", "independent"])
 @pytest.mark.parametrize("translation", [0.0, 0.3])
 @pytest.mark.parametrize("task", sorted(CLASSES))
-def test_every_edit_changes_the_region_and_nothing_else(task, translation, independent):
+def test_every_edit_changes_the_region_and_nothing_else(task, translation):
     """The region moves with its image, and an image whose region would leave the view stays."""
     images, region = noise(24, 64, 64, 3), two_regions(24, (64, 64))
     # So dark outside that a pixel tells where it is from, and so bright inside that it can change.
     images = tf.constant(np.where(region[..., None], images + 0.3, images * 0.3))
-    settings = proxy.Settings(translation=translation, independent_views=independent)
+    settings = proxy.Settings(translation=translation)
     drawn = proxy.draw_views(24, (64, 64), task, SEED, settings, tf.constant(region))
     views = by_class(proxy.apply_views(images, drawn, task, settings)[0], task)
     for label, cls in enumerate(proxy.TASKS[task]):
-        unedited = view.apply(images, drawn[0][label % len(drawn[0])], (64, 64)).numpy()
+        unedited = view.apply(images, drawn[0], (64, 64)).numpy()
         differs = (views[label] != np.rot90(unedited, cls.turns, axes=(1, 2))).any(-1)
         assert differs.any(axis=(1, 2)).all() == differs.any() == bool(cls.kind)
         assert not (differs & (unedited[..., 0] < 0.4)).any()

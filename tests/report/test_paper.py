@@ -58,7 +58,7 @@ def test_every_experiment_has_its_runs_and_the_papers_head_and_batch(name):
 # How it is computed, and what is looked at: numbers change by rounding at most.
 HOW = config.NOT_IN_RESULTS | {"mixed_precision", "jit_compile", "maps"}
 TRAINING = {"task", "head_dims", "batch_size", "learning_rate", "weight_decay", "translation"}
-TRAINING |= {"view_jitter", "independent_views"}
+TRAINING |= {"view_jitter"}
 TWO_STAGES = {"head_steps", "finetune_steps", "finetune_learning_rate"}
 
 
