@@ -106,29 +106,10 @@ def _blend(rgb, jitter, active, weights):
 
 
 def _turn_hue(rgb, turn):
-    """Turns the hue of [B, N, 3] by `turn` [B] full circles, keeping HSV saturation and value.
-
-    This takes 0.6 of the time of tf.image's functions on a CPU. The hue is an angle in sixths of a
-    circle, and each channel depends on the distance of the hue from the channel's primary.
-    """
-    red, green, blue = tf.unstack(rgb, axis=-1)
-    high = tf.maximum(tf.maximum(red, green), blue)
-    low = tf.minimum(tf.minimum(red, green), blue)
-    chroma = high - low
-    inverse = tf.math.divide_no_nan(1.0, chroma)
-    hue = tf.where(
-        high == red,
-        (green - blue) * inverse,
-        tf.where(high == green, (blue - red) * inverse + 2.0, (red - green) * inverse + 4.0),
-    )
-    hue += 6.0 * turn[:, None]  # in [-4, 8]: a turn is half a circle at most
-
-    def channel(primary):
-        distance = tf.abs(hue - primary)
-        distance = tf.minimum(distance, tf.abs(6.0 - distance))
-        return low + chroma * _clip(2.0 - distance)
-
-    return tf.stack([channel(0.0), channel(2.0), channel(4.0)], axis=-1)
+    """Turns the hue of [B, N, 3] by `turn` [B] full circles, keeping HSV saturation and value."""
+    hue, saturation, value = tf.unstack(tf.image.rgb_to_hsv(rgb), axis=-1)
+    hue = tf.math.floormod(hue + turn[:, None], 1.0)
+    return tf.image.hsv_to_rgb(tf.stack([hue, saturation, value], axis=-1))
 
 
 def _clip(values):
