@@ -63,11 +63,11 @@ def _state(model):
 
 
 class EpochRecord(keras.callbacks.Callback):
-    """Keeps the epochs in a file across restarts, and warns when the network has collapsed."""
+    """Keeps the epochs in a file across restarts."""
 
-    def __init__(self, config: Config, path: pathlib.Path, log: Callable[[str], None]):
+    def __init__(self, config: Config, path: pathlib.Path):
         super().__init__()
-        self._config, self._path, self._log = config, path, log
+        self._config, self._path = config, path
         self.epochs: list[Epoch] = []
 
     def on_train_begin(self, logs=None) -> None:
@@ -82,13 +82,8 @@ class EpochRecord(keras.callbacks.Callback):
         """Records the epoch, and adds images_per_second to TensorBoard's logs."""
         seconds, steps = time.perf_counter() - self._start, self.params["steps"]
         logs["images_per_second"] = steps * self._config.batch_size / seconds
-        before = epochs.collapse(self.epochs, self._config)
         self.epochs.append(Epoch(steps, seconds, float(logs["accuracy"])))
         epochs.write(self._path, self.epochs)
-        after = epochs.collapse(self.epochs, self._config)
-        # A network that has learnt nothing yet may still learn; only the summary warns of that.
-        if after is not None and before is None and after.since and math.isfinite(logs["loss"]):
-            self._log(f"warning: {after}")
 
 
 class PeriodicEvaluation(keras.callbacks.Callback):

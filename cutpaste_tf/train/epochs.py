@@ -30,19 +30,16 @@ class Epoch:
 class Collapse:
     """A training that ended with a proxy accuracy no better than chance."""
 
-    since: int  # the step from which on it was no better; 0 if it never was better
     accuracy: float  # of the last epoch
     chance: float  # the accuracy of guessing
     flag: str  # the learning rate's flag in the stage in which the training ended
     learning_rate: float
 
     def __str__(self) -> str:
-        since = f"since step {self.since}" if self.since else "and never was"
-        longer = "" if self.since else ", or train longer"
         return (
-            f"the proxy accuracy, {self.accuracy:.3f}, is no better than chance {since}: the "
-            "network does not tell the classes apart; lower "
-            f"--{self.flag}={self.learning_rate:g}{longer}"
+            f"the proxy accuracy, {self.accuracy:.3f}, is no better than chance: the network does "
+            f"not tell the classes apart; lower --{self.flag}={self.learning_rate:g}, or train "
+            "longer"
         )
 
 
@@ -73,21 +70,14 @@ def collapse(epochs: Sequence[Epoch], config: Config) -> Collapse | None:
     A dead network gives all views the same answer. A batch has equally many views of each class, so
     the accuracy is that of guessing. `epochs` are all epochs of the training so far.
     """
-    classes = len(proxy.TASKS[config.task])
-    chance, done, since, last = 1.0 / classes, 0, None, None
     longest = max((epoch.steps for epoch in epochs), default=0)
-    for epoch in epochs:
-        done += epoch.steps
-        if epoch.steps < min(_ENOUGH_STEPS, longest):
-            continue
-        views = epoch.steps * config.batch_size * classes
-        margin = _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / views)
-        if epoch.accuracy > chance + margin:
-            since = None
-        elif since is None:
-            since = done if last else 0
-        last = epoch
-    if since is None:
+    enough = [epoch for epoch in epochs if epoch.steps >= min(_ENOUGH_STEPS, longest)]
+    if not enough:
         return None
+    latest, classes = enough[-1], len(proxy.TASKS[config.task])
+    chance, views = 1.0 / classes, latest.steps * config.batch_size * classes
+    if latest.accuracy > chance + _DEVIATIONS * math.sqrt(chance * (1.0 - chance) / views):
+        return None
+    done = sum(epoch.steps for epoch in epochs)
     stage = next(stage for stage in stages(config) if done <= stage.end)
-    return Collapse(since, last.accuracy, chance, stage.flag, stage.learning_rate)
+    return Collapse(latest.accuracy, chance, stage.flag, stage.learning_rate)

@@ -58,7 +58,7 @@ def train(
         load_weights(model, run_dir)
         return _summary(epochs.read(record_file), config)
 
-    record = callbacks.EpochRecord(config, record_file, log)
+    record = callbacks.EpochRecord(config, record_file)
     shown = run_dir / "tensorboard" / "train"
     throughout = [
         keras.callbacks.TerminateOnNaN(),

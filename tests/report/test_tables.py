@@ -119,7 +119,7 @@ def seeds(count, **run):
 
 HALF = seeds(2, auroc=0.7, steps=32768)
 OTHERS = seeds(2, auroc=0.6, steps=800, image_size=64) + seeds(2, auroc=0.5, steps=6554)
-DEAD = {"since": 512, "accuracy": 0.5, "chance": 0.5, "flag": "learning_rate", "learning_rate": 0.1}
+DEAD = {"accuracy": 0.5, "chance": 0.5, "flag": "learning_rate", "learning_rate": 0.1}
 SAID = [  # a column's runs, its mean, and what is said of them
     (
         OTHERS + HALF,
