@@ -160,13 +160,14 @@ def localization(
 def _scaled(maps, shown, usual, images):
     """The maps of some images, at the pictures' sizes, and the two ends of their common scale.
 
-    The low end is the median over the `usual` images, the high end nearly the largest score.
+    The low end is the median over the `usual` images, the high end the median of the images' peaks:
+    a single extreme image would leave all others black.
     """
     values = maps.read(shown)
     low = np.median(maps.read(usual) if len(usual) else values)
     own = maps.images.without_border(values, shown)
     own = [resize_map(x, image.shape[:2]) for x, image in zip(own, images, strict=True)]
-    return own, low, np.quantile(values, 0.999)
+    return own, low, np.median(values.max(axis=(1, 2)))
 
 
 def _images_and_masks(split, images, shown):
