@@ -50,7 +50,7 @@ def do_runs(runs: Sequence[Config]) -> list[dict]:
 
 
 def check(runs: Sequence[Config]) -> tuple[list[str], Callable[[Config], Category]]:
-    """Checks that the settings and images of earlier runs have not changed.
+    """Checks that the settings of earlier runs, and images of unfinished ones, have not changed.
 
     Returns the states of the runs, and a function that loads a run's images, once per category.
     """
@@ -64,7 +64,8 @@ def check(runs: Sequence[Config]) -> tuple[list[str], Callable[[Config], Categor
         return categories[key]
 
     for config, state in zip(runs, states, strict=True):
-        run_folder.check_images(config, state, load)
+        if state != "finished":
+            run_folder.check_images(config, load(config))
     return states, load
 
 

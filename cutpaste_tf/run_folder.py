@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
 from cutpaste_tf.data.split import Category, Split, normal
-from cutpaste_tf.files import UserError, replacing, say, warn
+from cutpaste_tf.files import UserError, replacing, say
 from cutpaste_tf.threshold import Threshold
 
 CONFIG = "config.json"
@@ -110,26 +110,12 @@ def write_settings(run_dir: pathlib.Path, config: Config, category: Category) ->
     _write_json(run_dir / CONFIG, json.loads(config.to_json()))
 
 
-def check_images(config: Config, earlier: str, load: Callable[[Config], Category]) -> None:
-    """Compares the images that `load` returns with those that the run began with.
-
-    `earlier` is the run's `state`. If images have changed or are gone, an interrupted run raises a
-    UserError. A finished run prints a warning, as its results are still valid.
-    """
-    if earlier == "finished" and "refit" in read_results(config.run_dir):
+def check_images(config: Config, category: Category) -> None:
+    """Compares images with those that an interrupted run began with; a UserError if they differ."""
+    if not has_trained(config):
         return
-    try:
-        category, problem = load(config), None
-        if has_trained(config):
-            problem = _first_change(config.run_dir, _read_json(config.run_dir / IMAGES), category)
-    except UserError as error:
-        if earlier != "finished":
-            raise
-        problem = f"{config.run_dir}: not compared with its images: {error}"
-    if problem and earlier != "finished":
+    if problem := _first_change(config.run_dir, _read_json(config.run_dir / IMAGES), category):
         raise UserError(f"{problem}; restore the old images, or name another --workdir")
-    if problem:
-        warn(f"warning: {problem}")
 
 
 def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] = ()) -> Category:

@@ -4,19 +4,15 @@ from collections.abc import Iterator
 
 import keras
 
-from cutpaste_tf.models.conv import Convolution
 from cutpaste_tf.models.norm import FusedBatchNormalization
 
 
 def as_keras(model: keras.Model) -> keras.Model:
     """Returns a functional model of Keras's own layers alone, with the same weights."""
-    kinds = {
-        FusedBatchNormalization: keras.layers.BatchNormalization,
-        Convolution: keras.layers.Conv2D,
-    }
-    if not any(type(layer) in kinds for layer in all_layers(model)):
+    own, keras_own = FusedBatchNormalization, keras.layers.BatchNormalization
+    if not any(type(layer) is own for layer in all_layers(model)):
         return model
-    return _copy(model, lambda layer: kinds.get(type(layer), type(layer)), {})
+    return _copy(model, lambda layer: keras_own if type(layer) is own else type(layer), {})
 
 
 def in_float32(model: keras.Model) -> keras.Model:

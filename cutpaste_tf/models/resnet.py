@@ -7,7 +7,6 @@ VarianceScaling(2, fan_out), and layers with a stride padded by zeros on all sid
 
 import keras
 
-from cutpaste_tf.models.conv import Convolution
 from cutpaste_tf.models.norm import FusedBatchNormalization
 
 BLOCKS = (2, 2, 2, 2)
@@ -48,7 +47,7 @@ def resnet18(
         return keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x) if size > 1 else x
 
     def convolution(x, channels, size, stride, name):
-        return Convolution(
+        return keras.layers.Conv2D(
             channels,
             size,
             strides=stride,

@@ -46,20 +46,6 @@ def test_integers_stay_within_large_ranges():
     reference.assert_uniform(values[1000:] / (high.numpy()[1000:] + 1), 0.0, 1.0)
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
-@pytest.mark.parametrize("seed", [[0, 0], [7, 11], [-3, 2**31 - 1], [-(2**31), -1]])
-def test_draws_are_those_of_tensorflows_philox(seed, xla):
-    def draw(seed):
-        return random._bits([5, 3], seed), tf.stack([s.take() for s in random.split(seed, 4)])
-
-    bits, seeds = tf.function(draw, jit_compile=xla, autograph=False)(tf.constant(seed))
-    expected = tf.random.stateless_uniform(
-        [5, 3], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
-    )
-    assert np.array_equal(bits, expected)
-    assert np.array_equal(seeds, tf.random.split(tf.constant(seed), 4, alg="philox"))
-
-
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_same_numbers_eagerly_and_compiled(jit_compile):
     def draw(seed):
