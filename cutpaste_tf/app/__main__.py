@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from cutpaste_tf import choices, cli, run_folder
 from cutpaste_tf.app.inspector import Inspector
@@ -56,19 +55,6 @@ def finished_runs(folder: str) -> dict[str, pathlib.Path]:
     return {own_name if path == root else path.relative_to(root).as_posix(): path for path in paths}
 
 
-def own_names(address: str) -> Any:
-    """Returns ASGI middleware that refuses requests for names other than the server's.
-
-    A foreign site can make its own name point to this machine (DNS rebinding).
-    """
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    everywhere = address in ("0.0.0.0", "[::]")  # Such a server has all names of its machine.
-    names = ["*"] if everywhere else ["localhost", "127.0.0.1", "[::1]", address]
-    return Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
-
-
 def serve(inspector: Inspector, host: str, port: int) -> None:
     """Serves the page until Ctrl-C or SIGTERM, which raise KeyboardInterrupt."""
     if host not in ("localhost", "127.0.0.1", "::1"):
@@ -80,10 +66,14 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="cutpaste_tf_app_") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
+        from starlette.middleware import Middleware
+
+        from cutpaste_tf.app.guard import LARGEST, Guard
         from cutpaste_tf.app.page import build_page
 
-        address = f"[{host}]" if ":" in host else host
         blocks, options = build_page(inspector)
+        guard = Middleware(Guard, host=host, folder=pathlib.Path(uploads))
+        address = f"[{host}]" if ":" in host else host
         try:
             blocks.launch(
                 server_name=address,
@@ -92,8 +82,8 @@ def serve(inspector: Inspector, host: str, port: int) -> None:
                 quiet=True,
                 prevent_thread_lock=True,
                 ssr_mode=False,
-                max_file_size="200mb",
-                app_kwargs={"middleware": [own_names(address)]},
+                max_file_size=LARGEST,
+                app_kwargs={"middleware": [guard]},
                 state_session_capacity=100,
                 **options,
             )
