@@ -24,7 +24,7 @@ CORE = [
     "scikit-learn>=1.5",
     "scipy>=1.11",
     "tabulate>=0.9",  # for pandas, which writes reports in Markdown with it
-    "tensorboard>=2.18",  # TensorFlow 2.21 no longer brings it along.
+    "tensorboard>=2.18",  # TensorFlow 2.21 does not install it.
     "tensorflow>=2.18,<3",
     "tensorflow-datasets>=4.9.7",
     "tqdm>=4.66",
@@ -43,7 +43,7 @@ GPU = ["tensorflow[and-cuda]>=2.18,<3"]  # The same TensorFlow, with NVIDIA's li
 DEMO = [*LITE, "elpv-dataset>=1.0", "scikit-image>=0.24"]
 # TensorFlow converts to ONNX by tf2onnx, and exports are checked by the runtime.
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
-APP = ["gradio>=6.17,<7"]  # Before 6.17 its pages fetch a script from elsewhere.
+APP = ["gradio>=6.17,<7"]  # 6.17 is the first whose pages fetch nothing.
 TEST = [
     *DEMO,
     *CLUSTER,

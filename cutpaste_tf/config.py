@@ -51,9 +51,9 @@ _data, _training, _network, _views, _density, _maps, _machine = (
 class Config:
     """The settings of one run: one category, one seed. Raises UserError for a forbidden value.
 
-    The defaults are the paper's values (Appendix A.1 and A.2). Where the paper gives no value, the
-    default did best on several real data sets in minutes on a CPU. The flag files of the paper's
-    experiments set some of these to other values.
+    The defaults are the paper's values (Appendix A.1 and A.2), but for the input's augmentation and
+    the head, whose defaults did best on several real data sets in minutes on a CPU. The flag files
+    of the paper's experiments set these.
     """
 
     dataset: str = _data(

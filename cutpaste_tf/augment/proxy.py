@@ -137,7 +137,7 @@ CUTPASTE = ViewClass("CutPaste", paste_kind(RECTANGLE))
 SCAR = ViewClass("CutPaste-Scar", paste_kind(THIN))
 
 TASKS: dict[str, tuple[ViewClass, ...]] = {
-    # Gidaris et al. (the paper's [19]).
+    # Section 4.1.
     "rotation": (NORMAL, *(ViewClass(f"turned by {90 * k} degrees", turns=k) for k in (1, 2, 3))),
     "cutout": (NORMAL, ViewClass("Cutout", erase_kind(RECTANGLE, erase.fill_with_grey))),
     "cutout_mean": (
@@ -152,7 +152,7 @@ TASKS: dict[str, tuple[ViewClass, ...]] = {
     "scar": (NORMAL, ViewClass("Scar", erase_kind(THIN, erase.fill_with_color))),
     "cutpaste": (NORMAL, CUTPASTE),
     "cutpaste_scar": (NORMAL, SCAR),
-    # Section 5.2: a binary task, as the paper's batches of 64 views, not 96, show.
+    # Section 5.2: a binary task.
     "cutpaste_union": (NORMAL, ViewClass("CutPaste or -Scar", _either(CUTPASTE.kind, SCAR.kind))),
     "cutpaste_3way": (NORMAL, CUTPASTE, SCAR),
 }

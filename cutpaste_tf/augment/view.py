@@ -1,7 +1,7 @@
 """The view of an input image: random translation and colour jitter (Appendix A.1).
 
 The paper gives no ranges; they are flags (`--translation`, `--view_jitter`). The hue of the input
-stays, as in the authors' companion code (their reference [52]).
+stays.
 """
 
 import math

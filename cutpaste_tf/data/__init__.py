@@ -12,7 +12,7 @@ from cutpaste_tf.data.split import Category, natural
 
 
 def load(config: Config) -> Category:
-    """Finds the images of one category; files are not yet opened.
+    """Finds the images of one category, and reads its masks.
 
     Args:
       config: names the data set, where it is and the category.

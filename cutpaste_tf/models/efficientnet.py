@@ -46,8 +46,8 @@ def efficientnet(
     `trunk`, has keras.applications' layers by their names and returns the maps of the features and
     of blocks 1 to 5. B0 to B7 have Keras's stochastic depth; Lite has none.
 
-    The paper takes "level-7" from Rippel et al. (its [43]), who count EfficientNet's stages from
-    the stem, level 1. So block 6 is level 7, and block 7 is level 8.
+    We assume that the paper counts levels as Rippel et al. (its [43]) do, whose level 1 is the
+    stem. So block 6 is level 7, and block 7 is level 8.
 
     ImageNet's weights are Keras's, from its cache or the internet, or, for Lite0 to Lite2, those of
     an installed package; it is a UserError if they cannot be had. Synchronized batch statistics are

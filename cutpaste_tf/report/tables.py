@@ -113,7 +113,7 @@ def differences(config: Config, column: Column) -> tuple[str, ...]:
     for name, value in config.compared().items():
         compared = name in _UNTRAINED if column.untrained else name not in _NOT_COMPARED
         if compared and value != expected[name]:
-            whose = "our default" if name in _NOT_IN_THE_PAPER else "the paper's"
+            whose = "the flag file's" if name in _NOT_IN_THE_PAPER else "the paper's"
             usual = as_flag(name, expected[name])
             differing.append(f"{name} {as_flag(name, value)} ({whose} {usual})")
     return tuple(differing)

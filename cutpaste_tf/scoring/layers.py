@@ -102,7 +102,7 @@ def from_both_sides(rows: np.ndarray, columns: np.ndarray) -> Callable:
 
     `rows` are [H, h], `columns` [W, w].
     """
-    # Products are of matrices: all others become a dozen operations in TensorFlow Lite.
+    # Only matrices are multiplied: other products become a dozen operations in TensorFlow Lite.
     (high, height), (wide, width) = rows.shape, columns.shape
     by_columns, by_rows = product(columns.T), product(rows.T)
 

@@ -131,8 +131,8 @@ SAID = [  # a column's runs, its mean, and what is said of them
     (
         seeds(5, translation=0.04, head_dims=(8, 4), steps=9),
         50,
-        "steps 9 (the paper's 65536); head_dims 8,4 (our default 512,128); "
-        "translation 0.04 (our default 0.0)",
+        "steps 9 (the paper's 65536); head_dims 8,4 (the flag file's 512,128); "
+        "translation 0.04 (the flag file's 0.0)",
     ),
     # One seed counts once, and how it was computed does not matter.
     ([{"seed": 0}, {"seed": 0, "distribution": "mirrored"}], 50, "1 seed (the paper's 5)"),
@@ -262,7 +262,7 @@ def test_a_table_of_another_density(tmp_path):
     runs, _ = tables.collect(str(tmp_path))
     table = tables.build("1", tables.of_density(runs, "gmm"))
     assert means(table, "tile") == {"CutPaste (3-way)": 65}  # The ensemble's scores are of gde.
-    assert "density gmm (our default gde)" in cell(table, "tile", "CutPaste (3-way)").notes[0]
+    assert "density gmm (the flag file's gde)" in cell(table, "tile", "CutPaste (3-way)").notes[0]
     table = tables.build("1", tables.of_density(runs, "gde"))
     assert set(means(table, "tile")) == {"CutPaste (3-way)", "Ensemble"}
     assert means(table, "wood") == {"CutPaste (3-way)": 80}
