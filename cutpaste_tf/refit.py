@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from cutpaste_tf import cli, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import search, stream
-from cutpaste_tf.data.split import Category, natural, normal
+from cutpaste_tf.data.split import Category, natural_order, normal_split
 from cutpaste_tf.files import UserError, read_lines, say
 
 # Entries of results.json that refit copies, as they describe the training.
@@ -112,7 +112,7 @@ def refit(
     for path in added:
         if path in kept.images:
             raise UserError(f"--add: the run has {path} already; leave it out")
-    train = normal([*kept.names, *added], [*kept.images, *added])
+    train = normal_split([*kept.names, *added], [*kept.images, *added])
     category = all_images = Category(train, category.test)
 
     # 2. The network, unchanged.
@@ -124,7 +124,7 @@ def refit(
     detector = Detector.load(run_dir)
     train_images = pipeline.prepare(train, detector.preparation)
     test_images = pipeline.prepare(category.test, detector.preparation)
-    for index, other in pipeline.same(train_images, test_images).items():
+    for index, other in pipeline.copies_among(train_images, test_images).items():
         if index >= len(kept):
             raise UserError(
                 f"--add: {train.names[index]} is the run's test image "
@@ -177,7 +177,7 @@ def _added(sources, output):
         if not images:
             raise UserError(f"--add={text}: no images there; images end in {search.endings()}")
         paths.update(map(os.path.abspath, images))
-    return sorted(paths, key=natural)
+    return sorted(paths, key=natural_order)
 
 
 def _expanded(names):

@@ -19,7 +19,7 @@ from cutpaste_tf import data, files
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError, replacing, say
 from cutpaste_tf.threshold import Threshold
 
@@ -148,7 +148,7 @@ def load_images(config: Config, run_dir: str | os.PathLike, drop: Iterable[str] 
         raise UserError(f"{gone[0]}: does not exist, and the run {run_dir} needs it")
     tested = [i for i, name in enumerate(category.test.names) if name in recorded["test"]]
     category = Category(
-        normal(list(train), [images.get(name, name) for name in train]),
+        normal_split(list(train), [images.get(name, name) for name in train]),
         category.test.subset(tested),
     )
     if problem := _first_change(run_dir, recorded | {"train": train}, category):

@@ -130,11 +130,11 @@ def quick_views(monkeypatch):
 def images():
     """Ten images of noise, 32x32."""
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.data.split import normal
+    from cutpaste_tf.data.split import normal_split
 
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(10)]
-    return pipeline.prepare(normal([str(i) for i in range(10)], arrays), 32)
+    return pipeline.prepare(normal_split([str(i) for i in range(10)], arrays), 32)
 
 
 @pytest.fixture

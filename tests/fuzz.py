@@ -29,7 +29,7 @@ from cutpaste_tf import files, run_folder
 from cutpaste_tf import threshold as thresholds
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, folder, stream
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError, read_lines
 from cutpaste_tf.predict import exported
 from cutpaste_tf.predict.exported import Description
@@ -64,7 +64,7 @@ def texts():
     """The text files of a run, by their names."""
     run_dir = ROOT / "written"
     run_dir.mkdir()
-    run_folder.write_settings(run_dir, CONFIG, Category(normal([], []), normal([], [])))
+    run_folder.write_settings(run_dir, CONFIG, Category(normal_split([], []), normal_split([], [])))
     split = Split(["a", "b"], [None] * 2, ["good", "x"], [None] * 2)
     run_folder.write_scores(run_dir, split, np.array([1.0, 2.0]))
     run_folder.write_normal_scores(run_dir, ["c", "d", "e"], np.array([1.0, 3.0, 2.0]))

@@ -14,7 +14,7 @@ from conftest import QUICK, ROOT, make_mvtec, pattern, read_scores, write_image
 
 from cutpaste_tf import cli, data, main, run_folder
 from cutpaste_tf.config import Config
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.threshold import Threshold
 
@@ -148,7 +148,7 @@ def test_arrays_are_known_by_values_shapes_and_masks(config):
 
     def category(arrays, masks):
         names = [str(i) for i in range(len(arrays))]
-        return Category(normal(names, arrays), Split(names, arrays, ["good", "x"], masks))
+        return Category(normal_split(names, arrays), Split(names, arrays, ["good", "x"], masks))
 
     run_folder.write_settings(config.run_dir, config, category([zeros, zeros], [None, mask]))
     (config.run_dir / "checkpoints").mkdir()
@@ -167,7 +167,7 @@ def test_arrays_are_known_by_values_shapes_and_masks(config):
 def test_a_runs_images_are_found_again(begun, mvtec, tmp_path):
     added = str(write_image(tmp_path / "new.png", pattern(np.random.default_rng(9))))
     category = data.load(begun)
-    train = normal([*category.train.names[1:], added], [*category.train.images[1:], added])
+    train = normal_split([*category.train.names[1:], added], [*category.train.images[1:], added])
     refitted = tmp_path / "refitted"
     run_folder.write_settings(refitted, begun, Category(train, category.test))
     found = run_folder.load_images(begun, refitted)
@@ -192,7 +192,7 @@ def test_a_folders_images_are_compared_without_tensorflow(begun):
 
 
 def test_scores_are_written_to_the_last_bit_and_the_worst_normal_images_on_top(tmp_path):
-    split = normal(["a"], [np.zeros([4, 4], np.uint8)])
+    split = normal_split(["a"], [np.zeros([4, 4], np.uint8)])
     score = np.nextafter(1.5, 2)
     run_folder.write_scores(tmp_path, split, np.array([score]))
     (row,) = read_scores(tmp_path)
@@ -208,7 +208,7 @@ def test_scores_are_written_to_the_last_bit_and_the_worst_normal_images_on_top(t
 def write_run(folder, normal_scores, scores=(1.0, 2.0, 3.0), names="abc", **settings):
     config = Config(dataset="textures", category="brick", **settings)
     split = Split(list(names), [None] * 3, ["good", "x", "x"], [None] * 3)
-    run_folder.write_settings(folder, config, Category(normal([], []), normal([], [])))
+    run_folder.write_settings(folder, config, Category(normal_split([], []), normal_split([], [])))
     run_folder.write_scores(folder, split, np.array(scores))
     normal_scores = np.array(normal_scores, np.float64)
     run_folder.write_normal_scores(folder, [str(i) for i in normal_scores], normal_scores)

@@ -84,7 +84,7 @@ def random_color(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return random.uniform([tf.shape(images)[0], 1, 1, 3], seed, 0.0, 1.0)
 
 
-def natural(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def photograph_crops(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Cuts a random piece of the photographs, as large as an image, for each, [B, H, W, 3]."""
     which_seed, row_seed, column_seed = random.split(seed, 3)
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 
 from cutpaste_tf.config import Config
-from cutpaste_tf.data.split import Category, natural
+from cutpaste_tf.data.split import Category, natural_order
 
 
 def load(config: Config) -> Category:
@@ -28,5 +28,5 @@ def load(config: Config) -> Category:
     dataset = importlib.import_module(f"cutpaste_tf.data.{config.dataset}")
     category = dataset.load(config.data_dir, config.category)
     train = category.train
-    in_order = sorted(range(len(train)), key=lambda i: natural(train.names[i]))
+    in_order = sorted(range(len(train)), key=lambda i: natural_order(train.names[i]))
     return dataclasses.replace(category, train=train.subset(in_order))

@@ -13,7 +13,7 @@ import os
 import pathlib
 
 from cutpaste_tf.data import decode, search, stream
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError
 
 _FOLDERS = ("train", "test", "ground_truth")
@@ -85,7 +85,7 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     paths = [_path_in_part(file, root) for file in test]
     masks = _checked(_masks(root, test, paths, note), test, note)
     return Category(
-        train=normal([name(file) for file in train], [str(file) for file in train]),
+        train=normal_split([name(file) for file in train], [str(file) for file in train]),
         test=Split(
             names=[name(file) for file in test],
             images=[str(file) for file in test],

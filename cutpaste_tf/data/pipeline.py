@@ -240,7 +240,7 @@ def prepare(split: Split, preparation: Preparation | int) -> Images:
     return Images(count, preparation, None, split.images, sizes, contents)
 
 
-def same(images: Images, others: Images) -> dict[int, int]:
+def copies_among(images: Images, others: Images) -> dict[int, int]:
     """Maps each image that is among `others` too to its first copy there, by their indices."""
     first = {}
     for index, content in enumerate(others.contents):
@@ -264,8 +264,8 @@ def without_copies(
     Returns:
       The category and the training images, without copies.
     """
-    train, tested = category.train, same(test_images, train_images)
-    first = same(train_images, train_images)
+    train, tested = category.train, copies_among(test_images, train_images)
+    first = copies_among(train_images, train_images)
     copies = [index for index, other in first.items() if index != other]
     if copies:
         warn(

@@ -73,11 +73,11 @@ class Category:
     notes: Sequence[str] = ()
 
 
-def natural(name: str) -> str:
+def natural_order(name: str) -> str:
     """Returns a key that sorts names as people count: img_2 before img_10."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name)
 
 
-def normal(names: Sequence[str], images: Sequence) -> Split:
+def normal_split(names: Sequence[str], images: Sequence) -> Split:
     """Makes a split of normal images."""
     return Split(names, images, ["good"] * len(names), [None] * len(names))

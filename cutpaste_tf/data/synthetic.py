@@ -47,7 +47,7 @@ def make(
         name = "digit" if shape == "mnist" else shape
         mask = shapes.masks(name, batch, mask_seed, digits=digits)
         if natural:
-            filling = shapes.natural(batch, photographs, filling_seed)
+            filling = shapes.photograph_crops(batch, photographs, filling_seed)
         else:
             filling = shapes.random_color(batch, filling_seed)
         pasted = shapes.fill(batch, mask, filling)

@@ -10,7 +10,7 @@ differ from CutPaste's own edits; the crops are the same at every call.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError
 
 CROP = 96  # pixels
@@ -40,7 +40,7 @@ def load(data_dir: str, category: str) -> Category:
         types[index] = DEFECTS[index % len(DEFECTS)]
         test[index], masks[index] = draw_defect(test[index], types[index], rng)
     return Category(
-        train=normal([f"train/good/{i:03d}.png" for i in range(TRAIN_IMAGES)], train),
+        train=normal_split([f"train/good/{i:03d}.png" for i in range(TRAIN_IMAGES)], train),
         test=Split([f"test/{t}/{i:03d}.png" for i, t in enumerate(types)], test, types, masks),
     )
 

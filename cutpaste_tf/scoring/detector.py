@@ -14,7 +14,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import plain, weights
 from cutpaste_tf.scoring import canvas, feature_maps, layers
@@ -142,7 +142,7 @@ class Detector:
         if not isinstance(images, pipeline.Images):
             images = [str(i) if isinstance(i, os.PathLike) else i for i in images]
             names = [i if isinstance(i, str) else f"image {n}" for n, i in enumerate(images)]
-            images = pipeline.prepare(normal(names, images), self.preparation)
+            images = pipeline.prepare(normal_split(names, images), self.preparation)
         if maps is None or self.fit.places or maps == (self.config.maps == "gradcam"):
             return self.scorer.score(self.fit, images)
         return self._other_scorer.score(self.fit, images)

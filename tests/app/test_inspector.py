@@ -12,7 +12,7 @@ from PIL import Image
 from cutpaste_tf import run_folder
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.data.split import normal as normal_split
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 
 

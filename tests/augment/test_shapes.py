@@ -107,7 +107,10 @@ def test_compiled_shapes_equal_eager_ones(xla):
 
     def paste(images, seed):
         mask = shapes.masks("heart", images, seed)
-        fillings = shapes.random_color(images, seed), shapes.natural(images, photographs, seed)
+        fillings = (
+            shapes.random_color(images, seed),
+            shapes.photograph_crops(images, photographs, seed),
+        )
         return mask, *((x, shapes.fill(images, mask, x)) for x in fillings)
 
     compiled, seed = tf.function(paste, jit_compile=xla, autograph=False), tf.constant([5, 6])
@@ -121,7 +124,7 @@ def test_compiled_shapes_equal_eager_ones(xla):
 def test_natural_pieces_are_cut_from_a_photograph():
     photographs = np.arange(2 * 9 * 10 * 3, dtype=np.float32).reshape(2, 9, 10, 3)
     images = tf.zeros([50, 5, 4, 3])
-    pieces = shapes.natural(images, tf.constant(photographs), tf.constant([0, 0])).numpy()
+    pieces = shapes.photograph_crops(images, tf.constant(photographs), tf.constant([0, 0])).numpy()
     starts = set()
     for piece in pieces:
         which, row, column = np.argwhere(photographs[..., 0] == piece[0, 0, 0])[0]

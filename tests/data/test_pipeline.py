@@ -8,14 +8,14 @@ from conftest import pattern, write_image
 from cutpaste_tf import threshold
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import Category, normal
+from cutpaste_tf.data.split import Category, normal_split
 from cutpaste_tf.scoring import density
 
 
 def numbered(count, size=32):
     """Images that show their own number."""
     arrays = [np.full([size, size], i, np.uint8) for i in range(count)]
-    return pipeline.prepare(normal([str(i) for i in range(count)], arrays), size)
+    return pipeline.prepare(normal_split([str(i) for i in range(count)], arrays), size)
 
 
 def order(images, batch_size, seed, start=0, batches=12):
@@ -75,7 +75,7 @@ def photographs(tmp_path_factory):
     sizes = [(60, 90), (90, 60), (60, 90), (120, 180), (41, 73)]
     arrays = [pattern(rng, max(size))[: size[0], : size[1]] for size in sizes]
     paths = [str(write_image(folder / f"{i}.png", array)) for i, array in enumerate(arrays)]
-    return normal(paths, paths), arrays
+    return normal_split(paths, paths), arrays
 
 
 @pytest.mark.parametrize("shape", SHAPED)
@@ -185,7 +185,9 @@ def test_copies_leave_the_threshold_at_its_rate(capsys):
         for copied in (0, 12, 60):
             order = rng.permutation(60 + copied)  # wherever the copies lie
             arrays_now = [(arrays[:60] + arrays[:copied])[i] for i in order]
-            category = Category(normal(list(map(str, order)), arrays_now), normal([], []))
+            category = Category(
+                normal_split(list(map(str, order)), arrays_now), normal_split([], [])
+            )
             images = [pipeline.prepare(split, 4) for split in (category.train, category.test)]
             category, kept = pipeline.without_copies(category, *images)
             assert (len(category.train), kept.count) == (60, 60)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import region
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 
 SIDE = 128
@@ -88,7 +88,7 @@ def test_specks_of_noise_are_no_region():
 
 def find(roi, images=()):
     config = Config(dataset="textures", category="brick", roi=str(roi))
-    return region.find(config, normal([""] * len(images), images))
+    return region.find(config, normal_split([""] * len(images), images))
 
 
 def test_a_masks_file_is_the_region(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutpaste_tf.data.split import Split, natural
+from cutpaste_tf.data.split import Split, natural_order
 
 
 def split(kinds):
@@ -47,5 +47,5 @@ def test_names_are_in_the_order_that_people_count_in(parts):
     for (text, one), name in zip(parts, names, strict=True):
         for (other_text, other), other_name in zip(parts, names, strict=True):
             if text == other_text:
-                assert (natural(name) < natural(other_name)) == (one < other)
-    assert sorted(["img_10", "img_2", "img_1"], key=natural) == ["img_1", "img_2", "img_10"]
+                assert (natural_order(name) < natural_order(other_name)) == (one < other)
+    assert sorted(["img_10", "img_2", "img_1"], key=natural_order) == ["img_1", "img_2", "img_10"]

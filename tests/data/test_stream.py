@@ -12,7 +12,7 @@ from conftest import pattern, write_image
 
 from cutpaste_tf.data import decode, pipeline, stream
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 
 RNG = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_batches_keep_the_order_and_name_what_failed(tmp_path):
     ]
     # What training reads is read the same.
     good = [paths[i] for i in (0, 1, 3, 4)]
-    expected = pipeline.prepare(normal(good, [str(p) for p in good]), 32).stored.numpy()
+    expected = pipeline.prepare(normal_split(good, [str(p) for p in good]), 32).stored.numpy()
     one_after_another = [one for batch in found for one in batch if not one.error]
     np.testing.assert_array_equal(np.stack([one.prepared for one in one_after_another]), expected)
     assert [one.size for one in one_after_another] == [(20 + i,) * 2 for i in (0, 1, 3, 4)]

@@ -10,7 +10,7 @@ from cutpaste_tf import main, threshold
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.draw import figures
 from cutpaste_tf.run import pictures
 from cutpaste_tf.scoring.maps import Maps
@@ -50,7 +50,7 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
     rng, drawn = np.random.default_rng(0), []
     arrays = rng.integers(0, 256, [20, 8, 8, 3], np.uint8)
     names = [f"train/good/{number:03d}.png" for number in range(20)]
-    images = pipeline.prepare(normal(names, arrays), Preparation((8, 8)))
+    images = pipeline.prepare(normal_split(names, arrays), Preparation((8, 8)))
     small = rng.random([20, 1, 8, 8]).astype(np.float32)
     maps = Maps(small, None, lambda part, _: part, images) if has_maps else None
     scores = np.arange(20.0)
@@ -62,7 +62,7 @@ def test_the_least_normal_images_are_shown_with_names_and_scores(has_maps, tmp_p
     )
     maps_by = "features" if has_maps else "none"
     config = Config(dataset="textures", category="brick", maps=maps_by, false_positive_rate=0.1)
-    split, evaluation = normal(names, arrays), Evaluation(fit, None, {})
+    split, evaluation = normal_split(names, arrays), Evaluation(fit, None, {})
     paths = pictures.draw_normal_images(config, tmp_path, split, images, evaluation, scores)
     assert paths["normal_images"].is_file()
     (figure,) = drawn

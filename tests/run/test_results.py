@@ -14,7 +14,7 @@ from cutpaste_tf import run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, mask_of_size
-from cutpaste_tf.data.split import Category, Split, normal
+from cutpaste_tf.data.split import Category, Split, normal_split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.run import results
 from cutpaste_tf.scoring import metrics
@@ -220,7 +220,7 @@ def test_a_defect_of_one_pixels_width_keeps_its_own_area(resize):
 )
 def test_four_different_images_at_least_are_trained_on(shown, told):
     colours = [np.full([9, 9, 3], ord(letter), np.uint8) for letter in shown]
-    category = Category(normal(list(shown), colours), normal([], []))
+    category = Category(normal_split(list(shown), colours), normal_split([], []))
     prepared = [pipeline.prepare(split, 32) for split in (category.train, category.test)]
     _, images = pipeline.without_copies(category, *prepared)
     in_region = prepared[0].in_region
@@ -236,7 +236,7 @@ def test_four_different_images_at_least_are_trained_on(shown, told):
 
 def many(sizes, preparation):
     arrays = [np.full([*size, 3], 9 * i, np.uint8) for i, size in enumerate(sizes)]
-    return pipeline.prepare(normal([""] * len(arrays), arrays), preparation)
+    return pipeline.prepare(normal_split([""] * len(arrays), arrays), preparation)
 
 
 def test_a_region_that_no_pixel_of_the_canvas_is_in_is_refused():
@@ -311,5 +311,5 @@ def test_a_run_ends_with_its_thresholds_and_the_images_that_stand_out():
 def test_odd_images_are_named_the_worst_first():
     names = [f"train/good/{number:03d}.png" for number in range(12)]
     scores = np.array([3.0, 1.0, 2.0, 1.5, 99.0, 1.2, 2.2, 1.7, 2.6, 200.0, 1.9, 2.1])
-    assert results.odd_images(normal(names, names), scores) == [names[9], names[4]]
-    assert results.odd_images(normal(names, names), scores[:0]) == []
+    assert results.odd_images(normal_split(names, names), scores) == [names[9], names[4]]
+    assert results.odd_images(normal_split(names, names), scores[:0]) == []

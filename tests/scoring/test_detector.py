@@ -19,7 +19,7 @@ from cutpaste_tf import main, refit, run_folder
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import folder, pipeline
 from cutpaste_tf.data.preparation import Preparation, resize
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone as backbones
 from cutpaste_tf.models import weights
@@ -206,7 +206,7 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     assert [row["path"] for row in rows] == [f"train/good/{name}" for name in names]
     detector = Detector.load(run_dir)
     images = [str(folder / row["path"]) for row in rows]
-    features = detector.embed(pipeline.prepare(normal(images, images), detector.preparation))
+    features = detector.embed(pipeline.prepare(normal_split(images, images), detector.preparation))
     ones = np.ones([len(rows), 1], bool)
     expected = densities.cross_validated_scores("gde", features[:, None], ones)[:, 0]
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)

@@ -8,7 +8,7 @@ from conftest import SETTINGS, pattern, write_image
 
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import pipeline
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models.resnet import resnet18
 from cutpaste_tf.scoring import patches
@@ -105,9 +105,9 @@ def test_bands_make_no_difference(network, images, memory, height, separate, mon
 def test_images_are_scored_from_memory_and_from_files(network, tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     paths = [str(write_image(tmp_path / f"{i}.png", pattern(rng, 64))) for i in range(5)]
-    stored = pipeline.prepare(normal(paths, paths), 64)
+    stored = pipeline.prepare(normal_split(paths, paths), 64)
     monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 0)
-    streamed = pipeline.prepare(normal(paths, paths), 64)
+    streamed = pipeline.prepare(normal_split(paths, paths), 64)
     assert streamed.stored is None
     scorer = scorer_of(network, separate=True)
     fit = scorer.fit(stored)

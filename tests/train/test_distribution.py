@@ -20,7 +20,7 @@ import small, training
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import Preparation
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
 from cutpaste_tf.models import backbone
 from cutpaste_tf.train import classifier, loop
@@ -30,7 +30,7 @@ if sys.argv[2] == "small":
     backbone.build_backbone = small.build_backbone
     proxy.draw_views, proxy.apply_views = small.draw_views, small.apply_views
 arrays = list(np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
-split = normal([str(i) for i in range(10)], arrays)
+split = normal_split([str(i) for i in range(10)], arrays)
 
 
 class Losses(keras.callbacks.Callback):

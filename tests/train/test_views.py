@@ -11,7 +11,7 @@ from training import config, largest_difference, trained
 from cutpaste_tf.augment import proxy
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.preparation import FILL, Preparation
-from cutpaste_tf.data.split import normal
+from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.train import views as step_views
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
@@ -36,7 +36,7 @@ def prepared(settings, seed=0):
         if region is not None:
             rng = np.random.default_rng(seed)
             array[~region] = rng.integers(0, 256, array.shape, np.uint8)[~region]
-    return pipeline.prepare(normal([""] * 10, arrays), preparation)
+    return pipeline.prepare(normal_split([""] * 10, arrays), preparation)
 
 
 @pytest.mark.parametrize("shape", slow_but(list(SHAPES), "whole", "region"))
