@@ -17,7 +17,7 @@ from cutpaste_tf import choices
 from cutpaste_tf.choices import Rule, one_of, positive, real, some_of, whole
 from cutpaste_tf.files import UserError, as_text
 
-# Raise this when the same settings give other results, so that runs of two versions do not mix.
+# Raise this when the same settings give other results or other files: runs of versions do not mix.
 FORMAT = 10
 EPOCH_STEPS = 256  # Footnote 5: the paper calls 256 parameter updates an epoch.
 # The groups of flags in --help. In each group, the flags that a beginner needs come first.
