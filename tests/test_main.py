@@ -332,6 +332,7 @@ def test_synthetic_tests_are_added_to_a_finished_run_without_training_it_again(
     assert_user_error(done, "needs normal test images, and there are none")
 
 
+@pytest.mark.slow
 def test_several_densities_are_of_the_same_features(run_here, mvtec, tmp_path):
     run_here(mvtec, tmp_path)
     first, scored = results_of(tmp_path), scores(tmp_path)
@@ -454,7 +455,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles"))
+@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "tiles without maps"))
 def test_predictions_of_images_of_any_shape_are_the_runs_scores(
     shape, quick_views, tmp_path, capsys, monkeypatch
 ):

@@ -93,7 +93,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_but(list(KINDS), "patches"))
+@pytest.mark.parametrize("kind", slow_but(list(KINDS)))
 def test_it_is_a_run_on_these_images(kind, new, tmp_path, refitted, monkeypatch):
     monkeypatch.setattr(pictures, "draw_figures", small.draw_figures)
     if kind == "tiles":

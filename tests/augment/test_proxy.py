@@ -253,7 +253,10 @@ def test_the_other_tasks_compiled_equal_eager_ones(xla):
         np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5, err_msg=task)
 
 
-@pytest.mark.parametrize(("task", "jit_compile"), [(TASK, True), ("rotation", False)])
+@pytest.mark.parametrize(
+    ("task", "jit_compile"),
+    [pytest.param(TASK, True, marks=pytest.mark.slow), ("rotation", False)],
+)
 def test_views_made_in_tf_data_equal_eager_ones(task, jit_compile):
     def make_compiled(images, seed=SEED):
         return proxy.make_views(images, task, seed, AUGMENTED, jit_compile=jit_compile)

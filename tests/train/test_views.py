@@ -39,7 +39,7 @@ def prepared(settings, seed=0):
     return pipeline.prepare(normal_split([""] * 10, arrays), preparation)
 
 
-@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "whole", "region"))
+@pytest.mark.parametrize("shape", slow_but(list(SHAPES), "whole"))
 def test_views_are_the_same_on_device_and_in_the_pipeline(shape):
     settings = config(batch_size=4, translation=0.1, **SHAPES[shape])
     images = prepared(settings)
