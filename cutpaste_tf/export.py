@@ -13,10 +13,10 @@ network, the density and the threshold, and runs without cutpaste_tf.
     onnx         DIR/model.onnx; needs the extra onnx; `predict --model` reads it.
     tflite       DIR/model.tflite; uses only operations of TensorFlow Lite.
 
-All formats compute in float32, also for a run with --mixed_precision. After writing, the command
-loads the file and compares its scores with the run's. With keras and saved_model the scores are the
-same. With onnx and tflite they may differ from the third digit on, as resizing rounds some pixels
-differently.
+The network computes in float32, also after a training with --mixed_precision. After writing, the
+command loads the file and compares its scores with the run's. With keras and saved_model the scores
+agree to six digits. With onnx and tflite they may differ from the third digit on, as resizing
+rounds some pixels differently.
 """
 
 import contextlib
@@ -50,7 +50,6 @@ FILES = {
 }
 # Packages that a format needs in addition, and the extra that installs them.
 PACKAGES = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}
-_EXTRA = "onnx"
 _OPSET = 18
 _LARGEST = 2**31 - 2**26  # bytes of weights: ONNX and TensorFlow Lite files hold at most 2 GiB
 # The largest relative difference of scores that rounding explains.
@@ -67,16 +66,10 @@ def main(arguments: Sequence[str]) -> None:
         "--format", default="keras", help=f"one of {', '.join(FILES)}; default keras"
     )
     parser.add_threshold()
-    arguments = parser.parse_args(arguments)
-    with cli.writing("--output", arguments.output):
-        path, difference = export(
-            arguments.run,
-            arguments.output,
-            arguments.format,
-            threshold=arguments.threshold,
-            false_positive_rate=arguments.false_positive_rate,
-            log=say,
-        )
+    given = parser.parse_args(arguments)
+    limit = {"threshold": given.threshold, "false_positive_rate": given.false_positive_rate}
+    with cli.writing("--output", given.output):
+        path, difference = export(given.run, given.output, given.format, **limit, log=say)
     say(f"written to {path}; its scores differ from the run's by {difference:.1e} (relative)")
 
 
@@ -113,7 +106,7 @@ def export(
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"--format={format}: needs the package {package}; "
-                f'pip install "cutpaste-tf[{_EXTRA}]"'
+                f'pip install "cutpaste-tf[{format}]"'
             )
     from cutpaste_tf.scoring.detector import Detector
 
@@ -173,8 +166,8 @@ def write(
     import keras
     from keras import ops
 
-    # TensorFlow Lite cannot multiply float64 matrices.
     portable = format in ("onnx", "tflite")
+    # TensorFlow Lite cannot multiply float64 matrices.
     model = detector.model(portable=portable, precise=format != "tflite")
     verdict = ops.greater(model.output["score"], float(np.float32(threshold)))
     model = keras.Model(model.input, {**model.output, "verdict": verdict}, name="detector")

@@ -5,7 +5,7 @@
 
 Use this for another batch of material, a moved lamp, or a bad part among the good ones. The network
 stays. The command fits the density and the threshold to the new set of images, and scores the run's
-test images again. RUNDIR2 becomes a run for all commands; RUNDIR stays as it is.
+test images again. All commands take RUNDIR2 as a run; RUNDIR stays as it is.
 
 --add takes images and folders. --drop takes names as in the run's normal_scores.csv, which has the
 highest scores on top; paths of images; or a .txt file with a name or path on each line.
@@ -36,34 +36,16 @@ _TRAINING_RESULTS = (
 def main(arguments: Sequence[str]) -> None:
     """Runs a command line, sys.argv by default, and returns the exit status."""
     parser = cli.Parser("refit", __doc__)
-    parser.add_argument("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
-    parser.add_argument(
-        "--add",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="more normal images, or folders of them",
-    )
-    parser.add_argument(
-        "--drop",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="training images to remove: names as in the run's normal_scores.csv, paths, or a .txt "
-        "file with one on each line",
-    )
-    parser.add_argument("--data_dir", help="where the run's images are, if they have moved")
-    parser.add_argument("--output", required=True, help="the folder of the new run; must not exist")
-    arguments = parser.parse_args(arguments)
-    with cli.writing("--output", arguments.output):
-        refit(
-            arguments.run,
-            arguments.output,
-            arguments.add,
-            arguments.drop,
-            data_dir=arguments.data_dir,
-            log=say,
-        )
+    add, several = parser.add_argument, {"nargs": "+", "action": "extend", "default": []}
+    add("--run", required=True, help="a finished run: WORKDIR/CATEGORY/seed_N")
+    add("--add", **several, help="more normal images, or folders of them")
+    text = "training images to remove: names as in normal_scores.csv, paths, or .txt files of these"
+    add("--drop", **several, help=text)
+    add("--data_dir", help="where the run's images are, if they have moved")
+    add("--output", required=True, help="the folder of the new run; must not exist")
+    given = parser.parse_args(arguments)
+    with cli.writing("--output", given.output):
+        refit(given.run, given.output, given.add, given.drop, data_dir=given.data_dir, log=say)
 
 
 def refit(

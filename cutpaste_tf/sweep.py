@@ -4,9 +4,9 @@
 
 Each run is made as by `cutpaste_tf.main`, in WORKDIR/EXPERIMENT/CATEGORY/seed_N; `log.txt` there
 has what the run prints. Flags of `main` apply to all runs: `--category=bottle,screw --seed=0,1`
-takes a part of a table, and `--steps=800` shortens all runs but those that the paper's table
-compares by their steps. Ray distributes the runs over this machine, or over the cluster at
-`--ray_address`, whose machines need cutpaste-tf and the same folders.
+takes a part of a table, and `--steps=800` shortens all runs except those of Table 7, which differ
+in their steps. Ray distributes the runs over this machine, or over the cluster at `--ray_address`,
+whose machines need cutpaste-tf and the same folders.
 
 An interrupted run is resumed, and a finished run is skipped, so Ctrl-C loses one epoch at most.
 `python -m cutpaste_tf.report --workdir=DIR --table=1` shows the results so far.

@@ -8,7 +8,6 @@ images above the threshold, the worst run's share, the mean distance of this sha
 the mean share of anomalous images found, and the worst run's.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -44,8 +43,8 @@ def main(run_dirs: list[str]) -> None:
     rows = []
     for run_dir in run_dirs:
         normal = run_folder.read_normal_scores(run_dir)
-        with open(pathlib.Path(run_dir) / run_folder.SCORES, newline="", encoding="utf-8") as file:
-            tested = pd.DataFrame(csv.DictReader(file)).astype({"label": int, "score": float})
+        scores = pathlib.Path(run_dir) / run_folder.SCORES
+        tested = pd.read_csv(scores, float_precision="round_trip")
         for rate in threshold.RATES:
             for name, rule in RULES.items():
                 shares = (tested.score > rule(normal, rate)).groupby(tested.label).mean()

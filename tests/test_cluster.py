@@ -25,6 +25,7 @@ def test_runs_fit_on_machines_one_by_one():
     assert cluster.share_out(ray, "run", 1.0, 0.0)[2] == 15
     assert cluster.share_out(ray, "run", 2.0, 1.0)[2] == 2  # one GPU, and CPUs for one
     assert cluster.share_out(ray, "run", 1.0, 0.5)[2] == 5  # two, and CPUs for three
+    assert cluster.share_out(FakeRay({"CPU": 9.0, "GPU": 1.0}), "run", 1.0, 0.2)[2] == 5
     for cpus, gpus in ((9.0, 0.0), (1.0, 3.0), (5.0, 1.0)):
         with pytest.raises(UserError, match="_per_run.*no machine is large enough"):
             cluster.share_out(ray, "run", cpus, gpus)

@@ -1,6 +1,8 @@
 """A guard for the page's server: sites in other tabs of the browser must not reach it."""
 
+import contextlib
 import ipaddress
+import os
 import pathlib
 import socket
 import urllib.parse
@@ -10,7 +12,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 LARGEST = 200 * 10**6  # bytes of an upload
-_MOST = 2 * 2**30  # bytes of all uploads together
+_MOST = 2 * 2**30  # bytes of all files in the folder: uploads, and pictures that the page shows
+_SMALL = 2**16  # bytes of a request that is not an upload
 
 
 class Guard:
@@ -53,8 +56,14 @@ class Guard:
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers or not (length.isascii() and length.isdecimal()):
             return "The request needs a Content-Length.", 411
-        kept = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
-        if int(length) > LARGEST + 2**16 or kept + self._coming + int(length) > _MOST:
+        if int(length) <= _SMALL:
+            return None
+        kept = 0
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):  # Gradio moves and deletes files.
+                    kept += os.stat(os.path.join(folder, name)).st_size
+        if int(length) > LARGEST + _SMALL or kept + self._coming + int(length) > _MOST:
             return "The upload is too large, or the uploads together are.", 413
         return None
 

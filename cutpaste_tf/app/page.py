@@ -98,7 +98,7 @@ class View:
             (image, f"{pathlib.PurePosixPath(name).name}\ndistance {distance:.4g}")
             for image, name, distance in nearest
         ]
-        text = "The smaller the distance, the more similar the images are to the model."
+        text = "The smaller the distance, the more similar the network finds both images."
         return captioned, _paragraph(text)
 
     def _or_message(self, function, *arguments):
@@ -138,9 +138,7 @@ def build_page(inspector: Inspector) -> tuple[gr.Blocks, dict[str, Any]]:
     first, first_number, first_percent, first_text = view.threshold(runs[0])
     problem = view.inspect(runs[0], None)  # None if the run can be loaded
 
-    with gr.Blocks(
-        title="Anomaly inspection", fill_width=True, delete_cache=(3600, 86400)
-    ) as blocks:
+    with gr.Blocks(title="Anomaly inspection", fill_width=True, delete_cache=(600, 3600)) as blocks:
         inspection, threshold, path = gr.State(), gr.State(first), gr.State()
         gr.HTML(
             "<h1>Anomaly inspection</h1>How much an image differs from normal parts, where it "

@@ -100,7 +100,10 @@ def _predict_parts(arguments, make_model, options):
     settings |= {"threshold": threshold.value, "maps": arguments.maps}
     options |= {"address": arguments.ray or None, "cpus": arguments.cpus_per_worker, "gpus": gpus}
     output = pathlib.Path(arguments.output)
-    return parallel.predict(make_model, settings, arguments.images, output, **options)
+    try:
+        return parallel.predict(make_model, settings, arguments.images, output, **options)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("interrupted; start again to resume") from error
 
 
 def _parser():

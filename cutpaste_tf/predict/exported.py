@@ -34,7 +34,7 @@ class Description:
     bits: int  # as in `decode.decode`
     threshold: Threshold  # as chosen at export
     normal_scores: np.ndarray  # float64 [n], of normal images; may be empty
-    level: float | None  # see `draw.overlay.Scale`
+    level: float | None  # see `draw.overlay.Scale.of`
     pixel_threshold: float | None
 
     def to_json(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
+from cutpaste_tf.files import locked
 from cutpaste_tf.predict import rows
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
@@ -27,11 +28,11 @@ def predict(
     raises KeyboardInterrupt. After an error the earlier tables stay.
     """
     log(f"threshold {model.threshold}; {count} images, on {model.device}")
-    output.mkdir(parents=True, exist_ok=True)
     images, root = rows.find_images(sources, output), rows.common_root(sources)
     summary, interrupted = rows.Summary(), False
     drift, began = Drift(model.normal_scores), time.perf_counter()
     with (
+        locked(output / rows.LOCK, f"--output={output}: {rows.BUSY}"),
         rows.open_tables(output, model) as tables,
         tqdm.tqdm(total=count, unit="image", leave=False, disable=None) as bar,
     ):

@@ -23,7 +23,7 @@ class Model(Protocol):
       normal_scores: float64 [n], the run's scores of normal images; may be empty.
       scale: from maps to colours; None if no maps are wanted.
       bits: of the image files, as in `decode.decode`.
-      inputs: how many inputs of the network an image makes, one for each tile.
+      inputs: the number of network inputs for each image, one for each tile.
       device: the name of the hardware.
     """
 
@@ -58,7 +58,7 @@ class RunModel:
       threshold: replaces the run's threshold.
       false_positive_rate: replaces the run's threshold by the one that this share of normal images
         is above.
-      maps: whether maps are wanted; None: if the run makes any.
+      maps: whether to make maps; None: if the run can make them.
 
     Attributes:
       detector: the run's `detector.Detector`.
@@ -105,11 +105,8 @@ class RunModel:
         if not prepared:
             return []
         result = self.evaluate(prepared, sizes)
-        if self.scale is None:
-            return [(float(score), None) for score in result.scores]
-        return list(
-            zip(map(float, result.scores), result.maps.read(range(len(sizes))), strict=True)
-        )
+        maps = [None] * len(sizes) if self.scale is None else result.maps.read(range(len(sizes)))
+        return list(zip(map(float, result.scores), maps, strict=True))
 
     def evaluate(
         self, prepared: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]

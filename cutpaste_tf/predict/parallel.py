@@ -26,7 +26,7 @@ from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import Drift
 
 SHARD = 1000  # files of a part; if a worker is lost, so is its work on one part
-_FILES, _LOCK = "_files.parquet", "_lock"
+_FILES = "_files.parquet"
 _RETRIES = 3  # of a part whose worker was lost
 _FILES_SCHEMA = pa.schema({"path": pa.string()})
 _NUMBERS = ("score", "relative_score", "threshold")
@@ -54,7 +54,8 @@ def predict(
       output: the folder to write to.
       batch_size: images at a time.
       log: takes a line of text.
-      **resources: address, cpus and gpus as in `_score`.
+      **resources: `address` of a Ray cluster; `cpus` and `gpus` of each worker, as in
+        `cluster.share_out`.
 
     Returns:
       The counts of all parts' rows.
@@ -62,10 +63,7 @@ def predict(
     settings = {**settings, "images": [os.path.abspath(source) for source in sources]}
     if not any(output.glob(rows.PARTS)):
         next(rows.find_images(sources, output))  # Finds mistakes before anything is written.
-    busy = (
-        f"--output={output}: another command writes there; wait for its end, or name another folder"
-    )
-    with locked(output / _LOCK, busy):
+    with locked(output / rows.LOCK, f"--output={output}: {rows.BUSY}"):
         _begin(output, settings)
         files = pq.read_metadata(output / _FILES)
         parts = [output.absolute() / f"part-{n:05d}.parquet" for n in range(files.num_row_groups)]
@@ -78,11 +76,8 @@ def predict(
         if missing:
             root = rows.common_root(settings["images"])
             worker = make_model, output.absolute(), root, batch_size
-            try:
-                with tqdm.tqdm(total=count, unit="image", leave=False, disable=None) as bar:
-                    seconds = _score(missing, worker, bar, log, **resources)
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt("interrupted; start again to resume") from error
+            with tqdm.tqdm(total=count, unit="image", leave=False, disable=None) as bar:
+                seconds = _score(missing, worker, bar, log, **resources)
             rate = f"; {count} in {seconds:.1f} s, {count / seconds:.1f} images a second"
         summary = rows.Summary()
         for part in parts:
@@ -107,6 +102,7 @@ def _begin(output, settings):
             f"--output={output}: holds a prediction with another {', '.join(others)}; name another "
             "folder"
         )
+    (output / rows.JOB).unlink(missing_ok=True)  # It must never stand beside another job's list.
     paths = map(as_text, rows.find_images(settings["images"], output))
     with replacing(output / _FILES) as path, pq.ParquetWriter(path, _FILES_SCHEMA) as writer:
         while shard := list(itertools.islice(paths, SHARD)):

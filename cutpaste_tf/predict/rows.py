@@ -14,13 +14,15 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cutpaste_tf.data import decode, stream
+from cutpaste_tf.data import decode, search, stream
 from cutpaste_tf.files import UserError, as_text, replacing
 from cutpaste_tf.predict.model import Model
 from cutpaste_tf.threshold import VERDICTS, Drift
 
 CSV, JSONL, MAPS, AREAS = "predictions.csv", "predictions.jsonl", "maps", "areas.csv"
 JOB, PARTS = "_job.json", "part-*.parquet"  # with --ray, instead of the tables
+LOCK = "_lock"  # stays in the output folder
+BUSY = "another command writes there; wait for its end, or name another folder"
 COLUMNS = ("path", "score", "relative_score", "verdict", "threshold", "drift", "map", "error")
 AREA_COLUMNS = ("path", "left", "top", "width", "height", "pixels", "peak", "mean")
 
@@ -41,7 +43,7 @@ def find_images(
     if empty and warn is None:
         raise UserError(
             f"--images={' '.join(map(str, sources))}: no images there; images end in "
-            f"{', '.join(decode.SUFFIXES)}"
+            f"{search.endings()}"
         )
 
 

@@ -181,7 +181,7 @@ class Inbox:
         return [(path, stamp) for _, path, stamp in sorted(arrivals)]
 
     def finish(self, path: pathlib.Path, stamp: Stamp, scored: bool) -> bool:
-        """Marks a file as done and returns True, if its row should be kept.
+        """Returns whether a file's row should be kept; if so, marks the file as done.
 
         Returns False if the file changed while it was read or may be incomplete, as it will arrive
         again; or if it vanished before it was scored.

@@ -1,16 +1,19 @@
 """Runs benchmarks one after the other and prints all their ratios in one table.
 
-    python -m experiments.benchmarks [NAME ...] [--markdown] [--rounds=N]
+    python -m experiments.benchmarks [NAME ...] [--rounds=N]
 
 Run it from the root of the repository. Without names, it runs all benchmarks except
-anomalib_models.py and pixel_gaussian.py, which need a data set, and ray_prediction.py, which needs
-Ray. Each benchmark is a script with its own flags, and runs in a fresh process here.
+anomalib_models.py, which needs a data set, and ray_prediction.py, which needs Ray. Each benchmark
+is a script with its own flags, and runs in a fresh process here.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import subprocess
 import sys
+
+import pandas as pd
 
 from experiments.benchmarks import common
 
@@ -46,28 +49,16 @@ def run(name: str, flags: list[str]) -> list[common.Result] | None:
     return None if process.returncode else results
 
 
-def table(results: list[common.Result], markdown: bool) -> str:
-    """Returns the results as a table, in Markdown or aligned by spaces."""
-    rows = [("", "ours", "baseline", "unit", "ratio", "against")]
-    rows += [
-        (r.name, f"{r.ours:.4g}", f"{r.baseline:.4g}", r.unit, f"{r.ratio:.2f}", r.against)
-        for r in results
-    ]
-    if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def table(results: list[common.Result]) -> str:
+    """Returns the results as a table in Markdown."""
+    rows = pd.DataFrame([dataclasses.asdict(result) for result in results])
+    return rows.to_markdown(index=False, floatfmt=".4g")
 
 
 def main() -> int:
     """Runs the named benchmarks, and returns the exit status: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--rounds", type=int, help="measurements of each method")
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -83,7 +74,7 @@ def main() -> int:
         else:
             results += its_results
         print(flush=True)
-    print(table(results, arguments.markdown))
+    print(table(results))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import cutpaste_tf  # noqa: F401 - before TensorFlow
+from cutpaste_tf.machine import cores
 
 _MARK = "RESULT "
 
@@ -34,11 +34,6 @@ def parser(doc: str, rounds: int = 5) -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, default=rounds, help="measurements of each method")
     return made
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def machine(*packages: str) -> str:

@@ -51,11 +51,8 @@ def pixel_metrics(count: int, size: int) -> float:
     """Times pixel AUROC, AP and AUPRO of maps, a tenth of whose pixels is anomalous."""
     from cutpaste_tf.scoring import metrics
 
-    rng, pixels, mask = (
-        np.random.default_rng(0),
-        metrics.PixelScores(),
-        np.zeros((size, size), bool),
-    )
+    rng, pixels = np.random.default_rng(0), metrics.PixelScores()
+    mask = np.zeros((size, size), bool)
     mask[: size // 10] = True
     maps = [rng.random((size, size), np.float32) for _ in range(8)]
 

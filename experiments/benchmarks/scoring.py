@@ -35,7 +35,6 @@ def main() -> None:
     from cutpaste_tf import export, machine
     from cutpaste_tf.config import Config
     from cutpaste_tf.data import pipeline
-    from cutpaste_tf.files import UserError
     from cutpaste_tf.models.backbone import build_backbone
     from cutpaste_tf.scoring import density as densities
     from cutpaste_tf.scoring.detector import Detector
@@ -79,7 +78,7 @@ def main() -> None:
                 with export._quiet():
                     export.write(detector, 1.0, path, format)
                     function = export.load(path, format)
-            except (UserError, ImportError) as error:
+            except ImportError as error:
                 print(f"exported, {format}: left out ({error})")
                 continue
             variants[f"exported, {format}"] = functools.partial(exported, function)

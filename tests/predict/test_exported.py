@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line(images, tmp_path, predict, monkeypatch, fault, fl
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
     done = predict(f"--model={path}", *flags, images=images, output=tmp_path / "out")
     assert_user_error(done, message)
-    assert not list((tmp_path / "out").glob("*"))
+    assert [path.name for path in (tmp_path / "out").glob("*")] in ([], ["_lock"])
 
 
 @pytest.fixture

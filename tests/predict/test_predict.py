@@ -51,7 +51,8 @@ def test_every_image_is_a_row_and_a_broken_one_says_so(finished, images, tmp_pat
     assert broken["score"] is broken["relative_score"] is broken["verdict"] is None
     assert "not an image" in broken["error"]
     assert "images a second" in done.stdout
-    assert sorted(p.name for p in output.iterdir()) == ["predictions.csv", "predictions.jsonl"]
+    names = ["_lock", "predictions.csv", "predictions.jsonl"]
+    assert sorted(p.name for p in output.iterdir()) == names
     # The size of a batch changes no score, and where nothing is wrong stderr is empty.
     pathlib.Path(broken["path"]).unlink()
     for size in (1, 4):
@@ -223,7 +224,8 @@ def test_earlier_tables_stay_until_the_end(finished, images, tmp_path, monkeypat
     shutil.rmtree(output / "maps")
     if isinstance(fault, OSError):
         assert_user_error(done, "--output", "No space left on device")
-        assert {p.name: p.read_text() for p in output.iterdir()} == {"predictions.csv": "earlier"}
+        texts = {"_lock": "", "predictions.csv": "earlier"}
+        assert {p.name: p.read_text() for p in output.iterdir()} == texts
     else:  # What is scored stays.
         assert done.returncode == 130
         assert done.stderr == f"interrupted; the scores so far are in {output}\n"
