@@ -245,6 +245,8 @@ class Config:
         object.__setattr__(self, "steps", stages or self.steps)
         if self.patch_size and self.maps == "none":
             object.__setattr__(self, "maps", "patches")
+        if len(set(self.image_size)) == 1:  # 256x256 is the same as 256.
+            object.__setattr__(self, "image_size", self.image_size[:1])
         choices.check_together(self)
 
     def refuse(self, name: str, reason: str) -> None:

@@ -20,6 +20,7 @@ rounds some pixels differently.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import logging
@@ -145,13 +146,14 @@ def export(
 
 
 def _describe(run_dir, detector, limit):
+    results = run_folder.read_results(run_dir)
     return Description(
-        config=detector.config,
+        config=dataclasses.replace(detector.config, threshold_rule=results["threshold_rule"]),
         bits=detector.preparation.bits,
         threshold=limit,
         normal_scores=run_folder.read_normal_scores(run_dir),
         level=detector.level,
-        pixel_threshold=run_folder.read_results(run_dir)["pixel_threshold"],
+        pixel_threshold=results["pixel_threshold"],
     )
 
 

@@ -80,10 +80,11 @@ def refit(
     config, before = Config.load(run_dir), run_folder.read_results(run_dir)
     if os.path.lexists(output):
         raise UserError(f"--output={output}: exists already; name another, or remove it")
-    # The false-positive rate of the run's evaluation stays.
+    # The threshold's rate and rule of the run's evaluation stay.
     config = dataclasses.replace(
         config,
         false_positive_rate=before["false_positive_rate"],
+        threshold_rule=before["threshold_rule"],
         data_dir=os.path.abspath(data_dir) if data_dir else config.data_dir,
     )
     category = run_folder.load_images(config, run_dir, _expanded(drop))

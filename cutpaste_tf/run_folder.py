@@ -1,6 +1,6 @@
 """A run's folder, WORKDIR/CATEGORY/seed_N: the names of its files, writing and reading them.
 
-A SHA-256 shows whether a file was altered. Only some data sets import TensorFlow here.
+A SHA-256 shows whether a file was altered. This module imports TensorFlow only for some data sets.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ SCORES = "scores.csv"
 RESULTS = "results.json"  # written last: its presence means that the run is finished
 _LOCK = "lock"  # held while a command works on the run
 # The files that scores and the page depend on.
-_SUMMED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, EMBEDDINGS, ROI, NORMAL_SCORES)
+_CHECKED = (BACKBONE_WEIGHTS, PRETRAINED_WEIGHTS, DENSITY, EMBEDDINGS, ROI, NORMAL_SCORES)
 
 
 def state(config: Config) -> str:
@@ -57,9 +57,9 @@ def state(config: Config) -> str:
         )
     if not (run_dir / RESULTS).is_file():
         return "interrupted"
-    densities = config.density.split(",")
+    densities = set(config.density.split(","))
     if set(config.synthetic_tests) <= set(evaluated_by(config, "test_anomalies")) and (
-        len(densities) == 1 or set(densities) <= set(evaluated_by(config, "density"))
+        len(densities) == 1 or densities <= set(evaluated_by(config, "density"))
     ):
         return "finished"
     if "refit" in read_results(run_dir):
@@ -278,7 +278,9 @@ def choose_threshold(
     with _reading(pathlib.Path(run_dir) / RESULTS):
         recorded = None if results["threshold"] is None else Threshold(*map(results.get, names))
     normal_scores = read_normal_scores(run_dir)
-    given = threshold, false_positive_rate, Config.load(run_dir).threshold_rule
+    # A later evaluation may have taken another rule than the settings of the first start.
+    rule = results.get("threshold_rule") or Config.load(run_dir).threshold_rule
+    given = threshold, false_positive_rate, rule
     return thresholds.choose(recorded, normal_scores, str(run_dir), *given)
 
 
@@ -308,10 +310,10 @@ def ensemble_scores(run_dirs: Sequence[str | os.PathLike]) -> tuple[np.ndarray, 
 
 
 def checksums(run_dir: str | os.PathLike, config: Config) -> dict[str, str]:
-    """Returns the SHA-256, in hexadecimal, of the settings and of the files of `_SUMMED`."""
-    paths = [pathlib.Path(run_dir) / name for name in _SUMMED]
+    """Returns the SHA-256, in hexadecimal, of the settings and of the files of `_CHECKED`."""
+    paths = [pathlib.Path(run_dir) / name for name in _CHECKED]
     sums = {
-        name: checksum(path) for name, path in zip(_SUMMED, paths, strict=True) if path.is_file()
+        name: checksum(path) for name, path in zip(_CHECKED, paths, strict=True) if path.is_file()
     }
     return {"settings": config.fingerprint()} | sums
 
@@ -351,14 +353,7 @@ def _reading(path):
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (
-        ArithmeticError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        csv.Error,
-    ) as error:
+    except (LookupError, OverflowError, RecursionError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: damaged; copy the run again, or train it again") from error
 
 
@@ -385,10 +380,7 @@ def _write_json(path: pathlib.Path, values: dict, indent: int | None = 2) -> Non
 
 
 def _write_csv(path: pathlib.Path, names: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows(rows)

@@ -44,7 +44,7 @@ class Threshold:
 
     def __post_init__(self):
         rate, count = self.false_positive_rate, self.num_normal
-        numbers = [self.value] if rate is count is None else [self.value, rate, count]
+        numbers = [self.value] if rate is None and count is None else [self.value, rate, count]
         numbers += [] if self.median is None else [self.median]
         if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
             raise ValueError("a threshold needs finite numbers")
@@ -91,7 +91,7 @@ def choose(
       source: what messages name, such as a run's folder.
       threshold: a value that replaces the run's.
       false_positive_rate: in (0, 1), replaces the run's.
-      rule: as in `counted`.
+      rule: as in `without_odd`.
 
     Returns:
       The threshold.
@@ -115,14 +115,14 @@ def by_normal(
 ) -> Threshold:
     """Chooses the threshold at a false-positive rate by the scores of normal images, [n], n >= 1.
 
-    The rule is as in `counted`.
+    The rule is as in `without_odd`.
     """
-    scores = counted(normal_scores, rule)
+    scores = without_odd(normal_scores, rule)
     value = at_rate(scores, false_positive_rate)
     return Threshold(value, false_positive_rate, len(scores), _median(normal_scores))
 
 
-def counted(normal_scores: np.ndarray, rule: str) -> np.ndarray:
+def without_odd(normal_scores: np.ndarray, rule: str) -> np.ndarray:
     """Returns the scores that thresholds are chosen by.
 
     Args:

@@ -163,7 +163,7 @@ def test_sizes_of_two_sides_and_tiles_are_numbers_between_crosses():
     padded = dataclasses.replace(settings, tiles=(1, 1), resize="pad")
     assert (padded.map_locations, padded.masked) == ("nearby", True)
     (square,) = parse("--category=brick", "--image_size=64")
-    for size in (64, [64]):
+    for size in (64, [64], (64, 64)):
         assert square == dataclasses.replace(square, image_size=size)
 
 

@@ -122,8 +122,11 @@ class Inspector:
 def _whiten(model, embeddings):
     """Transforms embeddings, [..., D], so that Euclidean distances are those of the density."""
     embeddings, density = embeddings.astype(np.float64), model.detector.fit.density
-    is_gaussian = density and density.is_gaussian
-    return embeddings @ density.arrays["whitener"] if is_gaussian else embeddings
+    if density is None or density.kind == "kde":
+        return embeddings
+    if density.kind == "gmm":  # It was fitted to features of unit length.
+        embeddings = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings @ density.arrays["whitener"]
 
 
 def _shrink(image, side):

@@ -59,9 +59,9 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
 
 
 def roc_curve(labels: np.ndarray, scores: Mapping[str, np.ndarray], title: str) -> Figure:
-    """Draws a ROC curve of labels, [N] of 0 and 1, for each stage's scores, [N], by its name.
+    """Draws a ROC curve for each stage of the training.
 
-    The last stage of the training comes first.
+    `labels` are [N] of 0 and 1; `scores` has each stage's scores, [N], the trained stage first.
     """
     figure = _figure(4.5, 4.5)
     axes = figure.subplots()
@@ -101,25 +101,20 @@ def extremes(
     masks: Sequence[np.ndarray],
     labels: np.ndarray,
     captions: Sequence[str],
-    scores: np.ndarray,
     title: str,
-    count: int = 8,
 ) -> Figure:
-    """Shows the `count` most and least anomalous of N images, uint8 [H, W, 3].
+    """Shows the most anomalous images, uint8 [H, W, 3], above as many of the least anomalous.
 
-    Masks are bool, of any size, and outlined; labels and scores are [N].
+    Masks are bool, of any size, and outlined. All are in this order; labels are of 0 and 1.
     """
-    order = np.argsort(-scores, kind="stable")
-    count = min(count, len(order))
-    figure, grid = _grid(2, count, 1.5, 1.85)
-    rows = {"most anomalous": order[:count], "least anomalous": order[::-1][:count]}
-    for row, (name, indices) in zip(grid, rows.items(), strict=True):
+    figure, grid = _grid(2, len(images) // 2, 1.5, 1.85)
+    for row, name in zip(grid, ("most anomalous", "least anomalous"), strict=True):
         row[0].set_ylabel(name)
-        for axes, index in zip(row, indices, strict=True):
-            axes.imshow(images[index])
-            _outline(axes, masks[index], "yellow", 1.0)
-            color = RED if labels[index] else BLUE
-            axes.set_title(captions[index], color=color, fontsize=8)
+    shown = zip(grid.flat, images, masks, labels, captions, strict=True)
+    for axes, image, mask, label, caption in shown:
+        axes.imshow(image)
+        _outline(axes, mask, "yellow", 1.0)
+        axes.set_title(caption, color=RED if label else BLUE, fontsize=8)
     figure.suptitle(title)
     return figure
 
@@ -190,9 +185,9 @@ def views_by_column(
 ) -> Figure:
     """Shows images with their augmented views beside each other (Figure 2).
 
-    Each row is labelled and has an image, uint8 [H, W, 3], or None for each column's name: first
-    normal, framed in green, then anomalous, in red, then views of the normal one, in blue. An arrow
-    points to where the last view differs from it.
+    `rows` has a list for each row: an image, uint8 [H, W, 3], or None for each of the columns'
+    `names`. The first column is normal (green frame), the second anomalous (red), and the others
+    are views of the normal image (blue). An arrow points to where the last view differs from it.
     """
     figure, grid = _grid(len(rows), len(names), 1.7, 1.72)
     frames = [(GREEN, "-"), (RED, (0, (4, 1))), *[(BLUE, (0, (1, 0.6)))] * (len(names) - 2)]

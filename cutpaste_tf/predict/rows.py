@@ -119,7 +119,7 @@ def _write_map(target, model, file, score, anomaly_map):
     np.save(target.with_suffix(".npy"), anomaly_map.astype(np.float32, copy=False))
     if not scale.outlined:
         return []
-    return [dataclasses.asdict(area) for area in areas.find(anomaly_map, scale.high, file.size)]
+    return areas.find(anomaly_map, scale.high, file.size)
 
 
 def common_root(sources: Sequence[str | os.PathLike]) -> pathlib.Path:

@@ -19,10 +19,7 @@ PRINTED = json.loads((importlib.resources.files(__package__) / "paper.json").rea
 OWN = "own data"
 # What all flag files of the paper's experiments change: the head is an MLP, and the input is
 # augmented.
-FLAGFILES = {
-    "head_dims": (512, 128),
-    "view_jitter": (0.1,),
-}
+FLAGFILES = {"head_dims": (512, 128), "view_jitter": (0.1,)}
 # Settings of Table 3, Appendix A.4.
 FINETUNED = {
     "backbone": "efficientnet_b4",
@@ -256,10 +253,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "4": ("Cutout's variants: image AUROC", _detection("table4_cutout_variants")),
-    "5": (
-        "Binary and 3-way classification: image AUROC",
-        _detection("table5_binary_vs_3way"),
-    ),
+    "5": ("Binary and 3-way classification: image AUROC", _detection("table5_binary_vs_3way")),
     "6": (
         "Synthetic anomalies: image AUROC",
         [*_synthetic("Cutout"), *_synthetic("CutPaste (3-way)")],

@@ -69,8 +69,9 @@ def embeddings(runs: Sequence[str], count: int, data_dir: str | None = None) -> 
         kinds = dict(zip(names, _pasted(detector.config, normal, "cutpaste_3way"), strict=True))
         kinds["anomaly"] = anomalous.canvases(range(anomalous.count))
         title = pictures.title(detector.config)
+        shape = Preparation(detector.config.size)
         panels[title if title not in panels else f"{title} ({run})"] = {
-            kind: detector.embed(pipeline.of_arrays(images, Preparation(detector.config.size)))
+            kind: detector.scorer.embed(pipeline.of_arrays(images, shape))
             for kind, images in kinds.items()
             if len(images)
         }

@@ -46,13 +46,11 @@ def draw_figures(
 
     def most_and_least_anomalous():
         order = np.argsort(-scores, kind="stable")
-        shown = np.union1d(order[:_EXTREMES], order[-_EXTREMES:])
+        shown = np.concatenate([order[:_EXTREMES], order[::-1][:_EXTREMES]])
         images, masks = _images_and_masks(test_split, test_images, shown)
         names = [test_split.defect_types[i] for i in shown]
         captions = _captions(names, scores[shown], config, normal_scores)
-        return figures.extremes(
-            images, masks, labels[shown], captions, scores[shown], title(config), _EXTREMES
-        )
+        return figures.extremes(images, masks, labels[shown], captions, title(config))
 
     def roc():
         before, after = stage_names(config)

@@ -92,15 +92,9 @@ def measure(
 ) -> dict:
     """Measures the test images, the thresholds and the odd training images, for results.json.
 
-    Args:
-      config: the settings.
-      category: the images, without copies.
-      trained: the evaluation after the training.
-      untrained: the evaluation before the training, if there is one.
-      normal_scores: [N], the cross-validated scores of the normal images; empty without threshold.
-
-    Returns:
-      The results, ready for JSON.
+    The category is without copies. `untrained` is None if the network was evaluated only after the
+    training. `normal_scores` are the normal images' cross-validated scores, [N]; empty without a
+    threshold.
     """
     split = category.test
     # Without a training there is only the first stage.
@@ -154,7 +148,7 @@ def threshold_results(
     choose none.
     """
     rate = config.false_positive_rate
-    normal_scores = thresholds.counted(normal_scores, config.threshold_rule)
+    normal_scores = thresholds.without_odd(normal_scores, config.threshold_rule)
 
     def at(rate):
         value = thresholds.at_rate(normal_scores, rate) if len(normal_scores) else None
@@ -195,19 +189,11 @@ def pixel_threshold(config: Config, normal_maps: Maps | None) -> float | None:
 
 
 def check_images(config: Config, images: pipeline.Images, in_region: np.ndarray) -> str | None:
-    """Checks that there are enough training images for the densities and the threshold.
+    """Checks that the training images suffice; returns the line of a warning, or None.
 
-    Args:
-      config: the settings.
-      images: the normal training images, without copies.
-      in_region: bool [N, K], of these images and their copies, as in `Images`.
-
-    Returns:
-      The line of a warning, or None.
-
-    Raises:
-      UserError: if there are fewer than `density.LEAST_IMAGES`, or if some show nothing of the
-        region of interest.
+    `images` are without copies; `in_region`, bool [N, K], has the copies too. A UserError says that
+    there are fewer than `density.LEAST_IMAGES` images, or that some show nothing of the region of
+    interest.
     """
     least, count, total = densities.LEAST_IMAGES, images.count, len(in_region)
     if blank := int((~in_region.any(axis=1)).sum()):
@@ -240,16 +226,12 @@ def auroc_by_density(config: Config, evaluation: Evaluation, labels: np.ndarray)
     Returns image AUROC by density, None where it cannot be measured; empty for a single density.
     """
     results = {config.main_density: metrics.image_auroc(labels, evaluation.pooled[config.features])}
+    # With --tiles there is only one density.
+    train, test = (x.features[config.features][:, 0] for x in (evaluation.fit, evaluation.test))
     for kind in config.density.split(",")[1:]:
-        density = densities.fit(kind, _flat(evaluation.fit.features[config.features]))
-        scores = density.score(_flat(evaluation.test.features[config.features]))
+        scores = densities.fit(kind, train).score(test)
         results[kind] = metrics.image_auroc(labels, scores)
     return results if len(results) > 1 else {}
-
-
-def _flat(features):
-    """The features of images without tiles, [N, D], from [N, 1, D]."""
-    return features[:, 0]
 
 
 def stage_names(config: Config) -> tuple[str, str]:

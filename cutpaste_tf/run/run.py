@@ -130,7 +130,10 @@ def train_and_evaluate(config: Config, all_images: Category) -> dict:
         normal_scores,
         summary,
     )
-    collected |= synthetic_tests.synthetic_results(untrained_on_sets, trained_on_sets, digits)
+    if test_sets:
+        collected["image_auroc_by_test_anomalies"] = trained_on_sets
+        collected["untrained_image_auroc_by_test_anomalies"] = untrained_on_sets
+        collected["test_anomalies_digits"] = digits
     collected["sha256"] = run_folder.checksums(run_dir, config)
     run_folder.write_results(run_dir, collected)
     for line in [*results.result_lines(collected), *results.verdict_lines(collected, run_dir)]:
@@ -144,14 +147,8 @@ def write_densities_and_scores(
 ) -> np.ndarray:
     """Writes the densities, embeddings and scores of an evaluation into a run's folder.
 
-    Args:
-      config: the run's settings.
-      run_dir: the run's folder.
-      category: the images, without copies.
-      evaluation: the evaluation of these images.
-
-    Returns:
-      float64 [N], the cross-validated scores of the N normal images; empty without a threshold.
+    The category is without copies. Returns the normal images' cross-validated scores, float64 [N];
+    empty without a threshold.
     """
     fit = evaluation.fit
     normal_scores = fit.normal.scores if fit.normal else np.zeros([0])

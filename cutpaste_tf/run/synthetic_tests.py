@@ -14,17 +14,9 @@ def make_test_sets(
 ) -> tuple[dict[str, pipeline.Images], str | None]:
     """Makes synthetic anomalies from the normal test images (Section 5.3).
 
-    Args:
-      kinds: some of `choices.TEST_ANOMALIES`.
-      labels: the test images' labels, [N].
-      images: the test images.
-      seed: the seed of the anomalies.
-
-    Returns:
-      The anomalies by kind, and the source of the digits if "mnist" is among the kinds.
-
-    Raises:
-      UserError: if there are no normal test images.
+    `kinds` are some of `choices.TEST_ANOMALIES`; `labels`, [N], belong to the test images. Returns
+    the anomalies by kind, and the source of the digits if "mnist" is a kind. A UserError says that
+    there are no normal test images.
     """
     digits, origin = synthetic.digits() if "mnist" in kinds else (None, None)
     normal = images.subset(np.flatnonzero(labels == 0))
@@ -45,15 +37,3 @@ def measure_test_sets(
         scores = np.concatenate([normal_scores, scorer.score(evaluation.fit, images).scores])
         measured[kind] = metrics.image_auroc(np.arange(len(scores)) >= len(normal_scores), scores)
     return measured
-
-
-def synthetic_results(
-    before: Mapping[str, float], after: Mapping[str, float], digits: str | None
-) -> dict:
-    """Collects the entries of results.json on synthetic anomalies, if there are any."""
-    entries = {
-        "image_auroc_by_test_anomalies": after,
-        "untrained_image_auroc_by_test_anomalies": before,
-        "test_anomalies_digits": digits,
-    }
-    return {name: entry for name, entry in entries.items() if entry}

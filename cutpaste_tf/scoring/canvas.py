@@ -29,7 +29,7 @@ def on_canvas(
     # H ones and W ones, even in an empty batch: their sums are the image's height and width.
     ones = [ops.sum(ops.zeros_like(side), axis=0) + 1.0 for side in (x[:, :, 0, 0], x[:, 0, :, 0])]
     top, left, *lengths = preparation.box_values(*map(ops.sum, ones), xp=ops)
-    axes = [*zip(canvas, (top, left), lengths, strict=True)]  # each a size, a first and a length
+    axes = [*zip(canvas, (top, left), lengths, strict=True)]  # for each: size, first pixel, length
     if preparation.roi is not None:
         roi = _roi(preparation.roi)
         own = roi([ops.cumsum(axis) - 0.5 for axis in ones], [ops.sum(axis) for axis in ones])

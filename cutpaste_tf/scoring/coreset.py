@@ -12,13 +12,8 @@ STORED = 1_000  # with 2,000, AUPRO on three textures was half a point lower
 def choose(vectors: np.ndarray, count: int = STORED) -> tuple[np.ndarray, float]:
     """Chooses vectors one by one, each time the one that is farthest from those chosen.
 
-    Args:
-      vectors: [N, D].
-      count: how many to choose; of fewer vectors, all are chosen.
-
-    Returns:
-      The chosen ones, float32 [count, D], and the root mean square of all vectors' distances to the
-      nearest chosen one.
+    Returns `count` of the vectors, [N, D], or all if they are fewer, as float32 [count, D]; and the
+    root mean square distance of all vectors to the nearest chosen one.
     """
     vectors = np.ascontiguousarray(vectors, np.float32)
     squares = np.einsum("nd,nd->n", vectors, vectors)

@@ -38,11 +38,6 @@ class Density:
     kind: str
     arrays: dict[str, np.ndarray]
 
-    @property
-    def is_gaussian(self) -> bool:
-        """Whether the anomaly score is the Mahalanobis distance of one Gaussian (Equation 2)."""
-        return "whitener" in self.arrays
-
     def layer(self, dtype: str = "float64") -> keras.Model:
         """Returns a model of Keras's own layers that scores by the density.
 
@@ -53,7 +48,7 @@ class Density:
           A model from features, [B, D], to a dict of `score`, [B], and, for one Gaussian, `slope`,
           [B, D], the gradient of the negative log-density by the features.
         """
-        return _METHODS[self.kind].layer(self, dtype)
+        return _METHODS[self.kind][1](self, dtype)
 
     @functools.cached_property
     def _layer(self):
@@ -78,11 +73,10 @@ def fit(kind: str, features: np.ndarray) -> Density:
     """
     features = np.asarray(features, np.float64)
     check_finite(features)
-    method = _METHODS[kind]
-    if method.unit_length:
+    if kind in _OF_UNIT_LENGTH:
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     check_variation(np.mean(features.var(axis=0)) > ROUNDING * np.mean(features**2))
-    return Density(kind, method.fit(features))
+    return Density(kind, _METHODS[kind][0](features))
 
 
 def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -92,13 +86,8 @@ def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray
     contiguous blocks, so that neighbours in time are held out together: they are more alike than
     new images are to those of the training.
 
-    Args:
-      count: the number of different images, N, which are in order.
-      score_without: fits to all but some images, int [n], and returns these images' scores,
-        [n, ...].
-
-    Returns:
-      The scores, [N, ...]; [0] for fewer than LEAST_IMAGES.
+    `score_without` fits to all of the `count` images but some, int [n], and returns the scores of
+    these, [n, ...]. Returns [N, ...]; [0] for fewer than LEAST_IMAGES.
     """
     if count < LEAST_IMAGES:
         return np.zeros([0])
@@ -109,13 +98,8 @@ def cross_validated(count: int, score_without: Callable[[np.ndarray], np.ndarray
 def cross_validated_scores(kind: str, features: np.ndarray, in_region: np.ndarray) -> np.ndarray:
     """Scores normal images' tiles by densities of pooled features, as `cross_validated` does.
 
-    Args:
-      kind: as in `Density`.
-      features: [N, K, D] of N images with K tiles each.
-      in_region: bool [N, K], the tiles that densities are fitted to.
-
-    Returns:
-      float64 [N, K]; [0] for fewer than LEAST_IMAGES.
+    Takes features, [N, K, D], fits to the tiles in the region, bool [N, K], and returns float64
+    [N, K].
     """
 
     def score_without(part):
@@ -198,7 +182,7 @@ def _gaussian_layer(density, dtype):
     """The Mahalanobis distance, the root of Equation 2, and the gradient of half its square."""
     mean, whitener = density.arrays["mean"], density.arrays["whitener"]
     given = keras.Input([len(mean)], dtype=dtype)
-    features, lengths = _unit(given) if _METHODS[density.kind].unit_length else (given, None)
+    features, lengths = _unit(given) if density.kind in _OF_UNIT_LENGTH else (given, None)
     whiten = layers.whiten(mean[None], whitener[None], dtype)
     white = whiten(ops.expand_dims(ops.expand_dims(features, 1), 1))[:, 0, 0]
     slope = layers.product(whitener.T, dtype)(white)
@@ -226,15 +210,10 @@ def _unit(features):
     return features / lengths, lengths
 
 
-@dataclasses.dataclass(frozen=True)
-class _Method:
-    fit: Callable[[np.ndarray], dict[str, np.ndarray]]
-    layer: Callable[[Density, str], keras.Model]
-    unit_length: bool = False  # whether features are first scaled to unit length
-
-
+# How each kind is fitted, and the layers that score by it.
 _METHODS = {
-    "gde": _Method(_fit_gde, _gaussian_layer),
-    "gmm": _Method(_fit_gmm, _gaussian_layer, unit_length=True),
-    "kde": _Method(_fit_kde, _kernel_layer, unit_length=True),
+    "gde": (_fit_gde, _gaussian_layer),
+    "gmm": (_fit_gmm, _gaussian_layer),
+    "kde": (_fit_kde, _kernel_layer),
 }
+_OF_UNIT_LENGTH = ("gmm", "kde")  # kinds whose features are first scaled to unit length

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from cutpaste_tf import run_folder
+from cutpaste_tf.choices import GAUSSIANS
 from cutpaste_tf.config import Config
 from cutpaste_tf.data import decode, pipeline
 from cutpaste_tf.data.preparation import Preparation
@@ -107,7 +108,7 @@ class Detector:
     @property
     def makes_maps(self) -> bool:
         """Whether `evaluate` can make anomaly maps: GradCAM needs a Gaussian's distance."""
-        return self.fit.places is not None or self.fit.density.is_gaussian
+        return self.fit.places is not None or self.config.main_density in GAUSSIANS
 
     def score(self, images: Sequence[str] | Sequence[np.ndarray]) -> np.ndarray:
         """Scores images of any size.
@@ -151,10 +152,6 @@ class Detector:
     def _other_scorer(self):
         """A scorer with GradCAM if the run has none, or without it if the run has it."""
         return PooledScorer(self.config, self.network, gradcam=self.config.maps != "gradcam")
-
-    def embed(self, images: pipeline.Images) -> np.ndarray:
-        """Embeds images, float32 [N, D]; see `Scorer.embed`."""
-        return self.scorer.embed(images)
 
     def model(self, *, portable: bool = False, precise: bool = True) -> keras.Model:
         """Builds one Keras model, of Keras's own layers alone, that does all of the scoring.

@@ -65,11 +65,9 @@ class FeatureMapScorer(PlacesScorer):
             backbones.places(self.config, networks[0].output[level]) for level in levels
         )
         outputs, vectors = {}, []
+        pool = keras.layers.GlobalAveragePooling2D(dtype="float32")
         for name in network.output:
-            pooled = [
-                keras.layers.GlobalAveragePooling2D(dtype="float32")(m[name]) for m in all_maps
-            ]
-            outputs[name] = ops.concatenate(pooled, axis=-1) if len(pooled) > 1 else pooled[0]
+            outputs[name] = ops.concatenate([pool(m[name]) for m in all_maps], axis=-1)
         for maps in all_maps:
             average = _averaged_everywhere if self.locations == "nearest" else _averaged
             joined = [average(maps[levels[0]], finest)]
@@ -88,7 +86,7 @@ class FeatureMapScorer(PlacesScorer):
 
         return head
 
-    def _of_map(self, places):
+    def _score_of_map(self, places):
         return layers.mean_of_largest(places, LARGEST)
 
     @functools.cached_property
@@ -128,16 +126,10 @@ class FeatureMapScorer(PlacesScorer):
 
 
 def chosen_locations(config: Config, network: keras.Model, images: pipeline.Images) -> str:
-    """Chooses which normal vectors places are compared with, if the settings leave it open.
+    """Returns the settings' --location_density; if that is auto, chooses one by normal images.
 
-    Args:
-      config: the settings.
-      network: the network.
-      images: normal images.
-
-    Returns:
-      A value of --location_density other than auto. It is "nearest" if vectors hardly depend on
-      their place, as in textures, and if parts lie anywhere.
+    It is "nearest" if vectors hardly depend on their place, as in textures, and if parts lie
+    anywhere.
     """
     # With a region or tiles, places differ in any case.
     if config.location_density != "auto" or config.masked or config.tiles != (1, 1):

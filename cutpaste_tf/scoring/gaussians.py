@@ -52,7 +52,8 @@ class Gaussians:
 class GaussianStatistics:
     """Statistics for L Gaussians with Ledoit and Wolf's shrinkage, gathered batch by batch.
 
-    `like` are the statistics from which `without` will subtract these.
+    `like`: the statistics of all images, if these belong to some of them. Both then have the same
+    origin, so that `like.without(these)` can subtract.
     """
 
     def __init__(self, locations: int, dims: int, like: "GaussianStatistics | None" = None):
@@ -119,7 +120,7 @@ class GaussianStatistics:
         # A location where all images are the same has no variance to divide by.
         usual = np.mean(self._variance(slice(None)).reshape(maps, -1), axis=1)
         floor = np.repeat((1e-9 + least_variance) * usual + 1e-30, locations // maps)
-        size = self._size
+        size = self._mean_square
         if locations == 1:
             return self._fit(slice(None), floor, size)
         gaussians = Gaussians.empty(locations, dims)
@@ -131,10 +132,10 @@ class GaussianStatistics:
     @property
     def vary(self) -> bool:
         """Whether the features of any location differ by more than rounding."""
-        return bool(np.mean(self._variance(slice(None))) > densities.ROUNDING * self._size)
+        return bool(np.mean(self._variance(slice(None))) > densities.ROUNDING * self._mean_square)
 
     @property
-    def _size(self):
+    def _mean_square(self):
         """The mean square of the features."""
         mean = self._sum / self._count
         trace = np.trace(self._scatter, axis1=1, axis2=2) / self._count

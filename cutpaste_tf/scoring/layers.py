@@ -22,15 +22,10 @@ def product(matrix: np.ndarray, dtype: str = "float32") -> keras.layers.Layer:
 
 
 def whiten(mean: np.ndarray, whitener: np.ndarray, dtype: str = "float64") -> Callable:
-    """Returns a function that whitens vectors, [B, L, n, D], n for each of L Gaussians.
+    """Returns a function from vectors, [B, L, n, D], n for each of L Gaussians, to whitened ones.
 
-    Args:
-      mean: [L, D].
-      whitener: [L, D, D], as in `gaussians.Gaussians`.
-      dtype: the dtype in which vectors are centred: their mean may be large beside their spread.
-
-    Returns:
-      A function to [B, L, n, D], whose vectors' lengths are the Mahalanobis distances.
+    Their lengths are the Mahalanobis distances. `mean` is [L, D], `whitener` [L, D, D]. Vectors are
+    centred in `dtype`, as their mean may be large beside their spread.
     """
     # A layer takes three times its size while it is made, and at the paper's settings all whiteners
     # take 3.4 GB.

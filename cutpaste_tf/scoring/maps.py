@@ -16,7 +16,8 @@ class Maps:
     Args:
       small: float32 [N, K, h', w'].
       inside: which places of the maps are in the region, bool [N, K, h', w']; None: all.
-      enlarge: brings small maps, given these and `inside`, to a tile's size, float32 [n, K, h, w].
+      enlarge: takes small maps and `inside`, and returns maps of a tile's size, float32
+        [n, K, h, w].
       images: the images that the maps belong to.
     """
 

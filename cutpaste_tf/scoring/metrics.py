@@ -8,15 +8,7 @@ import sklearn.metrics
 
 
 def image_auroc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Area under the ROC curve.
-
-    Args:
-      labels: [N], 0 for normal and 1 for anomalous.
-      scores: [N] anomaly scores; higher is more anomalous.
-
-    Returns:
-      The area; None if one of the two classes is missing.
-    """
+    """Area under the ROC curve of labels, [N] of 0 and 1, and scores, [N]; None for one class."""
     if len(np.unique(labels)) < 2:
         return None
     return float(sklearn.metrics.roc_auc_score(labels, scores))
@@ -32,16 +24,7 @@ def image_ap(labels: np.ndarray, scores: np.ndarray) -> float | None:
 def auroc_by_defect_type(
     labels: np.ndarray, scores: np.ndarray, defect_types: Sequence[str]
 ) -> dict[str, float | None]:
-    """AUROC of each type of defect against all normal images.
-
-    Args:
-      labels: [N], 0 for normal and 1 for anomalous.
-      scores: [N] anomaly scores.
-      defect_types: the N images' types of defect.
-
-    Returns:
-      The area by type, types sorted; None if there are no normal images.
-    """
+    """AUROC of each type of defect, types sorted, against all normal images; None without these."""
     labels, types = np.asarray(labels), np.asarray(defect_types)
     result = {}
     for name in sorted(set(types[labels == 1].tolist())):
@@ -117,17 +100,18 @@ class PixelScores:
         normal, anomalous, weights = self._bins[:, used]
         if not normal.any() or not anomalous.any():
             return dict.fromkeys(PIXEL_METRICS)
-        # At falling thresholds: the normal and the anomalous pixels that reach it.
-        at_least, hits, overlap = np.cumsum([normal, anomalous, weights], axis=1)
-        above = at_least - normal
+        # For each threshold, from the highest to the lowest: how many normal and anomalous pixels
+        # reach it, and the sum of the latter's weights.
+        reaching, hits, overlap = np.cumsum([normal, anomalous, weights], axis=1)
+        above = reaching - normal
         # A pair of a normal and an anomalous pixel in the same bin counts half.
-        wrong = anomalous @ (above + at_least) / 2.0
-        average_precision = anomalous @ (hits / (hits + at_least)) / hits[-1]
+        wrong = anomalous @ (above + reaching) / 2.0
+        average_precision = anomalous @ (hits / (hits + reaching)) / hits[-1]
         # AUPRO needs no threshold after the first that passes the limit.
-        count = np.searchsorted(above, limit * at_least[-1], "right") + 1
-        rates = above[:count] / at_least[-1], at_least[:count] / at_least[-1]
+        count = np.searchsorted(above, limit * reaching[-1], "right") + 1
+        rates = above[:count] / reaching[-1], reaching[:count] / reaching[-1]
         return {
-            "pixel_auroc": float(1.0 - wrong / (hits[-1] * at_least[-1])),
+            "pixel_auroc": float(1.0 - wrong / (hits[-1] * reaching[-1])),
             "pixel_ap": float(average_precision),
             "pixel_aupro": _area_up_to(limit, *rates, overlap[:count] / self._regions),
         }
@@ -147,7 +131,9 @@ def _area_up_to(limit, before, after, overlap):
     rates = np.concatenate([[0.0], np.stack([before, after], axis=1).ravel(), [1.0]])
     reached = np.concatenate([[0.0], overlap])
     heights = np.concatenate([[0.0], np.stack([reached[:-1], reached[1:]], axis=1).ravel(), [1.0]])
-    inside = rates < limit
-    at_limit = np.interp(limit, rates, heights)
-    rates, heights = np.append(rates[inside], limit), np.append(heights[inside], at_limit)
+    # The first rate that reaches the limit: where the curve jumps there, its lower end counts.
+    end = np.searchsorted(rates, limit) + 1
+    rates, heights = rates[:end], heights[:end]
+    heights[-1] = np.interp(limit, rates, heights)
+    rates[-1] = limit
     return float(sklearn.metrics.auc(rates, heights) / limit)

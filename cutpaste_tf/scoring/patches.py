@@ -103,7 +103,7 @@ class PatchScorer(PlacesScorer):
                 parts.append(vectors[:, :, first - start : min(first + height, end) - start])
             yield {"vectors": np.concatenate(parts, axis=2)[:count]}
 
-    def _of_map(self, places):
+    def _score_of_map(self, places):
         """The largest score of a patch (Figure 1)."""
         return layers.largest(places, axis=(2, 3))
 

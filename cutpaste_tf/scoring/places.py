@@ -85,8 +85,8 @@ class PlacesScorer(Scorer):
         small maps, float32 [N, K, h, w], by Gaussians fitted without them, else None.
         """
         networks, height, width, dims = self._shape
-        several, maps = len(self.bands) > 1, []
-        if several:
+        in_bands, maps = len(self.bands) > 1, []
+        if in_bands:
             gaussians = Gaussians.empty(networks * height * width, dims)
         for rows in self.bands:
             total, held, features = self._statistics(rows), [], []
@@ -98,41 +98,39 @@ class PlacesScorer(Scorer):
                 if hold:
                     held.append(batch)
             densities.check_variation(total.vary)
-            of_part = self._part_of(images, rows, collect(held) if hold else None)
-            if several:
+            batches_of = self._batches_of(images, rows, collect(held) if hold else None)
+            if in_bands:
                 gaussians.put(rows[0] * width, self._gaussians(total))
             else:
-                gaussians = self._gaussians(total, of_part, np.arange(images.count))
+                gaussians = self._gaussians(total, batches_of, np.arange(images.count))
             if validate:
-                maps.append(
-                    densities.cross_validated(
-                        images.count,
-                        functools.partial(self._score_without, total, rows, of_part, images.count),
-                    )
+                score = functools.partial(
+                    self._score_without, total, rows, batches_of, images.count
                 )
+                maps.append(densities.cross_validated(images.count, score))
         features = {n: images.split_tiles(x) for n, x in collect(features).items()}
         maps = images.split_tiles(np.concatenate(maps, axis=1)) if maps else None
         return gaussians, features, maps
 
-    def _part_of(self, images, rows, held):
-        """Returns a function from some images, int [n], to batches, held or embedded again."""
+    def _batches_of(self, images, rows, held):
+        """Returns a function from images' indices, int [n], to batches, kept or embedded again."""
 
-        def part_of(part):
+        def batches_of(part):
             if held is None:
                 return self._batches(images.subset(part), rows)
             numbers = images.numbers(part)
             return [{name: values[numbers] for name, values in held.items()}]
 
-        return part_of
+        return batches_of
 
-    def _score_without(self, total, rows, part_of, count, part):
+    def _score_without(self, total, rows, batches_of, count, part):
         """Scores some images' inputs, [n * K, ...], by the Gaussians of all other images."""
         own = self._statistics(rows, like=total)
-        for batch in part_of(part):
+        for batch in batches_of(part):
             self._add(own, batch)
         others = np.setdiff1d(np.arange(count), part)
-        distances = self._distances(self._gaussians(total.without(own), part_of, others))
-        return np.concatenate([np.asarray(distances(b["vectors"])) for b in part_of(part)])
+        distances = self._distances(self._gaussians(total.without(own), batches_of, others))
+        return np.concatenate([np.asarray(distances(b["vectors"])) for b in batches_of(part)])
 
     def _batches(self, images, rows):
         """Yields batches of embedded inputs, with which of their places are in the region."""
@@ -148,45 +146,41 @@ class PlacesScorer(Scorer):
     def _statistics(self, rows, like=None):
         """Returns empty statistics for some rows of places."""
         maps, _, width, dims = self._shape
-        count = maps if self._common else maps * (rows[1] - rows[0]) * width
+        count = maps if self._one_gaussian else maps * (rows[1] - rows[0]) * width
         return GaussianStatistics(count, dims, like)
 
     def _add(self, statistics, batch):
         """Adds a batch's vectors; a Gaussian of all places takes only those in the region."""
         vectors = batch["vectors"]
-        if not self._common:
+        if not self._one_gaussian:
             statistics.update(vectors.reshape(len(vectors), -1, vectors.shape[-1]))
             return
-        statistics.update(_inside(batch))
+        statistics.update(_vectors_in_region(batch))
 
     @property
-    def _common(self):
+    def _one_gaussian(self):
         """Whether all places have one Gaussian."""
         return self.locations in ("shared", "nearest")
 
-    def _gaussians(self, statistics, part_of=None, part=None):
-        """Fits the Gaussians; `part` are the images of the statistics, `part_of` as `_part_of`."""
+    def _gaussians(self, statistics, batches_of=None, part=None):
+        """Fits the Gaussians to statistics; "nearest" needs the batches of their images, `part`."""
         maps, height, width = self.grid
         if self.locations == "nearest":
-            return self._with_nearest(statistics.fit(self.least_variance, maps), part_of(part))
+            return self._with_nearest(statistics.fit(self.least_variance, maps), batches_of(part))
         if self.locations != "nearby":
             return statistics.fit(self.least_variance, maps)
         reach = min(REACH, (min(height, width) - 1) // 2)
         fitted = statistics.of_neighbourhoods(self.grid, reach).fit(self.least_variance, maps)
         # A place at the border takes the nearest neighbourhood that lies wholly in the map.
-        rows, columns = (
-            np.clip(np.arange(n) - reach, 0, n - 1 - 2 * reach) for n in (height, width)
-        )
-        of_map = rows[:, None] * (width - 2 * reach) + columns
-        each = np.arange(maps)[:, None, None] * (height - 2 * reach) * (width - 2 * reach)
-        return fitted.take((each + of_map).ravel())
+        inner = np.arange(len(fitted.mean)).reshape(maps, height - 2 * reach, width - 2 * reach)
+        return fitted.take(np.pad(inner, [(0, 0), *[(reach, reach)] * 2], mode="edge").ravel())
 
     def _with_nearest(self, gaussians, batches):
         """Adds the vectors to search among to the Gaussian of all places of each map."""
         rng, keys = np.random.default_rng(0), np.zeros([0])
         drawn = np.zeros([0, *gaussians.mean.shape], np.float32)
         for batch in batches:
-            drawn = np.concatenate([drawn, _inside(batch)])
+            drawn = np.concatenate([drawn, _vectors_in_region(batch)])
             # The vectors with the smallest random keys are a fair draw of all so far.
             keys = np.concatenate([keys, rng.random(len(drawn) - len(keys))])
             kept = np.sort(np.argsort(keys)[: coreset.CANDIDATES])
@@ -196,7 +190,7 @@ class PlacesScorer(Scorer):
         return dataclasses.replace(gaussians, nearest=np.stack(stored), level=np.array(levels))
 
 
-def _inside(batch):
+def _vectors_in_region(batch):
     """Returns the vectors of a batch's places in the region, [n, M, D]."""
     vectors = np.moveaxis(batch["vectors"], 1, 3)
     return vectors[batch.get("inside", np.ones(vectors.shape[:3], bool))]

@@ -133,7 +133,9 @@ class Scorer(abc.ABC):
         return self._enlarge
 
     cells = None  # of small maps' places, as `upsample.cells` returns them; None: no maps
-    _of_map = None  # scores tiles, [N, K], by small maps, [N, K, h', w']; None: maps do not score
+    _score_of_map = (
+        None  # tiles' scores, [N, K], by small maps, [N, K, h', w']; None: no such score
+    )
 
     @abc.abstractmethod
     def _fit(self, images: pipeline.Images, validate: bool) -> Fit:
@@ -216,7 +218,10 @@ class Scorer(abc.ABC):
         return None if self.cells is None else images.places(self.cells)
 
     def _fit_pooled(self, images, features, validate, gaussians=None, maps=None):
-        """Fits to pooled features, [N, K, D] by name; `maps` are by Gaussians without the image."""
+        """Fits to pooled features, [N, K, D] by name.
+
+        `maps` are the images' small maps, each by Gaussians that were fitted without the image.
+        """
         scored, kind = features[self.config.features], self.config.main_density
         fit = Fit(densities.fit(kind, scored[images.in_region]), gaussians, features)
         if not validate:
@@ -254,8 +259,8 @@ class Scorer(abc.ABC):
         places = outputs.get("places")
         if places is not None and inside is not None:
             places = places * ops.cast(inside, "float32")
-        if places is not None and self._of_map:
-            by_tile["map"] = self._of_map(places)
+        if places is not None and self._score_of_map:
+            by_tile["map"] = self._score_of_map(places)
         if in_region is not None:  # If no tile shows a part of it, all count.
             used = ops.logical_or(
                 in_region, ops.logical_not(ops.any(in_region, axis=1, keepdims=True))

@@ -1,6 +1,7 @@
 """What finished runs say of an image."""
 
 import concurrent.futures
+import dataclasses
 import threading
 
 import numpy as np
@@ -10,10 +11,12 @@ from conftest import IMAGE_RUN, PATCH_RUN, pattern, write_image
 from PIL import Image
 
 from cutpaste_tf import run_folder
+from cutpaste_tf.app import inspector as inspectors
 from cutpaste_tf.app.inspector import Inspector
 from cutpaste_tf.data import pipeline
 from cutpaste_tf.data.split import normal_split
 from cutpaste_tf.files import UserError
+from cutpaste_tf.scoring import density as densities
 
 
 def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector, monkeypatch):
@@ -24,7 +27,7 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector, monkey
         detector = inspector._model(run).detector
         files = [str(path) for path in (query, *train)]
         images = pipeline.prepare(normal_split(files, files), detector.preparation)
-        embeddings, metric = detector.embed(images), {"metric": "euclidean"}
+        embeddings, metric = detector.scorer.embed(images), {"metric": "euclidean"}
         names, stored = run_folder.read_embeddings(app_runs[0] / run)
         assert names == [f"train/good/{path.name}" for path in train]
         np.testing.assert_allclose(stored, embeddings[1:], rtol=1e-4, atol=1e-6)
@@ -41,6 +44,19 @@ def test_neighbours_are_in_the_metric_of_the_density(app_runs, inspector, monkey
         np.testing.assert_allclose([d for *_, d in found], expected[order], rtol=1e-3)
         for (image, *_), i in zip(found, order, strict=True):
             np.testing.assert_array_equal(image, np.asarray(Image.open(train[i])))
+
+
+def test_neighbours_are_those_of_unit_length_if_the_density_is(app_runs, inspector, monkeypatch):
+    model, rng = inspector._model(IMAGE_RUN), np.random.default_rng(0)
+    stored = rng.normal(size=(40, 4)) * rng.uniform(0.5, 5.0, (40, 1))
+    density = densities.fit("gmm", stored)
+    fit = dataclasses.replace(model.detector.fit, density=density)
+    monkeypatch.setattr(model.detector, "fit", fit)
+    white = inspectors._whiten(model, stored)
+    again = inspectors._whiten(model, 3.0 * stored[:1])
+    np.testing.assert_allclose(again, white[:1], rtol=1e-6)
+    origin = (density.arrays["mean"] @ density.arrays["whitener"])[None]
+    np.testing.assert_allclose(np.linalg.norm(white - origin, axis=1), density.score(stored))
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -17,7 +17,7 @@ EMBEDDED = {"normal": np.random.default_rng(0).normal(size=(8, 3))}
 FIGURES = {
     "roc": lambda name: figures.roc_curve(LABELS, {name: SCORES}, name),
     "histogram": lambda name: figures.score_histogram(LABELS, SCORES, name),
-    "extremes": lambda name: figures.extremes(IMAGES, MASKS, LABELS, [name] * 5, SCORES, name),
+    "extremes": lambda name: figures.extremes(IMAGES[:4], MASKS[:4], LABELS[:4], [name] * 4, name),
     "maps": lambda name: figures.localization(IMAGES, MASKS, {name: (IMAGES[..., 0], 0, 1)}, name),
     "gallery": lambda name: figures.gallery(IMAGES[None] / 255.0, [name], name),
     "views": lambda name: figures.views_by_column([IMAGES, IMAGES], [name] * 5, [name] * 2),
@@ -69,16 +69,16 @@ def outline(axes):
     return [left, right, upper, lower]
 
 
-def test_extremes_are_in_order_of_score_with_masks_outlined():
-    masks = np.zeros([5, 64, 32], bool)  # each as large as its image on disk
-    masks[4, 16:32, 8:16] = True
-    captions = ["good 1", "good 2", "good 3", "dent", "hole"]
-    figure = figures.extremes(IMAGES, masks, LABELS, captions, SCORES, "title", count=2)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["hole", "good 3", "good 1", "good 2"]
-    assert outlined(figure) == [0]
-    assert (figure.axes[0].images[0].get_array() == IMAGES[4]).all()
-    assert outline(figure.axes[0]) == pytest.approx([3.5, 7.5, 3.5, 7.5], abs=0.3)
+def test_extremes_are_in_two_rows_with_masks_outlined():
+    masks = np.zeros([4, 64, 32], bool)  # each as large as its image on disk
+    masks[1, 16:32, 8:16] = True
+    captions = ["dent", "hole", "good 1", "good 2"]
+    figure = figures.extremes(IMAGES[:4], masks, np.array([1, 1, 0, 0]), captions, "title")
+    assert [axes.get_title() for axes in figure.axes] == captions
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["most anomalous", "least anomalous"]
+    assert outlined(figure) == [1]
+    assert (figure.axes[1].images[0].get_array() == IMAGES[1]).all()
+    assert outline(figure.axes[1]) == pytest.approx([3.5, 7.5, 3.5, 7.5], abs=0.3)
 
 
 def test_localization_has_input_mask_and_maps_under_each_other():

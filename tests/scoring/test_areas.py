@@ -14,10 +14,10 @@ def test_areas_are_in_the_images_pixels_and_touch_by_corners_too():
     values[2, 3:5] = 5.0  # touches the first by a corner
     values[8:, 8:] = 4.0
     first, second = areas.find(values, 1.0, (100, 50))
-    assert (first.left, first.top, first.width, first.height) == (10, 10, 15, 20)
-    assert (first.pixels, first.peak) == (3 * 10 * 5, 5.0)
-    assert first.mean == pytest.approx(13 / 3)
-    assert (second.left, second.top, second.width, second.height) == (40, 80, 10, 20)
+    assert list(first.values())[:4] == [10, 10, 15, 20]
+    assert (first["pixels"], first["peak"]) == (3 * 10 * 5, 5.0)
+    assert first["mean"] == pytest.approx(13 / 3)
+    assert list(second.values())[:4] == [40, 80, 10, 20]
     assert areas.find(values, 5.0, (100, 50)) == []
 
 
@@ -25,6 +25,6 @@ def test_areas_are_in_the_images_pixels_and_touch_by_corners_too():
 def test_all_that_is_above_is_in_one_area(seed, threshold):
     values = np.random.default_rng(seed).random([9, 7])
     found = areas.find(values, threshold, (9, 7))
-    assert sum(area.pixels for area in found) == (values > threshold).sum()
-    assert [area.peak for area in found] == sorted((a.peak for a in found), reverse=True)
-    assert all(area.mean > threshold for area in found)
+    assert sum(area["pixels"] for area in found) == (values > threshold).sum()
+    assert [area["peak"] for area in found] == sorted((a["peak"] for a in found), reverse=True)
+    assert all(area["mean"] > threshold for area in found)

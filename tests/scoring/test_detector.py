@@ -206,7 +206,8 @@ def test_normal_scores_are_of_the_training_images_without_themselves(finished):
     assert [row["path"] for row in rows] == [f"train/good/{name}" for name in names]
     detector = Detector.load(run_dir)
     images = [str(folder / row["path"]) for row in rows]
-    features = detector.embed(pipeline.prepare(normal_split(images, images), detector.preparation))
+    prepared = pipeline.prepare(normal_split(images, images), detector.preparation)
+    features = detector.scorer.embed(prepared)
     ones = np.ones([len(rows), 1], bool)
     expected = densities.cross_validated_scores("gde", features[:, None], ones)[:, 0]
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-4)
@@ -237,7 +238,7 @@ def test_a_run_that_keeps_its_pretrained_network_scores_by_both(finished, tmp_pa
     scorers = [make_scorer(plain, network) for network in networks]
     before, after = (one.embed(images) for one in scorers)
     assert np.abs(before - after).max() > 1e-3
-    features = detector.embed(images)
+    features = detector.scorer.embed(images)
     np.testing.assert_allclose(features, np.hstack([before, after]), rtol=1e-4, atol=1e-5)
 
     # What the run wrote is theirs; what it says of before the training is the one network's alone.

@@ -156,6 +156,12 @@ def test_metrics_of_any_scores_are_nearly_those_of_their_ranks(seed, deviation, 
     assert compute(maps, masks) == compute(ranks(maps), masks)
 
 
+@pytest.mark.parametrize(("others", "limit"), [(7, 0.3), (0, 1.0)])
+def test_aupro_is_nothing_if_the_defect_is_found_only_after_the_limit(others, limit):
+    scores = np.array([[3.0, 3.0, 3.0, 2.0, *[1.0] * others]])
+    assert compute([scores], [scores == 2.0], limit=limit)["pixel_aupro"] == 0.0
+
+
 def test_aupro_counts_each_region_alike():
     mask = np.zeros([20, 20], bool)
     mask[:10, :10] = True  # found
