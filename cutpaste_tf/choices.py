@@ -107,7 +107,7 @@ TILES = Rule(
     "ROWSxCOLUMNS, whole numbers from 1 to 64",
     lambda counts: len(counts) == 2 and all(1 <= count <= 64 for count in counts),
 )
-# From 32 on CutPaste-Scar's longest scar fits into a patch.
+# A patch of 32 pixels has room for CutPaste-Scar's longest scar.
 PATCH_SIZE = Rule("0 or a whole number from 32 to 1024", lambda x: x == 0 or 32 <= x <= 1024)
 WEIGHTS = Rule(
     "none, imagenet, or a file ending in .weights.h5 or .keras",
@@ -137,7 +137,7 @@ def _for_tasks(name):
     return name, f"--task={', '.join(tasks)}", lambda config: config.task in tasks
 
 
-# Settings that only some runs use; these runs in words; the test for them.
+# Rows of: settings that only some runs use, those runs in words, whether a config is such a run.
 _ONLY_FOR = (
     ("data_dir", "data sets without a package", lambda c: c.dataset not in PACKAGED),
     ("width stem patch_size", "--backbone=resnet18", lambda c: c.backbone == "resnet18"),

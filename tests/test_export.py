@@ -1,6 +1,5 @@
 """Exported models: alone, in other processes and libraries, with the run's scores."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -330,7 +329,7 @@ def test_a_keras_file_holds_no_code(finished, load_once, tmp_path):
 def test_a_mixed_precision_run_is_exported_in_float32(tmp_path):
     config = Config(**SETTINGS, image_size=32, width=0.0625, mixed_precision=True)
     try:
-        backbones.set_precision(config)
+        keras.config.set_dtype_policy("mixed_float16")
         backbone = backbones.build_backbone(config)
         rng = np.random.default_rng(0)
         fit = Fit(densities.fit("gde", rng.normal(size=[40, 32])))
@@ -345,7 +344,7 @@ def test_a_mixed_precision_run_is_exported_in_float32(tmp_path):
         image = np.stack([pattern(rng, 32)])
         np.testing.assert_allclose(score(image)["score"], found.score(image), rtol=1e-5)
     finally:
-        backbones.set_precision(dataclasses.replace(config, mixed_precision=False))
+        keras.config.set_dtype_policy("float32")
 
 
 def main(capsys, *arguments):

@@ -94,11 +94,6 @@ def _levels(batch, seed, settings):
     return random.uniform([batch, 3], seed, 0.0, 1.0)
 
 
-def paste_kind(shape: Shape) -> Kind:
-    """Returns the kind that pastes patches of a shape from elsewhere in the image."""
-    return patch_kind(shape, _jitter, paste.cut)
-
-
 def erase_kind(shape: Shape, fill: Callable) -> Kind:
     """Returns the kind that fills patches of a shape, by a function of `erase`."""
     return patch_kind(shape, _levels, fill)
@@ -133,8 +128,8 @@ class ViewClass:
 
 
 NORMAL = ViewClass("normal")
-CUTPASTE = ViewClass("CutPaste", paste_kind(RECTANGLE))
-SCAR = ViewClass("CutPaste-Scar", paste_kind(THIN))
+CUTPASTE = ViewClass("CutPaste", patch_kind(RECTANGLE, _jitter, paste.cut))
+SCAR = ViewClass("CutPaste-Scar", patch_kind(THIN, _jitter, paste.cut))
 
 TASKS: dict[str, tuple[ViewClass, ...]] = {
     # Section 4.1.

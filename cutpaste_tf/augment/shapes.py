@@ -79,11 +79,6 @@ def _digit(digits, u, v):
     return tf.matmul(tf.matmul(rows, digits), columns, transpose_b=True) > 0.5
 
 
-def random_color(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws a colour for each image, [B, H, W, 3]: float32 [B, 1, 1, 3] in [0, 1]."""
-    return random.uniform([tf.shape(images)[0], 1, 1, 3], seed, 0.0, 1.0)
-
-
 def photograph_crops(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Cuts a random piece of the photographs, as large as an image, for each, [B, H, W, 3]."""
     which_seed, row_seed, column_seed = random.split(seed, 3)
@@ -95,8 +90,3 @@ def photograph_crops(images: tf.Tensor, photographs: tf.Tensor, seed: tf.Tensor)
     down, across = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
     flat = (which * rows + row + down) * columns + column + across
     return tf.gather(tf.reshape(photographs, [-1, 3]), flat)
-
-
-def fill(images: tf.Tensor, mask: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
-    """Fills the pixels of images, [B, H, W, 3], where a mask, bool [B, H, W], is True."""
-    return tf.where(mask[..., None], filling, images)

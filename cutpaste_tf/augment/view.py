@@ -46,7 +46,8 @@ def draw(
 ) -> View:
     """Draws views of a size; `translation` is the largest shift as a share of their side.
 
-    `crops` take the images' place, and are shifted within the images.
+    `crops`, by `draw_crops`, are shown instead of whole images; a shift moves the crop within its
+    image.
     """
     translate_seed, jitter_seed = random.split(seed, 2)
     corner = crops

@@ -12,17 +12,9 @@ from cutpaste_tf.data.split import Category, natural_order
 
 
 def load(config: Config) -> Category:
-    """Finds the images of one category, and reads its masks.
+    """Finds the images of one category, and reads its masks; a UserError names what is missing.
 
-    Args:
-      config: names the data set, where it is and the category.
-
-    Returns:
-      The category. Its training images are in the natural order of their names, which for most
-      cameras is the order in time.
-
-    Raises:
-      UserError: naming what is missing or unreadable.
+    The training images are in the natural order of their names: for most cameras the order in time.
     """
     # Each data set is a module of this package, and needs packages that the others do not.
     dataset = importlib.import_module(f"cutpaste_tf.data.{config.dataset}")

@@ -19,7 +19,8 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
     *(".jp2", ".heic", ".avif", ".exr", ".pgm", ".ppm"),
 )
-# The formats that Pillow looks for, whatever a file's name: none that starts other programs.
+# The formats that are read, whatever the file's name ends in. For none of them does Pillow start
+# another program.
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP", "JPEG2000", "AVIF", "PPM")
 BITS = (8, 10, 12, 14, 16)  # the bit depths of cameras
 # Pixels of the largest image that is read, Pillow's own limit: 13,000 x 13,000.
@@ -83,9 +84,7 @@ def filled_bits(path: str | os.PathLike) -> int:
         is_grey = file.mode.startswith("I") and file.format != "PPM"
         if not is_grey and not _has_deep_colours(file):
             return 0
-    data = contents(path)
-    with _naming(path):
-        largest = int(_levels(data, 16).max())
+        largest = int(_levels(pathlib.Path(path).read_bytes(), 16).max())
     return next(bits for bits in BITS if largest < 2**bits)
 
 
@@ -97,11 +96,13 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """
     data = contents(path)
     with _naming(path), _opened(io.BytesIO(data)) as file:
-        file = ImageOps.exif_transpose(file)
-        if file.mode in ("RGB", "L", "1") or file.mode.startswith(("I", "F")):
-            pixels = np.asarray(file)
+        turned = ImageOps.exif_transpose(file)
+        if file.format == "JPEG":  # Its compression leaves grey traces around a defect.
+            turned = turned.point(lambda level: 255 * (level > 63))
+        if turned.mode in ("RGB", "L", "1") or turned.mode.startswith(("I", "F")):
+            pixels = np.asarray(turned)
             return pixels.any(axis=-1) if pixels.ndim == 3 else pixels != 0
-        colours = np.asarray(file.convert("RGBA"))
+        colours = np.asarray(turned.convert("RGBA"))
     defect, alpha = colours[..., :3].any(axis=-1), colours[..., 3]
     # A mask may be drawn in the alpha channel alone, or on a transparent background.
     if alpha.min() != alpha.max():
@@ -112,9 +113,10 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Returns the height and width that `read` gives an image; reads the file's header alone."""
     with _naming(path), _opened(path) as file:
-        width, height = file.size
-        # EXIF's orientations from 5 on are quarter turns.
-        return (width, height) if file.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
+        # Newer versions of Pillow turn a TIFF's size themselves.
+        stored = (file.tag_v2[256], file.tag_v2[257]) if file.format == "TIFF" else file.size
+        # EXIF's orientations from 5 to 8 are quarter turns.
+        return stored if file.getexif().get(_ORIENTATION) in range(5, 9) else stored[::-1]
 
 
 class _UnreadableError(Exception):
@@ -195,8 +197,6 @@ def _levels(data, bits):
             if file.format == "PPM":
                 return (pixels >> 8).astype(np.uint8)
             return pixels.astype(np.uint16)
-        if file.mode in ("LA", "La"):
-            turned = turned.convert("L")
         pixels = np.asarray(turned.convert("RGB"))
         if is_deep and bits < 16:
             raise _UnreadableError("its colours have fewer than 16 bits in 16; save it as png")

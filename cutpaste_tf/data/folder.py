@@ -9,6 +9,7 @@ Images have any format of `decode.FORMATS` and any size, and may lie in further 
 Hidden files and folders are ignored.
 """
 
+import contextlib
 import os
 import pathlib
 
@@ -21,9 +22,9 @@ _FOLDERS = ("train", "test", "ground_truth")
 _MASK_ENDINGS = ("_mask", "", "_gt", "_GT", "_label")
 
 
-def training_folders(root: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders `train/good` of a category, in upper or lower case; there may be none."""
-    return [good for train in _named(root, "train") for good in _named(train, "good")]
+def is_category(root: pathlib.Path) -> bool:
+    """Returns whether a folder has images to train on; `load` refuses those in train/ itself."""
+    return any(_named(train, "good") or search.inside(train)[1] for train in _named(root, "train"))
 
 
 def categories(data_dir: str) -> tuple[str, ...]:
@@ -34,15 +35,18 @@ def categories(data_dir: str) -> tuple[str, ...]:
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"--data_dir={data_dir}: there is no such folder")
-    if _is_category(root):
+    if is_category(root):
         return (os.path.basename(os.path.abspath(root)) or "images",)
-    names = sorted(path.name for path in search.inside(root)[0] if _is_category(path))
+    names = []
+    for path in search.inside(root)[0]:
+        with contextlib.suppress(UserError):  # A folder that may not be read is none of them.
+            names += [path.name] if is_category(path) else []
     if not names:
         raise UserError(
             f"--data_dir={data_dir}: no images to train on; normal images belong in "
             f"{root / 'train' / 'good'} or {root / 'CATEGORY' / 'train' / 'good'}"
         )
-    return tuple(names)
+    return tuple(sorted(names))
 
 
 def load(data_dir: str | os.PathLike, category: str = "") -> Category:
@@ -52,7 +56,7 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
     counts as one without a mask, None.
     """
     root = pathlib.Path(data_dir)
-    if not _is_category(root):
+    if not is_category(root):
         root /= category
     notes = []
 
@@ -99,11 +103,6 @@ def load(data_dir: str | os.PathLike, category: str = "") -> Category:
 def _named(folder, name):
     """The folders in a folder that have a name, in upper or lower case."""
     return [path for path in search.inside(folder)[0] if path.name.lower() == name]
-
-
-def _is_category(root):
-    """Whether a folder has images to train on; `load` refuses those in train/ itself."""
-    return any(_named(train, "good") or search.inside(train)[1] for train in _named(root, "train"))
 
 
 def _by_folder(root, part):

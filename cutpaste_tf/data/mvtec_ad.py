@@ -92,7 +92,7 @@ class MvtecAd(tfds.core.GeneratorBasedBuilder):
 def extracted(data_dir: pathlib.Path, category: str) -> pathlib.Path | None:
     """Returns the extracted folder of a category in or one level below a folder, or None."""
     for parent in (data_dir, data_dir / "mvtec_anomaly_detection", data_dir / "mvtec_ad"):
-        if folder.training_folders(parent / category):
+        if folder.is_category(parent / category):
             return parent / category
     return None
 

@@ -54,27 +54,23 @@ class Images:
         return self.count * self.preparation.count
 
     def read(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Reads inputs, in a graph or eagerly.
+        """Reads inputs, uint8 [B, h, w, 3], by their numbers, int64 [B], in a graph or eagerly.
 
-        Args:
-          numbers: int64 [B], the inputs' numbers; image n has n * K to n * K + K - 1.
-
-        Returns:
-          uint8 [B, h, w, 3].
+        Image n has the inputs n * K to n * K + K - 1.
         """
         if self.stored is not None:
             with _on_host():
                 return tf.gather(tf.reshape(self.stored, [-1, *self.size, 3]), numbers)
         tiles = self.preparation.count
 
-        def read(numbers):
+        def read_files(numbers):
             indices = np.unique(numbers // tiles)
             paths = [self.paths[index] for index in indices]
-            images = dict(zip(indices, in_order(self.preparation.read, paths), strict=True))
-            return np.stack([images[number // tiles][number % tiles] for number in numbers])
+            by_index = dict(zip(indices, in_order(self.preparation.read, paths), strict=True))
+            return np.stack([by_index[number // tiles][number % tiles] for number in numbers])
 
-        images = tf.numpy_function(read, [numbers], tf.uint8)
-        return tf.ensure_shape(images, [None, *self.size, 3])
+        inputs = tf.numpy_function(read_files, [numbers], tf.uint8)
+        return tf.ensure_shape(inputs, [None, *self.size, 3])
 
     def canvases(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """Returns some images whole, uint8 [n, H, W, 3], their tiles joined."""
@@ -137,13 +133,9 @@ class Images:
         return regions.any(axis=(2, 3))[which]
 
     def places(self, cells: Sequence[np.ndarray]) -> np.ndarray | None:
-        """Returns which places of the inputs' feature maps are in the region.
+        """Returns which places of feature maps are in the region, bool [N, K, h, w]; None: all.
 
-        Args:
-          cells: which pixels a place is the nearest to, float32 [h, H] and [w, W].
-
-        Returns:
-          bool [N, K, h, w], True where any of a place's pixels is; None: all.
+        `cells`, float32 [h, H] and [w, W], say which pixels a place is the nearest to.
         """
         if self.regions is None:
             return None
@@ -152,11 +144,7 @@ class Images:
         return (rows @ regions.astype(np.float32) @ columns.T > 0.5)[which]
 
     def regions_of(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Returns which pixels of inputs are in the region, bool [B, h, w]; `regions` is not None.
-
-        Args:
-          numbers: int64 [B], as in `read`; in a graph or eagerly.
-        """
+        """Returns which pixels of inputs, by their numbers, are in the region, bool [B, h, w]."""
         regions, which = self.regions
         tiles = self.preparation.count
         with _on_host():
@@ -190,13 +178,7 @@ def of_arrays(images: Sequence[np.ndarray], preparation: Preparation | int) -> I
 def of_prepared(
     tiles: Sequence[np.ndarray], preparation: Preparation, sizes: Sequence[tuple[int, int]]
 ) -> Images:
-    """Makes `Images` of prepared ones.
-
-    Args:
-      tiles: N times uint8 [K, h, w, 3], as `Preparation.apply` returns them.
-      preparation: how they were prepared.
-      sizes: the images' own heights and widths.
-    """
+    """Makes `Images` of N prepared ones, uint8 [K, h, w, 3] each, and their own sizes."""
     stored = np.array(tiles, np.uint8).reshape(-1, preparation.count, *preparation.size, 3)
     with _on_host():
         stored = tf.constant(stored)
@@ -206,16 +188,8 @@ def of_prepared(
 def prepare(split: Split, preparation: Preparation | int) -> Images:
     """Decodes and prepares every image once, and keeps them if they fit into memory.
 
-    Args:
-      split: the images.
-      preparation: how they become a network's inputs; or the side of the square that they are
-        squashed to.
-
-    Returns:
-      The images, ready to be read.
-
-    Raises:
-      UserError: naming the first image that cannot be decoded.
+    A number for the preparation is the side of the square that images are squashed to. A UserError
+    names the first image that cannot be decoded.
     """
     preparation = as_preparation(preparation)
     count, tiles = len(split), preparation.count
@@ -254,15 +228,7 @@ def without_copies(
     """Leaves out training images that are copies of earlier ones; warns of copies on stderr.
 
     In a cross-validation, a copy would be scored by a density that was fitted to the same image.
-    And the threshold would count each copy as one more image.
-
-    Args:
-      category: the images.
-      train_images: the training images, by `prepare`.
-      test_images: the test images, by `prepare`; none of them is left out.
-
-    Returns:
-      The category and the training images, without copies.
+    And the threshold would count each copy as one more image. No test image is left out.
     """
     train, tested = category.train, copies_among(test_images, train_images)
     first = copies_among(train_images, train_images)

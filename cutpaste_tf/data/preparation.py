@@ -17,7 +17,7 @@ from cutpaste_tf.data import decode
 
 # The grey outside the region of interest: about the zero of a network's normalised input.
 FILL = 127
-_OVERLAP = 8  # Neighbouring tiles overlap by one part in so many of their side.
+_OVERLAP_PART = 8  # Neighbouring tiles overlap by an eighth of their side.
 
 
 class Box(NamedTuple):
@@ -64,8 +64,8 @@ class Preparation:
     def canvas(self) -> tuple[int, int]:
         """Height and width of the canvas in pixels."""
         return tuple(
-            side + (count - 1) * (side - common)
-            for side, count, common in zip(self.size, self.tiles, self.common, strict=True)
+            side + (count - 1) * (side - overlap)
+            for side, count, overlap in zip(self.size, self.tiles, self.overlap, strict=True)
         )
 
     @property
@@ -123,19 +123,15 @@ class Preparation:
         return self.apply(decode.read(path, self.bits))
 
     @functools.cached_property
-    def common(self) -> tuple[int, int]:
+    def overlap(self) -> tuple[int, int]:
         """Rows and columns by which neighbouring tiles overlap."""
-        return tuple(round(side / _OVERLAP) for side in self.size)
+        return tuple(round(side / _OVERLAP_PART) for side in self.size)
 
     @functools.cached_property
     def corners(self) -> list[tuple[int, int]]:
         """The upper left pixels of the tiles, row by row."""
-        steps = [side - common for side, common in zip(self.size, self.common, strict=True)]
-        return [
-            (row * steps[0], column * steps[1])
-            for row in range(self.tiles[0])
-            for column in range(self.tiles[1])
-        ]
+        steps = [side - overlap for side, overlap in zip(self.size, self.overlap, strict=True)]
+        return [(row * steps[0], column * steps[1]) for row, column in np.ndindex(*self.tiles)]
 
     def cut(self, canvases: Any, stack: Callable = np.stack) -> Any:
         """Cuts arrays of the canvas's size, [n, H, W, ...], into tiles, [n, K, h, w, ...].
@@ -155,8 +151,8 @@ class Preparation:
         if self.count == 1:
             return tiles[:, 0]
         rows, columns = (
-            _ramps(side, number, common)
-            for side, number, common in zip(self.size, self.tiles, self.common, strict=True)
+            _ramps(side, number, overlap)
+            for side, number, overlap in zip(self.size, self.tiles, self.overlap, strict=True)
         )
         further = len(tiles.shape) - 4  # dimensions
         joined = 0.0
@@ -187,16 +183,7 @@ class Preparation:
         return canvas[top : top + sides[0], left : left + sides[1]]
 
     def to_image(self, canvas_map: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Brings a map from the canvas to an image's own size.
-
-        Args:
-          canvas_map: float32 [H, W], of the canvas's size.
-          height: the image's height in pixels.
-          width: the image's width in pixels.
-
-        Returns:
-          float32 [height, width].
-        """
+        """Brings a map, float32 [H, W], from the canvas to an image's own size."""
         return resize_map(self.image_part(canvas_map, height, width), (height, width))
 
 
@@ -237,15 +224,7 @@ def stretched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def mask_of_size(mask: str | np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
-    """Returns a defect's mask at the size of its image.
-
-    Args:
-      mask: a file's path, a bool array [H, W], or None for a normal image.
-      size: the image's height and width, h and w; a mask of another size is stretched over it.
-
-    Returns:
-      bool [h, w].
-    """
+    """Returns a defect's mask, or for None an empty one, stretched to a height and width, bool."""
     if mask is None:
         return np.zeros(size, bool)
     return stretched(decode.read_mask(mask) if isinstance(mask, str) else mask, size)
@@ -258,13 +237,13 @@ def as_preparation(size: "Preparation | int | tuple[int, int]") -> Preparation:
     return Preparation((size, size) if isinstance(size, int) else tuple(size))
 
 
-def _ramps(side, count, common):
+def _ramps(side, count, overlap):
     """The weights of each of `count` tiles along an axis, which fall to zero over the overlap.
 
     Returns float32 [count, side]; the weights of a canvas's pixel add up to one.
     """
     ramps = np.ones([count, side], np.float32)
-    rising = (np.arange(common, dtype=np.float32) + 0.5) / common
-    ramps[1:, :common] *= rising
-    ramps[:-1, side - common :] *= rising[::-1]
+    rising = (np.arange(overlap, dtype=np.float32) + 0.5) / overlap
+    ramps[1:, :overlap] *= rising
+    ramps[:-1, side - overlap :] *= rising[::-1]
     return ramps

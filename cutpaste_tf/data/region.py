@@ -52,10 +52,9 @@ def without_background(images: np.ndarray) -> np.ndarray | None:
     furthest = np.abs(values - mean).max(axis=0)
     steady = ((deviation <= _LEVELS) & (furthest <= 4.0 * _LEVELS)).all(axis=-1)
     steps = [np.abs(np.gradient(mean, axis=axis)).max(axis=-1) for axis in (0, 1)]
-    labels, _ = scipy.ndimage.label(steady & (np.maximum(*steps) <= _LEVELS))
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    background = np.isin(labels, np.unique(border[border > 0]))
+    # Background is what is steady and smooth all the way to the images' border.
+    region = scipy.ndimage.binary_fill_holes(~(steady & (np.maximum(*steps) <= _LEVELS)))
     # Specks are noise. The region has a margin, since an object's position varies by some pixels.
-    region = scipy.ndimage.binary_opening(~background, np.ones([3, 3]))
+    region = scipy.ndimage.binary_opening(region, np.ones([3, 3]))
     region = scipy.ndimage.binary_dilation(region, np.ones([3, 3]), iterations=_MARGIN)
     return region if 0.01 < region.mean() < 0.95 else None

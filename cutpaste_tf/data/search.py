@@ -66,13 +66,8 @@ def inside(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]
         paths = list(_visible(folder, os.listdir(folder))) if folder.is_dir() else []
     except OSError as error:
         raise UserError(f"{folder}: may not be read ({error.strerror})") from error
-    folders, images = [], []
-    for path in paths:
-        if os.path.isdir(path):
-            folders.append(path)
-        elif is_image(path):
-            images.append(path)
-    return folders, images
+    folders = [path for path in paths if os.path.isdir(path)]
+    return folders, [path for path in paths if is_image(path) and path not in folders]
 
 
 def _visible(folder, names):

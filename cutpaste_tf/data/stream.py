@@ -33,7 +33,7 @@ class Read(NamedTuple):
 
 def find(
     sources: Sequence[str | os.PathLike],
-    outside: pathlib.Path,
+    written: pathlib.Path,
     *tables: str,
     flag: str = "images",
     warn: Callable[[str], None] | None = None,
@@ -42,8 +42,8 @@ def find(
 
     Args:
       sources: files, taken as they are, and folders, searched as by `search.walk`.
-      outside: the folder of overlays, which is not searched. A folder of the same name beside a
-        file of `tables` has earlier overlays, and is not searched either.
+      written: the folder that the command writes to; it is not searched. A folder of the same name
+        beside a file of `tables` has earlier overlays, and is not searched either.
       tables: names of files.
       flag: the flag that names the sources, for messages.
       warn: takes a line about a folder in a source that may not be read and is left out; None:
@@ -52,10 +52,10 @@ def find(
     Yields:
       The files, those of a folder in the order of their names.
     """
-    real = os.path.realpath(outside)
+    real = os.path.realpath(written)
 
     def is_written(folder):
-        named = folder.name == outside.name
+        named = folder.name == written.name
         earlier = named and any((folder.parent / table).is_file() for table in tables)
         return earlier or os.path.realpath(folder) == real
 
@@ -64,7 +64,7 @@ def find(
         if not text or not os.path.exists(source):
             raise UserError(f"--{flag}={text}: there is no such file or folder")
         if pathlib.Path(os.path.realpath(source)).is_relative_to(real):
-            raise UserError(f"--{flag}={source}: is where overlays are written to")
+            raise UserError(f"--{flag}={source}: lies in {written}, which the command writes to")
         if source.is_dir():
             yield from search.walk(source, is_written, warn)
         else:
@@ -128,7 +128,8 @@ def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 @contextlib.contextmanager
 def _threads(count=None):
     """A pool of threads; leaving it early cancels work that has not begun."""
-    pool = concurrent.futures.ThreadPoolExecutor(count or os.cpu_count())
+    # In more threads, large images would take gigabytes.
+    pool = concurrent.futures.ThreadPoolExecutor(count or min(8, os.cpu_count() or 1))
     try:
         yield pool
     finally:

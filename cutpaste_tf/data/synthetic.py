@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from cutpaste_tf.augment import shapes
+from cutpaste_tf.augment import random, shapes
 from cutpaste_tf.choices import TEST_ANOMALIES
 from cutpaste_tf.data import download, pipeline
 from cutpaste_tf.files import UserError
@@ -41,16 +41,15 @@ def make(
     @tf.function(input_signature=[pictures, tf.TensorSpec([], tf.int32)], autograph=False)
     def paste(batch, start):
         batch = tf.cast(batch, tf.float32) / 255.0
-        mask_seed, filling_seed = tf.unstack(
-            tf.random.split(tf.random.fold_in(kind_seed, start, alg="philox"), 2, alg="philox")
-        )
+        seed = tf.random.fold_in(kind_seed, start, alg="philox")
+        mask_seed, filling_seed = random.split(seed, 2)
         name = "digit" if shape == "mnist" else shape
         mask = shapes.masks(name, batch, mask_seed, digits=digits)
         if natural:
             filling = shapes.photograph_crops(batch, photographs, filling_seed)
         else:
-            filling = shapes.random_color(batch, filling_seed)
-        pasted = shapes.fill(batch, mask, filling)
+            filling = random.uniform([tf.shape(batch)[0], 1, 1, 3], filling_seed, 0.0, 1.0)
+        pasted = tf.where(mask[..., None], filling, batch)
         return tf.cast(tf.round(pasted * 255.0), tf.uint8)
 
     stored = np.empty([images.count, *images.size, 3], np.uint8)

@@ -17,17 +17,10 @@ _EFFICIENTNET = "trunk"  # the name of EfficientNet's inner model
 
 
 def build_backbone(config: Config, *, initial_weights: bool = True) -> keras.Model:
-    """Builds the backbone.
+    """Builds the backbone: images, float32 [B, H, W, 3] in [0, 1], to a dict of features, [B, D].
 
-    Args:
-      config: names the network, its size, its weights and the seed.
-      initial_weights: whether to load the weights that --weights names; else they are random.
-
-    Returns:
-      A model from images, float32 [B, H, W, 3] in [0, 1], to a dict of features, float32 [B, D].
-
-    Raises:
-      UserError: if the weights cannot be had, or belong to another network.
+    Its weights are those of --weights; without `initial_weights` they are random. A UserError says
+    that they cannot be had, or belong to another network.
     """
     shared = {"seed": config.seed, "synchronized": config.distribution != "none"}
     if config.backbone == "resnet18":
@@ -109,9 +102,9 @@ def places(config: Config, maps: keras.KerasTensor) -> tuple[Places, Places]:
 
 
 def _places_along(side, count, one_sided):
-    # Each layer with a stride halves a map's sides. ResNet-18's pad on all sides alike, so that the
-    # first window's middle is at the first place before. At even sides EfficientNets' have one zero
-    # less above and on the left, and the middle is a place further.
+    # Each layer with a stride halves a map's sides. ResNet-18 pads all sides alike: the first place
+    # stays where it was in the layer before. EfficientNets pad even sides by one zero less above
+    # and on the left: the first place moves on by one place of the layer before.
     first, stride = 0.0, 1
     while side > count:
         first += stride * (one_sided and side % 2 == 0)
@@ -136,8 +129,3 @@ def _with_all_maps(network, name):
     levels = set().union(*MAP_LEVELS.values())
     maps |= {layer.name: layer.output for layer in network.layers if layer.name in levels}
     return keras.Model(network.input, maps, name=name)
-
-
-def set_precision(config: Config) -> None:
-    """Sets the precision of layers that are built afterwards."""
-    keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import pathlib
 
 import keras
@@ -136,7 +135,8 @@ def _keras_model(name, shape, imagenet):
     if not imagenet:
         return make(include_top=False, weights=None, input_shape=shape)
     file_name = f"efficientnetb{name[-1]}_notop.h5"
-    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    # Where a home folder may not be written to, Keras takes another.
+    home = pathlib.Path(keras_efficientnet.file_utils.config.keras_home())
     try:
         # Of several runs that start at once, one fetches the weights.
         with locked(home / "models" / f"{file_name}.lock"):

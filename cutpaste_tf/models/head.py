@@ -15,7 +15,7 @@ def projection_head(
     seed: int = 0,
     synchronized: bool = False,
 ) -> keras.Model:
-    """Builds the head of the authors' companion code (the paper's [52]), without its one bias.
+    """Builds the head of the companion code (the paper's [52]); only the logits have a bias.
 
     The model turns features, float32 [B, features], into logits, float32 [B, classes]. Each of
     `dims` but the last is a Dense layer without bias, batch normalisation and ReLU; the last is

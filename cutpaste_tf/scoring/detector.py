@@ -89,7 +89,7 @@ class Detector:
         bits = run_folder.read_results(run_dir)["bit_depth"]
         # Scoring uses one device, and float32.
         config = dataclasses.replace(config, distribution="none", mixed_precision=False)
-        backbones.set_precision(config)
+        keras.config.set_dtype_policy("float32")
         network = backbones.build_backbone(config, initial_weights=False)
         weights.load(network, run_dir / run_folder.BACKBONE_WEIGHTS)
         if config.keep_pretrained:

@@ -24,7 +24,7 @@ _LINE_SECONDS = 15.0  # from one line of progress to the next
 
 
 class SparseLogs(keras.callbacks.CallbackList):
-    """Callbacks that read the logs of every 32nd step alone.
+    """A list of callbacks that gets the logs of every 32nd step only.
 
     Reading a step's logs waits for the step's end, and meanwhile the accelerator gets no work.
     """

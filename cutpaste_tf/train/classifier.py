@@ -108,7 +108,7 @@ def build_classifier(config: Config) -> ProxyClassifier:
       UserError: if the weights cannot be had or belong to another network, or if the devices cannot
         share a batch equally.
     """
-    backbones.set_precision(config)
+    keras.config.set_dtype_policy("mixed_float16" if config.mixed_precision else "float32")
     with _strategy(config).scope():
         backbone = backbones.build_backbone(config)
         head = projection_head(

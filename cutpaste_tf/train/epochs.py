@@ -14,7 +14,7 @@ from cutpaste_tf.train.stages import stages
 
 # Shorter epochs do not count if there are longer ones: their accuracy says little.
 _ENOUGH_STEPS = 64
-_DEVIATIONS = 3.0  # by chance alone one epoch in 700 is further above the accuracy of guessing
+_DEVIATIONS = 3.0  # By chance, one epoch in 700 is further above guessing.
 
 
 @dataclasses.dataclass(frozen=True)

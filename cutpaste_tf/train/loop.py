@@ -68,8 +68,8 @@ def train(
         callbacks.StepProgress(config, log),
     ]
     planned, epoch = stages(config), 0
-    # Each stage has its own optimiser, and so its own backup. An interrupted training goes on in
-    # the last stage with a backup; the stage before left one at its end.
+    # Each stage has its own optimiser, and so its own backup, which stays when the stage ends. An
+    # interrupted training resumes in the last stage that has one.
     files = {stage: backup_dir / f"{stage.name}.npz" for stage in planned}
     backed_up = [stage for stage in planned if files[stage].is_file()]
     for stage in planned:

@@ -108,10 +108,10 @@ def test_compiled_shapes_equal_eager_ones(xla):
     def paste(images, seed):
         mask = shapes.masks("heart", images, seed)
         fillings = (
-            shapes.random_color(images, seed),
+            tf.random.stateless_uniform([4, 1, 1, 3], seed),
             shapes.photograph_crops(images, photographs, seed),
         )
-        return mask, *((x, shapes.fill(images, mask, x)) for x in fillings)
+        return mask, *((x, tf.where(mask[..., None], x, images)) for x in fillings)
 
     compiled, seed = tf.function(paste, jit_compile=xla, autograph=False), tf.constant([5, 6])
     mask, *eager = paste(images, seed)

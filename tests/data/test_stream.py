@@ -44,7 +44,7 @@ def test_folders_are_searched_in_order_and_files_taken_as_they_are(tmp_path):
     for source, message in (
         (tmp_path / "nowhere", "--add=.*nowhere: there is no such file or folder"),
         ("", "--add=: there is no such file or folder"),
-        (tmp_path / "out" / "1.png", "is where overlays are written to"),
+        (tmp_path / "out" / "1.png", "lies in"),
     ):
         with pytest.raises(UserError, match=message):
             list(stream.find([source], tmp_path / "out", "x.csv", flag="add"))

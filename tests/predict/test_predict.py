@@ -181,7 +181,7 @@ def test_names_of_overlays_do_not_meet(tmp_path):
         (["--watch"], {"images": "none"}, "--watch: needs a single folder"),
         (["--watch"], {"images": "file"}, "--watch: needs a single folder"),
         (["--watch", "--ray"], {}, "no --ray"),
-        (["--watch"], {"output": ".", "images": "maps/deep"}, "is where overlays"),
+        (["--watch"], {"output": ".", "images": "maps/deep"}, "which the command writes to"),
         (["--watch"], {"run": "."}, "has the run finished?"),
         (["--ray"], {"run": "."}, "config.json"),
         (["--ray"], {"images": "no"}, "there is no such file or folder"),
@@ -247,7 +247,7 @@ def test_several_sources_and_where_overlays_go(finished, images, tmp_path, predi
     assert [row["map"] is None for row in table] == [True, False, False]
     for source in (output / "maps", output / "maps" / "3.bmp.png"):
         done = predict("--maps", images=source, **usual)
-        assert_user_error(done, f"--images={source}: is where overlays are written to")
+        assert_user_error(done, f"--images={source}: lies in")
     # The folder that is written to holds images too: they are scored, their overlays are not.
     write_image(output / "x.png", pattern(np.random.default_rng(0)))
     for _ in range(2):
