@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cutpaste_tf.augment import shapes
+from cutpaste_tf.augment import random, shapes
 
 from . import reference
 
@@ -108,7 +108,7 @@ def test_compiled_shapes_equal_eager_ones(xla):
     def paste(images, seed):
         mask = shapes.masks("heart", images, seed)
         fillings = (
-            tf.random.stateless_uniform([4, 1, 1, 3], seed),
+            random.uniform([4, 1, 1, 3], seed, 0.0, 1.0),
             shapes.photograph_crops(images, photographs, seed),
         )
         return mask, *((x, tf.where(mask[..., None], x, images)) for x in fillings)
