@@ -91,8 +91,9 @@ def filled_bits(path: str | os.PathLike) -> int:
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Reads a defect's mask at its own size, bool [H, W], turned by its EXIF orientation.
 
-    The mask is True where a colour is not zero. An alpha channel counts if it varies: transparent
-    pixels are False, and if all colours are zero, the other pixels are True.
+    The mask is True where a colour is not zero, in a JPEG above 63 of 255. An alpha channel counts
+    if it varies: transparent pixels are False, and if all colours are zero, the other pixels are
+    True.
     """
     data = contents(path)
     with _naming(path), _opened(io.BytesIO(data)) as file:
